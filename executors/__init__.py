@@ -1,0 +1,107 @@
+"""One executor per Quart app: the event loop, a thread pool and worker processes, drained together.
+
+Names are imported when first asked for, so that a worker process which needs only `cpu_bound` stays light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from executors.context import current_task
+    from executors.drain import DrainReport
+    from executors.errors import (
+        BackendUnavailableError,
+        ConfigurationError,
+        DeadlockError,
+        ExecutorClosedError,
+        ExecutorError,
+        ExecutorInWorkerError,
+        InvalidTaskError,
+        QueueFullError,
+        SerializationError,
+        TaskCancelledError,
+        TaskError,
+        TaskExitedError,
+        TaskNotFinishedError,
+        TaskTimeoutError,
+        WorkerLostError,
+        WrongThreadError,
+    )
+    from executors.executor import Executor
+    from executors.handle import TaskHandle, TaskState
+    from executors.options import TaskOptions, cpu_bound, io_bound, task
+    from executors.snapshot import ExecutorSnapshot
+
+_HOMES = {
+    "context": ("current_task",),
+    "drain": ("DrainReport",),
+    "errors": (
+        "BackendUnavailableError",
+        "ConfigurationError",
+        "DeadlockError",
+        "ExecutorClosedError",
+        "ExecutorError",
+        "ExecutorInWorkerError",
+        "InvalidTaskError",
+        "QueueFullError",
+        "SerializationError",
+        "TaskCancelledError",
+        "TaskError",
+        "TaskExitedError",
+        "TaskNotFinishedError",
+        "TaskTimeoutError",
+        "WorkerLostError",
+        "WrongThreadError",
+    ),
+    "executor": ("Executor",),
+    "handle": ("TaskHandle", "TaskState"),
+    "options": ("TaskOptions", "cpu_bound", "io_bound", "task"),
+    "snapshot": ("ExecutorSnapshot",),
+}
+_MODULE_OF = {name: f"executors.{module}" for module, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "BackendUnavailableError",
+    "ConfigurationError",
+    "DeadlockError",
+    "DrainReport",
+    "Executor",
+    "ExecutorClosedError",
+    "ExecutorError",
+    "ExecutorInWorkerError",
+    "ExecutorSnapshot",
+    "InvalidTaskError",
+    "QueueFullError",
+    "SerializationError",
+    "TaskCancelledError",
+    "TaskError",
+    "TaskExitedError",
+    "TaskHandle",
+    "TaskNotFinishedError",
+    "TaskOptions",
+    "TaskState",
+    "TaskTimeoutError",
+    "WorkerLostError",
+    "WrongThreadError",
+    "cpu_bound",
+    "current_task",
+    "io_bound",
+    "task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _MODULE_OF[name]
+    except KeyError:
+        raise AttributeError(f"module 'executors' has no attribute {name!r}") from None
+    from importlib import import_module  # noqa: PLC0415
+
+    value = globals()[name] = getattr(import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
