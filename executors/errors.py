@@ -33,7 +33,7 @@ class DeadlockError(ExecutorError, RuntimeError):
     """A pool thread was about to wait for a task that only this pool could run, with no thread left for it."""
 
 
-class TaskNotFinishedError(ExecutorError, RuntimeError):
+class TaskNotFinishedError(ExecutorError, TimeoutError):
     """A task's outcome was asked for before the task ended."""
 
 
@@ -83,7 +83,8 @@ class TaskError(ExecutorError):
     """
 
     def __init__(self, task_name: str, task_id: int, *details: object) -> None:
-        super().__init__(task_name, task_id, *details)
+        super().__init__()
+        self.args = (task_name, task_id, *details)  # not by super(): an OSError would read them as errno and file
         self.task_name = task_name
         self.task_id = task_id
 
@@ -139,9 +140,7 @@ class WorkerLostError(TaskError):
         detail: What else is known.
     """
 
-    def __init__(
-        self, task_name: str, task_id: int, pid: int | None, exitcode: int | None, detail: str = ""
-    ) -> None:
+    def __init__(self, task_name: str, task_id: int, pid: int | None, exitcode: int | None, detail: str = "") -> None:
         super().__init__(task_name, task_id, pid, exitcode, detail)
         self.pid = pid
         self.exitcode = exitcode

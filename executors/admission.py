@@ -1,0 +1,195 @@
+"""What is let in: bounds on what is queued, those who wait for room in turn, limits per function."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections import deque
+from collections.abc import Mapping
+
+from executors.backends.backlog import Backlog
+from executors.backends.base import ExecutorBackend, Job
+from executors.errors import BackendUnavailableError, ExecutorClosedError, QueueFullError
+from executors.loops import EventLoop, Waiter
+
+
+class Phase(enum.Enum):
+    """Whom the executor takes work from."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    """Only from its own unfinished tasks."""
+    CLOSED = "closed"
+
+
+class _Place:
+    """One who waits for room in a queue."""
+
+    __slots__ = ("granted", "inside", "waiter")
+
+    def __init__(self, waiter: Waiter, inside: bool) -> None:
+        self.waiter = waiter
+        self.inside = inside
+        self.granted = False
+
+
+class _Queue:
+    """How much is queued for one backend, and who waits for room."""
+
+    __slots__ = ("backend", "queued", "waiting")
+
+    def __init__(self, backend: ExecutorBackend) -> None:
+        self.backend = backend
+        self.queued = 0
+        self.waiting: deque[_Place] = deque()
+
+
+class Admission:
+    """Decides whether a task is let in. Counts queued tasks only: running ones take no room.
+
+    Args:
+        loop: The executor's loop.
+        backends: The backends by name.
+        limit: How many tasks each may have queued.
+    """
+
+    def __init__(self, loop: EventLoop, backends: Mapping[str, ExecutorBackend], limit: int) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._queues = {name: _Queue(backend) for name, backend in backends.items()}
+        self.phase = Phase.OPEN
+
+    def queued(self, backend: str) -> int:
+        """Return how many tasks are queued there. Any thread."""
+        return self._queues[backend].queued
+
+    def _check(self, queue: _Queue, inside: bool) -> None:
+        if self.phase is Phase.CLOSED or (self.phase is Phase.DRAINING and not inside):
+            raise ExecutorClosedError(
+                "the executor is draining, and takes work only from its own unfinished tasks"
+                if self.phase is Phase.DRAINING
+                else "the executor has been drained: start it again with `async with`, or with its app"
+            )
+        if queue.backend.unavailable is not None:
+            raise BackendUnavailableError(queue.backend.name, queue.backend.unavailable)
+
+    def admit(self, backend: str, *, inside: bool) -> None:
+        """Take a place in the backend's queue, at once. Any thread.
+
+        Args:
+            backend: The backend's name.
+            inside: Whether an unfinished task of this executor asks.
+
+        Raises:
+            QueueFullError: There is no room.
+            ExecutorClosedError: Nothing is taken at present.
+            BackendUnavailableError: The backend can't run anything.
+        """
+        queue = self._queues[backend]
+        with self._lock:
+            self._check(queue, inside)
+            if queue.queued >= self._limit:
+                raise QueueFullError(backend, self._limit)
+            queue.queued += 1
+
+    async def wait_for_place(self, backend: str, *, inside: bool) -> None:
+        """Take a place in the backend's queue, waiting in turn for room. On the executor's loop.
+
+        Raises:
+            ExecutorClosedError: Nothing is taken at present, or a drain began meanwhile.
+            BackendUnavailableError: The backend can't run anything.
+        """
+        queue = self._queues[backend]
+        with self._lock:
+            self._check(queue, inside)
+            if queue.queued < self._limit:
+                queue.queued += 1
+                return
+            place = _Place(self._loop.new_waiter(), inside)
+            queue.waiting.append(place)
+        try:
+            await place.waiter
+        except BaseException:
+            with self._lock:
+                if place.granted:
+                    self._free(queue)
+                elif place in queue.waiting:
+                    queue.waiting.remove(place)
+            raise
+        if not place.granted:
+            self._check(queue, inside)
+            raise ExecutorClosedError("the executor was drained while this task waited for room in its queue")
+
+    def left_queue(self, backend: str) -> None:
+        """A queued task has started, or ended unstarted. Any thread."""
+        with self._lock:
+            self._free(self._queues[backend])
+
+    def _free(self, queue: _Queue) -> None:
+        """Hand the room to the first who waits, so that no newcomer takes it."""
+        if queue.waiting:
+            place = queue.waiting.popleft()
+            place.granted = True
+            self._wake(place)
+        else:
+            queue.queued -= 1
+
+    def _wake(self, place: _Place) -> None:
+        if threading.get_ident() == self._loop.thread_id:
+            place.waiter.wake()
+        else:
+            self._loop.post(place.waiter.wake)
+
+    def enter(self, phase: Phase) -> None:
+        """Take work from fewer, and turn away those who waited and may no longer. On the loop's thread."""
+        with self._lock:
+            self.phase = phase
+            for queue in self._queues.values():
+                for place in list(queue.waiting):
+                    if not (phase is Phase.DRAINING and place.inside):
+                        queue.waiting.remove(place)
+                        self._wake(place)
+
+
+class ConcurrencyLimits:
+    """Holds back tasks of a function that has as many under way as it may have. On the loop's thread."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[int, int] = {}  # by the function's id; its jobs keep it alive
+        self._held: dict[int, Backlog] = {}
+
+    def may_go(self, job: Job) -> bool:
+        """Count the job as under way and return True, or hold it back."""
+        if job.max_concurrency is None:
+            return True
+        key = id(job.key)
+        under_way = self._under_way.get(key, 0)
+        if under_way >= job.max_concurrency:
+            self._held.setdefault(key, Backlog()).append(job)
+            return False
+        self._under_way[key] = under_way + 1
+        job.counted = True
+        return True
+
+    def forget(self, job: Job) -> bool:
+        """Drop a job whose handle has become final if it is held back; return whether it was."""
+        if job.max_concurrency is None or job.counted:
+            return False
+        self._held[id(job.key)].forget(job)
+        return True
+
+    def left(self, job: Job) -> Job | None:
+        """A job has ended: return one that was held back and is now to be asked again, if there is one."""
+        if not job.counted:
+            return None
+        job.counted = False
+        key = id(job.key)
+        self._under_way[key] -= 1
+        held = self._held.get(key)
+        following = held.popleft() if held is not None else None
+        if following is None:
+            self._held.pop(key, None)
+            if not self._under_way[key]:
+                del self._under_way[key]
+        return following

@@ -1,0 +1,34 @@
+"""The backends, each imported when first asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from executors.backends.base import ExecutorBackend, Job
+    from executors.backends.inline import InlineBackend
+    from executors.backends.loop import LoopBackend
+    from executors.backends.process import ProcessBackend
+    from executors.backends.thread import ThreadBackend
+
+_MODULE_OF = {
+    "ExecutorBackend": "base",
+    "InlineBackend": "inline",
+    "Job": "base",
+    "LoopBackend": "loop",
+    "ProcessBackend": "process",
+    "ThreadBackend": "thread",
+}
+
+__all__ = ["ExecutorBackend", "InlineBackend", "Job", "LoopBackend", "ProcessBackend", "ThreadBackend"]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _MODULE_OF[name]
+    except KeyError:
+        raise AttributeError(f"module 'executors.backends' has no attribute {name!r}") from None
+    from importlib import import_module  # noqa: PLC0415
+
+    value = globals()[name] = getattr(import_module(f"executors.backends.{module}"), name)
+    return value

@@ -1,0 +1,223 @@
+"""The interface between the executor and what runs tasks: `ExecutorBackend`, and the `Job` it is handed."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, NamedTuple, Protocol
+
+from executors.errors import TaskCancelledError, TaskExitedError
+from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
+from executors.loops import Cancellable, EventLoop
+
+
+class Stop(NamedTuple):
+    """Why a job has been told to stop: the state and the error that it will end with."""
+
+    state: TaskState
+    error: BaseException
+
+
+class JobOwner(Protocol):
+    """What a job needs of the executor that made it."""
+
+    @property
+    def loop(self) -> EventLoop: ...
+
+    def job_started(self, job: Job) -> None:
+        """The job runs now. Any thread."""
+
+    def job_finished(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
+        """The job has left its backend. On the loop's thread."""
+
+    def job_returned_awaitable(self, job: Job, awaitable: Any) -> None:
+        """A sync function returned something to await. On the loop's thread."""
+
+
+class Job:
+    """What a backend is handed: what to run and how, and the calls that report what became of it.
+
+    Attributes:
+        handle: The caller's side of it.
+        function: The callable, with `args` and `kwargs`.
+        is_coroutine: Whether calling it gives a coroutine.
+        context: The submitter's context variables, a copy of this job's own.
+        timeout: Seconds that it may run, or None. The executor's affair, for a backend's information.
+        max_concurrency: How many jobs of `key` may run at a time, or None.
+        key: What `max_concurrency` counts by.
+        counted: Whether it is among those that `max_concurrency` counts.
+        stop: Set once the job has been told to stop, by its timeout, `cancel()` or a drain.
+        timer: What will time it out.
+        grace: What will abandon it, once told to stop.
+        token: The backend's own, for whatever it needs to find the job's work again.
+    """
+
+    __slots__ = (
+        "_owner",
+        "args",
+        "backend",
+        "context",
+        "counted",
+        "function",
+        "grace",
+        "handle",
+        "is_coroutine",
+        "key",
+        "kwargs",
+        "max_concurrency",
+        "stop",
+        "timeout",
+        "timer",
+        "token",
+    )
+
+    def __init__(
+        self,
+        owner: JobOwner,
+        backend: ExecutorBackend,
+        handle: TaskHandle[Any],
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Context,
+        *,
+        is_coroutine: bool = False,
+        timeout: float | None = None,
+        max_concurrency: int | None = None,
+        key: object = None,
+    ) -> None:
+        self._owner = owner
+        self.backend = backend
+        self.handle = handle
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.context = context
+        self.is_coroutine = is_coroutine
+        self.timeout = timeout
+        self.max_concurrency = max_concurrency
+        self.key = key
+        self.counted = False
+        self.stop: Stop | None = None
+        self.timer: Cancellable | None = None
+        self.grace: Cancellable | None = None
+        self.token: Any = None
+
+    def start(self) -> bool:
+        """Claim the job before running it. Any thread.
+
+        Returns:
+            False if it was cancelled meanwhile: drop it, and report nothing.
+        """
+        if not self.handle.start():
+            return False
+        self._owner.job_started(self)
+        return True
+
+    def succeed(self, value: Any) -> None:
+        """Report that the function returned `value`. Any thread, once."""
+        if not self.is_coroutine and hasattr(type(value), "__await__"):
+            self.await_on_loop(value)
+        else:
+            self.finish(SUCCEEDED, value)
+
+    def await_on_loop(self, awaitable: Any) -> None:
+        """Report that what is left to do is to await `awaitable` on the executor's loop. Any thread, once."""
+        self._on_loop(self._owner.job_returned_awaitable, self, awaitable)
+
+    def fail(self, error: BaseException) -> None:
+        """Report that the function raised `error`. Any thread, once.
+
+        Expects to be called in the very frame that called the function: that frame is cut from the traceback.
+        """
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next
+        handle = self.handle
+        if isinstance(error, TaskCancelledError) and error.task_id == handle.id and handle.cancel_requested:
+            self.finish(CANCELLED, error=error)
+        elif isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+            self.finish(FAILED, error=error)
+        else:
+            exited = TaskExitedError(handle.name, handle.id, f"{type(error).__name__}({error})")
+            exited.__cause__ = error
+            self.finish(FAILED, error=exited)
+
+    def cancelled(self) -> None:
+        """Report that the work was stopped before it came to an end. Any thread, once."""
+        self.finish(CANCELLED, error=TaskCancelledError(self.handle.name, self.handle.id))
+
+    def lost(self, error: BaseException) -> None:
+        """Report that nobody will ever know how it ended. Any thread, once."""
+        self.finish(LOST, error=error)
+
+    def finish(self, state: TaskState, value: Any = None, error: BaseException | None = None) -> None:
+        """Report the end. Any thread, once; a report about a job that was abandoned is dropped."""
+        self._on_loop(self._owner.job_finished, self, state, value, error)
+
+    def _on_loop(self, function: Callable[..., None], *args: Any) -> None:
+        loop = self._owner.loop
+        if threading.get_ident() == loop.thread_id:
+            function(*args)
+        else:
+            loop.post(function, *args)
+
+
+class ExecutorBackend(ABC):
+    """What runs jobs. One abstract method; all shared work is the executor's.
+
+    The executor calls every method on the thread of its event loop, between `start` and `close`. A backend may
+    be started again after it was closed.
+    """
+
+    supports_coroutines: bool = False
+    """It can run coroutine functions."""
+
+    supports_functions: bool = True
+    """It can run plain functions."""
+
+    stops_running_tasks: bool = False
+    """`cancel` on a running job ends it soon, without the function's help or with an ordinary cancellation."""
+
+    requires_pickle: bool = False
+    """Functions, arguments, results and errors travel by pickle."""
+
+    workers: int | None = None
+    """How many jobs it runs at a time; None where nothing bounds them."""
+
+    name: str = ""
+    """What the executor calls it; set before `start`."""
+
+    unavailable: str | None = None
+    """Why it takes no jobs at present, in words for an error message. Read from any thread."""
+
+    def start(self, loop: EventLoop) -> None:
+        """Get ready, without blocking. `loop` is the running loop until `close` has returned."""
+
+    @abstractmethod
+    def submit(self, job: Job) -> None:
+        """Take the job, without blocking, and see to it that its end is reported, once.
+
+        Call `job.start()` when it is about to run, and drop it where that returns False.
+        """
+
+    def cancel(self, job: Job) -> None:
+        """Stop a job, as far as it can be. Called once per job at most, while it is queued or runs.
+
+        A queued job's handle is final already: only forget it. For a running one its end is still to be reported
+        when it has stopped. Where nothing can be done, do nothing.
+        """
+
+    def abandon(self, job: Job) -> None:
+        """Stop counting on a job that didn't listen. What it reports from here on is dropped."""
+
+    def stack_of(self, job: Job) -> str | None:
+        """Describe where a running job's work stands, as a formatted stack, if that can be known."""
+        return None
+
+    async def close(self) -> None:
+        """Give back every resource. No job is under way but abandoned ones. The executor bounds the wait."""
+
+    def kill(self) -> None:
+        """Give back every resource at once, without a loop: the one it was started on has ended. Any thread."""

@@ -1,0 +1,106 @@
+"""The `loop` backend: coroutines as tasks of the app's own event loop."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from executors.backends.backlog import Backlog
+from executors.backends.base import ExecutorBackend, Job
+from executors.context import running
+from executors.loops import Cancellable, EventLoop
+from executors.options import whole_number
+
+
+class LoopBackend(ExecutorBackend):
+    """Runs coroutine functions on the event loop that the executor was started on.
+
+    Args:
+        max_running: How many run at a time; all start at once if None.
+    """
+
+    supports_coroutines = True
+    supports_functions = False
+    stops_running_tasks = True
+
+    def __init__(self, max_running: int | None = None) -> None:
+        if max_running is not None:
+            whole_number(max_running, "max_running", least=1)
+        self.workers = max_running
+        self._running = 0
+        self._backlog = Backlog()
+
+    def start(self, loop: EventLoop) -> None:
+        """Bind to the loop."""
+        self._loop = loop
+        self._running = 0
+        self._backlog = Backlog()
+
+    def submit(self, job: Job) -> None:
+        """Make a task of it, or keep it until there is room."""
+        if self.workers is not None and self._running >= self.workers:
+            self._backlog.append(job)
+        elif job.start():
+            self.run(job)
+
+    def run(self, job: Job) -> None:
+        """Make a task of a job that has started, whatever it was started as."""
+        self._running += 1
+        job.token = _Spawned(self._loop.spawn(self._run, job, context=job.context, name=job.handle.name))
+
+    async def _run(self, job: Job) -> None:
+        spawned: _Spawned = job.token
+        spawned.entered = True
+        running.set(job.handle)
+        try:
+            value = await job.function(*job.args, **job.kwargs)
+        except self._loop.cancelled_error:
+            self._end(spawned)
+            job.cancelled()
+            raise
+        except BaseException as error:  # noqa: BLE001  (a task's SystemExit must not end the server)
+            self._end(spawned)
+            job.fail(error)
+        else:
+            self._end(spawned)
+            job.succeed(value)
+
+    def _end(self, spawned: _Spawned) -> None:
+        if spawned.counted:
+            spawned.counted = False
+            self._running -= 1
+            if (waiting := self._backlog.popleft()) is not None:
+                self.submit(waiting)
+
+    def cancel(self, job: Job) -> None:
+        """Cancel the coroutine, once; one that has not entered its function never will."""
+        if job.handle.started_at is None:
+            self._backlog.forget(job)
+            return
+        spawned: _Spawned = job.token
+        spawned.task.cancel()
+        if not spawned.entered:
+            self._end(spawned)
+            job.cancelled()
+
+    def abandon(self, job: Job) -> None:
+        """Give its place to another."""
+        self._end(job.token)
+
+    def stack_of(self, job: Job) -> str | None:
+        """Tell where the coroutine is suspended, where the loop knows."""
+        get_stack = getattr(getattr(job.token, "task", None), "get_stack", None)
+        if get_stack is None:  # trio's tasks don't tell
+            return None
+        return "".join(line for frame in get_stack() for line in traceback.format_stack(frame, limit=1))
+
+
+class _Spawned:
+    """A job's task, whether it has got as far as its function, and whether it counts as running."""
+
+    __slots__ = ("counted", "entered", "task")
+
+    def __init__(self, task: Cancellable) -> None:
+        self.task: Any = task
+        self.entered = False
+        self.counted = True

@@ -1,0 +1,108 @@
+"""Log records of a worker on their way to the parent's logging, marked with task and process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from executors.backends.process.channel import BlockingChannel, Kind, frame
+
+if TYPE_CHECKING:
+    from executors.backends.process.worker import RunningJob
+
+_MOST_PENDING = 1000
+
+
+class Outbox(logging.Handler):
+    """All that a worker sends: frames as they come, and before each the log records made until then.
+
+    Records don't wait for a frame: a thread sends them while a task runs. What the parent doesn't take in time is
+    dropped, oldest first, and counted: a task never waits for its log.
+
+    Args:
+        channel: The worker's end.
+        levels: The parent's levels, by logger's name.
+    """
+
+    def __init__(self, channel: BlockingChannel, levels: dict[str, int]) -> None:
+        super().__init__()
+        self._channel = channel
+        self._pid = os.getpid()
+        self._sending = threading.Lock()
+        self._records: deque[dict[str, Any]] = deque(maxlen=_MOST_PENDING)
+        self._dropped = 0
+        self._unsent = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.job: RunningJob | None = None
+        """The job under way: records are marked with it."""
+        for name, level in levels.items():
+            logging.getLogger(name or None).setLevel(level)
+        logging.getLogger().addHandler(self)
+        logging.captureWarnings(True)
+
+    def send(self, *frames: tuple[bytes, bytes]) -> None:
+        """Send the records there are, then the frames. Blocks while the parent doesn't read."""
+        with self._sending:
+            self._channel.send(*self._take_records(), *frames)
+
+    def _take_records(self) -> list[tuple[bytes, bytes]]:
+        records = []
+        while self._records:
+            records.append(self._records.popleft())
+        if not records:
+            return []
+        dropped, self._dropped = self._dropped, 0
+        return [frame(Kind.LOG, pickle.dumps((dropped, records)))]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record, with its text made and nothing in it that might not pickle, and have it sent."""
+        if os.getpid() != self._pid:  # a task has forked: the socket isn't the child's to write to
+            return
+        kept = {
+            key: value if isinstance(value, str | int | float | bool | None) else str(value)
+            for key, value in record.__dict__.items()
+            if key not in {"args", "exc_info", "msg"}
+        }
+        kept["msg"] = record.getMessage()
+        if record.exc_info:
+            kept["exc_text"] = logging.Formatter().formatException(record.exc_info)
+        kept["processName"] = f"worker-{self._pid}"
+        if self.job is not None:
+            kept["taskName"], kept["task_id"] = self.job.name, self.job.id
+        if len(self._records) == _MOST_PENDING:
+            self._dropped += 1
+        self._records.append(kept)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._send_records, name="executors-log", daemon=True)
+            self._thread.start()
+        self._unsent.set()
+
+    def _send_records(self) -> None:
+        while True:
+            self._unsent.wait()
+            self._unsent.clear()
+            self.send()
+
+
+def levels_of_loggers() -> dict[str, int]:
+    """Return every level that is set in this process, by logger's name; the root's is ''."""
+    levels = {"": logging.getLogger().level}
+    for name, found in list(logging.Logger.manager.loggerDict.items()):
+        if isinstance(found, logging.Logger) and found.level:
+            levels[name] = found.level
+    return levels
+
+
+def replay(data: bytes | bytearray, pid: int) -> None:
+    """Hand a worker's records to this process's logging."""
+    dropped, records = pickle.loads(data)
+    if dropped:
+        logging.getLogger("executors").warning("worker process %d dropped %d log records", pid, dropped)
+    for attributes in records:
+        target = logging.getLogger(attributes["name"])
+        if target.isEnabledFor(attributes["levelno"]):
+            target.handle(logging.makeLogRecord(attributes))

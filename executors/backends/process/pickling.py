@@ -1,0 +1,217 @@
+"""Pickling across the process boundary, on both sides of it. What fails here fails one task, with a sentence.
+
+Plain pickle first; cloudpickle where it must be: lambdas, closures, functions of an interactive session.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from executors.errors import SerializationError
+
+
+class TooLargeError(Exception):
+    """More bytes than allowed; pickling was broken off."""
+
+
+class _BoundedFile:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self.parts: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        size = len(data) if isinstance(data, bytes | bytearray) else memoryview(data).nbytes
+        self._size += size
+        if self._size > self._limit:
+            raise TooLargeError
+        self.parts.append(bytes(data))
+        return size
+
+
+def dumps(value: Any, limit: int, *, by_value: bool = False) -> bytes:
+    """Pickle, with cloudpickle where plain pickle can't.
+
+    Args:
+        value: What to pickle. Runs its ``__reduce__`` methods, which may raise anything.
+        limit: How many bytes may come of it.
+        by_value: Go to cloudpickle at once, which takes functions of ``__main__`` by value.
+
+    Raises:
+        TooLargeError: More would come of it.
+        SerializationError: It can't be pickled.
+    """
+    if not by_value:
+        file = _BoundedFile(limit)
+        try:
+            pickle.Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+            return b"".join(file.parts)
+        except TooLargeError:
+            raise
+        except (pickle.PicklingError, AttributeError, TypeError):
+            pass  # a lambda or a closure, perhaps
+        except BaseException as error:
+            raise unpicklable(value, error) from error
+    import cloudpickle  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import, seldom needed)
+
+    file = _BoundedFile(limit)
+    try:
+        cloudpickle.Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+    except TooLargeError:
+        raise
+    except BaseException as error:
+        raise unpicklable(value, error) from error
+    return b"".join(file.parts)
+
+
+def unpicklable(value: Any, error: BaseException) -> SerializationError:
+    """Say that `value` can't be pickled. Of the value itself only the type is told."""
+    return SerializationError(f"a {type(value).__qualname__} can't be pickled: {type(error).__name__}: {error}")
+
+
+# --- a call -----------------------------------------------------------------------------------------------
+
+
+def dump_call(
+    name: str,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    variables: dict[str, Any],
+    limit: int,
+    *,
+    main_is_importable: bool,
+) -> bytes:
+    """Pickle a call, in the parent. The first byte tells whether the worker needs the main script for it.
+
+    Raises:
+        TooLargeError: More than `limit` bytes would come of it.
+        SerializationError: Something in it can't be pickled; the message says which part.
+    """
+    call = (name, function, args, kwargs, variables)
+    try:
+        data = dumps(call, limit)
+        needs_main = b"__main__" in data
+        if needs_main and not main_is_importable:
+            needs_main = False
+            data = dumps(call, limit, by_value=True)
+    except SerializationError as error:
+        raise SerializationError(_culprit(name, function, args, kwargs, limit) or str(error)) from error.__cause__
+    return (b"\1" if needs_main else b"\0") + data
+
+
+def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int) -> str | None:
+    parts = [("the function", function)]
+    parts += [(f"argument {number}", value) for number, value in enumerate(args, start=1)]
+    parts += [(f"argument {key!r}", value) for key, value in kwargs.items()]
+    for what, value in parts:
+        try:
+            dumps(value, limit)
+        except SerializationError as error:
+            return (
+                f"task {name!r} can't go to a worker process: {what}: {error}. Hand over what identifies it (a path, "
+                "a key), or mark the function @io_bound to run it in a thread"
+            )
+        except TooLargeError:
+            continue
+    return None
+
+
+def load_call(data: Any) -> tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """Unpickle what `dump_call` made, less its first byte, in the worker. May raise anything."""
+    return pickle.loads(data)  # type: ignore[no-any-return]
+
+
+# --- an error ---------------------------------------------------------------------------------------------
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Make an exception without calling its ``__init__``, which may take other arguments than it keeps."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class _Rebuilt:
+    """Stands for an exception whose own way of pickling doesn't come back."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self._error), self._error.args, self._error.__dict__)
+
+
+_MOST_LINKS = 16
+
+
+def dump_error(error: BaseException, trace: str, limit: int) -> bytes:
+    """Pickle an exception with its chain of causes, notes and traceback as text, in the worker.
+
+    Raises:
+        SerializationError: Its own type or state can't be pickled.
+        TooLargeError: More than `limit` bytes would come of it.
+    """
+    return dumps((_links(error, limit, _MOST_LINKS), trace), limit)
+
+
+def _links(error: BaseException, limit: int, depth: int) -> tuple[bytes, Any, Any, bool]:
+    cause, context = error.__cause__, error.__context__
+    return (
+        _dump_one(error, limit),
+        _links_or_none(cause, limit, depth - 1),
+        None if context is cause else _links_or_none(context, limit, depth - 1),
+        error.__suppress_context__,
+    )
+
+
+def _links_or_none(error: BaseException | None, limit: int, depth: int) -> Any:
+    if error is None or depth <= 0:
+        return None
+    try:
+        return _links(error, limit, depth)
+    except (SerializationError, TooLargeError):  # its text is in the traceback
+        return None
+
+
+def _dump_one(error: BaseException, limit: int) -> bytes:
+    try:
+        data = dumps(error, limit)
+        if type(pickle.loads(data)) is type(error):
+            return data
+    except TooLargeError:
+        raise
+    except BaseException:  # noqa: BLE001, S110  (two-argument exceptions fail on the way back)
+        pass
+    return dumps(_Rebuilt(error), limit)
+
+
+def load_error(data: Any, where: str) -> BaseException:
+    """Unpickle what `dump_error` made, in the parent.
+
+    Args:
+        data: The bytes.
+        where: What to call the worker in the note that holds its traceback.
+
+    Raises:
+        BaseException: Anything that unpickling runs may raise.
+    """
+    links, trace = pickle.loads(data)
+    error = _load_links(links)
+    error.add_note(f"\nTraceback in {where}:\n{trace.rstrip()}")
+    return error
+
+
+def _load_links(links: tuple[bytes, Any, Any, bool]) -> BaseException:
+    data, cause, context, suppress = links
+    error = pickle.loads(data)
+    if not isinstance(error, BaseException):
+        raise SerializationError(f"an exception came back as a {type(error).__qualname__}")
+    if context is not None:
+        error.__context__ = _load_links(context)
+    if cause is not None:
+        error.__cause__ = _load_links(cause)
+    error.__suppress_context__ = suppress
+    return error

@@ -1,0 +1,228 @@
+"""A worker process: reads a job, runs it, sends what came of it, and so on until it is told to exit.
+
+Jobs run in the main thread, one at a time. The parent owns all state; when it is gone, so is this process.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import time
+from _thread import start_new_thread
+from mmap import mmap
+from typing import TYPE_CHECKING, Any
+
+from executors import context
+from executors.backends.process import pickling
+from executors.backends.process.channel import BlockingChannel, Kind, frame
+from executors.backends.process.logs import Outbox
+from executors.errors import SerializationError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+MAIN_NAME = "__executors_main__"
+"""What the parent's main script is called in a worker, so that `if __name__ == "__main__":` doesn't hold."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class RunningJob:
+    """What `current_task` sees in a worker. A job that is to stop is killed: it never hears of it before."""
+
+    cancel_requested = False
+
+    def __init__(self, task_id: int, name: str) -> None:
+        self.id = task_id
+        self.name = name
+
+
+def main(socket_fd: int, board_fd: int) -> None:
+    """Be a worker. Called by the command line that the launcher makes.
+
+    Args:
+        socket_fd: This end of the socketpair.
+        board_fd: Shared memory in which the id of the job that is entered is published.
+    """
+    os.dup2(2, 1)  # what a task prints must not mix with what the server prints for machines
+    for number in (signal.SIGINT, signal.SIGTERM):  # a group's signal is the parent's to act on
+        signal.signal(number, signal.SIG_IGN)
+    sock = socket.socket(fileno=socket_fd)
+    channel = BlockingChannel(sock)
+    board = mmap(board_fd, 8)
+    os.close(board_fd)
+    try:
+        _, _, body = channel.receive()
+        config = pickle.loads(body)
+        end_with_parent(sock, config["parent"])
+        worker = Worker(channel, board, config)
+    except EOFError:
+        return
+    except BaseException:  # noqa: BLE001  (whatever it is, the parent is to know)
+        import traceback  # noqa: PLC0415
+
+        channel.send(frame(Kind.NOT_READY, traceback.format_exc().encode(errors="replace")))
+        return
+    gc.collect()
+    gc.freeze()  # what was imported stays: no collection need look at it again
+    worker.serve()
+
+
+def end_with_parent(sock: socket.socket, parent: int) -> None:
+    """Have this process, and its group, killed when the parent is gone, however that came about."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415
+
+        # Reaches a worker that is stuck in C code. It misses a parent that has died before.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(sock, 0)  # only that the other end has hung up
+        poll.poll()
+        os.killpg(0, signal.SIGKILL)
+
+    start_new_thread(watch, ())
+
+
+class Worker:
+    """Runs jobs as they come."""
+
+    def __init__(self, channel: BlockingChannel, board: mmap, config: dict[str, Any]) -> None:
+        sys.path[:] = config["path"]
+        sys.argv[:] = config["argv"]
+        os.nice(config["nice"])
+        context.WorkerProcess.active = True
+        self._channel = channel
+        self._board = board
+        self._main: dict[str, str] | None = config["main"]
+        self._max_payload: int = config["max_payload"]
+        self._pid = os.getpid()
+        self._outbox = Outbox(channel, config["log_levels"])
+        self._runner: asyncio.Runner | None = None
+        self._dress: Callable[[Any], Any] = lambda function: function
+        if config["setup"] is not None:
+            path, args = config["setup"]
+            self._dress = context.resolve(path, "the worker's setup")(self, *args)
+
+    def serve(self) -> None:
+        """Run jobs until told to exit, or the parent closes its end."""
+        self._outbox.send(frame(Kind.READY))
+        while True:
+            try:
+                kind, task_id, body = self._channel.receive()
+            except (EOFError, OSError):
+                return
+            if kind == Kind.EXIT:
+                break
+            self._board[:8] = task_id.to_bytes(8, "little")  # before any of the user's code, as unpickling is
+            cpu_began = time.process_time()
+            kind, answer = self._run(task_id, body)
+            cpu_time = time.process_time() - cpu_began
+            if os.getpid() != self._pid:  # the task has forked, and this is the child
+                os._exit(0)
+            self._outbox.send(frame(kind, answer, task_id, cpu_time))
+            self._outbox.job = None
+            del body, answer
+        if self._runner is not None:
+            self._runner.close()
+        self._outbox.send()
+
+    def _run(self, task_id: int, body: bytearray) -> tuple[Kind, bytes]:
+        try:
+            if body[0]:
+                self.import_main()
+            name, function, args, kwargs, variables = pickling.load_call(memoryview(body)[1:])
+        except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
+            return Kind.UNSENDABLE, f"the call can't be unpickled in a worker: {describe(error)}".encode()
+        job = RunningJob(task_id, name)
+        self._outbox.job = job
+        try:
+            value = contextvars.copy_context().run(self._call, job, function, args, kwargs, variables)
+        except BaseException as error:  # noqa: BLE001  (nothing that a task raises ends the worker)
+            return self._error(error)
+        return self._value(value)
+
+    def _call(
+        self, job: RunningJob, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], variables: dict[str, Any]
+    ) -> Any:
+        context.running.set(job)
+        context.restore(variables)
+        value = self._dress(function)(*args, **kwargs)
+        return self.run_awaitable(value) if hasattr(type(value), "__await__") else value
+
+    def run_awaitable(self, awaitable: Any) -> Any:
+        """Await something on the worker's own event loop, which lasts from task to task."""
+        import asyncio  # noqa: PLC0415  (slow to import, and needed for coroutine functions only)
+
+        async def outcome() -> tuple[Any, BaseException | None]:
+            try:
+                return await awaitable, None
+            except BaseException as error:  # noqa: BLE001  (SystemExit would leave the loop in the lurch)
+                return None, error
+
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        value, error = self._runner.run(outcome(), context=contextvars.copy_context())
+        if error is not None:
+            raise error
+        return value
+
+    def _value(self, value: Any) -> tuple[Kind, bytes]:
+        try:
+            return Kind.VALUE, pickling.dumps(value, self._max_payload)
+        except SerializationError as error:
+            return Kind.UNSENDABLE, f"the result can't be sent back: {error}".encode()
+        except pickling.TooLargeError:
+            return Kind.UNSENDABLE, f"the result takes more than the {self._max_payload} bytes allowed".encode()
+
+    def _error(self, error: BaseException) -> tuple[Kind, bytes]:
+        import traceback  # noqa: PLC0415  (slow to import, and needed for failures only)
+
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next  # our own frames tell nobody anything
+        error.__traceback__ = trace
+        text = "".join(traceback.format_exception(error))
+        try:
+            return Kind.ERROR, pickling.dump_error(error, text, self._max_payload)
+        except (SerializationError, pickling.TooLargeError) as problem:
+            reason = f"it raised an exception that can't be sent back ({problem}):\n{text}"
+            return Kind.UNSENDABLE, reason.encode(errors="replace")
+
+    def import_main(self) -> None:
+        """Import the parent's main script, once, under another name.
+
+        Raises:
+            BaseException: Whatever the script raises; it is tried again for the next job that needs it.
+        """
+        if MAIN_NAME in sys.modules or self._main is None:
+            return
+        import runpy  # noqa: PLC0415
+        import types  # noqa: PLC0415
+
+        context.WorkerProcess.importing_main = True
+        try:
+            if "module" in self._main:
+                names = runpy.run_module(self._main["module"], run_name=MAIN_NAME, alter_sys=False)
+            else:
+                names = runpy.run_path(self._main["path"], run_name=MAIN_NAME)
+        finally:
+            context.WorkerProcess.importing_main = False
+        module = types.ModuleType(MAIN_NAME)
+        module.__dict__.update(names)
+        sys.modules[MAIN_NAME] = sys.modules["__main__"] = module
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and text."""
+    return f"{type(error).__name__}: {error}"

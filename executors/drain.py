@@ -1,0 +1,155 @@
+"""One deadline over all backends: everything under way ends or is named, and a `DrainReport` says which."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from executors.admission import Phase
+from executors.backends.base import ExecutorBackend
+from executors.dispatch import Dispatcher
+from executors.handle import SUCCEEDED, TaskHandle, TaskState
+
+logger = logging.getLogger("executors")
+
+STOP_TIME = 0.5
+"""Seconds that work has to stop once the deadline has passed, before it is abandoned."""
+
+CLOSE_TIME = 0.4
+"""Seconds that the backends have to close, before they are made to."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainedTask:
+    """A task that didn't succeed although the executor waited for it.
+
+    Attributes:
+        id: The task's number.
+        name: The task's name.
+        backend: The name of its backend.
+        state: What it ended as.
+        abandoned: Whether its work still runs.
+        error: Its error's type and text, if it failed.
+        stack: Where its work stood when it was abandoned, if that could be known.
+    """
+
+    id: int
+    name: str
+    backend: str
+    state: TaskState
+    abandoned: bool
+    error: str | None
+    stack: str | None
+
+    def __str__(self) -> str:
+        error = f": {self.error}" if self.error else ""
+        abandoned = ", and its work still runs" if self.abandoned else ""
+        lines = [f"task {self.name!r} ({self.id}) on {self.backend!r} {self.state}{abandoned}{error}"]
+        if self.stack:
+            lines += ["  it stands at:", *(f"  {line}" for line in self.stack.rstrip().splitlines())]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """What became of every task that was under way when a drain began, or was submitted by one of these.
+
+    Attributes:
+        timeout: Seconds that the tasks were given.
+        duration: Seconds that the drain took.
+        states: How many tasks ended in each state.
+        unsuccessful: Every one that didn't succeed.
+    """
+
+    timeout: float
+    duration: float
+    states: Mapping[TaskState, int]
+    unsuccessful: tuple[DrainedTask, ...]
+
+    @property
+    def abandoned(self) -> tuple[DrainedTask, ...]:
+        """The tasks whose work still runs: threads and coroutines that didn't listen."""
+        return tuple(task for task in self.unsuccessful if task.abandoned)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every task succeeded."""
+        return not self.unsuccessful
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {state}" for state, count in self.states.items()) or "nothing under way"
+        lines = [f"drained in {self.duration:.2f} s of {self.timeout:g} s: {counts}"]
+        lines += [str(task) for task in self.unsuccessful]
+        return "\n".join(lines)
+
+
+async def drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend]) -> DrainReport:
+    """Drain: wait, then stop what is left, then name what doesn't stop, then close the backends.
+
+    Args:
+        timeout: Seconds until what is left is told to stop.
+        dispatcher: Has the tasks under way.
+        backends: Are closed in the end.
+
+    Returns:
+        The report, within `timeout` plus a second.
+    """
+    began = time.monotonic()
+    dispatcher.watched = watched = [job.handle for job in list(dispatcher.active.values())]
+    dispatcher.admission.enter(Phase.DRAINING)
+    await dispatcher.idle_within(timeout)
+    dispatcher.admission.enter(Phase.CLOSED)
+    for job in list(dispatcher.active.values()):
+        dispatcher.deadlines.cancel(job)
+    await dispatcher.idle_within(STOP_TIME)
+    stacks: dict[int, str | None] = {}
+    for job in list(dispatcher.active.values()):
+        stacks[job.handle.id] = job.backend.stack_of(job)
+        dispatcher.abandon(job)
+    await _close(backends)
+    return _report(timeout, time.monotonic() - began, watched, stacks)
+
+
+async def _close(backends: Iterable[ExecutorBackend]) -> None:
+    unclosed = set(backends)
+
+    async def close(backend: ExecutorBackend) -> None:
+        try:
+            await backend.close()
+        except Exception:
+            logger.exception("the backend %r failed to close", backend.name)
+        else:
+            unclosed.discard(backend)
+
+    with anyio.move_on_after(CLOSE_TIME):
+        async with anyio.create_task_group() as group:
+            for backend in tuple(unclosed):
+                group.start_soon(close, backend)
+    for backend in unclosed:
+        backend.kill()
+
+
+def _report(
+    timeout: float, duration: float, handles: Iterable[TaskHandle[Any]], stacks: Mapping[int, str | None]
+) -> DrainReport:
+    handles = list(handles)
+    unsuccessful = tuple(
+        DrainedTask(
+            handle.id,
+            handle.name,
+            handle.backend,
+            handle.state,
+            handle.abandoned,
+            handle.error_text,
+            stacks.get(handle.id),
+        )
+        for handle in handles
+        if handle.state is not SUCCEEDED
+    )
+    return DrainReport(timeout, duration, Counter(handle.state for handle in handles), unsuccessful)

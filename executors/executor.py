@@ -1,0 +1,306 @@
+"""`Executor`: owns the backends and wires the rooms together; no logic of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor as FuturesExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+
+from executors.admission import Phase
+from executors.backends.base import ExecutorBackend
+from executors.backends.loop import LoopBackend
+from executors.context import CarriedVariables, WorkerProcess, refuse_in_worker
+from executors.dispatch import Call, Dispatcher
+from executors.drain import DrainReport, drain
+from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
+from executors.events import Hook
+from executors.handle import TaskHandle
+from executors.loops import running_loop
+from executors.options import TaskOptions, positive_seconds
+from executors.routing import name_of, route
+from executors.settings import Settings
+from executors.snapshot import BackendSnapshot, ExecutorSnapshot
+from executors.submitter import Submitter
+
+
+class Executor(Submitter):
+    """One executor with several backends, drained together. Started by `async with`, and again afterwards.
+
+    Args:
+        threads: How many threads the `thread` backend has; min(32, CPUs + 4) if None.
+        processes: How many workers the `process` backend has, started on first use; the CPUs that affinity and
+            cgroup allow if None; 0 turns it off.
+        queue_size: How many tasks each backend may have queued; running ones don't count.
+        shutdown_timeout: Seconds that a drain gives the tasks when the block is left.
+        cancel_grace: Seconds that running work has to stop once told, before it is abandoned.
+        worker_nice: The niceness of worker processes, so that the server keeps the CPU.
+        max_tasks_per_worker: After how many tasks a worker is replaced.
+        worker_memory_limit: Above how many bytes of resident memory a worker is replaced, once its task ended.
+        max_payload: How many bytes a task's pickled arguments, or its result, may have.
+        contextvars: Context variables that travel to workers, as ``"package.module:variable"``.
+        backends: Further backends by name, or others for ``"loop"``, ``"thread"`` and ``"process"``.
+        tags: From a tag to a backend's name; ``{"cpu": "process"}`` holds unless said otherwise.
+        hooks: Hear of what happens to tasks.
+
+    Raises:
+        ConfigurationError: A value can't be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: int | None = None,
+        processes: int | None = None,
+        queue_size: int = 10_000,
+        shutdown_timeout: float = 20.0,
+        cancel_grace: float = 5.0,
+        worker_nice: int = 10,
+        max_tasks_per_worker: int | None = None,
+        worker_memory_limit: int | None = None,
+        max_payload: int = 256 * 1024 * 1024,
+        contextvars: Sequence[str] = (),
+        backends: Mapping[str, ExecutorBackend] | None = None,
+        tags: Mapping[str, str] | None = None,
+        hooks: Iterable[Hook] = (),
+    ) -> None:
+        said = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
+        self._executor = self
+        self._settings = Settings.checked(said)
+        self._hooks = tuple(hooks)
+        self._dispatcher: Dispatcher | None = None
+        self._drained: anyio.Event | None = None
+        self.drain_report: DrainReport | None = None
+        """The report of the last drain, if there was one."""
+
+    # --- starting and ending ------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.drain_shielded()
+
+    def start(self) -> None:
+        """Start inside the running event loop, without waiting; `drain` is to follow.
+
+        Raises:
+            ExecutorClosedError: No event loop runs here, or the executor is started already.
+            ConfigurationError: A setting can't be used.
+            ExecutorInWorkerError: A worker process is importing the main script.
+        """
+        if WorkerProcess.importing_main:
+            refuse_in_worker("an executor's start")
+        if self._dispatcher is not None:
+            if self.phase != "closed" and not self._dispatcher.loop.has_ended():
+                raise ExecutorClosedError("the executor is started already; one run ends before the next begins")
+            self._dispatcher.give_up()
+        loop = running_loop()
+        settings = self._settings
+        backends = self._equip(settings)
+        for name, backend in backends.items():
+            backend.name = name
+            backend.start(loop)
+        self._backends = backends
+        self._drained = None
+        self._dispatcher = Dispatcher(loop, backends, settings.queue_size, settings.cancel_grace, self._hooks)
+
+    def _equip(self, settings: Settings) -> dict[str, ExecutorBackend]:
+        from executors.backends.thread import ThreadBackend  # noqa: PLC0415
+
+        backends = dict(settings.backends or {})
+        if "loop" not in backends:
+            backends["loop"] = LoopBackend()
+        if "thread" not in backends:
+            backends["thread"] = ThreadBackend(settings.thread_count())
+        if "process" not in backends and settings.process_count():
+            backends["process"] = self._process_backend(settings)
+        self._tags = {"cpu": "process", **(settings.tags or {})}
+        for tag, name in self._tags.items():
+            if name not in backends and name != "process":
+                raise ConfigurationError(
+                    f"the tag {tag!r} is mapped to {name!r}, and there is no such backend; there are "
+                    f"{', '.join(sorted(backends))}"
+                )
+        return backends
+
+    def _process_backend(self, settings: Settings) -> ExecutorBackend:
+        from executors.backends.process import ProcessBackend  # noqa: PLC0415
+
+        return ProcessBackend(
+            settings.process_count(),
+            nice=settings.worker_nice,
+            max_tasks_per_worker=settings.max_tasks_per_worker,
+            memory_limit=settings.worker_memory_limit,
+            max_payload=settings.max_payload,
+            carried=CarriedVariables(settings.contextvars),
+        )
+
+    async def drain(self, timeout: float | None = None) -> DrainReport:
+        """Close to new tasks, wait for those under way, stop what is left at the deadline, end the backends.
+
+        On the executor's loop. A second call waits for the same drain. Cancelling it doesn't stop the drain.
+
+        Args:
+            timeout: Seconds until what is left is told to stop; `shutdown_timeout` if None.
+
+        Returns:
+            What became of the tasks, within `timeout` plus a second.
+
+        Raises:
+            ExecutorClosedError: It hasn't been started.
+        """
+        dispatcher = self._started()
+        if not dispatcher.loop.is_current():
+            raise WrongThreadError("an executor is drained on the event loop that it was started on")
+        if timeout is None:
+            timeout = self._settings.shutdown_timeout
+        positive_seconds(timeout, "the drain's timeout", zero=True)
+        if self._drained is None:
+            self._drained = anyio.Event()
+            self._draining = dispatcher.loop.spawn(self._drain, dispatcher, timeout, name="executors.drain")
+        await self._drained.wait()
+        assert self.drain_report is not None
+        return self.drain_report
+
+    async def _drain(self, dispatcher: Dispatcher, timeout: float) -> None:
+        assert self._drained is not None
+        try:
+            self.drain_report = await drain(timeout, dispatcher, self._backends.values())
+        finally:
+            self._drained.set()
+
+    async def drain_shielded(self, timeout: float | None = None) -> DrainReport:
+        """Drain, and put a cancellation of the caller off until that is done. Else as `drain`."""
+        cancelled: BaseException | None = None
+        with anyio.CancelScope(shield=True):
+            while True:
+                try:
+                    report = await self.drain(timeout)
+                    break
+                except anyio.get_cancelled_exc_class() as error:  # asyncio's own, which no scope keeps off
+                    if self._drained is None or self._drained.is_set():
+                        raise
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return report
+
+    async def wait_idle(self) -> None:
+        """Wait until no task is queued or running. The executor stays open. On the executor's loop.
+
+        Raises:
+            DeadlockError: One of its own unfinished tasks asks, and would wait for itself.
+        """
+        dispatcher = self._started()
+        if dispatcher.is_inside():
+            raise DeadlockError("a task waits until its own executor is idle, which it can't be before the task ends")
+        await dispatcher.wait_idle()
+
+    # --- taking work --------------------------------------------------------------------------------------
+
+    def submit_call(self, call: Call) -> TaskHandle[Any]:
+        """Take a task in at once; `submit` tells the rest."""
+        return self._started().submit(call)
+
+    async def submit_when_room(self, call: Call) -> TaskHandle[Any]:
+        """Take a task in as soon as there is room; its failure is the caller's to tell."""
+        dispatcher = self._started()
+        if not dispatcher.loop.is_current():
+            raise WrongThreadError(
+                "`run` and `map` work on the event loop that the executor was started on; from another thread "
+                "use `submit(…).result()`"
+            )
+        handle = await dispatcher.submit_when_room(call)
+        handle.mark_seen()
+        return handle
+
+    def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], said: TaskOptions
+    ) -> Call:
+        """Decide where a function goes, and whether it can run there. Raises as `submit` does."""
+        self._started()
+        found = route(function, said, self._tags)
+        if found.backend not in self._backends:
+            raise ConfigurationError(f"{name_of(function)} can't run: {self._settings.no_process_backend()}")
+        backend = self._backends[found.backend]
+        if not (backend.supports_coroutines if found.is_coroutine else backend.supports_functions):
+            kind, other = ("coroutine", "plain") if found.is_coroutine else ("plain", "coroutine")
+            raise ConfigurationError(
+                f"{name_of(function)} is a {kind} function, and the backend {found.backend!r} that its tag is "
+                f"mapped to runs only {other} ones"
+            )
+        return Call(function, args, kwargs, found.backend, found.options, found.is_coroutine, function)
+
+    def _started(self) -> Dispatcher:
+        if self._dispatcher is None:
+            raise ExecutorClosedError("the executor hasn't been started: use it under `async with executor:`")
+        return self._dispatcher
+
+    def as_futures(self, backend: str) -> FuturesExecutor:
+        """Return a `concurrent.futures.Executor` over one backend, for code that wants one.
+
+        Args:
+            backend: The backend's name. What is submitted goes there, whatever it is marked with.
+
+        Raises:
+            ConfigurationError: There is no such backend.
+        """
+        from executors.futures import BackendFutures  # noqa: PLC0415
+
+        self.backend(backend)
+        return BackendFutures(self, backend)
+
+    # --- looking ------------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> str:
+        """``"new"``, ``"open"``, ``"draining"`` or ``"closed"``. Any thread."""
+        if self._dispatcher is None:
+            return "new"
+        phase = self._dispatcher.admission.phase
+        return "draining" if phase is Phase.CLOSED and not self._is_drained() else phase.value
+
+    def _is_drained(self) -> bool:
+        return self._drained is not None and self._drained.is_set()
+
+    def backend(self, name: str) -> ExecutorBackend:
+        """Return a backend of the started executor by its name.
+
+        Raises:
+            ConfigurationError: There is no such backend.
+        """
+        self._started()
+        if name not in self._backends:
+            raise ConfigurationError(f"there is no backend {name!r}; there are {', '.join(sorted(self._backends))}")
+        return self._backends[name]
+
+    @property
+    def tasks(self) -> tuple[TaskHandle[Any], ...]:
+        """The handles of all tasks that are queued or running. Any thread."""
+        if self._dispatcher is None:
+            return ()
+        return tuple(job.handle for job in list(self._dispatcher.active.values()))
+
+    def snapshot(self) -> ExecutorSnapshot:
+        """Tell what the executor is doing now. Any thread, never blocks."""
+        if self._dispatcher is None:
+            return ExecutorSnapshot("new", {}, {}, 0)
+        running = [handle.backend for handle in self.tasks if handle.started_at is not None]
+        backends = {
+            name: BackendSnapshot(
+                name,
+                self._dispatcher.admission.queued(name),
+                running.count(name),
+                backend.workers,
+                backend.unavailable,
+            )
+            for name, backend in self._backends.items()
+        }
+        finished = dict(self._dispatcher.finished)
+        return ExecutorSnapshot(self.phase, backends, finished, self._dispatcher.abandoned)

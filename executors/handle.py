@@ -1,0 +1,335 @@
+"""`TaskHandle`, what a caller holds of a task, and the only place where a task changes state."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from typing import Any, Generic, Protocol, TypeVar
+
+from executors.errors import TaskNotFinishedError, WrongThreadError
+from executors.loops import EventLoop, guarded
+from executors.waiting import Sleeper, ThreadSleeper, UnseenFailure, blocking_wait
+
+T = TypeVar("T")
+
+_ids = itertools.count(1)
+_transition = threading.Lock()  # guards every change of any task's state, and who waits for it
+_EPOCH = time.time() - time.monotonic()
+
+
+class TaskState(enum.StrEnum):
+    """The states of a task. The first transition to one of the last five wins."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    LOST = "lost"
+
+
+QUEUED, RUNNING = TaskState.QUEUED, TaskState.RUNNING
+SUCCEEDED, FAILED, CANCELLED = TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED
+TIMED_OUT, LOST = TaskState.TIMED_OUT, TaskState.LOST
+
+
+class HandleOwner(Protocol):
+    """What a handle needs of the executor that made it."""
+
+    @property
+    def loop(self) -> EventLoop: ...
+
+    def request_cancel(self, task_id: int) -> None:
+        """Have the task asked to stop. Any thread; does nothing for a task that has ended."""
+
+
+class TaskHandle(Generic[T]):
+    """A task as its caller sees it. Made by an executor; safe to read from any thread.
+
+    `await handle` gives the task's value or raises its error. Cancelling a waiter doesn't cancel the task.
+
+    Attributes:
+        id: A number, unique in this process.
+        name: The function's qualified name, or what the options say.
+        tag: The tag that routed it, if one did.
+        backend: The name of the backend that has it.
+        cpu_time: CPU seconds that it used, once ended, where the backend measures them.
+        cancel_requested: It has been asked to stop, by `cancel()`, its timeout or a drain.
+        abandoned: Its state is final, but its work didn't listen and may still run.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_error",
+        "_finished",
+        "_owner",
+        "_sleepers",
+        "_started",
+        "_state",
+        "_submitted",
+        "_unseen",
+        "_value",
+        "abandoned",
+        "backend",
+        "cancel_requested",
+        "cpu_time",
+        "id",
+        "name",
+        "report_failure",
+        "tag",
+    )
+
+    def __init__(self, owner: HandleOwner, name: str, tag: str | None, backend: str) -> None:
+        self.id = next(_ids)
+        self.name = name
+        self.tag = tag
+        self.backend = backend
+        self.cpu_time: float | None = None
+        self.cancel_requested = False
+        self.abandoned = False
+        self.report_failure = True
+        self._owner = owner
+        self._state = QUEUED
+        self._submitted = time.monotonic()
+        self._started: float | None = None
+        self._finished: float | None = None
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._sleepers: list[Sleeper] | None = None
+        self._callbacks: list[Callable[[TaskHandle[T]], object]] | None = None
+        self._unseen: UnseenFailure | None = None
+
+    # --- what it is -------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> TaskState:
+        """Where the task is."""
+        return self._state
+
+    def done(self) -> bool:
+        """Whether the state is final."""
+        return self._state is not QUEUED and self._state is not RUNNING
+
+    @property
+    def submitted_at(self) -> float:
+        """When it was submitted, in seconds since the epoch."""
+        return self._submitted + _EPOCH
+
+    @property
+    def started_at(self) -> float | None:
+        """When its backend began to run it, in seconds since the epoch."""
+        return None if self._started is None else self._started + _EPOCH
+
+    @property
+    def finished_at(self) -> float | None:
+        """When its state became final, in seconds since the epoch."""
+        return None if self._finished is None else self._finished + _EPOCH
+
+    @property
+    def wait_time(self) -> float:
+        """Seconds from submission to start, so far if it hasn't started."""
+        return (self._started or self._finished or time.monotonic()) - self._submitted
+
+    @property
+    def run_time(self) -> float | None:
+        """Seconds from start to end, so far while it runs; None if it hasn't started."""
+        return None if self._started is None else (self._finished or time.monotonic()) - self._started
+
+    @property
+    def error_type(self) -> type[BaseException] | None:
+        """The type of its error, if it ended with one. Asking doesn't count as having seen the error."""
+        return None if self._error is None else type(self._error)
+
+    @property
+    def error_text(self) -> str | None:
+        """Its error's type and text, None for a success or a cancellation. Asking doesn't count either."""
+        if self._error is None or self._state is CANCELLED:
+            return None
+        return f"{type(self._error).__name__}: {self._error}"
+
+    def belongs_to(self, owner: HandleOwner) -> bool:
+        """Whether `owner` made it."""
+        return self._owner is owner
+
+    def __repr__(self) -> str:
+        abandoned = ", abandoned" if self.abandoned else ""
+        return f"<TaskHandle {self.id} {self.name!r} {self._state} on {self.backend!r}{abandoned}>"
+
+    # --- waiting ----------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        if not self.done():
+            yield from self._wait().__await__()
+        return self._outcome()
+
+    async def wait(self) -> None:
+        """Wait until the state is final. Never raises the task's error.
+
+        Raises:
+            WrongThreadError: Awaited outside of the executor's event loop.
+        """
+        if not self.done():
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if not self._owner.loop.is_current():
+            raise WrongThreadError(
+                f"{self!r} belongs to another event loop than the one that awaits it: use "
+                "`handle.result(timeout)` in another thread, or await it where its executor was started"
+            )
+        waiter = self._owner.loop.new_waiter()
+        if self._add_sleeper(waiter):
+            try:
+                await waiter
+            finally:
+                self._remove_sleeper(waiter)
+
+    def _add_sleeper(self, sleeper: Sleeper) -> bool:
+        with _transition:
+            if self.done():
+                return False
+            if self._sleepers is None:
+                self._sleepers = []
+            self._sleepers.append(sleeper)
+            return True
+
+    def _remove_sleeper(self, sleeper: Sleeper) -> None:
+        with _transition:
+            if self._sleepers is not None and sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the task in another thread, blocking it, and return its value or raise its error.
+
+        Args:
+            timeout: Seconds to wait; without end if None.
+
+        Raises:
+            WrongThreadError: Called on the loop's thread before the task has ended; await the handle there.
+            TaskNotFinishedError: It hasn't ended within `timeout`; it goes on.
+            DeadlockError: A thread of a pool would wait for a task that this pool has no thread left for.
+        """
+        if not self.done():
+            if threading.get_ident() == self._owner.loop.thread_id:
+                raise WrongThreadError(
+                    f"{self!r} hasn't ended, and `result()` would block the event loop: use `await handle`"
+                )
+            sleeper = ThreadSleeper()
+            if self._add_sleeper(sleeper):
+                guard = blocking_wait.guard
+                try:
+                    with guard(self) if guard else nullcontext():
+                        sleeper.wait(timeout)
+                finally:
+                    self._remove_sleeper(sleeper)
+            if not self.done():
+                raise TaskNotFinishedError(f"{self!r} hasn't ended within {timeout} s")
+        return self._outcome()
+
+    def exception(self) -> BaseException | None:
+        """Return the error that waiting would raise, None if it succeeded. Any thread, never blocks.
+
+        Raises:
+            TaskNotFinishedError: It hasn't ended.
+        """
+        if not self.done():
+            raise TaskNotFinishedError(f"{self!r} hasn't ended")
+        self.mark_seen()
+        return self._error
+
+    def mark_seen(self) -> None:
+        """Somebody takes care of this task's failure: it needn't be logged as unseen."""
+        self.report_failure = False
+        if self._unseen is not None:
+            self._unseen.seen()
+            self._unseen = None
+
+    def _outcome(self) -> T:
+        error = self._error
+        if error is None:
+            return self._value  # type: ignore[return-value]
+        self.mark_seen()
+        try:
+            raise error
+        finally:
+            del error, self  # the error's traceback refers to this frame
+
+    def add_done_callback(self, function: Callable[[TaskHandle[T]], object]) -> None:
+        """Have `function(handle)` called on the loop's thread once the state is final. Any thread.
+
+        What it raises is logged.
+        """
+        with _transition:
+            if not self.done():
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(function)
+                return
+        self._owner.loop.post(function, self)
+
+    def cancel(self) -> bool:
+        """Ask the task to stop; don't wait for it. Any thread, never blocks, may be called again.
+
+        Queued work is cancelled at once, a coroutine is cancelled once, a process task's worker is killed, a
+        thread task sees `current_task().cancel_requested`.
+
+        Returns:
+            Whether it could still matter: False if the state is final.
+        """
+        if self.done():
+            return False
+        self.cancel_requested = True
+        self._owner.request_cancel(self.id)
+        return True
+
+    # --- changing state: for the executor and its backends ------------------------------------------------
+
+    def start(self) -> bool:
+        """Go from queued to running. Any thread.
+
+        Returns:
+            False if it was cancelled meanwhile: then it must not be run.
+        """
+        with _transition:
+            if self._state is not QUEUED:
+                return False
+            self._started = time.monotonic()
+            self._state = RUNNING
+            return True
+
+    def finish(
+        self, state: TaskState, value: Any, error: BaseException | None, *, queued_only: bool = False
+    ) -> TaskState | None:
+        """Go to a final state; with `queued_only`, from queued alone. On the loop's thread.
+
+        `tell_waiters` is to follow.
+
+        Returns:
+            The state before, or None if nothing has changed because it was final already.
+        """
+        with _transition:
+            before = self._state
+            if before is not QUEUED and (queued_only or before is not RUNNING):
+                return None
+            self._value, self._error = value, error
+            self._finished = time.monotonic()
+            self._state = state
+        if error is not None and self.report_failure and state is not CANCELLED:
+            self._unseen = UnseenFailure(self.name, error)
+        return before
+
+    def tell_waiters(self) -> None:
+        """Wake everyone who waits for the final state, and call the callbacks. On the loop's thread."""
+        with _transition:
+            sleepers, self._sleepers = self._sleepers, None
+            callbacks, self._callbacks = self._callbacks, None
+        for sleeper in sleepers or ():
+            sleeper.wake()
+        for callback in callbacks or ():
+            guarded(callback, self)

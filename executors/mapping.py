@@ -1,0 +1,111 @@
+"""The results of `Executor.map`: in order, bounded, cancelled when left."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from executors.errors import InvalidTaskError
+from executors.options import TaskOptions
+
+if TYPE_CHECKING:
+    from executors.executor import Executor
+    from executors.handle import TaskHandle
+
+T = TypeVar("T")
+
+UNBOUNDED_BUFFER = 64
+"""How many tasks `map` has under way on a backend without a bound of its own."""
+
+
+def run_chunk(function: Callable[..., T], items: list[tuple[Any, ...]]) -> list[T]:
+    """Run a plain function over a chunk, where the task runs."""
+    return [function(*item) for item in items]
+
+
+async def run_chunk_of_coroutines(function: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
+    """Run a coroutine function over a chunk, one item after the other, where the task runs."""
+    return [await function(*item) for item in items]
+
+
+class MapResults(Generic[T]):
+    """An async iterator over the results of a `map`, and the context manager that ends it."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        said: TaskOptions,
+        function: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        chunksize: int | None,
+        buffersize: int | None,
+    ) -> None:
+        self._handles: deque[TaskHandle[Any]] = deque()
+        self._ready: deque[T] = deque()
+        if not iterables:
+            raise InvalidTaskError("map needs something to iterate over: `executor.map(fn, items)`")
+        self._executor = executor
+        self._call = executor.call(function, (), {}, said)
+        workers = executor.backend(self._call.backend).workers
+        self._items = zip(*iterables, strict=False)
+        self._chunksize = chunksize
+        self._buffersize = buffersize or (2 * workers if workers is not None else UNBOUNDED_BUFFER)
+        self._exhausted = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return await self._next()
+        except StopAsyncIteration:
+            raise
+        except BaseException:
+            self.cancel()
+            raise
+
+    async def _next(self) -> T:
+        while not self._ready:
+            await self._fill()
+            if not self._handles:
+                raise StopAsyncIteration
+            value = await self._handles[0]
+            self._handles.popleft()
+            if self._chunksize:
+                self._ready.extend(value)
+            else:
+                self._ready.append(value)
+        await self._fill()  # before the value is consumed: the workers needn't wait for the consumer
+        return self._ready.popleft()
+
+    async def _fill(self) -> None:
+        while not self._exhausted and len(self._handles) < self._buffersize:
+            chunk = list(itertools.islice(self._items, self._chunksize or 1))
+            if not chunk:
+                self._exhausted = True
+                return
+            call = self._call._replace(args=chunk[0])
+            if self._chunksize:
+                run: Callable[..., Any] = run_chunk_of_coroutines if call.is_coroutine else run_chunk
+                call = call._replace(function=run, args=(call.function, chunk))
+            self._handles.append(await self._executor.submit_when_room(call))
+
+    def cancel(self) -> None:
+        """Cancel what is under way. Any thread; called when the block is left, or the iterator forgotten."""
+        self._exhausted = True
+        while self._handles:
+            self._handles.popleft().cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        self.cancel()

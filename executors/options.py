@@ -1,0 +1,197 @@
+"""What can be said of a task: `TaskOptions`, and the marks `task`, `io_bound` and `cpu_bound`.
+
+A worker process imports this module with every function that is marked, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from executors.errors import ConfigurationError, InvalidTaskError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MARK = "__executors_mark__"
+"""The attribute of a marked function. It holds the pair of its options and whether it is a coroutine function."""
+
+
+def positive_seconds(value: object, what: str, *, zero: bool = False) -> float:
+    """Check a duration in seconds.
+
+    Raises:
+        ConfigurationError: It is not a finite number above zero (or, with `zero`, not below it).
+    """
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not fine or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
+        bound = "of at least 0" if zero else "above 0"
+        raise ConfigurationError(f"{what} is {value!r}, and must be a finite number of seconds {bound}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def whole_number(value: object, what: str, *, least: int) -> int:
+    """Check a count or a size.
+
+    Raises:
+        ConfigurationError: It is not a whole number, or below `least`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(f"{what} is {value!r}, and must be a whole number of at least {least}")
+    return value
+
+
+def some_text(value: object, what: str) -> str:
+    """Check a name.
+
+    Raises:
+        ConfigurationError: It is not a text, or empty.
+    """
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{what} is {value!r}, and must be a text that isn't empty")
+    return value
+
+
+class TaskOptions:
+    """How a task is to be run. Immutable; None means "not said".
+
+    Args:
+        tag: ``"io"``, ``"cpu"``, or another that the executor maps to a backend.
+        timeout: Seconds from the task's start until it is stopped.
+        name: What to call it in handles, reports and logs; the function's qualified name if not said.
+        max_concurrency: How many tasks of the function one executor runs at a time.
+
+    Raises:
+        ConfigurationError: A value can't be used.
+    """
+
+    __slots__ = ("max_concurrency", "name", "tag", "timeout")
+
+    tag: str | None
+    timeout: float | None
+    name: str | None
+    max_concurrency: int | None
+
+    def __init__(
+        self,
+        *,
+        tag: str | None = None,
+        timeout: float | None = None,
+        name: str | None = None,
+        max_concurrency: int | None = None,
+    ) -> None:
+        for key, text in (("tag", tag), ("name", name)):
+            if text is not None:
+                some_text(text, f"the option {key}")
+        if timeout is not None:
+            timeout = positive_seconds(timeout, "the option timeout")
+        if max_concurrency is not None:
+            whole_number(max_concurrency, "the option max_concurrency", least=1)
+        values = {"tag": tag, "timeout": timeout, "name": name, "max_concurrency": max_concurrency}
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def checked(cls, options: dict[str, Any]) -> Self:
+        """Make them from keywords of a user's.
+
+        Raises:
+            ConfigurationError: A keyword is unknown, or a value can't be used.
+        """
+        unknown = sorted(options.keys() - set(cls.__slots__))
+        if unknown:
+            raise ConfigurationError(f"there is no option {unknown[0]!r}; the options are {', '.join(cls.__slots__)}")
+        return cls(**options)
+
+    def over(self, other: TaskOptions) -> TaskOptions:
+        """Return these, with what they don't say taken from `other`."""
+        if other is NO_OPTIONS:
+            return self
+        if self is NO_OPTIONS:
+            return other
+        merged = {key: getattr(other, key) for key in self.__slots__}
+        merged.update({key: value for key in self.__slots__ if (value := getattr(self, key)) is not None})
+        return TaskOptions(**merged)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"TaskOptions are immutable: make new ones to change {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TaskOptions):
+            return NotImplemented
+        return all(getattr(self, key) == getattr(other, key) for key in self.__slots__)
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, key) for key in self.__slots__))
+
+    def __reduce__(self) -> tuple[Callable[..., TaskOptions], tuple[dict[str, Any]]]:
+        return TaskOptions.checked, ({key: getattr(self, key) for key in self.__slots__},)
+
+    def __repr__(self) -> str:
+        said = (f"{key}={value!r}" for key in self.__slots__ if (value := getattr(self, key)) is not None)
+        return f"TaskOptions({', '.join(said)})"
+
+
+NO_OPTIONS = TaskOptions()
+
+
+def _mark(function: F, options: TaskOptions) -> F:
+    from executors.routing import is_coroutine_function  # noqa: PLC0415  (it imports this module)
+
+    mark = (options, is_coroutine_function(function))
+    try:
+        setattr(function, MARK, mark)
+    except AttributeError:
+        raise InvalidTaskError(
+            f"{function!r} takes no mark: mark the function underneath, or say it at the call with "
+            "`executor.options(tag=…)`"
+        ) from None
+    return function
+
+
+def task(tag: str, **options: Any) -> Callable[[F], F]:
+    """Mark a function with a tag: ``@task("reports", timeout=30)``.
+
+    The function itself is returned, only marked: it can still be called and pickled.
+
+    Args:
+        tag: A tag that the executor maps to a backend.
+        options: ``timeout``, ``name``, ``max_concurrency``; see `TaskOptions`.
+
+    Raises:
+        ConfigurationError: An option is unknown or can't be used.
+        InvalidTaskError: What is marked can't be a task (a generator function, say), or takes no mark.
+    """
+    if not isinstance(tag, str):
+        raise ConfigurationError(f'the option tag is {tag!r}: write @task("a tag")')
+    checked = TaskOptions.checked({"tag": tag, **options})
+    return lambda function: _mark(function, checked)
+
+
+@overload
+def io_bound(function: F, /) -> F: ...
+@overload
+def io_bound(*, timeout: float = ..., name: str = ..., max_concurrency: int = ...) -> Callable[[F], F]: ...
+def io_bound(function: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
+    """Mark a function as waiting on I/O: a coroutine function runs on the event loop, another in a thread.
+
+    Used plain or with options, as `task` has them.
+    """
+    decorate = task("io", **options)
+    return decorate if function is None else decorate(function)
+
+
+@overload
+def cpu_bound(function: F, /) -> F: ...
+@overload
+def cpu_bound(*, timeout: float = ..., name: str = ..., max_concurrency: int = ...) -> Callable[[F], F]: ...
+def cpu_bound(function: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
+    """Mark a function as computing: it runs in a worker process, whether it is a coroutine function or not.
+
+    Used plain or with options, as `task` has them.
+    """
+    decorate = task("cpu", **options)
+    return decorate if function is None else decorate(function)
