@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from executors.context import current_task
     from executors.drain import DrainReport
     from executors.errors import (
+        AppNotFoundError,
         BackendUnavailableError,
         ConfigurationError,
         DeadlockError,
@@ -37,6 +38,7 @@ _HOMES = {
     "context": ("current_task",),
     "drain": ("DrainReport",),
     "errors": (
+        "AppNotFoundError",
         "BackendUnavailableError",
         "ConfigurationError",
         "DeadlockError",
@@ -63,6 +65,7 @@ _MODULE_OF = {name: f"executors.{module}" for module, names in _HOMES.items() fo
 
 __version__ = "0.1.0"
 __all__ = [
+    "AppNotFoundError",
     "BackendUnavailableError",
     "ConfigurationError",
     "DeadlockError",

@@ -25,6 +25,10 @@ class ExecutorInWorkerError(ExecutorError, RuntimeError):
     """Code in a worker process used the app's executor, which is inert there."""
 
 
+class AppNotFoundError(ConfigurationError, RuntimeError):
+    """A task in a worker process used `current_app`, and the worker doesn't know which app that is."""
+
+
 class WrongThreadError(ExecutorError, RuntimeError):
     """A handle was waited for in a way that would block or bypass the executor's event loop."""
 

@@ -101,7 +101,7 @@ class Executor(Submitter):
                 raise ExecutorClosedError("the executor is started already; one run ends before the next begins")
             self._dispatcher.give_up()
         loop = running_loop()
-        settings = self._settings
+        self._settings = settings = self._configured()
         backends = self._equip(settings)
         for name, backend in backends.items():
             backend.name = name
@@ -109,6 +109,14 @@ class Executor(Submitter):
         self._backends = backends
         self._drained = None
         self._dispatcher = Dispatcher(loop, backends, settings.queue_size, settings.cancel_grace, self._hooks)
+
+    def _configured(self) -> Settings:
+        """Return what this run is set to. An extension reads its app's configuration here."""
+        return self._settings
+
+    def _worker_setup(self) -> tuple[str, tuple[Any, ...]] | None:
+        """Return what worker processes do before their first job; see `ProcessBackend`."""
+        return None
 
     def _equip(self, settings: Settings) -> dict[str, ExecutorBackend]:
         from executors.backends.thread import ThreadBackend  # noqa: PLC0415
@@ -139,6 +147,7 @@ class Executor(Submitter):
             memory_limit=settings.worker_memory_limit,
             max_payload=settings.max_payload,
             carried=CarriedVariables(settings.contextvars),
+            setup=self._worker_setup(),
         )
 
     async def drain(self, timeout: float | None = None) -> DrainReport:
@@ -160,7 +169,8 @@ class Executor(Submitter):
             raise WrongThreadError("an executor is drained on the event loop that it was started on")
         if timeout is None:
             timeout = self._settings.shutdown_timeout
-        positive_seconds(timeout, "the drain's timeout", zero=True)
+        else:
+            positive_seconds(timeout, "the drain's timeout", zero=True)
         if self._drained is None:
             self._drained = anyio.Event()
             self._draining = dispatcher.loop.spawn(self._drain, dispatcher, timeout, name="executors.drain")

@@ -8,7 +8,7 @@ from typing import Any
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
-from executors.loops import Cancellable, EventLoop
+from executors.loops import EventLoop
 from executors.options import whole_number
 
 
@@ -46,7 +46,8 @@ class LoopBackend(ExecutorBackend):
     def run(self, job: Job) -> None:
         """Make a task of a job that has started, whatever it was started as."""
         self._running += 1
-        job.token = _Spawned(self._loop.spawn(self._run, job, context=job.context, name=job.handle.name))
+        job.token = spawned = _Spawned()  # before: an eager task runs in the call
+        spawned.task = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
 
     async def _run(self, job: Job) -> None:
         spawned: _Spawned = job.token
@@ -100,7 +101,7 @@ class _Spawned:
 
     __slots__ = ("counted", "entered", "task")
 
-    def __init__(self, task: Cancellable) -> None:
-        self.task: Any = task
+    def __init__(self) -> None:
+        self.task: Any = None
         self.entered = False
         self.counted = True

@@ -160,7 +160,7 @@ class Worker:
         value = self._dress(function)(*args, **kwargs)
         return self.run_awaitable(value) if hasattr(type(value), "__await__") else value
 
-    def run_awaitable(self, awaitable: Any) -> Any:
+    def run_awaitable(self, awaitable: Any, in_context: contextvars.Context | None = None) -> Any:
         """Await something on the worker's own event loop, which lasts from task to task."""
         import asyncio  # noqa: PLC0415  (slow to import, and needed for coroutine functions only)
 
@@ -172,7 +172,7 @@ class Worker:
 
         if self._runner is None:
             self._runner = asyncio.Runner()
-        value, error = self._runner.run(outcome(), context=contextvars.copy_context())
+        value, error = self._runner.run(outcome(), context=in_context or contextvars.copy_context())
         if error is not None:
             raise error
         return value

@@ -1,0 +1,106 @@
+"""A task's function inside its app's context, as `async with app.app_context():` has it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, TypeAlias
+
+from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearing_down
+
+from executors.errors import ConfigurationError
+from executors.loops import EventLoop
+
+RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Context], Any]
+"""Runs a coroutine in a context on some event loop, from a thread that isn't that loop's, and waits for it."""
+
+
+def around_coroutine(app: Quart, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Wrap a coroutine function."""
+
+    async def in_app_context(*args: Any, **kwargs: Any) -> Any:
+        async with app.app_context():
+            return await function(*args, **kwargs)
+
+    return in_app_context
+
+
+def around_plain(app: Quart, function: Callable[..., Any], run_coroutine: RunCoroutine) -> Callable[..., Any]:
+    """Wrap a plain function. Something to await that it returns is awaited in an app context, too.
+
+    Args:
+        app: The app.
+        function: The function.
+        run_coroutine: Is used where pushing or popping the context has to wait for something.
+    """
+
+    def in_app_context(*args: Any, **kwargs: Any) -> Any:
+        context = copy_context()  # of its own: a loop may enter it, too
+        app_context = app.app_context()
+        run = run_coroutine if has_something_to_wait_for(app) else run_at_once
+        run(app_context.push(), context)
+        try:
+            value = context.run(function, *args, **kwargs)
+        except BaseException as error:
+            run(app_context.pop(error), context)
+            raise
+        run(app_context.pop(None), context)
+        return around_coroutine(app, _awaited)(value) if hasattr(type(value), "__await__") else value
+
+    return in_app_context
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def has_something_to_wait_for(app: Quart) -> bool:
+    """Whether pushing or popping the app's context calls anything of the user's."""
+    signals = (appcontext_pushed, appcontext_tearing_down, appcontext_popped)
+    return bool(app.teardown_appcontext_funcs) or any(signal.receivers for signal in signals)
+
+
+def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
+    """Run a coroutine on the executor's loop, from another thread, and wait for it.
+
+    Raises:
+        ConfigurationError: This is the loop's own thread.
+        BaseException: What the coroutine raised.
+    """
+    if threading.get_ident() == loop.thread_id:
+        coroutine.close()
+        raise ConfigurationError(
+            "a plain function of the inline backend runs on the event loop's own thread, where the app's "
+            "teardown_appcontext functions and receivers of its context's signals can't be waited for"
+        )
+    ended = threading.Event()
+    outcome: list[Any] = []
+
+    async def run() -> None:
+        try:
+            outcome[:] = await coroutine, None
+        except BaseException as error:
+            outcome[:] = None, error
+            if isinstance(error, loop.cancelled_error):
+                raise
+        finally:
+            ended.set()
+
+    loop.post(lambda: spawned.append(loop.spawn(run, context=context)))
+    spawned: list[object] = []  # the loop refers to its tasks weakly
+    ended.wait()
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
+
+
+def run_at_once(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
+    """Run a coroutine that waits for nothing, without an event loop."""
+    try:
+        context.run(coroutine.send, None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise RuntimeError("pushing the app's context waited for something, although no receiver or teardown is known")

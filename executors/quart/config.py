@@ -1,0 +1,32 @@
+"""An app's configuration, as an executor's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from executors.options import positive_seconds
+from executors.settings import Settings
+
+PREFIX = "EXECUTOR_"
+QUART_TIMEOUT = "BACKGROUND_TASK_SHUTDOWN_TIMEOUT"
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """Read and check every ``EXECUTOR_`` key of an app's configuration.
+
+    Without ``EXECUTOR_SHUTDOWN_TIMEOUT`` Quart's own ``BACKGROUND_TASK_SHUTDOWN_TIMEOUT`` holds, where None is
+    without end.
+
+    Raises:
+        ConfigurationError: A key is unknown, or a value can't be used; the message names both.
+    """
+    values = {key.removeprefix(PREFIX).lower(): value for key, value in config.items() if key.startswith(PREFIX)}
+    settings = Settings.checked(values, lambda name: PREFIX + name.upper())
+    if "shutdown_timeout" in values:
+        return settings
+    timeout = config.get(QUART_TIMEOUT, 5.0)
+    timeout = math.inf if timeout is None else positive_seconds(timeout, QUART_TIMEOUT, zero=True)
+    return dataclasses.replace(settings, shutdown_timeout=timeout)

@@ -1,0 +1,210 @@
+"""`QuartExecutor`: the executor of an app, started and drained with it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextvars import copy_context
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast, overload
+
+from quart import Quart, current_app, request_started, websocket_started
+from werkzeug.local import LocalProxy
+
+from executors.context import WorkerProcess, refuse_in_worker
+from executors.dispatch import Call
+from executors.errors import ConfigurationError
+from executors.events import Hook
+from executors.executor import Executor
+from executors.handle import TaskHandle
+from executors.options import TaskOptions
+from executors.quart.app_context import around_coroutine, around_plain, run_on_loop
+from executors.quart.config import settings_of
+from executors.quart.reports import FailureReports
+from executors.quart.worker import SETUP, find_app
+from executors.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+logger = logging.getLogger("executors")
+
+EXTENSION = "executor"
+
+REPORT_TIME = 1.0
+"""Seconds that reports of failures have to end, once the tasks have been drained."""
+
+
+class QuartExecutor(Executor):
+    """The executor of one app. `app.add_background_task` hands its tasks to it from here on.
+
+    It reads the app's configuration and starts before the app's `before_serving` functions run, and drains after
+    the last request, before `while_serving` exits and `after_serving` run. Where an app is used without a lifespan
+    (a test client) it starts with the first request, and drains when the event loop is closed.
+
+    Args:
+        app: The app; `init_app` sets it later if None.
+        hooks: Hear of what happens to tasks.
+
+    Raises:
+        ConfigurationError: The app has an executor already.
+    """
+
+    def __init__(self, app: Quart | None = None, *, hooks: Iterable[Hook] = ()) -> None:
+        super().__init__(hooks=hooks)
+        self._app: Quart | None = None
+        self._guard: AsyncGenerator[None, None] | None = None
+        if app is not None:
+            self.init_app(app)
+
+    @property
+    def app(self) -> Quart:
+        """The app.
+
+        Raises:
+            ConfigurationError: It hasn't been set.
+        """
+        if self._app is None:
+            raise ConfigurationError("the QuartExecutor has no app yet: call `executor.init_app(app)`")
+        return self._app
+
+    def init_app(self, app: Quart) -> None:
+        """Become the app's executor.
+
+        Raises:
+            ConfigurationError: The app has an executor already, or this one has an app.
+        """
+        if EXTENSION in app.extensions:
+            raise ConfigurationError(
+                f"the app {app.name!r} has an executor already: use that one, `current_executor`; one app has one"
+            )
+        if self._app is not None:
+            raise ConfigurationError(
+                f"this QuartExecutor is the executor of {self._app.name!r}: make another for {app.name!r}"
+            )
+        app.extensions[EXTENSION] = self
+        self._app = app
+        self._reports = FailureReports(app)
+        self._start_serving, self._stop_serving = app.startup, app.shutdown
+        app.startup, app.shutdown = self._startup, self._shutdown  # type: ignore[method-assign]
+        app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]
+        if WorkerProcess.active:
+            app.run = app.run_task = _refuse_to_serve  # type: ignore[method-assign]
+        else:
+            request_started.connect(self._before_request, app)
+            websocket_started.connect(self._before_request, app)
+
+    # --- tasks ----------------------------------------------------------------------------------------------------
+
+    @overload
+    def add_background_task(
+        self, func: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[T]: ...
+    @overload
+    def add_background_task(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
+    def add_background_task(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Take Quart's place: route the function, and report a failure as Quart does. Any thread, never blocks.
+
+        An error goes to `app.handle_background_exception`, which sends `got_background_exception` and logs it.
+
+        Returns:
+            The task's handle.
+
+        Raises:
+            ExecutorError: As `submit`.
+        """
+        handle = self.submit(func, *args, **kwargs)
+        handle.mark_seen()
+        handle.add_done_callback(functools.partial(self._reports.tell, self._started().loop, copy_context()))
+        return handle
+
+    def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], said: TaskOptions
+    ) -> Call:
+        """Route a function as `Executor` does, and put the app's context around it."""
+        refuse_in_worker("the app's executor")
+        if self._is_without_loop():
+            self._start_by_itself()
+        call = super().call(function, args, kwargs, said)
+        if self.backend(call.backend).requires_pickle:  # there the worker does it
+            return call
+        if call.is_coroutine:
+            return call._replace(function=around_coroutine(self.app, call.function))
+        run = functools.partial(run_on_loop, self._started().loop)
+        return call._replace(function=around_plain(self.app, call.function, run))
+
+    # --- starting and ending --------------------------------------------------------------------------------------
+
+    def _configured(self) -> Settings:
+        return settings_of(self.app.config)
+
+    def _worker_setup(self) -> tuple[str, tuple[Any, ...]]:
+        return SETUP, (self._settings.worker_app or find_app(self.app),)
+
+    async def _startup(self) -> None:
+        if self._is_without_loop() or self.phase == "closed":
+            self.start()
+        try:
+            await self._start_serving()
+        except BaseException:
+            await self.drain_shielded()
+            raise
+
+    async def _shutdown(self) -> None:
+        self.app.shutdown_event.set()  # who waits for it, as a long response may, needn't wait for the tasks
+        try:
+            report = await self.drain_shielded()
+            if not report.clean:
+                logger.warning("%s", report)
+            await self._reports.wait(REPORT_TIME)
+        finally:
+            await self._stop_serving()
+
+    def start(self) -> None:
+        """Start inside the running event loop; an app that is served does so by itself. Else as `Executor.start`."""
+        refuse_in_worker("the app's executor")
+        super().start()
+
+    def _is_without_loop(self) -> bool:
+        if self._dispatcher is None:
+            return True
+        loop = self._dispatcher.loop
+        return not loop.is_current() and loop.has_ended()
+
+    async def _before_request(self, sender: Quart, **_: Any) -> None:
+        if self._is_without_loop():
+            self._start_by_itself()
+
+    def _start_by_itself(self) -> None:
+        """Start without a lifespan; the event loop, which ends its asynchronous generators, drains it."""
+        self.start()
+        self._guard = self._drain_with_loop()
+        with contextlib.suppress(StopIteration):  # it has come to its yield
+            self._guard.__anext__().send(None)
+
+    async def _drain_with_loop(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if self.phase == "open":
+                await self.drain_shielded()
+
+
+def _refuse_to_serve(*_: Any, **__: Any) -> NoReturn:
+    refuse_in_worker("app.run()")
+    sys.exit(1)
+
+
+def _current() -> QuartExecutor:
+    try:
+        executor: QuartExecutor = current_app.extensions[EXTENSION]
+    except KeyError:
+        raise ConfigurationError(
+            f"the app {current_app.name!r} has no executor: make one with `QuartExecutor(app)`"
+        ) from None
+    return executor
+
+
+current_executor = cast(QuartExecutor, LocalProxy(_current))
+"""The executor of the current app, wherever there is an app context."""

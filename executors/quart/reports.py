@@ -1,0 +1,63 @@
+"""Telling an app of its background tasks' failures, as Quart tells it of its own."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, cast
+
+import anyio
+from quart import Quart
+
+from executors.handle import CANCELLED, TaskHandle
+from executors.loops import EventLoop
+
+logger = logging.getLogger("executors")
+
+
+class FailureReports:
+    """Reports under way: `app.handle_background_exception` is a coroutine function. On the loop's thread.
+
+    Args:
+        app: The app.
+    """
+
+    def __init__(self, app: Quart) -> None:
+        self._app = app
+        self._under_way: dict[int, object] = {}  # by the task's id; a loop refers to its tasks weakly
+        self._none_left = anyio.Event()
+
+    def tell(self, loop: EventLoop, context: Context, handle: TaskHandle[Any]) -> None:
+        """Report a task's failure, if it failed, in the context of who submitted it."""
+        error = handle.exception()
+        if error is None or handle.state is CANCELLED:
+            return
+        self._under_way[handle.id] = None
+        self._under_way[handle.id] = loop.spawn(self._tell, handle, error, context=context)
+
+    async def _tell(self, handle: TaskHandle[Any], error: BaseException) -> None:
+        handler = cast(Callable[..., Coroutine[Any, Any, None]], self._app.handle_background_exception)
+        takes_context = len(inspect.signature(handler).parameters) == 2  # since Quart 0.23
+        try:
+            async with self._app.app_context() as app_context:
+                try:
+                    raise error  # the handler logs the exception that is being handled
+                except type(error):
+                    await (handler(app_context, error) if takes_context else handler(error))
+        except Exception:
+            logger.exception("reporting the failure of task %r failed", handle.name)
+        finally:
+            del self._under_way[handle.id], error
+            if not self._under_way:
+                self._none_left.set()
+                self._none_left = anyio.Event()
+
+    async def wait(self, timeout: float) -> None:
+        """Wait until none is under way, at most `timeout` seconds."""
+        with anyio.move_on_after(timeout) as scope:
+            while self._under_way:
+                await self._none_left.wait()
+        if scope.cancelled_caught:
+            logger.warning("%d reports of failed tasks took longer than %g s", len(self._under_way), timeout)

@@ -1,0 +1,98 @@
+"""The app's side of a worker process: the app imported once, and its context around each task.
+
+Its `before_serving` functions don't run here, and its executor is inert.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from executors.context import resolve
+from executors.errors import AppNotFoundError, ConfigurationError
+from executors.routing import is_coroutine_function
+
+if TYPE_CHECKING:
+    from quart import Quart
+
+    from executors.backends.process.worker import Worker
+
+SETUP = "executors.quart.worker:setup"
+KEY = "EXECUTOR_WORKER_APP"
+
+Dress = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def find_app(app: Quart) -> str | None:
+    """Tell where a worker can import the app, as ``"package.module:app"``; None if it is no module's attribute."""
+    first = sys.modules.get(app.import_name)
+    for module in [first, *sys.modules.values()]:
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is app:
+                return f"{module.__name__}:{name}"  # type: ignore[union-attr]
+    return None
+
+
+def setup(worker: Worker, path: str | None) -> Dress:
+    """Get a worker ready for an app's tasks, and return what wraps each task's function. Called once.
+
+    Args:
+        worker: The worker.
+        path: Where the app is: ``"package.module:app"``, or ``"package.module:create_app()"``.
+
+    Raises:
+        ConfigurationError: There is no Quart app.
+        ImportError: It can't be imported; as anything else that importing it raises.
+    """
+    if path is None:
+        return without_app
+    app = import_app(worker, path)
+    from executors.quart.app_context import around_coroutine, around_plain  # noqa: PLC0415  (imports Quart)
+
+    def dress(function: Callable[..., Any]) -> Callable[..., Any]:
+        if is_coroutine_function(function):
+            return around_coroutine(app, function)
+        return around_plain(app, function, worker.run_awaitable)
+
+    return dress
+
+
+def import_app(worker: Worker, path: str) -> Quart:
+    """Import the app, or call what makes it. Raises as `setup`."""
+    from quart import Quart  # noqa: PLC0415  (a worker without an app needs none)
+
+    if path.startswith("__main__:"):
+        worker.import_main()
+    calls = path.endswith("()")
+    app = resolve(path.removesuffix("()"), KEY)
+    if calls:
+        app = app()
+    if not isinstance(app, Quart):
+        raise ConfigurationError(
+            f"{KEY} is {path!r}, which is a {type(app).__name__} and not a Quart app; for a function that makes "
+            "one write 'package.module:create_app()'"
+        )
+    return app
+
+
+class _UnknownApp:
+    """Stands in the place of the app's context, and says what to do when something is asked of it."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AppNotFoundError(
+            "this worker process doesn't know the app: it wasn't found as an attribute of a module (a factory made "
+            f"it, perhaps). Set {KEY} to 'package.module:app' or 'package.module:create_app()'"
+        )
+
+
+def without_app(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function so that using `current_app` says what to set."""
+
+    def with_unknown_app(*args: Any, **kwargs: Any) -> Any:
+        quart_globals = sys.modules.get("quart.globals")
+        if quart_globals is not None:
+            quart_globals._cv_app.set(_UnknownApp())
+        return function(*args, **kwargs)
+
+    return with_unknown_app
