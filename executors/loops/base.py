@@ -33,6 +33,9 @@ class EventLoop(ABC):
     cancelled_error: type[BaseException]
     """What the loop throws into a coroutine to cancel it."""
 
+    spawns_until_closed: bool
+    """It still runs new tasks while it ends its asynchronous generators, after the main task has ended."""
+
     def __init__(self) -> None:
         self.thread_id = threading.get_ident()
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()

@@ -28,6 +28,7 @@ class AsyncioLoop(EventLoop):
     """asyncio's loop, or uvloop's."""
 
     cancelled_error = asyncio.CancelledError
+    spawns_until_closed = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()

@@ -37,9 +37,11 @@ class _TrioWaiter:
 class TrioLoop(EventLoop):
     """A trio run. What it spawns are system tasks: they outlive the nursery of whoever submitted them."""
 
+    cancelled_error = trio.Cancelled
+    spawns_until_closed = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.cancelled_error = trio.Cancelled
         self._token = trio.lowlevel.current_trio_token()
         self._watches: dict[tuple[str, int], trio.CancelScope] = {}
 

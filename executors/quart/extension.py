@@ -41,7 +41,8 @@ class QuartExecutor(Executor):
 
     It reads the app's configuration and starts before the app's `before_serving` functions run, and drains after
     the last request, before `while_serving` exits and `after_serving` run. Where an app is used without a lifespan
-    (a test client) it starts with the first request, and drains when the event loop is closed.
+    (a test client) it starts with the first request or task, and drains when the event loop is closed; at the end of
+    a trio run there is no time for that, and what is unfinished is lost.
 
     Args:
         app: The app; `init_app` sets it later if None.
@@ -140,7 +141,7 @@ class QuartExecutor(Executor):
         return settings_of(self.app.config)
 
     def _worker_setup(self) -> tuple[str, tuple[Any, ...]]:
-        return SETUP, (self._settings.worker_app or find_app(self.app),)
+        return SETUP, (self._settings.worker_app or find_app(self.app), self.app.name)
 
     async def _startup(self) -> None:
         if self._is_without_loop() or self.phase == "closed":
@@ -188,7 +189,11 @@ class QuartExecutor(Executor):
             yield
         finally:
             if self.phase == "open":
-                await self.drain_shielded()
+                if self._started().loop.spawns_until_closed:
+                    await self.drain_shielded()
+                else:  # too late for that: trio has cancelled every task
+                    self._started().give_up()
+                    self._dispatcher = None
 
 
 def _refuse_to_serve(*_: Any, **__: Any) -> NoReturn:

@@ -34,12 +34,13 @@ def find_app(app: Quart) -> str | None:
     return None
 
 
-def setup(worker: Worker, path: str | None) -> Dress:
+def setup(worker: Worker, path: str | None, name: str) -> Dress:
     """Get a worker ready for an app's tasks, and return what wraps each task's function. Called once.
 
     Args:
         worker: The worker.
         path: Where the app is: ``"package.module:app"``, or ``"package.module:create_app()"``.
+        name: The app's name. One of the main script takes it from the script, which has another name here.
 
     Raises:
         ConfigurationError: There is no Quart app.
@@ -48,6 +49,7 @@ def setup(worker: Worker, path: str | None) -> Dress:
     if path is None:
         return without_app
     app = import_app(worker, path)
+    app.name = name
     from executors.quart.app_context import around_coroutine, around_plain  # noqa: PLC0415  (imports Quart)
 
     def dress(function: Callable[..., Any]) -> Callable[..., Any]:
