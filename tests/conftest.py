@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import gc
+import inspect
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
+import trio
 import uvloop
 
 LOOPS = [
@@ -86,3 +92,49 @@ def nothing_left() -> Iterator[None]:
         if time.monotonic() > deadline:
             pytest.fail(f"the test left behind {left}")
         time.sleep(0.01)
+
+
+def tasks_of_loop() -> set[Any]:
+    """Return every task of the running event loop."""
+    if not trio.lowlevel.in_trio_run():
+        return asyncio.all_tasks()
+    found = {trio.lowlevel.current_root_task()}
+    unseen = list(found)
+    while unseen:
+        children = {child for nursery in unseen.pop().child_nurseries for child in nursery.child_tasks}
+        found |= children
+        unseen += children
+    return found
+
+
+def leaving_no_task(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Fail an async test that leaves a task of the event loop behind."""
+
+    @functools.wraps(test)
+    async def checked(*args: Any, **kwargs: Any) -> None:
+        before = tasks_of_loop()
+        await test(*args, **kwargs)
+        with anyio.move_on_after(SETTLE_TIME):
+            while tasks_of_loop() - before:
+                await anyio.sleep(0.001)
+        left = {str(task) for task in tasks_of_loop() - before}
+        assert not left, f"the test left behind {left}"
+
+    return checked
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the guard around every async test."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = leaving_no_task(item.obj)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell how many tests passed on each event loop."""
+    passed = [report.nodeid for report in terminalreporter.stats.get("passed", ())]
+    by_loop = {
+        loop: sum(loop in nodeid.partition("[")[2] for nodeid in passed) for loop in ("asyncio", "uvloop", "trio")
+    }
+    counts = ", ".join(f"{count} on {loop}" for loop, count in by_loop.items())
+    terminalreporter.write_line(f"passed: {counts}, {len(passed) - sum(by_loop.values())} on none")
