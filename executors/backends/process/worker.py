@@ -138,9 +138,12 @@ class Worker:
         self._outbox.send()
 
     def _run(self, task_id: int, body: bytearray) -> tuple[Kind, bytes]:
-        try:
-            if body[0]:
+        if body[0]:
+            try:
                 self.import_main()
+            except BaseException as error:  # noqa: BLE001  (the script may raise anything)
+                return self._error(error)
+        try:
             name, function, args, kwargs, variables = pickling.load_call(memoryview(body)[1:])
         except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
             return Kind.UNSENDABLE, f"the call can't be unpickled in a worker: {describe(error)}".encode()
