@@ -1,0 +1,435 @@
+"""Task functions that worker processes import."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import hashlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from contextvars import ContextVar
+from typing import Any
+
+from executors import Executor, cpu_bound, current_task
+from lines import hear, say
+
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+other_variable: ContextVar[str] = ContextVar("other_variable", default="unset")
+
+
+class TwoArgumentsError(Exception):
+    """Its `__init__` takes other arguments than `Exception` keeps."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} ({code})")
+        self.code = code
+
+
+class PrefixingError(Exception):
+    """Made from one argument, and keeps another: calling it again with what it keeps changes its text."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no {name}")
+
+
+class LockedError(Exception):
+    """Holds what can't be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("locked")
+        self.lock = threading.Lock()
+
+
+class Explosive:
+    """Pickles, and raises when it is unpickled in a process other than its maker's."""
+
+    def __init__(self, kind: type[BaseException] = ValueError) -> None:
+        self.kind = kind
+        self.pid = os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["pid"] != os.getpid():
+            raise state["kind"]("unpickled elsewhere")
+        self.__dict__.update(state)
+
+
+class ExplosiveError(Exception):
+    """As `Explosive`, for an exception."""
+
+    def __init__(self) -> None:
+        super().__init__("explosive")
+        self.load = Explosive()
+
+
+class Stubborn:
+    """Raises when it is pickled."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        raise self.kind("won't be pickled")
+
+
+def identity(value: Any = None) -> Any:
+    return value
+
+
+def length(value: Any) -> int:
+    return len(value)
+
+
+def pid(*_: Any) -> int:
+    return os.getpid()
+
+
+def say_pid(path: str) -> int:
+    say(path, os.getpid())
+    return os.getpid()
+
+
+def talk(says: str, hears: str) -> int:
+    """Say the process id, then wait for an answer."""
+    say(says, os.getpid())
+    hear(hears)
+    return os.getpid()
+
+
+def make(factory: Any, *args: Any) -> Any:
+    """Return what only the worker has: `factory(*args)`."""
+    return factory(*args)
+
+
+def make_text(size: int) -> str:
+    return "x" * size
+
+
+def make_numbers(count: int) -> list[str]:
+    return [str(number) for number in range(count)]
+
+
+def make_lock() -> Any:
+    return threading.Lock()
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def raise_it(factory: Any, *args: Any) -> None:
+    raise factory(*args)
+
+
+def raise_richly() -> None:
+    try:
+        {}["missing"]
+    except KeyError as error:
+        failure = TwoArgumentsError(7, "no luck")
+        failure.add_note("a note of the task")
+        raise failure from error
+
+
+def raise_while_handling() -> None:
+    try:
+        {}["missing"]
+    except KeyError:
+        raise ValueError("second")  # noqa: B904  (its context is what is tested)
+
+
+# --- ways to die ------------------------------------------------------------------------------------------
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def kill_self(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def exit_with(code: int) -> None:
+    os._exit(code)
+
+
+def log_and_exit(code: int) -> None:
+    logging.getLogger("tests.crash").warning("last words")
+    os._exit(code)
+
+
+def log_and_segfault() -> None:
+    logging.getLogger("tests.crash").warning("last words")
+    ctypes.string_at(0)
+
+
+def close_every_descriptor() -> None:
+    os.closerange(3, 256)
+
+
+def leave_child_behind(path: str) -> None:
+    """Say the ids of this process and of a child that holds all its descriptors, then die."""
+    child = subprocess.Popen(["sleep", "1000"], close_fds=False, start_new_session=True)
+    say(path, f"{os.getpid()} {child.pid}")
+    os._exit(3)
+
+
+# --- ways to stay -----------------------------------------------------------------------------------------
+
+
+def stay(path: str | None = None) -> None:
+    if path:
+        say(path, os.getpid())
+    while True:
+        time.sleep(1000)
+
+
+def stop_self(path: str) -> None:
+    say(path, os.getpid())
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def spin(path: str) -> None:
+    say(path, os.getpid())
+    while True:
+        pass
+
+
+def power(path: str) -> None:
+    """Keep the interpreter's lock in C code for minutes."""
+    say(path, os.getpid())
+    pow(3, 10**8)
+
+
+def digest(path: str) -> None:
+    """Compute in C code for minutes."""
+    say(path, os.getpid())
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+
+def sleep_in_c(path: str) -> None:
+    """Keep the interpreter's lock while the process sleeps."""
+    say(path, os.getpid())
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def stay_with_grandchild(path: str) -> None:
+    child = subprocess.Popen(["sleep", "1000"])
+    say(path, f"{os.getpid()} {child.pid}")
+    child.wait()
+
+
+def ignore_signals(says: str, hears: str) -> str:
+    say(says, os.getpid())
+    return hear(hears)
+
+
+# --- what else tasks do -----------------------------------------------------------------------------------
+
+
+def fork() -> int:
+    """Return in both processes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    return os.getpid()
+
+
+def terminate_child() -> int:
+    """Run a program, terminate it politely, and return its exit code."""
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        child.terminate()
+        return child.wait()
+
+
+def terminate_fork(path: str) -> int:
+    """Fork, terminate the child politely, and return the signal that ended it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        say(path, "forked")
+        time.sleep(1000)
+        os._exit(0)
+    hear(path)
+    os.kill(child, signal.SIGTERM)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+def leave_thread() -> int:
+    """Leave a thread behind that would keep the process from ending."""
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return os.getpid()
+
+
+def task_identity() -> tuple[int | None, str]:
+    return current_task().id, current_task().name
+
+
+def describe_process() -> dict[str, Any]:
+    return {
+        "nice": os.nice(0),
+        "pid": os.getpid(),
+        "group": os.getpgid(0),
+        "session": os.getsid(0),
+        "stdin": sys.stdin.read(),
+    }
+
+
+def print_both(text: str) -> None:
+    print(f"printed {text}", flush=True)  # noqa: T201
+    os.write(1, f"written {text}\n".encode())
+    subprocess.run(["echo", f"echoed {text}"], check=True)
+
+
+def read_variables() -> tuple[str, str]:
+    return variable.get(), other_variable.get()
+
+
+async def read_variables_later() -> tuple[str, str]:
+    await asyncio.sleep(0)
+    return read_variables()
+
+
+def set_variables(value: str) -> None:
+    variable.set(value)
+    other_variable.set(value)
+
+
+async def set_variables_later(value: str) -> None:
+    set_variables(value)
+
+
+def append_line(path: str, text: object) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, f"{text}\n".encode())
+    os.close(fd)
+
+
+def allocate(size: int) -> int:
+    """Keep memory for as long as the worker lives."""
+    _kept.append(b"x" * size)
+    return os.getpid()
+
+
+_kept: list[bytes] = []
+
+
+def return_awaitable(value: int) -> Any:
+    return add_later(value, 1)
+
+
+async def add_later(a: int, b: int) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+
+async def loop_identity() -> int:
+    return id(asyncio.get_running_loop())
+
+
+@cpu_bound
+async def marked_later(value: int) -> tuple[int, int]:
+    await asyncio.sleep(0)
+    return value, os.getpid()
+
+
+async def raise_in_subtask() -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    await asyncio.create_task(leave())
+
+
+async def raise_later(factory: Any, *args: Any) -> None:
+    await asyncio.sleep(0)
+    raise factory(*args)
+
+
+def nested_executor() -> list[int]:
+    """Use an executor of this task's own, with a worker of its own."""
+
+    async def main() -> list[int]:
+        async with Executor(threads=1, processes=1) as executor:
+            there = await executor.options(tag="cpu").run(os.getpid)
+            return [os.getpid(), there, await executor.run(os.getpid)]
+
+    return asyncio.run(main())
+
+
+def log(name: str, level: int, text: str, *args: Any, **extra: Any) -> None:
+    logging.getLogger(name).log(level, text, *args, extra=extra or None)
+
+
+def log_exception(name: str) -> None:
+    try:
+        raise ValueError("logged")
+    except ValueError:
+        logging.getLogger(name).exception("it failed")
+
+
+def log_local_text(name: str) -> int:
+    """Log something whose type no other process can import."""
+
+    class Text(str):
+        __slots__ = ()
+
+    logging.getLogger(name).warning("with an extra", extra={"text": Text("local")})
+    return os.getpid()
+
+
+def log_many(name: str, count: int) -> None:
+    for number in range(count):
+        logging.getLogger(name).warning("record %d", number)
+
+
+def log_then_wait(name: str, says: str, hears: str) -> None:
+    logging.getLogger(name).warning("under way")
+    say(says, os.getpid())
+    hear(hears)
+
+
+# --- setups of workers ------------------------------------------------------------------------------------
+
+
+def setup_fails(_worker: Any, text: str) -> Any:
+    raise RuntimeError(text)
+
+
+def setup_exits(_worker: Any, code: int) -> Any:
+    os._exit(code)
+
+
+def setup_unless(_worker: Any, path: str) -> Any:
+    """Fail while there is a file at `path`."""
+    if os.path.exists(path):
+        raise RuntimeError("not yet")
+    return identity
+
+
+def setup_counts(_worker: Any, path: str) -> Any:
+    append_line(path, os.getpid())
+    return identity
+
+
+def setup_doubles(_worker: Any) -> Any:
+    """Wrap each task's function in one that doubles."""
+
+    def dress(function: Any) -> Any:
+        def doubled(*args: Any, **kwargs: Any) -> Any:
+            return 2 * function(*args, **kwargs)
+
+        return doubled
+
+    return dress
+
+
