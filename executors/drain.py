@@ -21,6 +21,9 @@ logger = logging.getLogger("executors")
 STOP_TIME = 0.5
 """Seconds that work has to stop once the deadline has passed, before it is abandoned."""
 
+MOST_NAMED = 50
+"""How many tasks a report names when it is written out."""
+
 CLOSE_TIME = 0.4
 """Seconds that the backends have to close, before they are made to."""
 
@@ -85,7 +88,10 @@ class DrainReport:
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.states.items()) or "nothing under way"
         lines = [f"drained in {self.duration:.2f} s of {self.timeout:g} s: {counts}"]
-        lines += [str(task) for task in self.unsuccessful]
+        named = sorted(self.unsuccessful, key=lambda task: not task.abandoned)
+        lines += [str(task) for task in named[:MOST_NAMED]]
+        if len(named) > MOST_NAMED:
+            lines.append(f"and {len(named) - MOST_NAMED} more, which `unsuccessful` has")
         return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from executors.backends.process.pool import ProcessBackend
+    from executors.backends.process.backend import ProcessBackend
 
 __all__ = ["ProcessBackend"]
 
@@ -17,6 +17,6 @@ __all__ = ["ProcessBackend"]
 def __getattr__(name: str) -> Any:
     if name != "ProcessBackend":  # a worker imports this package, and must not import the pool with it
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from executors.backends.process.pool import ProcessBackend  # noqa: PLC0415
+    from executors.backends.process.backend import ProcessBackend  # noqa: PLC0415
 
     return ProcessBackend

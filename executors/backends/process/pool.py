@@ -1,28 +1,24 @@
-"""`ProcessBackend`: the parent's side. All state is here, and changes on the loop's thread alone."""
+"""The worker processes as the parent sees them. All state is here, and changes on the loop's thread alone."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from executors.backends.backlog import Backlog
-from executors.backends.base import ExecutorBackend, Job
-from executors.backends.process import logs, pickling
+from executors.backends.base import Job
+from executors.backends.process import logs
 from executors.backends.process.channel import Kind, LoopChannel, frame
 from executors.backends.process.circuit import StartCircuit
 from executors.backends.process.launcher import ExitWatch, Launched, SideThread, launch
-from executors.backends.process.worker import MAIN_NAME
-from executors.context import CarriedVariables
-from executors.errors import ConfigurationError, SerializationError, WorkerLostError
-from executors.loops import EventLoop, Waiter
-from executors.options import whole_number
+from executors.errors import WorkerLostError
+from executors.loops import Cancellable, EventLoop, Waiter
 
-INLINE_LIMIT = 256 * 1024
-"""Payloads of up to so many bytes are pickled and unpickled on the loop's thread; larger ones beside it."""
+RETIRE_TIME = 5.0
+"""Seconds that a worker has to exit when it is replaced: a task may have left a thread that doesn't end."""
 
 EXIT_TIME = 0.25
 """Seconds that idle workers have to exit when the backend closes."""
@@ -40,6 +36,7 @@ class Worker:
         self.job: Job | None = None
         self.is_ready = False
         self.is_retiring = False
+        self.patience: Cancellable | None = None
         self.tasks = 0
         self.start_error = ""
 
@@ -49,6 +46,8 @@ class Worker:
 
     def release(self) -> None:
         """Close what is shared with the process."""
+        if self.patience is not None:
+            self.patience.cancel()
         self.watch.close()
         self.channel.close()
         self.launched.board.close()
@@ -64,105 +63,47 @@ class _Queued:
         self.handovers = 0
 
 
-class ProcessBackend(ExecutorBackend):
-    """Runs plain and coroutine functions in worker processes, one task at a time in each.
+class Pool:
+    """The workers of one run of the backend, and the jobs that wait for them.
 
     Args:
-        size: How many workers there may be. They start when needed.
-        nice: Their niceness above the server's.
-        max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
-        memory_limit: Above how many bytes of resident memory a worker is replaced, once its task has ended.
-        max_payload: How many bytes a pickled call or result may have.
-        carried: Context variables that travel along.
-        setup: What a worker calls before its first job: ``"package.module:function"`` and its arguments. It is
-            called with the worker before these, and returns what wraps each task's function.
+        loop: The running loop.
+        size: How many workers there may be.
+        config: Makes what a new worker is told.
+        answered: Called with a job, the kind and body of its worker's answer, and the worker's process id.
+        max_tasks: After how many tasks a worker is replaced; never if None.
+        memory_limit: Above how many bytes of resident memory a worker is replaced; never if None.
     """
-
-    supports_coroutines = True
-    stops_running_tasks = True
-    requires_pickle = True
 
     def __init__(
         self,
+        loop: EventLoop,
         size: int,
         *,
-        nice: int = 10,
-        max_tasks_per_worker: int | None = None,
-        memory_limit: int | None = None,
-        max_payload: int = 256 * 1024 * 1024,
-        carried: CarriedVariables | None = None,
-        setup: tuple[str, tuple[Any, ...]] | None = None,
+        config: Callable[[], dict[str, Any]],
+        answered: Callable[[Job, int, bytes | bytearray, int], None],
+        max_tasks: int | None,
+        memory_limit: int | None,
     ) -> None:
-        if sys.platform == "win32":
-            raise ConfigurationError("the process backend needs a POSIX system, and doesn't run on Windows")
-        self.workers: int = whole_number(size, "the number of processes", least=1)
-        self._nice = nice
-        self._max_tasks = max_tasks_per_worker
-        self._memory_limit = memory_limit
-        self._max_payload = max_payload
-        self._carried = carried or CarriedVariables()
-        self._setup = setup
-
-    def start(self, loop: EventLoop) -> None:
-        """Get ready; the first worker starts with the first job."""
         self._loop = loop
+        self._size = size
+        self._config = config
+        self._answered = answered
+        self._max_tasks = max_tasks
+        self._memory_limit = memory_limit
         self._backlog = Backlog()
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
         self._launching = 0
         self._closing = False
         self._all_gone: Waiter | None = None
-        self._circuit = StartCircuit()
         self._launcher = SideThread("executors-launcher", loop)
-        self._pickler = SideThread("executors-pickler", loop)
-        self._main = main_script()
-        main = sys.modules.get("__main__")
-        if main is not None:
-            sys.modules[MAIN_NAME] = main  # results of classes of the main script come back under that name
+        self.circuit = StartCircuit()
 
-    @property
-    def unavailable(self) -> str | None:  # type: ignore[override]
-        """Say so while workers fail to start."""
-        return self._circuit.reason
+    # --- jobs -------------------------------------------------------------------------------------------------
 
-    # --- jobs in ------------------------------------------------------------------------------------------
-
-    def submit(self, job: Job) -> None:
-        """Pickle the call, and queue it for the next worker."""
-        try:
-            payload = self._dump(job, min(INLINE_LIMIT, self._max_payload))
-        except pickling.TooLargeError:
-            self._pickler.call(
-                lambda: self._dump(job, self._max_payload), lambda data, error: self._dumped(job, data, error)
-            )
-        else:
-            self._enqueue(job, payload)
-
-    def _dump(self, job: Job, limit: int) -> bytes:
-        return pickling.dump_call(
-            job.handle.name,
-            job.function,
-            job.args,
-            job.kwargs,
-            self._carried.capture(job.context),
-            limit,
-            main_is_importable=self._main is not None,
-        )
-
-    def _dumped(self, job: Job, payload: bytes, error: Exception | None) -> None:
-        if job.handle.done():
-            return
-        if isinstance(error, pickling.TooLargeError):
-            error = SerializationError(
-                f"the arguments of task {job.handle.name!r} take more than the {self._max_payload} bytes allowed "
-                "(EXECUTOR_MAX_PAYLOAD): hand over what identifies them (a path, a key)"
-            )
-        if error is not None:
-            job.fail(error)
-        else:
-            self._enqueue(job, payload)
-
-    def _enqueue(self, job: Job, payload: bytes) -> None:
+    def submit(self, job: Job, payload: bytes) -> None:
+        """Queue a job for the next worker."""
         job.args, job.kwargs = (), {}  # the payload has them; a queued task takes no more memory than it must
         job.token = _Queued(payload)
         self._backlog.append(job)
@@ -176,7 +117,11 @@ class ProcessBackend(ExecutorBackend):
             return
         for worker in self._workers:
             if worker.job is job:
+                worker.is_retiring = True
                 worker.launched.kill()
+                return
+        job.cancelled()  # its worker died before it had begun, and it waits for another
+        self._backlog.forget(job)
 
     # --- workers ------------------------------------------------------------------------------------------
 
@@ -186,8 +131,8 @@ class ProcessBackend(ExecutorBackend):
             if job.token.handovers or job.start():
                 self._assign(self._idle.pop(), job)
         starting = self._launching + sum(not worker.is_ready for worker in self._workers)
-        room = self.workers - len(self._workers) - self._launching
-        if self._closing or time.monotonic() < self._circuit.closed_until:
+        room = self._size - len(self._workers) - self._launching
+        if self._closing or time.monotonic() < self.circuit.closed_until:
             return
         for _ in range(min(room, len(self._backlog) - starting)):
             self._launching += 1
@@ -214,24 +159,12 @@ class ProcessBackend(ExecutorBackend):
             return
         worker.channel.send(frame(Kind.CONFIG, pickle.dumps(self._config())))
 
-    def _config(self) -> dict[str, Any]:
-        return {
-            "argv": sys.argv,
-            "log_levels": logs.levels_of_loggers(),
-            "main": self._main,
-            "max_payload": self._max_payload,
-            "nice": self._nice,
-            "parent": os.getpid(),
-            "path": sys.path,
-            "setup": self._setup,
-        }
-
     def _heard(self, worker: Worker, kind: int, task_id: int, cpu_time: float, body: bytes | bytearray) -> None:
         if kind == Kind.LOG:
             logs.replay(body, worker.pid)
         elif kind == Kind.READY:
             worker.is_ready = True
-            self._circuit.started()
+            self.circuit.started()
             self._free(worker)
         elif kind == Kind.NOT_READY:
             worker.start_error = body.decode(errors="replace")
@@ -240,12 +173,11 @@ class ProcessBackend(ExecutorBackend):
             worker.tasks += 1
             job.handle.cpu_time = cpu_time
             self._free(worker)
-            if len(body) <= INLINE_LIMIT:
-                _report(job, kind, body, worker.pid)
-            else:
-                self._pickler.call(lambda: _report(job, kind, body, worker.pid), lambda _, __: None)
+            self._answered(job, kind, body, worker.pid)
 
     def _free(self, worker: Worker) -> None:
+        if worker.is_retiring:
+            return
         too_large = self._memory_limit is not None and resident_memory(worker.pid) > self._memory_limit
         if too_large or (self._max_tasks is not None and worker.tasks >= self._max_tasks) or self._closing:
             self._retire(worker)
@@ -256,6 +188,7 @@ class ProcessBackend(ExecutorBackend):
     def _retire(self, worker: Worker) -> None:
         worker.is_retiring = True
         worker.channel.send(frame(Kind.EXIT))
+        worker.patience = self._loop.call_later(RETIRE_TIME, worker.launched.kill)
 
     def _exited(self, worker: Worker) -> None:
         worker.channel.read()  # it may have answered before it ended
@@ -281,21 +214,21 @@ class ProcessBackend(ExecutorBackend):
             job.lost(WorkerLostError(job.handle.name, job.handle.id, worker.pid, exitcode))
 
     def _start_failed(self, detail: str) -> None:
-        delay = self._circuit.failed(time.monotonic(), detail)
+        delay = self.circuit.failed(time.monotonic(), detail)
         self._loop.call_later(delay, self._try_again)
-        if self._circuit.is_open:
+        if self.circuit.is_open:
             while (job := self._backlog.popleft()) is not None:
                 handle = job.handle
-                job.lost(WorkerLostError(handle.name, handle.id, None, None, f": {self._circuit.reason}"))
+                job.lost(WorkerLostError(handle.name, handle.id, None, None, f": {self.circuit.reason}"))
 
     def _try_again(self) -> None:
-        self._circuit.half_open()
+        self.circuit.half_open()
         self._schedule()
 
     # --- the end ------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Have idle workers exit, kill the others, and wait until all are reaped."""
+        """End every worker: have idle ones exit, kill the others, and wait until all are reaped."""
         self._closing = True
         self._all_gone = self._loop.new_waiter()
         for worker in self._workers:
@@ -309,7 +242,6 @@ class ProcessBackend(ExecutorBackend):
         await self._all_gone
         impatience.cancel()
         self._launcher.close()
-        self._pickler.close()
 
     def _kill_all(self) -> None:
         for worker in self._workers:
@@ -329,41 +261,6 @@ class ProcessBackend(ExecutorBackend):
             worker.release()
         self._idle.clear()
         self._launcher.close()
-        self._pickler.close()
-
-
-def _report(job: Job, kind: int, body: bytes | bytearray, pid: int) -> None:
-    """Decode what came of a job, and report it. Any thread. Decoding runs the user's code."""
-    name = job.handle.name
-    try:
-        if kind == Kind.VALUE:
-            value = pickle.loads(body)
-        elif kind == Kind.ERROR:
-            error = pickling.load_error(body, f"worker process {pid}")
-        else:
-            error = SerializationError(f"task {name!r}: {body.decode(errors='replace')}")
-    except BaseException as problem:  # noqa: BLE001  (it fails this task, whatever it is)
-        error = SerializationError(
-            f"what came of task {name!r} can't be unpickled here: {type(problem).__name__}: {problem}"
-        )
-        error.__cause__ = problem
-    else:
-        if kind == Kind.VALUE:
-            job.succeed(value)
-            return
-    job.fail(error)
-
-
-def main_script() -> dict[str, str] | None:
-    """Tell how a worker can import the main script; None if it can't (an interactive session, ``-c``)."""
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
-        return {"module": spec.name}
-    path = getattr(main, "__file__", None)
-    if path is None or not Path(path).is_file():
-        return None
-    return {"path": str(Path(path).absolute())}
 
 
 def resident_memory(pid: int) -> float:
