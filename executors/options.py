@@ -5,7 +5,7 @@ A worker process imports this module with every function that is marked, so it i
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -26,7 +26,7 @@ def positive_seconds(value: object, what: str, *, zero: bool = False) -> float:
     Raises:
         ConfigurationError: It is not a finite number above zero (or, with `zero`, not below it).
     """
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not fine or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
         bound = "of at least 0" if zero else "above 0"
         raise ConfigurationError(f"{what} is {value!r}, and must be a finite number of seconds {bound}")

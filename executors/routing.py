@@ -61,12 +61,14 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
             )
         raise InvalidTaskError(f"{function!r} is a {type(function).__name__}, which can't be called")
     flags = _flags(function)
+    if flags & (_COROUTINE | _ITERABLE_COROUTINE):  # types.coroutine leaves a generator function's flag in place
+        return True
     if flags & (_GENERATOR | _ASYNC_GENERATOR):
         raise InvalidTaskError(
             f"{name_of(function)} is a generator function, and a task ends with one value: return a list, or "
             "use `executor.map` over the items"
         )
-    return bool(flags & (_COROUTINE | _ITERABLE_COROUTINE))
+    return False
 
 
 def name_of(function: Callable[..., Any]) -> str:

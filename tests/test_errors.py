@@ -1,0 +1,98 @@
+"""Every error: one base, its data as attributes, a sentence as its text, and it survives pickling."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+
+import pytest
+
+from executors import errors
+
+CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, BaseException)]
+SAMPLES = [
+    errors.ExecutorError("a text"),
+    errors.ConfigurationError("a text"),
+    errors.AppNotFoundError("a text"),
+    errors.InvalidTaskError("a text"),
+    errors.ExecutorClosedError("a text"),
+    errors.ExecutorInWorkerError("a text"),
+    errors.WrongThreadError("a text"),
+    errors.DeadlockError("a text"),
+    errors.TaskNotFinishedError("a text"),
+    errors.QueueFullError("thread", 7),
+    errors.BackendUnavailableError("thread", "a reason"),
+    errors.TaskError("render", 3),
+    errors.TaskCancelledError("render", 3),
+    errors.TaskTimeoutError("render", 3, 1.5),
+    errors.TaskExitedError("render", 3, "SystemExit(1)"),
+    errors.WorkerLostError("render", 3, 4711, -9, ": memory"),
+    errors.SerializationError("a text"),
+]
+
+
+def named(error: BaseException) -> str:
+    return type(error).__name__
+
+
+def test_samples_are_complete() -> None:
+    """Each error class of the module has a sample below, so that none escapes the other tests."""
+    assert {type(sample) for sample in SAMPLES} == set(CLASSES)
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=named)
+def test_error_pickles(error: errors.ExecutorError) -> None:
+    """An error comes back from pickling with its type, text, arguments and attributes."""
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        copy = pickle.loads(pickle.dumps(error, protocol))
+        assert type(copy) is type(error)
+        assert str(copy) == str(error)
+        assert copy.args == error.args
+        assert vars(copy) == vars(error)
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=named)
+def test_error_has_base_docstring_and_name(error: errors.ExecutorError) -> None:
+    """An error derives from the one base, is documented, and its name ends in Error."""
+    assert isinstance(error, errors.ExecutorError)
+    assert type(error).__doc__
+    assert type(error).__name__.endswith("Error")
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (errors.QueueFullError("thread", 7), ["'thread'", "7", "executor.run"]),
+        (errors.BackendUnavailableError("thread", "it is full of stuck tasks"), ["'thread'", "stuck tasks"]),
+        (errors.TaskCancelledError("render", 3), ["'render'", "3", "cancelled"]),
+        (errors.TaskTimeoutError("render", 3, 1.5), ["'render'", "1.5 s"]),
+        (errors.TaskExitedError("render", 3, "SystemExit(1)"), ["'render'", "SystemExit(1)", "may not"]),
+        (errors.WorkerLostError("render", 3, 4711, -9), ["'render'", "4711", "SIGKILL"]),
+        (errors.WorkerLostError("render", 3, 4711, 2, ": why"), ["exited with code 2", ": why"]),
+        (errors.WorkerLostError("render", 3, None, None), ["a worker process", "unknown"]),
+    ],
+    ids=lambda value: named(value) if isinstance(value, Exception) else None,
+)
+def test_text_tells_what_happened(error: errors.ExecutorError, parts: list[str]) -> None:
+    """The text holds the values, and a word on what to do."""
+    for part in parts:
+        assert part in str(error)
+
+
+def test_signal_of_a_lost_worker() -> None:
+    """A lost worker's signal is read from its exit code, where there is a name for it."""
+    assert errors.WorkerLostError("t", 1, 2, -11).signal is signal.SIGSEGV
+    assert errors.WorkerLostError("t", 1, 2, 1).signal is None
+    assert errors.WorkerLostError("t", 1, 2, None).signal is None
+    unnamed = errors.WorkerLostError("t", 1, 2, -200)
+    assert unnamed.signal is None
+    assert "200" in str(unnamed)
+
+
+def test_timeouts_are_timeouts() -> None:
+    """Code that catches TimeoutError catches these; a timeout's arguments aren't taken for an errno."""
+    error = errors.TaskTimeoutError("render", 3, 1.5)
+    assert isinstance(error, TimeoutError)
+    assert error.errno is None
+    assert isinstance(errors.TaskNotFinishedError("x"), TimeoutError)
+    assert not isinstance(errors.TaskCancelledError("render", 3), TimeoutError)

@@ -1,0 +1,155 @@
+"""What can be said of a task: the options, their checks, and the marks."""
+
+from __future__ import annotations
+
+import functools
+import math
+import pickle
+from typing import Any
+
+import pytest
+
+from executors import ConfigurationError, InvalidTaskError, TaskOptions, cpu_bound, io_bound, task
+from executors.options import MARK, NO_OPTIONS, positive_seconds, whole_number
+
+BAD_SECONDS: list[Any] = [-1, 0, -0.0, math.nan, math.inf, -math.inf, "5", True, [], 10**400]
+BAD_COUNTS: list[Any] = [-1, 0, 1.5, math.nan, "3", True, []]
+
+
+def plain(x: int) -> int:
+    return x
+
+
+@pytest.mark.parametrize("value", BAD_SECONDS, ids=lambda value: str(value)[:10])
+def test_bad_timeout_is_refused(value: Any) -> None:
+    """A timeout that is no finite number above zero is refused, by name and value."""
+    with pytest.raises(ConfigurationError, match="timeout"):
+        TaskOptions(timeout=value)
+
+
+@pytest.mark.parametrize("value", BAD_COUNTS, ids=str)
+def test_bad_concurrency_is_refused(value: Any) -> None:
+    """A concurrency that is no whole number of at least one is refused, by name and value."""
+    with pytest.raises(ConfigurationError, match="max_concurrency"):
+        TaskOptions(max_concurrency=value)
+
+
+@pytest.mark.parametrize("value", ["", 5, b"cpu"], ids=str)
+@pytest.mark.parametrize("option", ["tag", "name"])
+def test_bad_text_is_refused(option: str, value: Any) -> None:
+    """A tag or a name that is empty or no text is refused."""
+    with pytest.raises(ConfigurationError, match=option):
+        TaskOptions.checked({option: value})
+
+
+def test_message_names_the_value() -> None:
+    """The message tells what was given and what would do."""
+    with pytest.raises(ConfigurationError, match="-3.*above 0"):
+        positive_seconds(-3, "the option timeout")
+    with pytest.raises(ConfigurationError, match="'x'.*at least 2"):
+        whole_number("x", "a size", least=2)
+
+
+def test_zero_seconds_where_they_may_be() -> None:
+    """A duration that may be zero takes zero, and still nothing below it."""
+    assert positive_seconds(0, "a patience", zero=True) == 0.0
+    with pytest.raises(ConfigurationError, match="at least 0"):
+        positive_seconds(-1, "a patience", zero=True)
+
+
+def test_unknown_option_is_refused() -> None:
+    """An option that doesn't exist is named, with those that do."""
+    with pytest.raises(ConfigurationError, match="'time_out'.*max_concurrency.*timeout"):
+        TaskOptions.checked({"time_out": 5})
+
+
+def test_options_are_immutable() -> None:
+    """Options can't be changed once made."""
+    options = TaskOptions(tag="cpu")
+    with pytest.raises(AttributeError, match="immutable"):
+        options.tag = "io"
+    assert options.tag == "cpu"
+
+
+def test_options_compare_hash_and_pickle() -> None:
+    """Options are values: equal ones are equal, hash alike, and come back from pickling."""
+    one, same = TaskOptions(tag="cpu", timeout=5), TaskOptions(tag="cpu", timeout=5.0)
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != TaskOptions(tag="cpu")
+    assert one != "cpu"
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert repr(one) == "TaskOptions(tag='cpu', timeout=5.0)"
+
+
+def test_options_over_others() -> None:
+    """What the first options don't say is taken from the second."""
+    first, second = TaskOptions(tag="cpu", timeout=5), TaskOptions(timeout=9, name="b")
+    assert first.over(second) == TaskOptions(tag="cpu", timeout=5, name="b")
+    assert first.over(NO_OPTIONS) == first
+    assert NO_OPTIONS.over(second) == second
+
+
+@pytest.mark.parametrize("mark", [io_bound, cpu_bound])
+def test_mark_returns_the_function(mark: Any) -> None:
+    """A mark returns the very function, which can still be called and pickled."""
+
+    def function(x: int) -> int:
+        return x + 1
+
+    assert mark(function) is function
+    assert mark(timeout=3)(function) is function
+    assert function(1) == 2
+    assert pickle.loads(pickle.dumps(plain)) is plain
+
+
+def test_marks_say_their_tags() -> None:
+    """io_bound, cpu_bound and task store their tag and options, and whether the function is a coroutine one."""
+
+    async def function() -> None: ...
+
+    assert getattr(io_bound(function), MARK) == (TaskOptions(tag="io"), True)
+    marked = cpu_bound(timeout=3, name="n", max_concurrency=2)(function)
+    assert getattr(marked, MARK) == (TaskOptions(tag="cpu", timeout=3, name="n", max_concurrency=2), True)
+    assert getattr(task("reports", timeout=1)(lambda: None), MARK) == (TaskOptions(tag="reports", timeout=1), False)
+
+
+def test_partial_can_be_marked() -> None:
+    """A partial takes a mark of its own, and the function underneath doesn't get it."""
+    partial = cpu_bound(functools.partial(plain, 1))
+    assert getattr(partial, MARK)[0] == TaskOptions(tag="cpu")
+    assert not hasattr(plain, MARK)
+
+
+def test_task_without_a_tag_is_refused() -> None:
+    """`@task` without its tag says how to write it."""
+    with pytest.raises(ConfigurationError, match="@task"):
+        task(plain)  # type: ignore[arg-type]
+
+
+def test_bad_mark_option_is_refused_at_once() -> None:
+    """An option of a mark is checked when the mark is written, not when the task runs."""
+    with pytest.raises(ConfigurationError, match="timeout"):
+        cpu_bound(timeout=-1)
+    with pytest.raises(ConfigurationError, match="'retries'"):
+        io_bound(retries=3)  # type: ignore[call-overload]
+
+
+def test_what_takes_no_mark_is_refused() -> None:
+    """A builtin takes no attribute: the error tells what to do instead."""
+    with pytest.raises(InvalidTaskError, match=r"executor\.options"):
+        cpu_bound(len)
+
+
+def test_generator_function_is_refused_by_the_mark() -> None:
+    """A generator function can't be a task, and its mark says so."""
+
+    def numbers() -> Any:
+        yield 1
+
+    async def async_numbers() -> Any:
+        yield 1
+
+    for function in (numbers, async_numbers):
+        with pytest.raises(InvalidTaskError, match="generator function"):
+            cpu_bound(function)
