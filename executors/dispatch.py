@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from executors.admission import Admission, ConcurrencyLimits
+from executors.admission import Admission, ConcurrencyLimits, Phase
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.loop import LoopBackend
 from executors.context import running
@@ -119,8 +119,13 @@ class Dispatcher:
             self.loop.post(function, job)
 
     def _dispatch(self, job: Job) -> None:
+        if self.admission.phase is Phase.CLOSED:  # since another thread took it in
+            self.deadlines.cancel(job)
+        if job.handle.done():
+            return
+        job.dispatched = True
         self._hooks.tell(TaskSubmitted, job.handle)
-        if job.handle.state is QUEUED and self._limits.may_go(job):
+        if self._limits.may_go(job):
             self._hand_over(job)
 
     def _hand_over(self, job: Job) -> None:
@@ -195,7 +200,9 @@ class Dispatcher:
         if job.handle.finish(CANCELLED, None, error, queued_only=True) is None:
             return False
         del self.active[job.handle.id]
-        if not self._limits.forget(job):
+        if not job.dispatched:  # submitted by another thread, and the word of it is on its way
+            self._hooks.tell(TaskSubmitted, job.handle)
+        elif not self._limits.forget(job):
             job.backend.cancel(job)
         self._tell_end(job.handle, QUEUED)
         self._left(job)

@@ -44,9 +44,9 @@ def test_bad_text_is_refused(option: str, value: Any) -> None:
 
 def test_message_names_the_value() -> None:
     """The message tells what was given and what would do."""
-    with pytest.raises(ConfigurationError, match="-3.*above 0"):
+    with pytest.raises(ConfigurationError, match=r"-3.*above 0"):
         positive_seconds(-3, "the option timeout")
-    with pytest.raises(ConfigurationError, match="'x'.*at least 2"):
+    with pytest.raises(ConfigurationError, match=r"'x'.*at least 2"):
         whole_number("x", "a size", least=2)
 
 
@@ -59,7 +59,7 @@ def test_zero_seconds_where_they_may_be() -> None:
 
 def test_unknown_option_is_refused() -> None:
     """An option that doesn't exist is named, with those that do."""
-    with pytest.raises(ConfigurationError, match="'time_out'.*max_concurrency.*timeout"):
+    with pytest.raises(ConfigurationError, match=r"'time_out'.*max_concurrency.*timeout"):
         TaskOptions.checked({"time_out": 5})
 
 

@@ -27,6 +27,10 @@ def old_style() -> Generator[None]:
     yield
 
 
+def returns_coroutine() -> Any:
+    return coroutine()
+
+
 class Plain:
     def method(self) -> None: ...
 
@@ -76,7 +80,7 @@ def wrapping(function: Callable[..., Any], *, asynchronous: bool) -> Callable[..
         pytest.param(functools.partial(Async()), True, id="partial of an async __call__"),
         pytest.param(types.MethodType(Async(), 1), True, id="method of an async __call__"),
         pytest.param(Async, False, id="class whose instances are async"),
-        pytest.param(lambda: coroutine(), False, id="lambda that returns a coroutine"),
+        pytest.param(returns_coroutine, False, id="function that returns a coroutine"),
         pytest.param(len, False, id="builtin"),
         pytest.param([].append, False, id="builtin method"),
         pytest.param(functools.lru_cache(coroutine), False, id="cached coroutine function"),

@@ -47,6 +47,7 @@ class Job:
         timeout: Seconds that it may run, or None. The executor's affair, for a backend's information.
         max_concurrency: How many jobs of `key` may run at a time, or None.
         key: What `max_concurrency` counts by.
+        dispatched: Whether the executor has seen to it: a job is submitted by any thread, and seen to on the loop's.
         counted: Whether it is among those that `max_concurrency` counts.
         stop: Set once the job has been told to stop, by its timeout, `cancel()` or a drain.
         timer: What will time it out.
@@ -60,6 +61,7 @@ class Job:
         "backend",
         "context",
         "counted",
+        "dispatched",
         "function",
         "grace",
         "handle",
@@ -99,6 +101,7 @@ class Job:
         self.timeout = timeout
         self.max_concurrency = max_concurrency
         self.key = key
+        self.dispatched = False
         self.counted = False
         self.stop: Stop | None = None
         self.timer: Cancellable | None = None
