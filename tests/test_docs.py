@@ -1,0 +1,208 @@
+"""The documentation holds: its Python runs, prints what it says, and its tables match the code.
+
+How blocks are tested: each ```python block of README.md and docs/**/*.md names, in its first line, the file that it is:
+``# app.py`` begins (or replaces) that file, ``# app.py, continued`` adds to it. The blocks of one page are written,
+in order, into one temporary folder, and each is run there as soon as it is written, as a reader would run it:
+``python app.py`` in a process of its own, ``python -m pytest test_app.py`` where it is a test module. It must end with
+exit code 0. Where a ```text block follows with nothing but blank lines between, that is what the script prints, word
+for word, except that ``...`` stands for anything within its line. A block without a file's name fails the test, so
+that none is skipped; what isn't meant to be run is fenced as something else than ``python``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import executors
+import executors.backends
+import pytest
+from executors import errors
+from executors.backends import ExecutorBackend
+from executors.errors import ConfigurationError, ExecutorError
+from executors.quart.config import settings_of
+from executors.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TIME_LIMIT = 30
+
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"# (\w+\.py)(, continued)?\n")
+
+
+@dataclass
+class Block:
+    """A block of Python, and what it prints, if the page says so."""
+
+    line: int
+    code: str
+    output: str | None
+
+
+def python_blocks(text: str) -> list[Block]:
+    blocks: list[Block] = []
+    end_of_last_python = None
+    for fence in FENCE.finditer(text):
+        language, body = fence.groups()
+        if language == "python":
+            blocks.append(Block(text.count("\n", 0, fence.start()) + 1, body, None))
+            end_of_last_python = fence.end()
+        elif language == "text" and end_of_last_python and not text[end_of_last_python : fence.start()].strip():
+            blocks[-1].output = body
+    return blocks
+
+
+def prints(said: str, printed: str) -> bool:
+    """Whether the output is what the page says, where ``...`` stands for anything within its line."""
+    pattern = re.escape(said.strip()).replace(re.escape("..."), "[^\n]*")
+    return re.fullmatch(pattern, printed.strip()) is not None
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page.read_text())], ids=page_id)
+@pytest.mark.timeout(120)
+def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    """Every block runs, after those above it, and prints what the page says."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # a file replaced within a second would be stale
+    for block in python_blocks(page.read_text()):
+        where = f"{page_id(page)}:{block.line}"
+        named = FILE_NAME.match(block.code)
+        assert named, f"{where}: the block's first line must name its file, as in `# app.py`"
+        file = tmp_path / named[1]
+        with file.open("a" if named[2] else "w") as script:
+            script.write(block.code)
+        how = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if file.name.startswith("test_") else []
+        done = subprocess.run(
+            [sys.executable, *how, file.name],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIME_LIMIT,
+            check=False,
+        )
+        assert done.returncode == 0, f"{where}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        if block.output is not None:
+            assert prints(block.output, done.stdout), f"{where}: it prints\n{done.stdout}{done.stderr}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Every relative link is to a file, and every page but the README is linked from another."""
+    linked = set()
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page_id(page)} links to {target}"
+                linked.add((page.parent / target).resolve())
+    assert {page for page in PAGES if page.name != "README.md"} - linked == set()
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def table(page: Path, first_column: str) -> dict[str, dict[str, str]]:
+    """Return the page's table whose first column has this heading: cells by heading, by the row's first cell."""
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in page.read_text().splitlines()
+        if line.startswith("|")
+    ]
+    start = next(number for number, row in enumerate(rows) if row[0] == first_column)
+    heading = rows[start]
+    found = {}
+    for row in rows[start + 2 :]:
+        if len(row) != len(heading):
+            break
+        found[row[0].strip("`")] = dict(zip(heading, row, strict=True))
+    return found
+
+
+DEFAULTS_IN_WORDS = {
+    "threads": "min(32, CPUs + 4)",
+    "processes": "the CPUs that this process may use",
+    "worker_app": "found by itself",
+    "contextvars": "none",
+    "backends": "none",
+    "tags": '`{"cpu": "process"}`',
+    "max_tasks_per_worker": "none",
+    "worker_memory_limit": "none",
+}
+
+
+def test_every_key_has_its_row() -> None:
+    """The table of keys has each setting with the keyword that it is, and its default."""
+    rows = table(REFERENCE / "configuration.md", "Key")
+    fields = Settings.__dataclass_fields__
+    assert list(rows) == [f"EXECUTOR_{name.upper()}" for name in fields]
+    keywords = inspect.signature(executors.Executor).parameters
+    for name, field in fields.items():
+        row = rows[f"EXECUTOR_{name.upper()}"]
+        assert row["Keyword"] == (f"`{name}`" if name in keywords else "-")
+        if name == "shutdown_timeout":
+            expected = f"`BACKGROUND_TASK_SHUTDOWN_TIMEOUT`, else {settings_of({}).shutdown_timeout:g}; "
+            expected += f"keyword: {field.default:g}"
+        else:
+            expected = DEFAULTS_IN_WORDS.get(name, str(field.default))
+        assert row["Default"] == expected, name
+        assert not row["Default"].startswith("none") or not field.default
+        if name in keywords:
+            assert keywords[name].default == (field.default or None) or name == "contextvars"
+
+
+def test_bad_values_are_refused_as_the_table_says() -> None:
+    """Each value that the table calls bad is refused, with an error that names the key."""
+    for key, row in table(REFERENCE / "configuration.md", "Key").items():
+        bad = re.findall(r"`([^`]+)`", row["Refused"])
+        assert bad, key
+        for value in bad:
+            with pytest.raises(ConfigurationError, match=key):
+                settings_of({key: eval(value)})  # noqa: S307  (the page's own literals)
+
+
+def test_every_error_has_its_row() -> None:
+    """The table of errors has each one, with its bases and attributes, and no other."""
+    rows = table(REFERENCE / "errors.md", "Error")
+    classes = {
+        name: value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, ExecutorError)
+    }
+    assert set(rows) == set(classes)
+    for name, row in rows.items():
+        assert row["Is also a"] == ", ".join(f"`{base.__name__}`" for base in classes[name].__bases__).replace(
+            "`Exception`", "-"
+        )
+        own = set(inspect.signature(classes[name].__init__).parameters) - {"self", "args", "kwargs", "details"}
+        own |= {key for key, value in vars(classes[name]).items() if isinstance(value, property)}
+        assert set(re.findall(r"`(\w+)`", row["Attributes"])) == own, name
+
+
+def test_every_backend_has_its_column() -> None:
+    """The table of capabilities has each attribute of the interface and each backend, as the classes have it."""
+    rows = table(REFERENCE / "backends.md", "Attribute")
+    annotated = list(inspect.get_annotations(ExecutorBackend))
+    assert list(rows) == [name for name in annotated if name not in {"name", "unavailable"}]
+    classes = [name for name in executors.backends.__all__ if name not in {"ExecutorBackend", "Job"}]
+    for attribute, row in rows.items():
+        assert [heading.strip("`") for heading in list(row)[1:]] == classes
+        for name in classes:
+            if attribute == "workers":
+                continue  # each backend's own parameter
+            value = getattr(getattr(executors.backends, name), attribute)
+            assert row[f"`{name}`"] == ("yes" if value else "no"), (name, attribute)
+
+
+def test_every_public_name_is_described() -> None:
+    """The pages of the reference name everything that `import executors` offers."""
+    text = "".join(page.read_text() for page in REFERENCE.glob("*.md"))
+    assert [name for name in executors.__all__ if f"`{name}" not in text] == []
