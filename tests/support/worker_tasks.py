@@ -1,14 +1,11 @@
-"""Task functions that worker processes import."""
+"""Task functions that worker processes import: many times in a run, so what is slow to import is where it is used."""
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
-import hashlib
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,8 +13,9 @@ import warnings
 from contextvars import ContextVar
 from typing import Any
 
-from executors import Executor, cpu_bound, current_task
 from lines import hear, say
+
+from executors import cpu_bound, current_task
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 other_variable: ContextVar[str] = ContextVar("other_variable", default="unset")
@@ -176,7 +174,9 @@ def close_every_descriptor() -> None:
 
 def leave_child_behind(path: str) -> None:
     """Say the ids of this process and of a child that holds all its descriptors, then die."""
-    child = subprocess.Popen(["sleep", "1000"], close_fds=False, start_new_session=True)
+    import subprocess  # noqa: PLC0415
+
+    child = subprocess.Popen(["/bin/sleep", "1000"], close_fds=False, start_new_session=True)
     say(path, f"{os.getpid()} {child.pid}")
     os._exit(3)
 
@@ -210,6 +210,8 @@ def power(path: str) -> None:
 
 def digest(path: str) -> None:
     """Compute in C code for minutes."""
+    import hashlib  # noqa: PLC0415
+
     say(path, os.getpid())
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
@@ -221,7 +223,9 @@ def sleep_in_c(path: str) -> None:
 
 
 def stay_with_grandchild(path: str) -> None:
-    child = subprocess.Popen(["sleep", "1000"])
+    import subprocess  # noqa: PLC0415
+
+    child = subprocess.Popen(["/bin/sleep", "1000"])
     say(path, f"{os.getpid()} {child.pid}")
     child.wait()
 
@@ -246,7 +250,9 @@ def fork() -> int:
 
 def terminate_child() -> int:
     """Run a program, terminate it politely, and return its exit code."""
-    with subprocess.Popen(["sleep", "1000"]) as child:
+    import subprocess  # noqa: PLC0415
+
+    with subprocess.Popen(["/bin/sleep", "1000"]) as child:
         child.terminate()
         return child.wait()
 
@@ -271,6 +277,23 @@ def leave_thread() -> int:
     return os.getpid()
 
 
+def use_cpu(seconds: float) -> None:
+    began = time.process_time()
+    while time.process_time() - began < seconds:
+        pass
+
+
+def nested_pool() -> list[int]:
+    import multiprocessing  # noqa: PLC0415
+
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.map(square, range(3))
+
+
+def square(number: int) -> int:
+    return number * number
+
+
 def task_identity() -> tuple[int | None, str]:
     return current_task().id, current_task().name
 
@@ -286,9 +309,11 @@ def describe_process() -> dict[str, Any]:
 
 
 def print_both(text: str) -> None:
+    import subprocess  # noqa: PLC0415
+
     print(f"printed {text}", flush=True)  # noqa: T201
     os.write(1, f"written {text}\n".encode())
-    subprocess.run(["echo", f"echoed {text}"], check=True)
+    subprocess.run(["/bin/echo", f"echoed {text}"], check=True)
 
 
 def read_variables() -> tuple[str, str]:
@@ -296,6 +321,8 @@ def read_variables() -> tuple[str, str]:
 
 
 async def read_variables_later() -> tuple[str, str]:
+    import asyncio  # noqa: PLC0415
+
     await asyncio.sleep(0)
     return read_variables()
 
@@ -315,6 +342,11 @@ def append_line(path: str, text: object) -> None:
     os.close(fd)
 
 
+def append_and_tell_pid(path: str, text: object) -> int:
+    append_line(path, text)
+    return os.getpid()
+
+
 def allocate(size: int) -> int:
     """Keep memory for as long as the worker lives."""
     _kept.append(b"x" * size)
@@ -329,34 +361,47 @@ def return_awaitable(value: int) -> Any:
 
 
 async def add_later(a: int, b: int) -> int:
+    import asyncio  # noqa: PLC0415
+
     await asyncio.sleep(0)
     return a + b
 
 
 async def loop_identity() -> int:
+    import asyncio  # noqa: PLC0415
+
     return id(asyncio.get_running_loop())
 
 
 @cpu_bound
 async def marked_later(value: int) -> tuple[int, int]:
+    import asyncio  # noqa: PLC0415
+
     await asyncio.sleep(0)
     return value, os.getpid()
 
 
 async def raise_in_subtask() -> None:
+    import asyncio  # noqa: PLC0415
+
     async def leave() -> None:
         raise SystemExit(3)
 
     await asyncio.create_task(leave())
 
 
-async def raise_later(factory: Any, *args: Any) -> None:
+async def raise_later(kind: Any) -> None:
+    import asyncio  # noqa: PLC0415
+
     await asyncio.sleep(0)
-    raise factory(*args)
+    raise asyncio.CancelledError if kind == "asyncio.CancelledError" else kind
 
 
 def nested_executor() -> list[int]:
     """Use an executor of this task's own, with a worker of its own."""
+    import asyncio  # noqa: PLC0415
+
+    from executors import Executor  # noqa: PLC0415
 
     async def main() -> list[int]:
         async with Executor(threads=1, processes=1) as executor:
@@ -372,7 +417,7 @@ def log(name: str, level: int, text: str, *args: Any, **extra: Any) -> None:
 
 def log_exception(name: str) -> None:
     try:
-        raise ValueError("logged")
+        raise_it(ValueError, "logged")
     except ValueError:
         logging.getLogger(name).exception("it failed")
 
@@ -431,5 +476,3 @@ def setup_doubles(_worker: Any) -> Any:
         return doubled
 
     return dress
-
-

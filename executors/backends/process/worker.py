@@ -52,8 +52,8 @@ def main(socket_fd: int, board_fd: int) -> None:
         board_fd: Shared memory in which the id of the job that is entered is published.
     """
     os.dup2(2, 1)  # what a task prints must not mix with what the server prints for machines
-    for number in (signal.SIGINT, signal.SIGTERM):  # a group's signal is the parent's to act on
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
+    os.set_inheritable(socket_fd, False)
     sock = socket.socket(fileno=socket_fd)
     channel = BlockingChannel(sock)
     board = mmap(board_fd, 8)
@@ -73,6 +73,19 @@ def main(socket_fd: int, board_fd: int) -> None:
     gc.collect()
     gc.freeze()  # what was imported stays: no collection need look at it again
     worker.serve()
+
+
+def ignore_signals() -> None:
+    """Leave what a whole group of processes is sent to the parent; what a task starts heeds it as ever."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # programs would inherit SIG_IGN, and could not be terminated
+        signal.siginterrupt(number, False)
+
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=heed)
 
 
 def end_with_parent(sock: socket.socket, parent: int) -> None:

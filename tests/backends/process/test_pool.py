@@ -1,0 +1,257 @@
+"""The life of workers: a crash costs the task that caused it and nothing else; what is told to stop stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import worker_tasks as tasks
+from processes import ended, is_alive
+
+from executors import Executor, TaskCancelledError, TaskTimeoutError, WorkerLostError
+from executors.handle import CANCELLED, LOST, TIMED_OUT
+
+pytestmark = pytest.mark.anyio
+
+ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+"""For what takes long, and where the loop makes no difference."""
+
+CRASHES = [
+    pytest.param(tasks.segfault, (), -signal.SIGSEGV, id="segfault"),
+    pytest.param(tasks.kill_self, (signal.SIGKILL,), -signal.SIGKILL, id="SIGKILL"),
+    pytest.param(tasks.kill_self, (signal.SIGABRT,), -signal.SIGABRT, id="SIGABRT"),
+    pytest.param(tasks.exit_with, (0,), 0, id="exit-0"),
+    pytest.param(tasks.exit_with, (7,), 7, id="exit-7"),
+    pytest.param(tasks.close_every_descriptor, (), 1, id="close-descriptors"),
+]
+
+
+@pytest.mark.parametrize(("crash", "args", "exitcode"), CRASHES)
+async def test_a_crash_costs_its_own_task_alone(line, crash, args, exitcode) -> None:
+    """The task that kills its worker is lost, with how it died; its neighbour and those that follow are not."""
+    says, hears = line(), line()
+    async with Executor(threads=1, processes=2) as executor:
+        cpu = executor.options(tag="cpu")
+        bystander = cpu.submit(tasks.talk, says.path, hears.path)
+        bystander_pid = int(await says.hear())
+        victim = await cpu.run(tasks.pid)
+        handle = cpu.submit(crash, *args)
+        followers = [cpu.submit(tasks.identity, number) for number in range(5)]
+        with pytest.raises(WorkerLostError) as caught:
+            await handle
+        error = caught.value
+        assert handle.state is LOST
+        assert (error.task_id, error.pid, error.exitcode) == (handle.id, victim, exitcode)
+        assert error.signal == (signal.Signals(-exitcode) if exitcode < 0 else None)
+        assert [await follower for follower in followers] == list(range(5))
+        hears.tell()
+        assert await bystander == bystander_pid
+        assert await cpu.run(tasks.pid) != victim
+
+
+async def test_a_death_is_seen_while_a_child_holds_the_socket(line) -> None:
+    """A worker's death is noticed though a process that it left behind keeps the connection open."""
+    says = line()
+    async with Executor(threads=1, processes=1) as executor:
+        handle = executor.options(tag="cpu").submit(tasks.leave_child_behind, says.path)
+        child = int((await says.hear()).split()[1])
+        try:
+            with pytest.raises(WorkerLostError) as caught:
+                await handle
+            assert caught.value.exitcode == 3
+            assert is_alive(child)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("task", [tasks.stay, tasks.spin, tasks.sleep_in_c, tasks.digest, tasks.stop_self])
+async def test_a_timeout_kills_what_does_not_listen(line, task) -> None:
+    """A task that sleeps, spins, is stuck in C code or is stopped ends at its timeout, and its worker with it."""
+    says = line()
+    async with Executor(threads=1, processes=1) as executor:
+        await executor.options(tag="cpu").run(tasks.pid)  # has the worker import the module, which takes time
+        handle = executor.options(tag="cpu", timeout=0.3).submit(task, says.path)
+        worker = int(await says.hear())
+        with pytest.raises(TaskTimeoutError):
+            await handle
+        assert handle.state is TIMED_OUT
+        assert not is_alive(worker)
+        assert await executor.options(tag="cpu").run(tasks.identity, 5) == 5
+
+
+@pytest.mark.parametrize("end", ["cancel", "timeout"])
+async def test_a_worker_is_killed_with_its_group(line, end: str) -> None:
+    """What a task has started goes with it."""
+    says = line()
+    async with Executor(threads=1, processes=1) as executor:
+        await executor.options(tag="cpu").run(tasks.pid)
+        options = {"timeout": 0.3} if end == "timeout" else {}
+        handle = executor.options(tag="cpu", **options).submit(tasks.stay_with_grandchild, says.path)
+        worker, grandchild = map(int, (await says.hear()).split())
+        if end == "cancel":
+            assert handle.cancel()
+        with pytest.raises(TaskTimeoutError if end == "timeout" else TaskCancelledError):
+            await handle
+        await ended(grandchild)
+        assert not is_alive(worker)
+
+
+async def test_what_a_crashed_task_has_started_ends(line) -> None:
+    """A worker that dies by itself takes its group along."""
+    says = line()
+    async with Executor(threads=1, processes=1) as executor:
+        handle = executor.options(tag="cpu").submit(tasks.stay_with_grandchild, says.path)
+        worker, grandchild = map(int, (await says.hear()).split())
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(WorkerLostError):
+            await handle
+        await ended(grandchild)
+
+
+async def test_cancel_leaves_neighbours_alone(line) -> None:
+    """Cancelling one of two running tasks kills one worker; the other task goes on to its value."""
+    says, hears = line(), line()
+    async with Executor(threads=1, processes=2) as executor:
+        cpu = executor.options(tag="cpu")
+        neighbour = cpu.submit(tasks.talk, says.path, hears.path)
+        pid = int(await says.hear())
+        handle = cpu.submit(tasks.stay, says.path)
+        await says.hear()
+        queued = cpu.submit(tasks.identity, "queued")
+        handle.cancel()
+        await handle.wait()
+        assert handle.state is CANCELLED
+        assert await queued == "queued"
+        hears.tell()
+        assert await neighbour == pid
+
+
+async def test_a_stopped_idle_worker_does_not_hold_up_a_drain() -> None:
+    """A worker that a SIGSTOP has reached while idle is killed when the backend closes."""
+    async with Executor(threads=1, processes=1) as executor:
+        worker = await executor.options(tag="cpu").run(tasks.pid)
+        os.kill(worker, signal.SIGSTOP)
+        report = await executor.drain(1)
+    assert report.duration < 1
+    assert not is_alive(worker)
+
+
+async def test_an_idle_worker_that_dies_is_replaced() -> None:
+    """Nobody notices when an idle worker is killed: the next task has another."""
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        worker = await cpu.run(tasks.pid)
+        os.kill(worker, signal.SIGKILL)
+        await ended(worker)
+        assert await cpu.run(tasks.pid) != worker
+
+
+async def test_drain_kills_busy_workers_inside_the_deadline(line) -> None:
+    """A drain ends workers that don't stop, queued tasks too, and names them all."""
+    says = line()
+    async with Executor(threads=1, processes=2) as executor:
+        cpu = executor.options(tag="cpu")
+        busy = [cpu.submit(tasks.spin, says.path), cpu.submit(tasks.stay_with_grandchild, says.path)]
+        lines = [await says.hear(), await says.hear()]
+        queued = [cpu.submit(tasks.identity, number) for number in range(20)]
+        report = await executor.drain(0.2)
+        assert report.duration < 1.2
+        assert {task.id for task in report.unsuccessful} == {handle.id for handle in [*busy, *queued]}
+        assert {handle.state for handle in [*busy, *queued]} == {CANCELLED}
+        assert not report.abandoned
+    for pid in " ".join(lines).split():
+        await ended(int(pid))
+
+
+async def test_drain_waits_for_what_ends_in_time(line) -> None:
+    """A drain lets running and queued tasks come to their values."""
+    says, hears = line(), line()
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        running = cpu.submit(tasks.talk, says.path, hears.path)
+        await says.hear()
+        queued = cpu.submit(tasks.identity, 5)
+        hears.tell()
+        report = await executor.drain(10)
+        assert report.clean
+        assert await queued == 5
+        assert await running > 0
+
+
+async def test_start_after_drain() -> None:
+    """The executor can be started again, and has new workers."""
+    executor = Executor(threads=1, processes=1)
+    pids = []
+    for _ in range(3):
+        async with executor:
+            pids.append(await executor.options(tag="cpu").run(tasks.pid))
+    assert len(set(pids)) == 3
+
+
+async def test_workers_start_when_needed() -> None:
+    """No worker starts before the first task, and no more than there are tasks for."""
+    async with Executor(threads=1, processes=2) as executor:
+        cpu = executor.options(tag="cpu")
+        assert len({await cpu.run(tasks.pid) for _ in range(5)}) == 1
+
+
+async def test_max_tasks_per_worker(tmp_path) -> None:
+    """A worker is replaced after so many tasks; every task ends with its value, and none runs twice."""
+    path = tmp_path / "runs"
+    async with Executor(threads=1, processes=2, max_tasks_per_worker=2) as executor:
+        cpu = executor.options(tag="cpu")
+        handles = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(20)]
+        pids = [await handle for handle in handles]
+    assert sorted(map(int, path.read_text().split())) == list(range(20))
+    assert max(pids.count(pid) for pid in pids) == 2
+    assert len(set(pids)) in {10, 11}  # the last two may have run one each
+
+
+async def test_worker_memory_limit() -> None:
+    """A worker that has grown beyond the limit is replaced once its task has ended; others stay."""
+    limit = 200 * 1024 * 1024
+    async with Executor(threads=1, processes=1, worker_memory_limit=limit) as executor:
+        cpu = executor.options(tag="cpu")
+        small = [await cpu.run(tasks.pid) for _ in range(3)]
+        large = await cpu.run(tasks.allocate, limit)
+        assert len({*small, large}) == 1
+        assert await cpu.run(tasks.pid) != large
+
+
+@ON_ONE_LOOP
+async def test_a_retired_worker_that_does_not_exit_is_killed() -> None:
+    """A worker to be replaced whose task left a thread behind is killed in the end: its place isn't lost."""
+    async with Executor(threads=1, processes=1, max_tasks_per_worker=1) as executor:
+        cpu = executor.options(tag="cpu")
+        worker = await cpu.run(tasks.leave_thread)
+        assert await cpu.run(tasks.pid) != worker
+        assert not is_alive(worker)
+
+
+@ON_ONE_LOOP
+@pytest.mark.parametrize("races", [20, pytest.param(400, marks=[pytest.mark.stress, pytest.mark.timeout(600)])])
+async def test_each_race_of_a_death_with_a_dispatch_ends_well(tmp_path, races: int) -> None:
+    """Tasks whose idle worker is killed as they are handed to it end once each, and never run twice."""
+    path = tmp_path / "runs"
+    path.touch()
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        handles = []
+        for race in range(races):
+            worker = await cpu.run(tasks.pid)
+            if race % 2:
+                os.kill(worker, signal.SIGKILL)
+            handles.append(cpu.submit(tasks.append_and_tell_pid, str(path), race))
+            if not race % 2:
+                os.kill(worker, signal.SIGKILL)
+            await handles[-1].wait()
+        await executor.wait_idle()
+    runs = list(map(int, path.read_text().split()))
+    assert len(runs) == len(set(runs))
+    for race, handle in enumerate(handles):
+        if handle.exception() is None:
+            assert race in runs
+        else:
+            assert handle.state is LOST
+    assert not any(handle.exception() for handle in handles[1::2])  # not entered for certain, so handed on

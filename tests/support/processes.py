@@ -1,0 +1,36 @@
+"""Looking at processes that may be nobody's children."""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+
+import anyio.to_thread
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process that hasn't ended (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_for_end(pid: int, timeout: float = 30) -> bool:
+    """Wait until a process has ended, whoever's child it is; return whether it has."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(fd)
+
+
+async def ended(pid: int) -> None:
+    """Wait until a process has ended."""
+    assert await anyio.to_thread.run_sync(wait_for_end, pid), f"process {pid} lives on"
