@@ -117,8 +117,14 @@ class Admission:
                 elif place in queue.waiting:
                     queue.waiting.remove(place)
             raise
+        with self._lock:
+            try:
+                self._check(queue, inside)  # a drain may have begun since it was granted
+            except BaseException:
+                if place.granted:
+                    self._free(queue)
+                raise
         if not place.granted:
-            self._check(queue, inside)
             raise ExecutorClosedError("the executor was drained while this task waited for room in its queue")
 
     def left_queue(self, backend: str) -> None:

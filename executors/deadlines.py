@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -41,11 +40,10 @@ class Deadlines:
 
     def watch(self, job: Job) -> None:
         """Time a job that has started and has a timeout."""
-        started_at = job.handle.started_at
-        if started_at is None or job.timeout is None or job.handle.done():
+        run_time = job.handle.run_time  # not by the wall clock, which may be set
+        if run_time is None or job.timeout is None or job.handle.done():
             return
-        remaining = started_at + job.timeout - time.time()
-        job.timer = self._loop.call_later(max(0.0, remaining), self._time_out, job)
+        job.timer = self._loop.call_later(max(0.0, job.timeout - run_time), self._time_out, job)
 
     def forget(self, job: Job) -> None:
         """The job has ended."""

@@ -78,7 +78,8 @@ class TrioLoop(EventLoop):
 
         async def scoped() -> None:
             with scope:
-                await function(*args)
+                if not scope.cancel_called:
+                    await function(*args)
 
         trio.lowlevel.spawn_system_task(scoped, name=name or function, context=context)
         return scope
