@@ -143,6 +143,36 @@ def raise_while_handling() -> None:
         raise ValueError("second")  # noqa: B904  (its context is what is tested)
 
 
+def raise_it_large(size: int) -> None:
+    raise ValueError("x" * size)
+
+
+def raise_chain(length: int) -> None:
+    error = ValueError("0")
+    for number in range(1, length):
+        following = ValueError(str(number))
+        following.__cause__ = error
+        error = following
+    raise error
+
+
+def raise_tangle(count: int) -> None:
+    """Raise an error whose causes and contexts are one another's."""
+    errors = [ValueError(str(number)) for number in range(count)]
+    for number, error in enumerate(errors):
+        error.__cause__ = errors[number - 1]
+        error.__context__ = errors[number - 2]
+    raise errors[-1]
+
+
+def call(function: Any) -> Any:
+    return function()
+
+
+def make_adder(offset: int) -> Any:
+    return lambda value: value + offset
+
+
 # --- ways to die ------------------------------------------------------------------------------------------
 
 

@@ -157,7 +157,7 @@ def _report(job: Job, kind: int, body: bytes | bytearray, pid: int) -> None:
     name = job.handle.name
     try:
         if kind == Kind.VALUE:
-            value = pickle.loads(body)
+            value = pickle.loads(body) if len(body) <= INLINE_LIMIT else pickling.loads(body)
         elif kind == Kind.ERROR:
             error = pickling.load_error(body, f"worker process {pid}")
         else:

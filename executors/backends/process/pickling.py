@@ -65,6 +65,30 @@ def dumps(value: Any, limit: int, *, by_value: bool = False) -> bytes:
     return b"".join(file.parts)
 
 
+class _Reader:
+    """Has the C unpickler come back to Python code every 64 KiB, so that other threads get their turn."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._rest = memoryview(data)
+
+    def read(self, size: int) -> bytes:
+        data, self._rest = bytes(self._rest[:size]), self._rest[size:]
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+    def readline(self) -> bytes:
+        return self.read(bytes(self._rest[:1000]).find(b"\n") + 1)
+
+
+def loads(data: bytes | bytearray) -> Any:
+    """Unpickle a large value in a thread, without stalling the others. May raise anything."""
+    return pickle.Unpickler(_Reader(data)).load()
+
+
 def unpicklable(value: Any, error: BaseException) -> SerializationError:
     """Say that `value` can't be pickled. Of the value itself only the type is told."""
     return SerializationError(f"a {type(value).__qualname__} can't be pickled: {type(error).__name__}: {error}")
@@ -145,6 +169,7 @@ class _Rebuilt:
 
 
 _MOST_LINKS = 16
+"""How many exceptions of a chain travel; the text of the others is in the traceback."""
 
 
 def dump_error(error: BaseException, trace: str, limit: int) -> bytes:
@@ -154,24 +179,24 @@ def dump_error(error: BaseException, trace: str, limit: int) -> bytes:
         SerializationError: Its own type or state can't be pickled.
         TooLargeError: More than `limit` bytes would come of it.
     """
-    return dumps((_links(error, limit, _MOST_LINKS), trace), limit)
+    return dumps((_links(error, limit, set()), trace), limit)
 
 
-def _links(error: BaseException, limit: int, depth: int) -> tuple[bytes, Any, Any, bool]:
-    cause, context = error.__cause__, error.__context__
+def _links(error: BaseException, limit: int, seen: set[int]) -> tuple[bytes, Any, Any, bool]:
+    seen.add(id(error))
     return (
         _dump_one(error, limit),
-        _links_or_none(cause, limit, depth - 1),
-        None if context is cause else _links_or_none(context, limit, depth - 1),
+        _links_or_none(error.__cause__, limit, seen),
+        _links_or_none(error.__context__, limit, seen),
         error.__suppress_context__,
     )
 
 
-def _links_or_none(error: BaseException | None, limit: int, depth: int) -> Any:
-    if error is None or depth <= 0:
+def _links_or_none(error: BaseException | None, limit: int, seen: set[int]) -> Any:
+    if error is None or id(error) in seen or len(seen) >= _MOST_LINKS:
         return None
     try:
-        return _links(error, limit, depth)
+        return _links(error, limit, seen)
     except (SerializationError, TooLargeError):  # its text is in the traceback
         return None
 
@@ -179,7 +204,8 @@ def _links_or_none(error: BaseException | None, limit: int, depth: int) -> Any:
 def _dump_one(error: BaseException, limit: int) -> bytes:
     try:
         data = dumps(error, limit)
-        if type(pickle.loads(data)) is type(error):
+        copy = pickle.loads(data)
+        if type(copy) is type(error) and str(copy) == str(error):  # `__init__` may have changed its argument twice
             return data
     except TooLargeError:
         raise

@@ -33,6 +33,9 @@ MAIN_NAME = "__executors_main__"
 
 _PR_SET_PDEATHSIG = 1
 
+_LONGEST_TEXT = 10_000
+"""How many characters are told of an exception that is too large to be sent."""
+
 
 class RunningJob:
     """What `current_task` sees in a worker. A job that is to stop is killed: it never hears of it before."""
@@ -211,9 +214,13 @@ class Worker:
         text = "".join(traceback.format_exception(error))
         try:
             return Kind.ERROR, pickling.dump_error(error, text, self._max_payload)
-        except (SerializationError, pickling.TooLargeError) as problem:
-            reason = f"it raised an exception that can't be sent back ({problem}):\n{text}"
-            return Kind.UNSENDABLE, reason.encode(errors="replace")
+        except SerializationError as failure:
+            problem = str(failure)
+        except pickling.TooLargeError:
+            problem = f"it takes more than the {self._max_payload} bytes allowed"
+            text = text if len(text) < _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} […]"
+        reason = f"it raised an exception that can't be sent back ({problem}):\n{text}"
+        return Kind.UNSENDABLE, reason.encode(errors="replace")
 
     def import_main(self) -> None:
         """Import the parent's main script, once, under another name.
