@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from executors.admission import Admission, ConcurrencyLimits, Phase
-from executors.backends.base import ExecutorBackend, Job
+from executors.backends.base import ExecutorBackend, Job, Rest
 from executors.backends.loop import LoopBackend
 from executors.context import running
 from executors.deadlines import Deadlines, outcome
@@ -62,7 +62,9 @@ class Dispatcher:
     ) -> None:
         self.loop = loop
         self.active: dict[int, Job] = {}
-        self.watched: list[TaskHandle[Any]] | None = None
+        self.adrift: dict[int, Job] = {}
+        """Jobs that were abandoned, and still run."""
+        self.watched: dict[int, TaskHandle[Any]] | None = None
         """While the executor drains: the handles that it will report on."""
         self.finished: Counter[TaskState] = Counter()
         self.abandoned = 0
@@ -108,7 +110,7 @@ class Dispatcher:
         )
         self.active[handle.id] = job
         if self.watched is not None:
-            self.watched.append(handle)
+            self.watched[handle.id] = handle
         self._on_loop(self._dispatch, job)
         return handle
 
@@ -148,15 +150,14 @@ class Dispatcher:
 
     def job_returned_awaitable(self, job: Job, awaitable: Any) -> None:
         """A plain function returned something to await: the `loop` backend goes on with the job."""
+        rest = Rest(awaitable)
         if job.handle.id not in self.active:
+            self.adrift.pop(job.handle.id, None)
+            rest.discard()
             return
-
-        async def awaited() -> Any:
-            return await awaitable
-
         loop_backend = self._backends["loop"]
         assert isinstance(loop_backend, LoopBackend)
-        job.function, job.args, job.kwargs, job.is_coroutine = awaited, (), {}, True
+        job.function, job.args, job.kwargs, job.is_coroutine = rest, (), {}, True
         job.backend = loop_backend
         loop_backend.run(job)
         if job.stop is not None:
@@ -168,6 +169,8 @@ class Dispatcher:
             self.deadlines.forget(job)
             self._settle(job, *outcome(job, state, value, error))
             self._left(job)
+        else:
+            self.adrift.pop(job.handle.id, None)
 
     def _settle(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         before = job.handle.finish(state, value, error)
@@ -214,6 +217,7 @@ class Dispatcher:
             return
         self.deadlines.forget(job)
         self.abandoned += 1
+        self.adrift[job.handle.id] = job
         job.handle.abandoned = True
         job.backend.abandon(job)
         if job.stop is not None:

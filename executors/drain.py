@@ -107,19 +107,20 @@ async def drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[Execu
         The report, within `timeout` plus a second.
     """
     began = time.monotonic()
-    dispatcher.watched = watched = [job.handle for job in list(dispatcher.active.values())]
+    watched: dict[int, TaskHandle[Any]] = {}
+    dispatcher.watched = watched  # before it is filled: other threads go on submitting
+    watched |= {job.handle.id: job.handle for job in [*dispatcher.adrift.values(), *list(dispatcher.active.values())]}
     dispatcher.admission.enter(Phase.DRAINING)
     await dispatcher.idle_within(timeout)
     dispatcher.admission.enter(Phase.CLOSED)
-    for job in list(dispatcher.active.values()):
+    for job in reversed(list(dispatcher.active.values())):  # the queued ones before those whose place they'd take
         dispatcher.deadlines.cancel(job)
     await dispatcher.idle_within(STOP_TIME)
-    stacks: dict[int, str | None] = {}
     for job in list(dispatcher.active.values()):
-        stacks[job.handle.id] = job.backend.stack_of(job)
         dispatcher.abandon(job)
+    stacks = {job.handle.id: job.backend.stack_of(job) for job in dispatcher.adrift.values()}
     await _close(backends)
-    return _report(timeout, time.monotonic() - began, watched, stacks)
+    return _report(timeout, time.monotonic() - began, watched.values(), stacks)
 
 
 async def _close(backends: Iterable[ExecutorBackend]) -> None:
@@ -151,7 +152,7 @@ def _report(
             handle.name,
             handle.backend,
             handle.state,
-            handle.abandoned,
+            handle.id in stacks,
             handle.error_text,
             stacks.get(handle.id),
         )

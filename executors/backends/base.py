@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, NamedTuple, Protocol
 
@@ -165,6 +165,23 @@ class Job:
             function(*args)
         else:
             loop.post(function, *args)
+
+
+class Rest:
+    """What is left to do of a plain function that returned something to await."""
+
+    __slots__ = ("_awaitable",)
+
+    def __init__(self, awaitable: Any) -> None:
+        self._awaitable = awaitable
+
+    async def __call__(self) -> Any:
+        return await self._awaitable
+
+    def discard(self) -> None:
+        """Close a coroutine that will never be awaited, so that Python doesn't warn of it."""
+        if isinstance(self._awaitable, Coroutine):
+            self._awaitable.close()
 
 
 class ExecutorBackend(ABC):

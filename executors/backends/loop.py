@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 from executors.backends.backlog import Backlog
-from executors.backends.base import ExecutorBackend, Job
+from executors.backends.base import ExecutorBackend, Job, Rest
 from executors.context import running
 from executors.loops import EventLoop
 from executors.options import whole_number
@@ -81,6 +81,8 @@ class LoopBackend(ExecutorBackend):
         spawned: _Spawned = job.token
         spawned.task.cancel()
         if not spawned.entered:
+            if isinstance(job.function, Rest):
+                job.function.discard()
             self._end(spawned)
             job.cancelled()
 
