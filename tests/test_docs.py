@@ -6,7 +6,8 @@ in order, into one temporary folder, and each is run there as soon as it is writ
 ``python app.py`` in a process of its own, ``python -m pytest test_app.py`` where it is a test module. It must end with
 exit code 0. Where a ```text block follows with nothing but blank lines between, that is what the script prints, word
 for word, except that ``...`` stands for anything within its line. A block without a file's name fails the test, so
-that none is skipped; what isn't meant to be run is fenced as something else than ``python``.
+that none is skipped; what isn't meant to be run is fenced as something else than ``python``. A ```py block is an
+extract: its first line names a file of the repository, and the rest is in there as it stands.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 import executors
 import executors.backends
-import pytest
 from executors import errors
 from executors.backends import ExecutorBackend
 from executors.errors import ConfigurationError, ExecutorError
@@ -94,6 +96,15 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{where}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         if block.output is not None:
             assert prints(block.output, done.stdout), f"{where}: it prints\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```py\n" in page.read_text()], ids=page_id)
+def test_extracts_are_in_their_files(page: Path) -> None:
+    """What a page quotes of a source is there, word for word."""
+    for language, body in FENCE.findall(page.read_text()):
+        if language == "py":
+            first, _, extract = body.partition("\n")
+            assert extract.strip("\n") in (ROOT / first.removeprefix("# ")).read_text(), f"{page_id(page)}: {extract}"
 
 
 def test_links_between_pages_lead_somewhere() -> None:
