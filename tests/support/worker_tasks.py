@@ -188,7 +188,7 @@ def exit_with(code: int) -> None:
     os._exit(code)
 
 
-def log_and_exit(code: int) -> None:
+def log_and_exit(code: int = 7) -> None:
     logging.getLogger("tests.crash").warning("last words")
     os._exit(code)
 
@@ -460,6 +460,24 @@ def log_local_text(name: str) -> int:
 
     logging.getLogger(name).warning("with an extra", extra={"text": Text("local")})
     return os.getpid()
+
+
+def log_lock(name: str) -> None:
+    logging.getLogger(name).warning("with a lock", extra={"lock": threading.Lock()})
+
+
+def level_of(name: str) -> int:
+    return logging.getLogger(name).level
+
+
+def fork_and_log(name: str) -> None:
+    parent = os.getpid()
+    fork()
+    logging.getLogger(name).warning("parent" if os.getpid() == parent else "child")
+
+
+def warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=1)
 
 
 def log_many(name: str, count: int) -> None:

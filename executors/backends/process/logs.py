@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 _MOST_PENDING = 1000
 
+_SMALL = 16 * 1024
+_FEW = 8
+"""Up to so many records, the last with a text of up to so many characters, are sent without waiting for a thread."""
+
 
 class Outbox(logging.Handler):
     """All that a worker sends: frames as they come, and before each the log records made until then.
 
-    Records don't wait for a frame: a thread sends them while a task runs. What the parent doesn't take in time is
-    dropped, oldest first, and counted: a task never waits for its log.
+    Records don't wait for a frame. Where the socket has room they are sent as they are made, so that a task's last
+    words before a crash arrive; else a thread sends them. What the parent doesn't take in time is dropped, oldest
+    first, and counted: a task never waits for its log.
 
     Args:
         channel: The worker's end.
@@ -50,23 +55,31 @@ class Outbox(logging.Handler):
             self._channel.send(*self._take_records(), *frames)
 
     def _take_records(self) -> list[tuple[bytes, bytes]]:
-        records = []
-        while self._records:
-            records.append(self._records.popleft())
-        if not records:
+        if not self._records:
             return []
-        dropped, self._dropped = self._dropped, 0
+        self.acquire()  # `emit` is called under it
+        try:
+            records, dropped = list(self._records), self._dropped
+            self._records.clear()
+            self._dropped = 0
+        finally:
+            self.release()
         return [frame(Kind.LOG, pickle.dumps((dropped, records)))]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record, with its text made and nothing in it that might not pickle, and have it sent."""
         if os.getpid() != self._pid:  # a task has forked: the socket isn't the child's to write to
             return
-        kept = {
-            key: value if isinstance(value, str | int | float | bool | None) else str(value)
-            for key, value in record.__dict__.items()
-            if key not in {"args", "exc_info", "msg"}
-        }
+        try:
+            kept = self._keep(record)
+            if not self._send_at_once(len(kept["msg"]) + len(kept["exc_text"] or "")):
+                self._send_soon()
+        except Exception:  # noqa: BLE001  (logging's own way: a bad call to it fails no task)
+            self.handleError(record)
+
+    def _keep(self, record: logging.LogRecord) -> dict[str, Any]:
+        dropped_keys = {"args", "exc_info", "msg"}
+        kept = {key: _plain(value) for key, value in record.__dict__.items() if key not in dropped_keys}
         kept["msg"] = record.getMessage()
         if record.exc_info:
             kept["exc_text"] = logging.Formatter().formatException(record.exc_info)
@@ -76,6 +89,21 @@ class Outbox(logging.Handler):
         if len(self._records) == _MOST_PENDING:
             self._dropped += 1
         self._records.append(kept)
+        return kept
+
+    def _send_at_once(self, size: int) -> bool:
+        """Send the records, the last of them of about `size`, if that takes no waiting; return whether it does."""
+        if size > _SMALL or len(self._records) > _FEW or not self._sending.acquire(blocking=False):
+            return False
+        try:
+            if not self._channel.has_room():
+                return False
+            self._channel.send(*self._take_records())
+            return True
+        finally:
+            self._sending.release()
+
+    def _send_soon(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._send_records, name="executors-log", daemon=True)
             self._thread.start()
@@ -86,6 +114,14 @@ class Outbox(logging.Handler):
             self._unsent.wait()
             self._unsent.clear()
             self.send()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that pickles, whatever class it has: one of the plain types, or its text."""
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return None if value is None else str(value)
 
 
 def levels_of_loggers() -> dict[str, int]:
@@ -105,4 +141,7 @@ def replay(data: bytes | bytearray, pid: int) -> None:
     for attributes in records:
         target = logging.getLogger(attributes["name"])
         if target.isEnabledFor(attributes["levelno"]):
-            target.handle(logging.makeLogRecord(attributes))
+            try:
+                target.handle(logging.makeLogRecord(attributes))
+            except Exception:
+                logging.getLogger("executors").exception("a log record of worker process %d got lost", pid)

@@ -15,7 +15,7 @@ from executors.backends.process.channel import Kind, LoopChannel, frame
 from executors.backends.process.circuit import StartCircuit
 from executors.backends.process.launcher import ExitWatch, Launched, SideThread, launch
 from executors.errors import WorkerLostError
-from executors.loops import Cancellable, EventLoop, Waiter
+from executors.loops import Cancellable, EventLoop, Waiter, guarded
 
 RETIRE_TIME = 5.0
 """Seconds that a worker has to exit when it is replaced: a task may have left a thread that doesn't end."""
@@ -152,7 +152,7 @@ class Pool:
             return
         worker = Worker(launched)
         worker.watch = ExitWatch(launched, self._loop, lambda: self._exited(worker))
-        worker.channel = LoopChannel(launched.sock, self._loop, lambda *parts: self._heard(worker, *parts))
+        worker.channel = LoopChannel(launched.sock, self._loop, lambda *parts: guarded(self._heard, worker, *parts))
         self._workers.append(worker)
         if self._closing:
             launched.kill()
