@@ -178,9 +178,11 @@ def main_script() -> dict[str, str] | None:
     """Tell how a worker can import the main script; None if it can't (an interactive session, ``-c``)."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
+    path = getattr(main, "__file__", None)
+    if spec is not None and spec.name == "__main__" and path is not None:
+        return {"path": str(Path(path).absolute().parent)}  # a folder or a zipped application
     if spec is not None and spec.name:
         return {"module": spec.name}
-    path = getattr(main, "__file__", None)
     if path is None or not Path(path).is_file():
         return None
     return {"path": str(Path(path).absolute())}

@@ -10,6 +10,9 @@ from typing import Any
 
 from executors.errors import SerializationError
 
+MAIN_NAMES = ("__main__", "__mp_main__")
+"""What the parent's main script may be called there; the second in a process that `multiprocessing` spawned."""
+
 
 class TooLargeError(Exception):
     """More bytes than allowed; pickling was broken off."""
@@ -116,7 +119,7 @@ def dump_call(
     call = (name, function, args, kwargs, variables)
     try:
         data = dumps(call, limit)
-        needs_main = b"__main__" in data
+        needs_main = any(name.encode() in data for name in MAIN_NAMES)
         if needs_main and not main_is_importable:
             needs_main = False
             data = dumps(call, limit, by_value=True)

@@ -178,7 +178,8 @@ class Pool:
     def _free(self, worker: Worker) -> None:
         if worker.is_retiring:
             return
-        too_large = self._memory_limit is not None and resident_memory(worker.pid) > self._memory_limit
+        limit = self._memory_limit
+        too_large = limit is not None and worker.tasks > 0 and resident_memory(worker.pid) > limit
         if too_large or (self._max_tasks is not None and worker.tasks >= self._max_tasks) or self._closing:
             self._retire(worker)
         else:

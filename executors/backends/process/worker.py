@@ -236,14 +236,15 @@ class Worker:
         context.WorkerProcess.importing_main = True
         try:
             if "module" in self._main:
-                names = runpy.run_module(self._main["module"], run_name=MAIN_NAME, alter_sys=False)
+                names = runpy.run_module(self._main["module"], run_name=MAIN_NAME, alter_sys=True)
             else:
                 names = runpy.run_path(self._main["path"], run_name=MAIN_NAME)
         finally:
             context.WorkerProcess.importing_main = False
         module = types.ModuleType(MAIN_NAME)
         module.__dict__.update(names)
-        sys.modules[MAIN_NAME] = sys.modules["__main__"] = module
+        for name in (MAIN_NAME, *pickling.MAIN_NAMES):
+            sys.modules[name] = module
 
 
 def describe(error: BaseException) -> str:
