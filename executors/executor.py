@@ -206,8 +206,11 @@ class Executor(Submitter):
 
         Raises:
             DeadlockError: One of its own unfinished tasks asks, and would wait for itself.
+            WrongThreadError: Awaited outside of the executor's event loop.
         """
         dispatcher = self._started()
+        if not dispatcher.loop.is_current():
+            raise WrongThreadError("`wait_idle` works on the event loop that the executor was started on")
         if dispatcher.is_inside():
             raise DeadlockError("a task waits until its own executor is idle, which it can't be before the task ends")
         await dispatcher.wait_idle()

@@ -157,6 +157,10 @@ class TaskHandle(Generic[T]):
         """Whether `owner` made it."""
         return self._owner is owner
 
+    def is_under(self, loop: EventLoop) -> bool:
+        """Whether its executor has `loop`: each run of each executor has one of its own."""
+        return self._owner.loop is loop
+
     def __repr__(self) -> str:
         abandoned = ", abandoned" if self.abandoned else ""
         return f"<TaskHandle {self.id} {self.name!r} {self._state} on {self.backend!r}{abandoned}>"

@@ -189,6 +189,8 @@ class _Pool:
                     return job
                 if self._closing or self._working > self._allowed():
                     self._working -= 1
+                    if self._idle and len(self._backlog):  # it was woken for a job that it may not take
+                        self._rouse()
                     return None
                 self._idle += 1
             try:
@@ -206,7 +208,8 @@ class _Pool:
         """Let a spare thread stand in while this one waits for `awaited`."""
         with self._lock:
             stuck = self._blocked + 1 + len(self.abandoned) >= 2 * self._size
-            if stuck and awaited.backend == self._name and awaited.state is QUEUED:
+            ours = awaited.backend == self._name and awaited.is_under(self._loop)
+            if stuck and ours and awaited.state is QUEUED:
                 raise DeadlockError(
                     f"every thread of the {self._name!r} backend and its {self._size} spare ones wait for a "
                     f"task, and {awaited!r} would have none left to run in: give it more threads, or make the "

@@ -18,7 +18,10 @@ class _FutureWaiter:
 
     def wake(self) -> None:
         if not self._future.done():
-            self._future.set_result(None)
+            try:
+                self._future.set_result(None)
+            except RuntimeError:  # the loop has been closed, and whoever waited on it with it
+                return
 
     def __await__(self) -> Generator[Any, Any, None]:
         return self._future.__await__()

@@ -1,0 +1,525 @@
+"""The executor: its life, the three ways to hand work over, what it tells, what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import threading
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+import trio
+
+from executors import (
+    ConfigurationError,
+    DeadlockError,
+    Executor,
+    ExecutorClosedError,
+    ExecutorSnapshot,
+    InvalidTaskError,
+    TaskCancelledError,
+    TaskExitedError,
+    TaskHandle,
+    WrongThreadError,
+    cpu_bound,
+    task,
+)
+from executors.backends import InlineBackend, ThreadBackend
+from executors.handle import CANCELLED, FAILED, LOST, RUNNING, SUCCEEDED
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 10.0
+
+
+async def double(x: int, *, add: int = 0) -> int:
+    await anyio.lowlevel.checkpoint()
+    return 2 * x + add
+
+
+def plain_double(x: int, *, add: int = 0) -> int:
+    return 2 * x + add
+
+
+# --- its life ---------------------------------------------------------------------------------------------
+
+
+async def test_phases() -> None:
+    """An executor is new, open, draining, closed, and open again when it is entered again."""
+    release, executor = anyio.Event(), Executor(threads=1, processes=0)
+    assert executor.phase == "new"
+    assert executor.snapshot() == ExecutorSnapshot("new", {}, {}, 0)
+    assert executor.tasks == ()
+    for _ in range(2):
+        async with executor as entered:
+            assert entered is executor
+            assert executor.phase == "open"
+            assert await executor.run(plain_double, 2) == 4
+            executor.submit(release.wait)
+            async with anyio.create_task_group() as group:
+                group.start_soon(executor.drain)
+                await anyio.wait_all_tasks_blocked()
+                assert executor.phase == "draining"
+                release.set()
+        assert executor.phase == "closed"
+        assert executor.snapshot().finished == {SUCCEEDED: 2}
+        release = anyio.Event()
+
+
+async def test_submitting_outside_of_its_life() -> None:
+    """Before the start and after the drain every way in is refused, saying what to do."""
+    executor = Executor(processes=0)
+    for text in ("hasn't been started", "has been drained"):
+        for way in (executor.submit, executor.options(timeout=1).submit):
+            with pytest.raises(ExecutorClosedError, match=text):
+                way(double, 1)
+        with pytest.raises(ExecutorClosedError, match=text):
+            await executor.run(double, 1)
+        with pytest.raises(ExecutorClosedError, match=text):
+            async for _ in executor.map(double, [1]):
+                pass
+        if executor.phase == "new":
+            async with executor:
+                pass
+    with pytest.raises(ExecutorClosedError, match="hasn't been started"):
+        Executor(processes=0).as_futures("thread")
+
+
+async def test_entering_twice_is_refused() -> None:
+    """An executor that runs can't be entered again."""
+    async with Executor(processes=0) as executor:
+        with pytest.raises(ExecutorClosedError, match="started already"):
+            await executor.__aenter__()
+        assert await executor.run(double, 1) == 2
+
+
+def test_start_without_a_loop_is_refused() -> None:
+    """Outside of an event loop an executor can't start."""
+    with pytest.raises(ExecutorClosedError, match="running event loop"):
+        Executor(processes=0).start()
+
+
+async def test_left_by_an_exception() -> None:
+    """Left by an exception, the executor drains all the same, and the exception goes on."""
+    with pytest.raises(LookupError, match="out"):
+        async with Executor(processes=0) as executor:
+            handle = executor.submit(double, 1)
+            raise LookupError("out")
+    assert handle.state is SUCCEEDED
+    assert executor.phase == "closed"
+
+
+async def test_left_by_a_cancellation() -> None:
+    """Left by a cancellation, the executor drains first: what runs gets its time, and nothing is left."""
+    release = anyio.Event()
+    with anyio.CancelScope() as scope:
+        async with Executor(threads=1, processes=0) as executor:
+            handle = executor.submit(release.wait)
+            thread = executor.submit(plain_double, 1)
+            asked = executor.submit(anyio.lowlevel.checkpoint)
+            asked.add_done_callback(lambda _: release.set())
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert (handle.state, thread.state) == (SUCCEEDED, SUCCEEDED)
+    assert executor.phase == "closed"
+
+
+def test_left_by_asyncios_own_cancellation() -> None:
+    """A task's own cancellation, even repeated, waits for the drain, and then goes on."""
+
+    async def main() -> None:
+        release, inside = asyncio.Event(), asyncio.Event()
+        executor = Executor(processes=0)
+        handles: list[TaskHandle[Any]] = []
+
+        async def serve() -> None:
+            async with executor:
+                handles.append(executor.submit(release.wait))
+                inside.set()
+                await asyncio.sleep(3600)
+
+        serving = asyncio.create_task(serve())
+        await inside.wait()
+        for _ in range(3):
+            serving.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert executor.phase == "draining"
+        assert not serving.done()
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert handles[0].state is SUCCEEDED
+        assert executor.phase == "closed"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, lambda main: trio.run(lambda: main)], ids=["asyncio", "trio"])
+def test_loop_that_ended_without_a_drain(run: Any) -> None:
+    """What a loop left behind when it ended is lost, and the executor starts again on another loop."""
+    executor, release = Executor(threads=1, processes=0), threading.Event()
+    handles: list[TaskHandle[Any]] = []
+
+    async def first() -> None:
+        executor.start()
+        handles.append(executor.submit(release.wait, PATIENCE))
+        handles.append(executor.submit(plain_double, 1))
+        await anyio.lowlevel.checkpoint()
+
+    async def second() -> None:
+        async with executor:
+            assert await executor.run(plain_double, 2) == 4
+
+    run(first())
+    run(second())
+    release.set()
+    assert [handle.state for handle in handles] == [LOST, LOST]
+    with pytest.raises(ExecutorClosedError, match="loop ended"):
+        handles[0].result()
+
+
+def test_loop_that_was_closed_under_its_waiters() -> None:
+    """Waiters of a loop that was closed around them don't keep the executor from starting on another one."""
+    executor, results = Executor(threads=1, processes=0), []
+    loop = asyncio.new_event_loop()
+
+    async def first() -> asyncio.Task[Any]:
+        executor.start()
+        handle = executor.submit(asyncio.sleep, 3600)
+
+        async def wait() -> None:
+            await handle
+
+        waiting = asyncio.create_task(wait())
+        blocked = threading.Thread(target=lambda: results.append(type(error_of(handle)).__name__))
+        blocked.start()
+        threads.append(blocked)
+        await asyncio.sleep(0.01)
+        return waiting
+
+    def error_of(handle: TaskHandle[Any]) -> BaseException | None:
+        try:
+            handle.result(PATIENCE)
+        except ExecutorClosedError as error:
+            return error
+        return None
+
+    threads: list[threading.Thread] = []
+    waiting = loop.run_until_complete(first())
+    loop.close()
+
+    async def second() -> None:
+        async with executor:
+            assert await executor.run(plain_double, 2) == 4
+
+    asyncio.run(second())
+    threads[0].join(PATIENCE)
+    assert results == ["ExecutorClosedError"]
+    waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+# --- taking work ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [double, plain_double])
+async def test_submit_run_and_options(function: Any) -> None:
+    """Arguments arrive, values come back, and options hold for what is handed over with them."""
+    async with Executor(threads=2, processes=0) as executor:
+        assert await executor.submit(function, 2, add=1) == 5
+        assert await executor.run(function, 2, add=1) == 5
+        named = executor.options(name="named").options(timeout=5)
+        handle = named.submit(function, 2)
+        assert handle.name == "named"
+        assert await handle == 4
+        assert await named.run(function, 3) == 6
+        assert [value async for value in named.map(function, [1, 2])] == [2, 4]
+        with pytest.raises(ConfigurationError, match="'retries'"):
+            executor.options(retries=3)
+
+
+async def test_keyword_arguments_of_any_name() -> None:
+    """A task's keyword arguments may be called like the library's own parameters."""
+
+    def work(**kwargs: int) -> dict[str, int]:
+        return kwargs
+
+    async with Executor(threads=1, processes=0) as executor:
+        said = {"function": 1, "timeout": 2, "self": 3, "args": 4}
+        assert await executor.run(work, **said) == said
+        assert await executor.submit(work, **said) == said
+
+
+async def test_submit_from_another_thread() -> None:
+    """Any thread may submit, for any backend, and wait there for the result."""
+    async with Executor(threads=2, processes=0) as executor:
+
+        def elsewhere() -> list[int]:
+            handles = [executor.submit(function, 2) for function in (double, plain_double) for _ in range(50)]
+            return [handle.result(PATIENCE) for handle in handles]
+
+        assert await anyio.to_thread.run_sync(elsewhere) == [4] * 100
+
+
+async def test_run_and_map_elsewhere_are_refused() -> None:
+    """`run`, `map` and `wait_idle` belong to the executor's loop; another one is told what to use."""
+    async with Executor(threads=1, processes=0) as executor:
+
+        async def other() -> None:
+            with pytest.raises(WrongThreadError, match=r"submit\(…\)\.result\(\)"):
+                await executor.run(double, 1)
+            with pytest.raises(WrongThreadError):
+                async for _ in executor.map(double, [1]):
+                    pass
+            with pytest.raises(WrongThreadError):
+                await executor.wait_idle()
+
+        await anyio.to_thread.run_sync(anyio.run, other)
+
+
+async def test_cancelling_run_cancels_its_task() -> None:
+    """Who gives up on `run` ends its task: a coroutine is cancelled, a thread sees it."""
+    ended = []
+
+    async def work() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(True)
+
+    async with Executor(processes=0) as executor:
+        with anyio.move_on_after(0.01) as scope:
+            await executor.run(work)
+        assert scope.cancelled_caught
+        await executor.wait_idle()
+        assert executor.snapshot().finished == {CANCELLED: 1}
+    assert ended == [True]
+
+
+async def test_cancelled_task_is_an_error_of_ours_for_run() -> None:
+    """A task that somebody else cancels raises TaskCancelledError out of `run`, which goes on living."""
+    async with Executor(processes=0) as executor, anyio.create_task_group() as group:
+        outcomes = []
+
+        async def wait() -> None:
+            try:
+                await executor.run(anyio.sleep_forever)
+            except TaskCancelledError as error:
+                await anyio.lowlevel.checkpoint()
+                outcomes.append(error)
+
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        executor.tasks[0].cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert [type(error) for error in outcomes] == [TaskCancelledError]
+
+
+BASE_EXCEPTIONS = [SystemExit, KeyboardInterrupt, GeneratorExit, StopAsyncIteration, BaseException]
+
+
+@pytest.mark.parametrize("kind", ["loop", "thread", "inline", "awaited"])
+@pytest.mark.parametrize("error", [*BASE_EXCEPTIONS, StopIteration, asyncio.CancelledError])
+async def test_base_exceptions_end_their_task_alone(kind: str, error: type[BaseException]) -> None:
+    """What would end a process or an iteration becomes a TaskExitedError with the original as its cause."""
+
+    def work() -> None:
+        raise error("out")
+
+    async def async_work() -> None:
+        work()
+
+    function = {"loop": async_work, "awaited": lambda: async_work()}.get(kind, work)
+    backends = {"thread": InlineBackend()} if kind == "inline" else None
+    async with Executor(threads=1, processes=0, backends=backends) as executor:
+        handle = executor.submit(function)
+        await handle.wait()
+        caught = handle.exception()
+        if kind in {"loop", "awaited"} and error is StopIteration:  # Python itself makes that of it
+            assert isinstance(caught, RuntimeError)
+        elif isinstance(caught, TaskCancelledError):  # the loop's own, out of a coroutine
+            assert error is asyncio.CancelledError
+            assert executor.snapshot().finished == {CANCELLED: 1}
+        else:
+            assert handle.state is FAILED
+            assert isinstance(caught, TaskExitedError)
+            assert isinstance(caught.__cause__, error)
+            assert error.__name__ in str(caught)
+        assert await executor.run(plain_double, 2) == 4
+
+
+@pytest.mark.parametrize("inline", [False, True])
+async def test_plain_function_that_returns_an_awaitable(inline: bool) -> None:
+    """What a plain function returns is awaited on the loop if it can be: coroutines and other awaitables."""
+
+    class Later:
+        def __await__(self) -> Any:
+            return double(4).__await__()
+
+    async with Executor(threads=1, processes=0, backends={"thread": InlineBackend()} if inline else None) as executor:
+        loop_thread = threading.get_ident()
+
+        async def where() -> bool:
+            return threading.get_ident() == loop_thread
+
+        assert await executor.run(lambda: double(3)) == 6
+        assert await executor.run(functools.lru_cache(double), 3) == 6
+        assert await executor.run(lambda: Later()) == 8
+        assert await executor.run(lambda: where())
+        handle = executor.submit(lambda: anyio.sleep_forever())
+        await anyio.to_thread.run_sync(threading.Event().wait, 0.01)
+        handle.cancel()
+        with anyio.fail_after(PATIENCE), pytest.raises(TaskCancelledError):
+            await handle
+
+
+async def test_returned_awaitable_of_a_cancelled_task() -> None:
+    """A coroutine that comes back after the task was told to stop, or was abandoned, is closed unentered."""
+    entered, release = threading.Event(), threading.Event()
+
+    def work() -> Any:
+        entered.set()
+        assert release.wait(PATIENCE)
+        return double(1)
+
+    for grace in (PATIENCE, 0.01):
+        entered.clear()
+        release.clear()
+        async with Executor(threads=1, processes=0, cancel_grace=grace) as executor:
+            handle = executor.submit(work)
+            assert await anyio.to_thread.run_sync(entered.wait, PATIENCE)
+            handle.cancel()
+            if grace < 1:
+                await handle.wait()
+                assert handle.abandoned
+            release.set()
+            with pytest.raises(TaskCancelledError):
+                await handle
+    gc.collect()
+
+
+# --- refusing ---------------------------------------------------------------------------------------------
+
+
+async def test_what_is_no_task_is_refused() -> None:
+    """What can't be a task is refused by every way in, before it gets a handle."""
+
+    def numbers() -> Any:
+        yield 1
+
+    under_way = double(1)
+    async with Executor(processes=0) as executor:
+        for bad in (None, 5, under_way, numbers):
+            with pytest.raises(InvalidTaskError):
+                executor.submit(bad)  # type: ignore[call-overload]
+            with pytest.raises(InvalidTaskError):
+                await executor.run(bad)  # type: ignore[call-overload]
+            with pytest.raises(InvalidTaskError):
+                executor.map(bad, [1])
+        with pytest.raises(TypeError):
+            executor.submit()  # type: ignore[call-overload]
+        assert executor.tasks == ()
+    under_way.close()
+
+
+async def test_tags_that_lead_nowhere_are_refused() -> None:
+    """An unknown tag, a backend that can't run the kind, and a backend that is off are all told apart."""
+
+    @task("reports")
+    def report() -> None: ...
+
+    async with Executor(processes=0, tags={"slow": "thread", "quick": "loop"}) as executor:
+        with pytest.raises(ConfigurationError, match="'reports', which is mapped to no backend"):
+            executor.submit(report)
+        with pytest.raises(ConfigurationError, match="coroutine function, and the backend 'thread'"):
+            executor.options(tag="slow").submit(double, 1)
+        with pytest.raises(ConfigurationError, match="plain function, and the backend 'loop'"):
+            executor.options(tag="quick").submit(plain_double, 1)
+        with pytest.raises(ConfigurationError, match="turned off"):
+            executor.submit(cpu_bound(lambda: None))
+        with pytest.raises(ConfigurationError, match="no backend 'other'; there are loop, thread"):
+            executor.backend("other")
+
+
+async def test_tag_mapped_to_no_backend_is_refused_at_the_start() -> None:
+    """A tag that is mapped to a backend that doesn't exist is found when the executor starts."""
+    with pytest.raises(ConfigurationError, match=r"'reports' is mapped to 'pool'.*loop, thread"):
+        async with Executor(processes=0, tags={"reports": "pool"}):
+            pass
+
+
+async def test_further_backends_by_tag() -> None:
+    """A tag leads to a backend of the caller's, with a pool and a name of its own."""
+    pool = ThreadBackend(1)
+    async with Executor(processes=0, backends={"pool": pool}, tags={"reports": "pool", "cpu": "pool"}) as executor:
+        handle = executor.options(tag="reports").submit(threading.get_ident)
+        other = executor.options(tag="cpu").submit(threading.get_ident)
+        assert (handle.backend, handle.tag) == ("pool", "reports")
+        assert await handle == await other
+        assert executor.snapshot().backends["pool"].workers == 1
+
+
+# --- looking ----------------------------------------------------------------------------------------------
+
+
+async def test_wait_idle() -> None:
+    """`wait_idle` waits for everything queued or running, and leaves the executor open."""
+    release, idle = anyio.Event(), []
+    async with Executor(processes=0) as executor, anyio.create_task_group() as group:
+        await executor.wait_idle()
+
+        async def outer() -> None:
+            await release.wait()
+            executor.submit(double, 1)
+
+        async def wait() -> None:
+            await executor.wait_idle()
+            idle.append(executor.snapshot().finished.get(SUCCEEDED))
+
+        executor.submit(outer)
+        for _ in range(2):
+            group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert idle == []
+        release.set()
+    assert idle == [2, 2]
+
+
+async def test_wait_idle_inside_is_a_deadlock() -> None:
+    """A task that waits for its own executor to be idle would wait for itself: it is told so."""
+    async with Executor(processes=0) as executor:
+        with pytest.raises(DeadlockError):
+            await executor.run(executor.wait_idle)
+
+
+async def test_snapshot_and_tasks() -> None:
+    """The snapshot tells what is queued, running and ended; `tasks` has what is under way."""
+    entered, release = threading.Event(), threading.Event()
+
+    def work() -> None:
+        entered.set()
+        assert release.wait(PATIENCE)
+
+    async with Executor(threads=1, processes=0) as executor:
+        handles: list[Any] = [executor.submit(work), executor.submit(int), executor.submit(anyio.sleep_forever)]
+        assert await anyio.to_thread.run_sync(entered.wait, PATIENCE)
+        now = executor.snapshot()
+        assert now.phase == "open"
+        assert set(now.backends) == {"loop", "thread"}
+        thread, loop = now.backends["thread"], now.backends["loop"]
+        assert (thread.queued, thread.running, thread.workers, thread.unavailable) == (1, 1, 1, None)
+        assert (loop.queued, loop.running, loop.workers) == (0, 1, None)
+        assert now.finished == {}
+        assert list(executor.tasks) == handles
+        assert {handle.state for handle in handles if handle.started_at} == {RUNNING}
+        assert await anyio.to_thread.run_sync(executor.snapshot) == now
+        handles[2].cancel()
+        release.set()
+        await executor.wait_idle()
+        assert executor.snapshot().finished == {SUCCEEDED: 2, CANCELLED: 1}
+        assert executor.tasks == ()

@@ -1,0 +1,291 @@
+"""The thread pool: spare threads for abandoned and for waiting ones, refusal, and what is given back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from executors import BackendUnavailableError, DeadlockError, Executor
+from executors.backends import ThreadBackend
+from executors.events import TaskAbandoned, TaskEvent
+from executors.handle import CANCELLED, SUCCEEDED
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 10.0
+
+
+class ThreadWork:
+    """A thread task in the test's hands."""
+
+    def __init__(self, then: Callable[[], Any] = int) -> None:
+        self.entered, self.release = threading.Event(), threading.Event()
+        self.then = then
+
+    def __call__(self) -> Any:
+        self.entered.set()
+        assert self.release.wait(PATIENCE)
+        return self.then()
+
+    async def wait_entered(self) -> None:
+        assert await anyio.to_thread.run_sync(self.entered.wait, PATIENCE)
+
+
+class Abandoned:
+    """A hook that counts abandoned tasks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.event = anyio.Event()
+
+    def __call__(self, event: TaskEvent, /) -> None:
+        if isinstance(event, TaskAbandoned):
+            self.count += 1
+            self.event.set()
+            self.event = anyio.Event()
+
+    async def wait_for(self, count: int) -> None:
+        with anyio.fail_after(PATIENCE):
+            while self.count < count:
+                await self.event.wait()
+
+
+def pool_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("executors-thread")}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until something outside of it has happened."""
+    with anyio.fail_after(PATIENCE):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_threads_start_when_needed_and_end_with_the_drain() -> None:
+    """There are no more threads than tasks ask for, nor than the size; after the drain there are none."""
+    barrier = threading.Barrier(3)
+    async with Executor(threads=3, processes=0) as executor:
+        assert pool_threads() == set()
+        assert await executor.run(int) == 0
+        assert len(pool_threads()) == 1
+        handles = [executor.submit(barrier.wait, PATIENCE) for _ in range(3)]
+        for handle in handles:
+            await handle
+        assert len(pool_threads()) == 3
+        assert all(thread.daemon for thread in pool_threads())
+        for _ in range(50):
+            executor.submit(int)
+        await executor.wait_idle()
+        assert len(pool_threads()) == 3
+    assert pool_threads() == set()
+
+
+async def test_idle_threads_are_given_back() -> None:
+    """A thread without work ends after a while, and another one starts when there is work again."""
+    async with Executor(processes=0, backends={"thread": ThreadBackend(2, idle_timeout=0.02)}) as executor:
+        for _ in range(3):
+            assert await executor.run(int) == 0
+            await until(lambda: not pool_threads())
+
+
+async def test_idle_threads_race_with_work() -> None:
+    """Work that arrives just as threads give up waiting is done all the same."""
+    async with Executor(processes=0, backends={"thread": ThreadBackend(3, idle_timeout=0.0005)}) as executor:
+        with anyio.fail_after(PATIENCE):
+            for number in range(300):
+                handles = [executor.submit(int) for _ in range(1 + number % 4)]
+                for handle in handles:
+                    assert await handle == 0
+                await anyio.sleep(0.0005)
+            await executor.wait_idle()
+
+
+async def test_queue_order() -> None:
+    """One thread does the work in the order in which it was submitted."""
+    done: list[int] = []
+    async with Executor(threads=1, processes=0) as executor:
+        for number in range(100):
+            executor.submit(done.append, number)
+        await executor.wait_idle()
+    assert done == list(range(100))
+
+
+async def test_abandoned_threads_are_replaced() -> None:
+    """A pool whose threads are all stuck goes on with spare ones, and shrinks again when they come back."""
+    abandoned, stuck = Abandoned(), [ThreadWork() for _ in range(2)]
+    async with Executor(threads=2, processes=0, cancel_grace=0.01, hooks=[abandoned]) as executor:
+        queued = []
+        for work in stuck:
+            executor.options(timeout=0.01).submit(work).mark_seen()
+        queued = [executor.submit(int) for _ in range(5)]  # waits behind the stuck ones until they are given up
+        await abandoned.wait_for(2)
+        for handle in queued:
+            assert await handle == 0
+        assert executor.snapshot().abandoned == 2
+        for work in stuck:
+            work.release.set()
+        await until(lambda: len(pool_threads()) <= 2)
+        assert await executor.run(int) == 0
+
+
+async def test_refusal_when_all_threads_are_abandoned() -> None:
+    """With every thread and every spare one stuck, `submit` refuses, saying why, until one comes back."""
+    abandoned, stuck = Abandoned(), [ThreadWork() for _ in range(2)]
+    async with Executor(threads=1, processes=0, cancel_grace=0.01, hooks=[abandoned]) as executor:
+        for number, work in enumerate(stuck):
+            executor.options(timeout=0.01).submit(work).mark_seen()
+            await abandoned.wait_for(number + 1)
+        for way in (executor.submit, executor.run):
+            with pytest.raises(BackendUnavailableError, match=r"'thread'.*check_cancelled") as caught:
+                await way(int)
+        assert caught.value.backend == "thread"
+        assert "1 threads and 1 spare" in (executor.snapshot().backends["thread"].unavailable or "")
+        assert await executor.run(anyio.lowlevel.checkpoint) is None  # the loop isn't concerned
+        stuck[0].release.set()
+        await until(lambda: executor.snapshot().backends["thread"].unavailable is None)
+        assert await executor.run(int) == 0
+        stuck[1].release.set()
+
+
+async def test_waiting_for_the_own_saturated_pool() -> None:
+    """Threads that wait for tasks of their own full pool get spare ones: no deadlock."""
+    barrier = threading.Barrier(2)
+    async with Executor(threads=2, processes=0) as executor:
+
+        def outer(number: int) -> int:
+            barrier.wait(PATIENCE)  # both threads are taken
+            return number + executor.submit(int, "10").result(PATIENCE)
+
+        with anyio.fail_after(PATIENCE):
+            for _ in range(20):
+                handles = [executor.submit(outer, number) for number in range(2)]
+                assert [await handle for handle in handles] == [10, 11]
+        await until(lambda: len(pool_threads()) <= 4)
+
+
+async def test_waiting_for_the_loop_lets_others_work() -> None:
+    """A thread that waits for a coroutine doesn't hold the others up."""
+    release = anyio.Event()
+
+    async def inner() -> int:
+        await release.wait()
+        return 5
+
+    async with Executor(threads=1, processes=0) as executor:
+        entered = threading.Event()
+
+        def outer() -> int:
+            handle = executor.submit(inner)
+            entered.set()
+            return handle.result(PATIENCE)
+
+        handle = executor.submit(outer)
+        assert await anyio.to_thread.run_sync(entered.wait, PATIENCE)
+        assert await executor.run(int) == 0
+        release.set()
+        assert await handle == 5
+
+
+async def test_deadlock_is_an_error() -> None:
+    """A chain of waiting tasks that is longer than the pool with its spares ends in an error, not in a hang."""
+    async with Executor(threads=1, processes=0) as executor:
+
+        def chain(length: int) -> int:
+            return 1 + executor.submit(chain, length - 1).result() if length else 0
+
+        assert await executor.run(chain, 1) == 1
+        with anyio.fail_after(PATIENCE), pytest.raises(DeadlockError, match=r"'thread'.*1 spare"):
+            await executor.run(chain, 5)
+        await executor.wait_idle()
+        assert await executor.run(int) == 0
+
+
+async def test_another_executors_queue_is_no_deadlock() -> None:
+    """A thread may wait for a queued task of another executor, whatever its own pool's state."""
+    gate = ThreadWork()
+    async with Executor(threads=1, processes=0) as other, Executor(threads=1, processes=0) as executor:
+        other.submit(gate)
+        await gate.wait_entered()
+
+        barrier = threading.Barrier(2)
+
+        def wait_elsewhere() -> int:
+            handle = other.submit(int, "7")
+            barrier.wait(PATIENCE)
+            return handle.result(PATIENCE)
+
+        def wait_here() -> int:
+            inner = executor.submit(wait_elsewhere)
+            return inner.result(PATIENCE)
+
+        handle = executor.submit(wait_here)
+        await anyio.to_thread.run_sync(barrier.wait, PATIENCE)
+        gate.release.set()
+        assert await handle == 7
+
+
+async def test_surplus_thread_passes_its_wake_up_on() -> None:
+    """A spare thread that is woken for a job, and finds itself one too many, leaves the job to an idle one."""
+    async with Executor(threads=2, processes=0) as executor:
+        release, unblocked, last = anyio.Event(), threading.Event(), ThreadWork()
+        meeting = threading.Barrier(2)
+
+        async def inner() -> None:
+            await release.wait()
+
+        def waits_for_the_loop() -> None:
+            executor.submit(inner).result(PATIENCE)
+            unblocked.set()
+            last()
+
+        handle = executor.submit(waits_for_the_loop)
+        await until(lambda: len(executor.tasks) == 2)
+        for meet in [executor.submit(meeting.wait, PATIENCE) for _ in range(2)]:
+            await meet  # two threads beside the waiting one, idle from now on
+        release.set()
+        await last.wait_entered()  # it waits no more: there is one thread too many
+        assert unblocked.is_set()
+        with anyio.fail_after(2):
+            assert await executor.run(int) == 0
+        last.release.set()
+        await handle
+
+
+async def test_cancelling_races_with_starting() -> None:
+    """Queued tasks that are cancelled while threads take them are run or cancelled, and the pool stays sound."""
+    async with Executor(threads=3, processes=0) as executor:
+        ran: list[int] = []
+        for _ in range(10):
+            handles = [executor.submit(ran.append, 1) for _ in range(200)]
+            for handle in handles:
+                handle.cancel()
+            with anyio.fail_after(PATIENCE):
+                await executor.wait_idle()
+            assert {handle.state for handle in handles} <= {SUCCEEDED, CANCELLED}
+            assert sum(handle.state is SUCCEEDED for handle in handles) == len(ran)
+            ran.clear()
+        backlog = executor.backend("thread")._pool._backlog  # type: ignore[attr-defined]
+        assert len(backlog) == 0
+        assert executor.snapshot().backends["thread"].queued == 0
+
+
+async def test_thread_that_comes_back_after_the_drain() -> None:
+    """An abandoned thread ends by itself when its task does, though its executor was drained and started anew."""
+    stuck = ThreadWork()
+    executor = Executor(threads=1, processes=0)
+    async with executor:
+        executor.submit(stuck)
+        await stuck.wait_entered()
+        assert len((await executor.drain(0)).abandoned) == 1
+    async with executor:
+        assert await executor.run(int) == 0
+        assert executor.snapshot().abandoned == 0
+        stuck.release.set()
+        await until(lambda: len(pool_threads()) == 1)
+    assert pool_threads() == set()
