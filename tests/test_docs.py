@@ -58,6 +58,7 @@ def python_blocks(text: str) -> list[Block]:
             end_of_last_python = fence.end()
         elif language == "text" and end_of_last_python and not text[end_of_last_python : fence.start()].strip():
             blocks[-1].output = body
+    assert len(blocks) == text.count("```python"), "a block of Python is indented or not closed, and would not run"
     return blocks
 
 
@@ -75,7 +76,11 @@ def page_id(page: Path) -> str:
 @pytest.mark.timeout(120)
 def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
     """Every block runs, after those above it, and prints what the page says."""
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # a file replaced within a second would be stale
+    environment = {
+        **os.environ,
+        "PYTHONDONTWRITEBYTECODE": "1",  # a file that is replaced within a second would be stale
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # AnyIO's plugin will do
+    }
     for block in python_blocks(page.read_text()):
         where = f"{page_id(page)}:{block.line}"
         named = FILE_NAME.match(block.code)
@@ -83,7 +88,7 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
         file = tmp_path / named[1]
         with file.open("a" if named[2] else "w") as script:
             script.write(block.code)
-        how = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if file.name.startswith("test_") else []
+        how = ["-m", "pytest", "-q", "-p", "anyio", "-p", "no:cacheprovider"] if file.name.startswith("test_") else []
         done = subprocess.run(
             [sys.executable, *how, file.name],
             cwd=tmp_path,
@@ -204,13 +209,17 @@ def test_every_backend_has_its_column() -> None:
     annotated = list(inspect.get_annotations(ExecutorBackend))
     assert list(rows) == [name for name in annotated if name not in {"name", "unavailable"}]
     classes = [name for name in executors.backends.__all__ if name not in {"ExecutorBackend", "Job"}]
-    for attribute, row in rows.items():
-        assert [heading.strip("`") for heading in list(row)[1:]] == classes
-        for name in classes:
+    assert list(rows["workers"]) == ["Attribute", *(f"`{name}`" for name in classes)]
+    for name in classes:
+        backend = getattr(executors.backends, name)
+        parameters = [each.replace(annotation=each.empty) for each in inspect.signature(backend).parameters.values()]
+        assert f"\n## `{name}{inspect.Signature(parameters)}`\n" in (REFERENCE / "backends.md").read_text()
+        for attribute, row in rows.items():
+            value = getattr(backend, attribute)
+            expected = "yes" if value else "no"
             if attribute == "workers":
-                continue  # each backend's own parameter
-            value = getattr(getattr(executors.backends, name), attribute)
-            assert row[f"`{name}`"] == ("yes" if value else "no"), (name, attribute)
+                expected = f"`{parameters[0].name}`" if parameters else str(value)
+            assert row[f"`{name}`"].partition(",")[0] == expected, (name, attribute)
 
 
 def test_every_public_name_is_described() -> None:
