@@ -221,6 +221,13 @@ def stay(path: str | None = None) -> None:
         time.sleep(1000)
 
 
+async def stay_later(path: str) -> None:
+    import asyncio  # noqa: PLC0415
+
+    say(path, os.getpid())
+    await asyncio.Event().wait()
+
+
 def stop_self(path: str) -> None:
     say(path, os.getpid())
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -506,6 +513,23 @@ def setup_unless(_worker: Any, path: str) -> Any:
     """Fail while there is a file at `path`."""
     if os.path.exists(path):
         raise RuntimeError("not yet")
+    return identity
+
+
+def setup_stays(_worker: Any, path: str) -> Any:
+    stay(path)
+
+
+def setup_counts_and_fails(_worker: Any, path: str) -> Any:
+    append_line(path, os.getpid())
+    raise RuntimeError("not to be started")
+
+
+def setup_fails_once(_worker: Any, path: str) -> Any:
+    fails = not os.path.exists(path)
+    append_line(path, os.getpid())
+    if fails:
+        raise RuntimeError("the first one fails")
     return identity
 
 

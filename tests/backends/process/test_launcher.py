@@ -1,0 +1,265 @@
+"""Starting workers and seeing them end: when the parent is killed, and when they fail to start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import anyio
+import pytest
+import worker_tasks as tasks
+from processes import is_alive, wait_for_end
+
+from executors import BackendUnavailableError, Executor, WorkerLostError
+from executors.backends import ProcessBackend
+from executors.backends.process.launcher import ExitWatch, SideThread, launch
+from executors.handle import LOST
+from executors.loops import running_loop
+
+pytestmark = pytest.mark.anyio
+
+SUPPORT = Path(tasks.__file__).parent
+DEATH_TIME = 2.0
+
+
+def program(*command: object, **options) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, *map(str, command)], env={**os.environ, "PYTHONPATH": SUPPORT}, **options)
+
+
+def with_setup(name: str, *args: object, size: int = 1) -> Executor:
+    backend = ProcessBackend(size, setup=(f"worker_tasks:{name}", args))
+    return Executor(threads=1, backends={"process": backend})
+
+
+# --- the parent's death -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@pytest.mark.parametrize(
+    "task", ["idle", "starting", "stay", "spin", "power", "digest", "sleep_in_c", "stop_self", "stay_later"]
+)
+async def test_workers_end_with_a_killed_parent(line, task: str) -> None:
+    """Two seconds after a SIGKILL to the server its worker is gone, whatever it is doing."""
+    says = line()
+    with program(SUPPORT / "parent.py", task, says.path) as parent:
+        worker = int(await says.hear())
+        assert is_alive(worker)
+        parent.kill()
+    assert wait_for_end(worker, DEATH_TIME)
+
+
+def test_workers_end_with_a_program_that_does_not_drain(tmp_path) -> None:
+    """A program whose event loop ends without a drain exits, and so does its worker."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        dedent("""
+        import asyncio, os, time
+        from executors import Executor
+
+        async def main():
+            executor = Executor(threads=1, processes=1)
+            executor.start()
+            cpu = executor.options(tag="cpu")
+            print(await cpu.run(os.getpid), flush=True)
+            cpu.submit(time.sleep, 1000)
+            return executor
+
+        executor = asyncio.run(main())
+        """)
+    )
+    with program(script, stdout=subprocess.PIPE) as parent:
+        out, _ = parent.communicate(timeout=30)
+    assert parent.returncode == 0
+    assert wait_for_end(int(out), DEATH_TIME)
+
+
+# --- failures to start ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setup", "argument", "sign"),
+    [("setup_fails", "no such app", "RuntimeError: no such app"), ("setup_exits", 7, "exit code 7")],
+)
+async def test_workers_that_die_at_start(setup: str, argument: object, sign: str) -> None:
+    """Tasks fail soon, with what the workers died of; further ones are refused with the same."""
+    async with with_setup(setup, argument, size=2) as executor:
+        cpu = executor.options(tag="cpu")
+        began = time.monotonic()
+        handles = [cpu.submit(tasks.identity, number) for number in range(5)]
+        for handle in handles:
+            with pytest.raises(WorkerLostError, match="failed to start") as caught:
+                await handle
+            assert handle.state is LOST
+            assert sign in str(caught.value)
+            assert (caught.value.pid, caught.value.exitcode, caught.value.signal) == (None, None, None)
+        assert time.monotonic() - began < 10
+        with pytest.raises(BackendUnavailableError, match="failed to start") as refused:
+            cpu.submit(tasks.identity, 1)
+        assert sign in str(refused.value)
+        assert sign in (executor.snapshot().backends["process"].unavailable or "")
+        assert await executor.run(tasks.identity, "in a thread") == "in a thread"
+
+
+async def test_no_fork_storm(tmp_path) -> None:
+    """However many tasks wait, the failing starts are few."""
+    path = tmp_path / "starts"
+    async with with_setup("setup_counts_and_fails", str(path), size=2) as executor:
+        handles = [executor.options(tag="cpu").submit(tasks.identity, number) for number in range(500)]
+        for handle in handles:
+            await handle.wait()
+            assert isinstance(handle.exception(), WorkerLostError)
+    assert 3 <= len(path.read_text().split()) <= 4
+
+
+async def test_the_circuit_closes_again(tmp_path) -> None:
+    """When workers can start again, tasks run again after the pause."""
+    path = tmp_path / "failing"
+    path.touch()
+    async with with_setup("setup_unless", str(path)) as executor:
+        cpu = executor.options(tag="cpu")
+        with pytest.raises(WorkerLostError):
+            await cpu.run(tasks.identity, 1)
+        path.unlink()
+        with anyio.fail_after(10):
+            while executor.backend("process").unavailable:  # noqa: ASYNC110  (nothing tells of it)
+                await anyio.sleep(0.05)
+        assert await cpu.run(tasks.identity, 2) == 2
+        assert executor.snapshot().backends["process"].unavailable is None
+
+
+async def test_one_failed_start_costs_no_task(tmp_path) -> None:
+    """A worker that fails to start once is started again, and the task that waited has its value."""
+    path = tmp_path / "starts"
+    async with with_setup("setup_fails_once", str(path)) as executor:
+        assert await executor.options(tag="cpu").run(tasks.identity, 5) == 5
+    assert len(path.read_text().split()) == 2
+
+
+async def test_a_missing_interpreter(monkeypatch) -> None:
+    """A worker that can't even be launched is a failed start, too."""
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    async with Executor(threads=1, processes=1) as executor:
+        with pytest.raises(WorkerLostError, match="FileNotFoundError"):
+            await executor.options(tag="cpu").run(tasks.identity, 1)
+
+
+@pytest.mark.parametrize("end", ["drain", "cancel"])
+async def test_a_worker_that_never_gets_ready(line, end: str) -> None:
+    """A drain ends a worker that hangs in its setup; the task that waits for it is cancelled."""
+    says = line()
+    async with with_setup("setup_stays", says.path) as executor:
+        handle = executor.options(tag="cpu").submit(tasks.identity, 1)
+        worker = int(await says.hear())
+        if end == "cancel":
+            assert handle.cancel()
+            await handle.wait()
+        report = await executor.drain(0.1)
+        assert report.duration < 1.1
+        assert handle.started_at is None
+        assert not is_alive(worker)
+
+
+@pytest.mark.timeout(120)
+def test_too_few_descriptors(tmp_path) -> None:
+    """Wherever a start runs out of descriptors, every task ends, no worker is left, and more descriptors help."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        dedent("""
+        import asyncio, os, resource
+        from executors import Executor, ExecutorError
+
+        async def main():
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            for room in range(1, 14):
+                async with Executor(threads=1, processes=1) as executor:
+                    cpu = executor.options(tag="cpu")
+                    most = max(map(int, os.listdir("/proc/self/fd")))
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (most + room, hard))
+                    try:
+                        await asyncio.wait_for(cpu.run(int, "4"), 20)
+                        fine = True
+                    except ExecutorError:
+                        fine = False
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+                    while executor.backend("process").unavailable:
+                        await asyncio.sleep(0.05)
+                    assert await cpu.run(int, "5") == 5
+                print(room, fine, flush=True)
+                try:
+                    os.waitpid(-1, os.WNOHANG)
+                except ChildProcessError:
+                    continue
+                raise AssertionError(f"a process is left with room for {room}")
+
+        asyncio.run(main())
+        """)
+    )
+    with program(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        out, err = parent.communicate(timeout=110)
+    assert parent.returncode == 0, err.decode()
+    assert b"1 False" in out
+    assert b"13 True" in out
+
+
+# --- the parts --------------------------------------------------------------------------------------------
+
+
+async def test_exit_watch() -> None:
+    """It tells once when the process ends, which is still to be reaped then; closing it twice is harmless."""
+    loop, ended = running_loop(), anyio.Event()
+    launched = launch()
+    watch = ExitWatch(launched, loop, ended.set)
+    assert launched.entered() == 0
+    launched.kill()
+    await ended.wait()
+    assert launched.reap() == -9
+    launched.kill()  # harmless: there is nobody left to hit
+    watch.close()
+    watch.close()
+    launched.sock.close()
+    launched.board.close()
+
+
+async def test_a_worker_that_loses_its_parent_at_birth_exits() -> None:
+    """Before it has been told anything, the end of its connection ends a worker."""
+    loop, ended = running_loop(), anyio.Event()
+    launched = launch()
+    watch = ExitWatch(launched, loop, ended.set)
+    launched.sock.close()
+    await ended.wait()
+    assert launched.reap() == 0
+    watch.close()
+    launched.board.close()
+
+
+async def test_side_thread() -> None:
+    """It makes its calls in order, off the loop's thread, and tells their outcomes on it; errors, too."""
+    side = SideThread("tests-side", running_loop())
+    outcomes, done = [], anyio.Event()
+
+    def work(number: int) -> tuple[int, bool]:
+        if number == 2:
+            raise ValueError(number)
+        return number, threading.current_thread() is threading.main_thread()
+
+    def then(value: object, error: Exception | None) -> None:
+        outcomes.append((value, repr(error)))
+        if len(outcomes) == 4:
+            done.set()
+
+    for number in range(4):
+        side.call(lambda number=number: work(number), then)
+    await done.wait()
+    side.close()
+    side.close()
+    assert outcomes == [
+        ((0, False), "None"),
+        ((1, False), "None"),
+        (None, "ValueError(2)"),
+        ((3, False), "None"),
+    ]

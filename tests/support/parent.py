@@ -1,0 +1,34 @@
+"""A server to be killed: runs a task of `worker_tasks` in a worker, and goes on for ever.
+
+Arguments: the task's name, or ``idle``, and the path of a line that hears the worker's process id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import lines
+import worker_tasks
+
+from executors import Executor
+from executors.backends import ProcessBackend
+
+
+async def main(task: str, path: str) -> None:
+    if task == "starting":
+        backend = ProcessBackend(1, setup=("worker_tasks:setup_stays", (path,)))
+    else:
+        backend = ProcessBackend(1)
+    async with Executor(threads=1, backends={"process": backend}) as executor:
+        cpu = executor.options(tag="cpu")
+        if task == "idle":
+            lines.say(path, await cpu.run(worker_tasks.pid))
+        elif task == "starting":
+            cpu.submit(worker_tasks.pid)
+        else:
+            cpu.submit(getattr(worker_tasks, task), path)
+        await asyncio.Event().wait()
+
+
+asyncio.run(main(*sys.argv[1:]))
