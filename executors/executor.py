@@ -234,19 +234,24 @@ class Executor(Submitter):
         return handle
 
     def call(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], said: TaskOptions
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        said: TaskOptions,
+        backend_name: str | None = None,
     ) -> Call:
         """Decide where a function goes, and whether it can run there. Raises as `submit` does."""
         self._started()
-        found = route(function, said, self._tags)
+        found = route(function, said, self._tags, backend_name)
         if found.backend not in self._backends:
             raise ConfigurationError(f"{name_of(function)} can't run: {self._settings.no_process_backend()}")
         backend = self._backends[found.backend]
         if not (backend.supports_coroutines if found.is_coroutine else backend.supports_functions):
             kind, other = ("coroutine", "plain") if found.is_coroutine else ("plain", "coroutine")
             raise ConfigurationError(
-                f"{name_of(function)} is a {kind} function, and the backend {found.backend!r} that its tag is "
-                f"mapped to runs only {other} ones"
+                f"{name_of(function)} is a {kind} function, and the backend {found.backend!r} that it would go to "
+                f"runs only {other} ones"
             )
         return Call(function, args, kwargs, found.backend, found.options, found.is_coroutine, function)
 

@@ -8,7 +8,7 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from executors.handle import CANCELLED, TaskHandle
-from executors.options import TaskOptions
+from executors.options import NO_OPTIONS
 
 if TYPE_CHECKING:
     from executors.executor import Executor
@@ -40,8 +40,7 @@ class BackendFutures(futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending.add(future)
         try:
-            call = self._executor.call(fn, args, kwargs, TaskOptions())
-            handle = self._executor.submit_call(call._replace(backend=self._backend))
+            handle = self._executor.submit_call(self._executor.call(fn, args, kwargs, NO_OPTIONS, self._backend))
         except BaseException:
             self._pending.discard(future)
             raise

@@ -292,6 +292,10 @@ class TaskHandle(Generic[T]):
         self._owner.request_cancel(self.id)
         return True
 
+    def cancel_soon(self) -> None:
+        """Have it cancelled on the loop's thread. Waits for no lock: finalizers call it, which run at any time."""
+        self._owner.loop.post(self.cancel)
+
     # --- changing state: for the executor and its backends ------------------------------------------------
 
     def start(self) -> bool:

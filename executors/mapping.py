@@ -94,7 +94,7 @@ class MapResults(Generic[T]):
             self._handles.append(await self._executor.submit_when_room(call))
 
     def cancel(self) -> None:
-        """Cancel what is under way. Any thread; called when the block is left, or the iterator forgotten."""
+        """Cancel what is under way. Any thread; called when the block is left, or a task has failed."""
         self._exhausted = True
         while self._handles:
             self._handles.popleft().cancel()
@@ -108,4 +108,5 @@ class MapResults(Generic[T]):
         self.cancel()
 
     def __del__(self) -> None:
-        self.cancel()
+        for handle in self._handles:
+            handle.cancel_soon()

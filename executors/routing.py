@@ -93,13 +93,16 @@ def mark_of(function: Callable[..., Any], *, is_coroutine: bool) -> TaskOptions:
     return options
 
 
-def route(function: Callable[..., Any], said: TaskOptions, tags: Mapping[str, str]) -> Route:
+def route(
+    function: Callable[..., Any], said: TaskOptions, tags: Mapping[str, str], backend: str | None = None
+) -> Route:
     """Decide where a task goes: the call's options over the function's mark over the tags over the kind.
 
     Args:
         function: What is to be run.
         said: The options of the call.
         tags: The executor's map from tag to backend name.
+        backend: Where it goes whatever its tag is, if that is settled.
 
     Raises:
         InvalidTaskError: It can't be run as a task.
@@ -107,6 +110,8 @@ def route(function: Callable[..., Any], said: TaskOptions, tags: Mapping[str, st
     """
     is_coroutine = is_coroutine_function(function)
     options = said.over(mark_of(function, is_coroutine=is_coroutine))
+    if backend is not None:
+        return Route(backend, options, is_coroutine)
     tag = options.tag
     if tag is not None and tag in tags:
         return Route(tags[tag], options, is_coroutine)

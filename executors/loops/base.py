@@ -52,6 +52,7 @@ class EventLoop(ABC):
             try:
                 self._wake_up(self._empty_inbox)
             except RuntimeError:  # the loop has ended: nobody is left to hear of it
+                self._waking = False
                 self._inbox.clear()
 
     def _empty_inbox(self) -> None:

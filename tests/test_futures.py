@@ -1,0 +1,170 @@
+"""One backend of an executor as a `concurrent.futures.Executor`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent import futures
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from executors import ConfigurationError, Executor, ExecutorClosedError, InvalidTaskError, cpu_bound, task
+from executors.futures import BackendFutures
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 10.0
+
+
+async def in_thread(function: Any, *args: Any) -> Any:
+    return await anyio.to_thread.run_sync(function, *args)
+
+
+async def double(x: int) -> int:
+    await anyio.lowlevel.checkpoint()
+    return 2 * x
+
+
+async def test_values_and_errors() -> None:
+    """A future gets the value, or the error itself."""
+    async with Executor(threads=2, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        assert isinstance(pool, futures.Executor)
+        assert await in_thread(pool.submit(int, "4").result, PATIENCE) == 4
+        error = await in_thread(pool.submit(int, "x").exception, PATIENCE)
+        assert isinstance(error, ValueError)
+
+
+async def test_waiting_and_mapping() -> None:
+    """`wait`, `as_completed` and the executor's own `map` work, in another thread."""
+    async with Executor(threads=2, processes=0) as executor:
+        pool = executor.as_futures("thread")
+
+        def elsewhere() -> list[int]:
+            many = [pool.submit(pow, x, 2) for x in range(20)]
+            done, rest = futures.wait(many, PATIENCE)
+            assert not rest
+            assert {future.result() for future in futures.as_completed(done)} == {x * x for x in range(20)}
+            return list(pool.map(pow, range(5), [2] * 5, timeout=PATIENCE))
+
+        assert await in_thread(elsewhere) == [0, 1, 4, 9, 16]
+
+
+async def test_coroutine_functions_on_the_loop() -> None:
+    """Over the loop a future stands for a coroutine."""
+    async with Executor(processes=0) as executor:
+        assert await in_thread(executor.as_futures("loop").submit(double, 2).result, PATIENCE) == 4
+
+
+async def test_what_the_backend_cannot_run_is_refused() -> None:
+    """A kind of function that the backend doesn't run is refused, whatever another backend could do."""
+    async with Executor(threads=1, processes=0) as executor:
+        with pytest.raises(ConfigurationError, match="coroutine function"):
+            executor.as_futures("thread").submit(double, 2)
+        with pytest.raises(ConfigurationError, match="plain function"):
+            executor.as_futures("loop").submit(int, "4")
+        with pytest.raises(InvalidTaskError):
+            executor.as_futures("thread").submit(5)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="no backend 'other'"):
+            executor.as_futures("other")
+
+
+@pytest.mark.parametrize("mark", [cpu_bound, task("nowhere")], ids=["cpu", "unknown tag"])
+async def test_marks_do_not_lead_elsewhere(mark: Any) -> None:
+    """What is submitted goes to this backend, whatever it is marked with."""
+
+    def where() -> int:
+        return threading.get_ident()
+
+    async with Executor(threads=1, processes=0) as executor:
+        future = executor.as_futures("thread").submit(mark(where))
+        assert await in_thread(future.result, PATIENCE) == await executor.run(threading.get_ident)
+
+
+async def test_cancelling_a_queued_future() -> None:
+    """A future that is cancelled while queued never runs, and its waiters know."""
+    entered, release, ran = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        entered.set()
+        assert release.wait(PATIENCE)
+
+    async with Executor(threads=1, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        first = pool.submit(work)
+        assert await in_thread(entered.wait, PATIENCE)
+        queued = pool.submit(ran.append, 1)
+        assert queued.cancel()
+        done, _ = await in_thread(futures.wait, [queued], PATIENCE)
+        assert done == {queued}
+        assert queued.cancelled()
+        release.set()
+        await in_thread(first.result, PATIENCE)
+    assert ran == []
+
+
+async def test_cancelled_task_cancels_its_future() -> None:
+    """A task that a drain cancels cancels its future."""
+    async with Executor(processes=0) as executor:
+        future = executor.as_futures("loop").submit(anyio.sleep_forever)
+        await executor.drain(0)
+        await anyio.wait_all_tasks_blocked()
+        assert future.cancelled()
+
+
+async def test_shutdown_leaves_the_executor() -> None:
+    """After its shutdown the view takes nothing more; the executor and other views go on."""
+    async with Executor(threads=1, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        futures_done = [pool.submit(int, "4") for _ in range(5)]
+        await in_thread(pool.shutdown)
+        assert all(future.done() for future in futures_done)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(int)
+        await in_thread(pool.shutdown)
+        assert await in_thread(executor.as_futures("thread").submit(int, "4").result, PATIENCE) == 4
+
+
+async def test_shutdown_can_cancel_what_is_queued() -> None:
+    """A shutdown that is to cancel does so, and doesn't wait if it isn't to."""
+    entered, release, ran = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        entered.set()
+        assert release.wait(PATIENCE)
+
+    async with Executor(threads=1, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        pool.submit(work)
+        assert await in_thread(entered.wait, PATIENCE)
+        queued = [pool.submit(ran.append, number) for number in range(5)]
+        pool.shutdown(wait=False, cancel_futures=True)
+        assert all(future.cancelled() for future in queued)
+        release.set()
+        await executor.wait_idle()
+    assert ran == []
+
+
+async def test_closed_executor_refuses() -> None:
+    """A view of an executor that has been drained refuses as the executor does."""
+    async with Executor(processes=0) as executor:
+        pool = executor.as_futures("thread")
+    with pytest.raises(ExecutorClosedError):
+        pool.submit(int)
+    assert isinstance(pool, BackendFutures)
+    assert not pool._pending
+
+
+def test_asyncio_takes_it_for_an_executor() -> None:
+    """asyncio's `run_in_executor` works over it."""
+
+    async def main() -> None:
+        async with Executor(threads=1, processes=0) as executor:
+            loop = asyncio.get_running_loop()
+            assert await loop.run_in_executor(executor.as_futures("thread"), int, "4") == 4
+
+    asyncio.run(main())
