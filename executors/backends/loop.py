@@ -92,10 +92,17 @@ class LoopBackend(ExecutorBackend):
 
     def stack_of(self, job: Job) -> str | None:
         """Tell where the coroutine is suspended, where the loop knows."""
-        get_stack = getattr(getattr(job.token, "task", None), "get_stack", None)
-        if get_stack is None:  # trio's tasks don't tell
+        get_coro = getattr(getattr(job.token, "task", None), "get_coro", None)
+        if get_coro is None:  # trio's tasks don't tell
             return None
-        return "".join(line for frame in get_stack() for line in traceback.format_stack(frame, limit=1))
+        lines: list[str] = []
+        awaited = get_coro()
+        while awaited is not None:  # from the outermost to what waits in the end
+            frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+            if frame is not None:
+                lines += traceback.format_stack(frame, limit=1)
+            awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+        return "".join(lines)
 
 
 class _Spawned:
