@@ -234,16 +234,11 @@ class Executor(Submitter):
         return handle
 
     def call(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        said: TaskOptions,
-        backend_name: str | None = None,
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], said: TaskOptions
     ) -> Call:
         """Decide where a function goes, and whether it can run there. Raises as `submit` does."""
         self._started()
-        found = route(function, said, self._tags, backend_name)
+        found = route(function, said, self._tags)
         if found.backend not in self._backends:
             raise ConfigurationError(f"{name_of(function)} can't run: {self._settings.no_process_backend()}")
         backend = self._backends[found.backend]

@@ -8,7 +8,8 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from executors.handle import CANCELLED, TaskHandle
-from executors.options import NO_OPTIONS
+from executors.options import TaskOptions
+from executors.routing import BackendName
 
 if TYPE_CHECKING:
     from executors.executor import Executor
@@ -22,7 +23,7 @@ class BackendFutures(futures.Executor):
 
     def __init__(self, executor: Executor, backend: str) -> None:
         self._executor = executor
-        self._backend = backend
+        self._said = TaskOptions(tag=BackendName(backend))
         self._lock = threading.Lock()
         self._shut = False
         self._pending: set[futures.Future[Any]] = set()
@@ -40,7 +41,7 @@ class BackendFutures(futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending.add(future)
         try:
-            handle = self._executor.submit_call(self._executor.call(fn, args, kwargs, NO_OPTIONS, self._backend))
+            handle = self._executor.submit_call(self._executor.call(fn, args, kwargs, self._said))
         except BaseException:
             self._pending.discard(future)
             raise

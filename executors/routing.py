@@ -13,6 +13,12 @@ from executors.options import MARK, NO_OPTIONS, TaskOptions
 _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 
 
+class BackendName(str):
+    """A tag that leads to the backend of this name, whatever the tags are mapped to."""
+
+    __slots__ = ()
+
+
 class Route(NamedTuple):
     """Where a task goes, and with what options."""
 
@@ -93,16 +99,13 @@ def mark_of(function: Callable[..., Any], *, is_coroutine: bool) -> TaskOptions:
     return options
 
 
-def route(
-    function: Callable[..., Any], said: TaskOptions, tags: Mapping[str, str], backend: str | None = None
-) -> Route:
+def route(function: Callable[..., Any], said: TaskOptions, tags: Mapping[str, str]) -> Route:
     """Decide where a task goes: the call's options over the function's mark over the tags over the kind.
 
     Args:
         function: What is to be run.
         said: The options of the call.
         tags: The executor's map from tag to backend name.
-        backend: Where it goes whatever its tag is, if that is settled.
 
     Raises:
         InvalidTaskError: It can't be run as a task.
@@ -110,9 +113,9 @@ def route(
     """
     is_coroutine = is_coroutine_function(function)
     options = said.over(mark_of(function, is_coroutine=is_coroutine))
-    if backend is not None:
-        return Route(backend, options, is_coroutine)
     tag = options.tag
+    if isinstance(tag, BackendName):
+        return Route(tag, options, is_coroutine)
     if tag is not None and tag in tags:
         return Route(tags[tag], options, is_coroutine)
     if tag is None or tag == "io":

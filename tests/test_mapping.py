@@ -121,8 +121,8 @@ async def test_items_are_taken_as_results_are_consumed(function: Any, options: A
 async def test_full_queue_holds_map_up() -> None:
     """`map` waits for room in the queue instead of failing."""
     async with Executor(threads=1, processes=0, queue_size=1) as executor:
-        async with executor.map(square, range(50), buffersize=20) as results:
-            assert [value async for value in results] == [x * x for x in range(50)]
+        results = executor.map(square, range(50), buffersize=20)
+        assert [value async for value in results] == [x * x for x in range(50)]
 
 
 async def test_first_failure_is_raised_in_its_place() -> None:
