@@ -1,0 +1,140 @@
+"""A Quart app that takes Python files, and tells how complex their functions are and which are nearly the same.
+
+`QuartExecutor(app)` is the one line that sends each background task where it belongs. Without it, which is what
+`QUART_PLAIN=1` is for, the same app runs its tasks on Quart's own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+from uuid import uuid4
+
+from quart import Quart, current_app, request
+from quart.typing import ResponseReturnValue
+
+from executors import QueueFullError, cpu_bound
+from executors.demo import store
+from executors.demo.analysis import analyse
+from executors.events import TaskEvent, TaskFinished
+from executors.quart import QuartExecutor, current_executor
+
+finished: Counter[tuple[str, str, str]] = Counter()
+"""How many tasks ended, by name, backend and state."""
+
+
+def tally(event: TaskEvent) -> None:
+    """Count a task that ended: a hook, called on the event loop."""
+    if isinstance(event, TaskFinished):
+        finished[event.name, event.backend, event.state] += 1
+
+
+app = Quart(__name__)
+app.config.from_mapping(DATABASE="files.sqlite3", EXECUTOR_QUEUE_SIZE=2000, PLAIN=False)
+app.config.from_prefixed_env()  # QUART_DATABASE and so on; the worker processes read the same environment
+if not app.config["PLAIN"]:
+    QuartExecutor(app, hooks=[tally])
+
+uploads: list[str] = []
+news = asyncio.Condition()
+
+
+@app.before_serving
+def create_database() -> None:
+    """Create the tables that aren't there yet."""
+    store.create(app.config["DATABASE"])
+
+
+# --- background tasks -------------------------------------------------------------------------------------------------
+
+
+async def announce(name: str) -> None:
+    """Tell who waits for an upload. A coroutine function: it runs on the event loop."""
+    async with news:
+        uploads.append(name)
+        news.notify_all()
+
+
+def store_facts(file_id: str, name: str, source: bytes) -> None:
+    """Store what is known of a file at once. A plain function: it runs in a thread, where it may block."""
+    store.add_file(current_app.config["DATABASE"], file_id, name, source)
+
+
+@cpu_bound(timeout=30)
+def examine(file_id: str, source: bytes) -> None:
+    """Analyse a file. It computes, and so it runs in a worker process, where the app's context is there too."""
+    try:
+        found, error = analyse(source), None
+    except (SyntaxError, ValueError) as problem:
+        found, error = [], str(problem)
+    store.add_analysis(current_app.config["DATABASE"], file_id, found, error)
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+@app.post("/files")
+async def upload() -> ResponseReturnValue:
+    """Take a file and answer at once, with the id that its results will have."""
+    source = await request.get_data(cache=True, as_text=False, parse_form_data=False)
+    name = request.args.get("name", "unnamed.py")
+    file_id = uuid4().hex
+    app.add_background_task(examine, file_id, source)
+    app.add_background_task(store_facts, file_id, name, source)
+    app.add_background_task(announce, name)
+    return {"id": file_id}, 202
+
+
+@app.errorhandler(QueueFullError)
+async def busy(error: QueueFullError) -> ResponseReturnValue:
+    """Ask to come back later: the queues are bounded."""
+    return {"error": str(error)}, 503, {"Retry-After": "1"}
+
+
+@app.get("/files")
+async def names() -> ResponseReturnValue:
+    """Return the uploads after the one with the number `after`, and wait some seconds for one if there is none."""
+    after = request.args.get("after", 0, type=int)
+    async with news:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(news.wait_for(lambda: len(uploads) > after), 5)
+        return uploads[after:]
+
+
+@app.get("/files/<file_id>")
+def show(file_id: str) -> ResponseReturnValue:
+    """Return a file's facts, and its functions once they are known. Plain routes run in Quart's threads."""
+    found = store.file(app.config["DATABASE"], file_id)
+    return found or ({"error": f"there is no file {file_id!r}, or not yet"}, 404)
+
+
+@app.get("/functions")
+def most_complex() -> ResponseReturnValue:
+    """Return the most complex functions of all files."""
+    return store.most_complex(app.config["DATABASE"], request.args.get("limit", 10, type=int))
+
+
+@app.get("/duplicates")
+async def duplicates() -> ResponseReturnValue:
+    """Return the most similar functions of different files. The route waits for a worker, and the loop for nobody."""
+    limit = request.args.get("limit", 10, type=int)
+    return await current_executor.options(tag="cpu").run(store.duplicates, app.config["DATABASE"], limit)
+
+
+@app.get("/stats")
+async def stats() -> ResponseReturnValue:
+    """Return what the executor is doing, which tasks have ended, and how many files have been examined."""
+    found: dict[str, Any] = {"examined": store.examined(app.config["DATABASE"])}  # a blink, even on the loop
+    if "executor" in app.extensions:
+        found["executor"] = asdict(current_executor.snapshot())
+        found["finished"] = [[*what, number] for what, number in sorted(finished.items())]
+    return found
+
+
+@app.get("/ping")
+async def ping() -> ResponseReturnValue:
+    """Answer at once: how long that takes shows how free the event loop is."""
+    return "pong"

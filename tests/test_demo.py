@@ -1,0 +1,308 @@
+"""The demo: what it computes, how it measures, and that it leaves nothing behind however it ends."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from executors.demo import analysis, store
+from executors.demo.client import Client, ping
+from executors.demo.report import percentile
+
+LONG = """
+def {name}(rows, limit):
+    found = {{}}
+    for row in rows:
+        if row.kind == "a" and row.size > limit:
+            found.setdefault(row.key, []).append(row.size * 2)
+        elif row.kind == "b" or row.size < 0:
+            found.pop(row.key, None)
+        else:
+            try:
+                found[row.key] = [int(part) for part in row.text.split(",") if part.strip()]
+            except ValueError as error:
+                raise RuntimeError("a row that is no list of numbers: " + row.text) from error
+    total = sum(len(values) for values in found.values())
+    while total > limit:
+        key, values = found.popitem()
+        total -= len(values)
+        print("dropped", key, "with", len(values), "values of", total)
+    return sorted(found.items(), key=lambda item: (len(item[1]), item[0])), total
+"""
+
+
+# --- the analysis -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "complexity"),
+    [
+        ("return 1", 1),
+        ("if a: return 1", 2),
+        ("if a and b or c: return 1\nelif d: return 2", 5),
+        ("return [x for x in a if x]", 2),
+        ("try: a()\nexcept ValueError: b()\nexcept TypeError: c()", 3),
+        ("while a: pass\nfor x in b: assert x", 4),
+        ("match a:\n  case 1: pass\n  case 2: pass", 3),
+        ("return 1 if a else 2", 2),
+    ],
+)
+def test_complexity_counts_branches(body: str, complexity: int) -> None:
+    """Cyclomatic complexity is one, and one more for each way to branch."""
+    source = "def f():\n" + "\n".join(f"    {line}" for line in body.splitlines())
+    (function,) = analysis.analyse(source.encode())
+    assert function.complexity == complexity
+
+
+def test_functions_are_found_wherever_they_are() -> None:
+    """Methods and nested functions have their full names; a nested one's branches aren't its parent's."""
+    source = """
+    class Outer:
+        class Inner:
+            async def method(self):
+                def nested():
+                    if a: pass
+    if flag:
+        def conditional(): pass
+    """
+    found = analysis.analyse(dedent(source).encode())
+    assert [(one.name, one.line, one.complexity) for one in found] == [
+        ("Outer.Inner.method", 4, 1),
+        ("Outer.Inner.method.nested", 5, 2),
+        ("conditional", 8, 1),
+    ]
+
+
+def signature(source: str) -> bytes:
+    (function,) = analysis.analyse(source.encode())
+    return function.signature
+
+
+def test_a_signature_ignores_layout_comments_and_docstring() -> None:
+    """What doesn't change the code doesn't change its signature; nor does the function's own name."""
+    other = ast.unparse(ast.parse(LONG.format(name="other"))).replace(":\n", ':\n    """Doc."""  # why\n', 1)
+    assert signature(LONG.format(name="one")) == signature(other) != b""
+
+
+def test_small_functions_have_no_signature() -> None:
+    """A function of a few tokens is no duplicate of another."""
+    assert signature("def f(): return 1") == b""
+
+
+def test_similarity_estimates_the_common_share() -> None:
+    """A changed function is less similar than itself, and more than a foreign one."""
+    one = signature(LONG.format(name="one"))
+    changed = signature(LONG.format(name="one").replace("row.size * 2", "row.size + len(found)"))
+    foreign = signature("def f(a):\n" + "\n".join(f"    a.x{i} = call_{i}(a, {i})" for i in range(60)))
+    assert analysis.similarity(one, one) == 1
+    assert 0.6 < analysis.similarity(one, changed) < 1
+    assert analysis.similarity(one, foreign) < 0.2
+    assert [pair[1:] for pair in analysis.alike([foreign, one, changed])] == [(1, 2)]
+
+
+def test_the_store_finds_duplicates_between_files(tmp_path: Path) -> None:
+    """Pairs are of different files, however often one was uploaded; facts are there before the analysis."""
+    path = tmp_path / "files.sqlite3"
+    store.create(path)
+    source = LONG.format(name="one").encode()
+    store.add_file(path, "1", "a.py", source)
+    facts = store.file(path, "1")
+    assert facts is not None
+    assert (facts["name"], facts["size"], facts["functions"]) == ("a.py", len(source), None)
+    store.add_analysis(path, "1", analysis.analyse(source))
+    for file_id, name in (("2", "a.py"), ("3", "b.py")):
+        store.add_file(path, file_id, name, source)
+        store.add_analysis(path, file_id, analysis.analyse(source))
+    (pair,) = store.duplicates(path, 10)
+    assert pair["similarity"] == 1
+    assert {one["file"] for one in pair["functions"]} == {"a.py", "b.py"}
+    assert len(store.most_complex(path, 10)) == 2
+    assert store.examined(path) == 3
+    assert store.file(path, "4") is None
+
+
+# --- the measurement --------------------------------------------------------------------------------------------------
+
+
+def test_pings_go_out_while_others_wait() -> None:
+    """No ping waits for the answer to another, and each one's time starts when it was due."""
+    number = 10
+
+    async def run() -> list[float]:
+        all_sent, answering = asyncio.Barrier(number), set()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            answering.add(asyncio.current_task())
+            await reader.readuntil(b"\r\n\r\n")
+            await all_sent.wait()
+            writer.write(b"HTTP/1.1 200 \r\ncontent-length: 4\r\n\r\npong")
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            client = Client(server.sockets[0].getsockname()[1])
+            latencies = await ping(client, rate=100, seconds=number / 100)
+            await client.close()
+            await asyncio.gather(*answering)
+        return latencies
+
+    latencies = asyncio.run(run())
+    assert len(latencies) == number
+    assert max(latencies) >= (number - 1) / 100  # the first was due that long before the last was sent
+
+
+def test_percentiles() -> None:
+    """Of a hundred values, one is above the p99."""
+    values = [float(value) for value in range(100, 0, -1)]
+    assert (percentile(values, 0.5), percentile(values, 0.99), percentile(values, 1)) == (51, 100, 100)
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def in_session(session: int) -> list[int]:
+    """Return the processes of a session (Linux)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def eventually(condition: Callable[[], bool], within: float) -> bool:
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@contextmanager
+def demo(tmp_path: Path, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run the demo in a session of its own, and see that neither a process nor a file of it is left."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    with subprocess.Popen(
+        [sys.executable, "-m", "executors", "demo", *arguments],
+        env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "90"},
+        text=True,
+        start_new_session=True,
+        **options,
+    ) as process:
+        try:
+            yield process
+            process.wait(30)
+            assert eventually(lambda: in_session(process.pid) == [], within=10), in_session(process.pid)
+            assert list(tmp_path.glob("executors-demo-*")) == []
+        finally:
+            for pid in in_session(process.pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def check_report(text: str) -> None:
+    assert "The most complex functions" in text
+    assert re.search(r"process +examine +\d+", text)
+    assert re.search(r"thread +store_facts +\d+", text)
+    assert re.search(r"loop +announce +\d+", text)
+    for row in (r"files per second( +[\d.]+){2}", r"ping p50( +[\d.]+ ms){2}", r"ping p99( +[\d.]+ ms){2}"):
+        assert re.search(row, text), text
+    assert re.search(r"drained in [\d.]+ s of 2 s: \d+ succeeded", text)
+
+
+def test_the_demo_ends_well(tmp_path: Path) -> None:
+    """It shows all that it promises, as plain text where there is no terminal, and ends with status 0."""
+    with demo(tmp_path, "--seconds=1") as process:
+        out, err = process.communicate(timeout=50)
+        assert (process.returncode, err) == (0, "")
+        assert "\x1b" not in out
+        assert "━" not in out.partition("The most complex")[0]
+        check_report(out)
+
+
+def test_the_demo_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    """On a terminal there is a progress bar while it measures."""
+    ours, theirs = pty.openpty()
+    with demo(tmp_path, "--seconds=0.5", stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the last one that had the terminal is gone
+                break
+        os.close(ours)
+        assert process.wait(30) == 0
+    text = shown.decode()
+    assert "━" in text
+    assert "in worker processes" in text
+    check_report(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_demo_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
+    """Whatever ends it while the app is busy, the server, its workers and its files go with it."""
+    with demo(tmp_path, "--seconds=30") as process:
+        # itself, the server and at least one worker
+        assert eventually(lambda: len(in_session(process.pid)) >= 3, within=20)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert err == ""
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 130
+            assert "everything is stopped" in out
+
+
+def fetch(url: str, data: bytes | None = None) -> Any:
+    with urllib.request.urlopen(url, data, timeout=10) as answer:  # noqa: S310  (the demo's own)
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_keeps_the_app_running(tmp_path: Path, number: signal.Signals) -> None:
+    """`--serve` prints the address; the app works there until it is interrupted, and that is no failure."""
+    with demo(tmp_path, "--serve") as process:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert found is not None
+        address = found[0]
+        source = LONG.format(name="one").encode()
+        first, _, broken = (
+            fetch(f"{address}/files?name={name}.py", data)["id"]
+            for name, data in (("a", source), ("b", source), ("broken", b"def"))
+        )
+        assert eventually(lambda: fetch(f"{address}/stats")["examined"] == 3, within=20)
+        assert fetch(f"{address}/files?after=1") == ["b.py", "broken.py"]
+        assert [one["name"] for one in fetch(f"{address}/files/{first}")["functions"]] == ["one"]
+        assert fetch(f"{address}/files/{broken}")["error"].startswith("invalid syntax")
+        assert [one["file"] for one in fetch(f"{address}/functions")] == ["a.py", "b.py"]
+        assert fetch(f"{address}/duplicates")[0]["similarity"] == 1
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            fetch(f"{address}/files/none")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert (process.returncode, err) == (0, "")
+        assert "drained in" in out
