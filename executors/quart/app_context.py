@@ -9,11 +9,14 @@ from typing import Any, TypeAlias
 
 from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearing_down
 
-from executors.errors import ConfigurationError
+from executors.errors import ConfigurationError, ExecutorClosedError
 from executors.loops import EventLoop
 
 RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Context], Any]
 """Runs a coroutine in a context on some event loop, from a thread that isn't that loop's, and waits for it."""
+
+LOOK_AFTER_LOOP = 1.0
+"""After how many seconds a thread that waits for the loop looks whether there still is one."""
 
 
 def around_coroutine(app: Quart, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -38,14 +41,17 @@ def around_plain(app: Quart, function: Callable[..., Any], run_coroutine: RunCor
     def in_app_context(*args: Any, **kwargs: Any) -> Any:
         context = copy_context()  # of its own: a loop may enter it, too
         app_context = app.app_context()
-        run = run_coroutine if has_something_to_wait_for(app) else run_at_once
-        run(app_context.push(), context)
+
+        def run(coroutine: Coroutine[Any, Any, Any]) -> None:
+            (run_coroutine if has_something_to_wait_for(app) else run_at_once)(coroutine, context)
+
+        run(app_context.push())
         try:
             value = context.run(function, *args, **kwargs)
         except BaseException as error:
-            run(app_context.pop(error), context)
+            run(app_context.pop(error))
             raise
-        run(app_context.pop(None), context)
+        run(app_context.pop(None))
         return around_coroutine(app, _awaited)(value) if hasattr(type(value), "__await__") else value
 
     return in_app_context
@@ -66,6 +72,7 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
 
     Raises:
         ConfigurationError: This is the loop's own thread.
+        ExecutorClosedError: The loop has ended.
         BaseException: What the coroutine raised.
     """
     if threading.get_ident() == loop.thread_id:
@@ -87,9 +94,12 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
         finally:
             ended.set()
 
-    loop.post(lambda: spawned.append(loop.spawn(run, context=context)))
     spawned: list[object] = []  # the loop refers to its tasks weakly
-    ended.wait()
+    loop.post(lambda: spawned.append(loop.spawn(run, context=context)))
+    while not ended.wait(LOOK_AFTER_LOOP):
+        if loop.has_ended():  # as it may have for a task that was abandoned
+            coroutine.close()
+            raise ExecutorClosedError("the event loop ended before the task did, and the app's context needs it")
     value, error = outcome
     if error is not None:
         raise error

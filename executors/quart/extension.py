@@ -86,7 +86,6 @@ class QuartExecutor(Executor):
             )
         app.extensions[EXTENSION] = self
         self._app = app
-        self._reports = FailureReports(app)
         self._start_serving, self._stop_serving = app.startup, app.shutdown
         app.startup, app.shutdown = self._startup, self._shutdown  # type: ignore[method-assign]
         app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]
@@ -155,17 +154,21 @@ class QuartExecutor(Executor):
     async def _shutdown(self) -> None:
         self.app.shutdown_event.set()  # who waits for it, as a long response may, needn't wait for the tasks
         try:
-            report = await self.drain_shielded()
-            if not report.clean:
-                logger.warning("%s", report)
-            await self._reports.wait(REPORT_TIME)
+            await self._end()
         finally:
             await self._stop_serving()
+
+    async def _end(self) -> None:
+        report = await self.drain_shielded()
+        if not report.clean:
+            logger.warning("%s", report)
+        await self._reports.wait(REPORT_TIME)
 
     def start(self) -> None:
         """Start inside the running event loop; an app that is served does so by itself. Else as `Executor.start`."""
         refuse_in_worker("the app's executor")
         super().start()
+        self._reports = FailureReports(self.app)  # those of an earlier run ended with its loop
 
     def _is_without_loop(self) -> bool:
         if self._dispatcher is None:
@@ -190,7 +193,7 @@ class QuartExecutor(Executor):
         finally:
             if self.phase == "open":
                 if self._started().loop.spawns_until_closed:
-                    await self.drain_shielded()
+                    await self._end()
                 else:  # too late for that: trio has cancelled every task
                     self._started().give_up()
                     self._dispatcher = None

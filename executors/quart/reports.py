@@ -12,9 +12,12 @@ import anyio
 from quart import Quart
 
 from executors.handle import CANCELLED, TaskHandle
-from executors.loops import EventLoop
+from executors.loops import Cancellable, EventLoop
 
 logger = logging.getLogger("executors")
+
+CANCEL_TIME = 0.1
+"""Seconds that reports have to end once they are cancelled."""
 
 
 class FailureReports:
@@ -26,7 +29,7 @@ class FailureReports:
 
     def __init__(self, app: Quart) -> None:
         self._app = app
-        self._under_way: dict[int, object] = {}  # by the task's id; a loop refers to its tasks weakly
+        self._under_way: dict[int, Cancellable | None] = {}  # by the task's id; a loop refers to its tasks weakly
         self._none_left = anyio.Event()
 
     def tell(self, loop: EventLoop, context: Context, handle: TaskHandle[Any]) -> None:
@@ -35,7 +38,9 @@ class FailureReports:
         if error is None or handle.state is CANCELLED:
             return
         self._under_way[handle.id] = None
-        self._under_way[handle.id] = loop.spawn(self._tell, handle, error, context=context)
+        spawned = loop.spawn(self._tell, handle, error, context=context)
+        if handle.id in self._under_way:  # an eager task may have ended
+            self._under_way[handle.id] = spawned
 
     async def _tell(self, handle: TaskHandle[Any], error: BaseException) -> None:
         handler = cast(Callable[..., Coroutine[Any, Any, None]], self._app.handle_background_exception)
@@ -55,9 +60,19 @@ class FailureReports:
                 self._none_left = anyio.Event()
 
     async def wait(self, timeout: float) -> None:
-        """Wait until none is under way, at most `timeout` seconds."""
-        with anyio.move_on_after(timeout) as scope:
+        """Wait until none is under way, at most `timeout` seconds; what is left then is cancelled."""
+        if await self._none_within(timeout):
+            return
+        logger.warning(
+            "%d reports of failed tasks took longer than %g s and are cancelled", len(self._under_way), timeout
+        )
+        for report in list(self._under_way.values()):
+            if report is not None:
+                report.cancel()
+        await self._none_within(CANCEL_TIME)
+
+    async def _none_within(self, timeout: float) -> bool:
+        with anyio.move_on_after(timeout):
             while self._under_way:
                 await self._none_left.wait()
-        if scope.cancelled_caught:
-            logger.warning("%d reports of failed tasks took longer than %g s", len(self._under_way), timeout)
+        return not self._under_way

@@ -1,0 +1,41 @@
+"""An app of the running event loop's kind, and the folder from which workers and servers import apps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quart import Quart
+from quart_trio import QuartTrio
+
+from executors.quart import QuartExecutor
+
+APPS = Path(__file__).parent / "apps"
+sys.path.append(str(APPS))
+
+
+@pytest.fixture
+def new_app(anyio_backend_name: str) -> Callable[..., Quart]:
+    """Return what makes an app: Quart on asyncio and uvloop, Quart-Trio on trio."""
+
+    def new(name: str = "background", **config: Any) -> Quart:
+        app = QuartTrio(name) if anyio_backend_name == "trio" else Quart(name)
+        app.config.update(EXECUTOR_THREADS=4, EXECUTOR_PROCESSES=1, **config)
+        return app
+
+    return new
+
+
+@pytest.fixture
+def app(new_app: Callable[..., Quart]) -> Quart:
+    """Return an app without an executor yet."""
+    return new_app()
+
+
+@pytest.fixture
+def executor(app: Quart) -> QuartExecutor:
+    """Return the app's executor, not started."""
+    return QuartExecutor(app)

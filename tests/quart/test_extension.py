@@ -1,0 +1,289 @@
+"""What `QuartExecutor` takes, where it sends it, and what it refuses."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import anyio
+import anyio.lowlevel
+import background
+import pytest
+from quart import Quart, current_app
+from until import until
+
+from executors import (
+    ConfigurationError,
+    ExecutorClosedError,
+    InvalidTaskError,
+    TaskHandle,
+    TaskState,
+    io_bound,
+)
+from executors.quart import QuartExecutor, current_executor
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_tasks_go_to_the_backend_of_their_kind(app, executor):
+    """A coroutine function goes to the loop, a plain one to a thread, a cpu-bound one to a process."""
+    async with app.test_app():
+        handles = {
+            "loop": app.add_background_task(background.quadruple, 2),
+            "thread": app.add_background_task(background.triple, x=2),
+            "process": app.add_background_task(background.double, 2),
+        }
+        assert all(isinstance(handle, TaskHandle) and handle.backend == name for name, handle in handles.items())
+        assert [await handle for handle in handles.values()] == [8, 6, 4]
+
+
+async def test_init_app(app):
+    """An executor may get its app later, and is the app's from then on."""
+    executor = QuartExecutor()
+    with pytest.raises(ConfigurationError, match="init_app"):
+        _ = executor.app
+    executor.init_app(app)
+    assert executor.app is app
+    assert app.extensions["executor"] is executor
+    async with app.test_app():
+        assert await app.add_background_task(background.quadruple, 1) == 4
+
+
+async def test_without_an_app(app):
+    """An executor that was given no app says so when it is started or used."""
+    executor = QuartExecutor()
+    for use in (executor.start, lambda: executor.submit(background.triple, 1)):
+        with pytest.raises(ConfigurationError, match="init_app"):
+            use()
+
+
+async def test_second_executor_of_one_app(app, executor):
+    """An app has one executor; another is refused, by its constructor and by `init_app`."""
+    with pytest.raises(ConfigurationError, match=r"'background' has an executor already.*current_executor"):
+        QuartExecutor(app)
+    with pytest.raises(ConfigurationError, match="has an executor already"):
+        QuartExecutor().init_app(app)
+    with pytest.raises(ConfigurationError, match="has an executor already"):
+        executor.init_app(app)
+    assert app.extensions["executor"] is executor
+
+
+async def test_one_executor_of_two_apps(executor, new_app):
+    """An executor has one app; another is refused, and stays without."""
+    other = new_app("other")
+    with pytest.raises(ConfigurationError, match=r"executor of 'background': make another for 'other'"):
+        executor.init_app(other)
+    assert "executor" not in other.extensions
+    QuartExecutor(other)
+
+
+def test_submit_before_start_without_a_loop():
+    """Without an event loop nothing can start, and the error says what would."""
+    app = Quart("background")
+    executor = QuartExecutor(app)
+    errors = []
+
+    def use():
+        for submit in (app.add_background_task, executor.submit):
+            with pytest.raises(ExecutorClosedError, match="event loop") as caught:
+                submit(background.triple, 1)
+            errors.append(caught.value)
+
+    use()
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert len(errors) == 4
+    assert executor.phase == "new"
+
+
+async def test_while_draining_and_after(app, executor):
+    """A drain refuses what comes from outside, takes what a task submits; after it all is refused."""
+    inside, go_on = anyio.Event(), anyio.Event()
+    handles = []
+
+    async def task():
+        inside.set()
+        await go_on.wait()
+        handles.append(app.add_background_task(background.triple, 2))
+
+    async with app.test_app(), anyio.create_task_group() as group:
+        app.add_background_task(task)
+        await inside.wait()
+        group.start_soon(executor.drain)
+        await until(lambda: executor.phase != "open")
+        with pytest.raises(ExecutorClosedError, match="is draining"):
+            app.add_background_task(background.triple, 2)
+        with pytest.raises(ExecutorClosedError, match="is draining"):
+            await executor.run(background.triple, 2)
+        go_on.set()
+    assert await handles[0] == 6
+    with pytest.raises(ExecutorClosedError, match="has been drained"):
+        app.add_background_task(background.triple, 2)
+
+
+async def test_request_while_draining(app, executor):
+    """A late request that adds a task is told so by an error of its own; the drain goes on."""
+    inside, go_on = anyio.Event(), anyio.Event()
+    refused = []
+
+    @app.get("/")
+    async def route():
+        with pytest.raises(ExecutorClosedError) as caught:
+            app.add_background_task(background.triple, 1)
+        refused.append(caught.value)
+        return ""
+
+    async def task():
+        inside.set()
+        await go_on.wait()
+
+    async with app.test_app() as running:
+        handle = app.add_background_task(task)
+        await inside.wait()
+        async with anyio.create_task_group() as group:
+            group.start_soon(executor.drain)
+            await until(lambda: executor.phase != "open")
+            assert (await running.test_client().get("/")).status_code == 200
+            go_on.set()
+    assert handle.state is TaskState.SUCCEEDED
+    assert len(refused) == 1
+
+
+async def test_current_executor(app, executor, new_app):
+    """`current_executor` is the current app's, in requests, in an app context, and in tasks."""
+
+    @app.get("/")
+    async def route():
+        return str(await current_executor.run(background.triple, 5))
+
+    def submit():
+        return current_executor.submit(background.triple, 6).result()
+
+    async with app.test_app() as running:
+        assert await (await running.test_client().get("/")).get_data() == b"15"
+        assert await executor.run(submit) == 18
+        async with app.app_context():
+            assert current_executor == executor
+            assert current_executor.backend("thread").workers == 4
+    with pytest.raises(RuntimeError, match=r"(?i)app(lication)? context"):
+        _ = current_executor.phase
+    async with new_app("other").app_context():
+        with pytest.raises(ConfigurationError, match=r"'other' has no executor: make one"):
+            _ = current_executor.phase
+
+
+async def test_two_apps(app, executor, new_app):
+    """Each of two apps in a process has its own executor, settings and context."""
+    other = new_app("other", EXECUTOR_QUEUE_SIZE=1)
+    other.config["EXECUTOR_THREADS"] = 2
+    others = QuartExecutor(other)
+
+    async def name():
+        return current_app.name
+
+    async with app.test_app():
+        async with other.test_app():
+            assert await app.add_background_task(name) == "background"
+            assert await other.add_background_task(name) == "other"
+            assert await other.add_background_task(lambda: current_app.name) == "other"
+            assert (executor.backend("thread").workers, others.backend("thread").workers) == (4, 2)
+        assert others.phase == "closed"
+        assert await app.add_background_task(name) == "background"
+
+
+class AsyncCallable:
+    def __init__(self, result):
+        self.result = result
+
+    async def __call__(self, x):
+        await anyio.lowlevel.checkpoint()
+        return self.result, x, current_app.name
+
+    async def method(self, x):
+        return await self(x)
+
+    def plain(self, x):
+        return self(x)
+
+
+async def test_whatever_gives_a_coroutine_is_awaited(app, executor):
+    """Lambdas that return a coroutine, objects with an async `__call__`, methods and partials are awaited."""
+    thing = AsyncCallable("value")
+    expected = ("value", 1, "background")
+    async with app.test_app():
+        assert await app.add_background_task(thing, 1) == expected
+        assert await app.add_background_task(lambda: thing(1)) == expected
+        assert await app.add_background_task(thing.method, 1) == expected
+        assert await app.add_background_task(thing.plain, 1) == expected
+        assert await app.add_background_task(functools.partial(thing, 1)) == expected
+        assert await executor.run(lambda: thing(1)) == expected
+
+
+async def test_sync_to_async_stays_on_the_loop(app, executor):
+    """Quart's own wrapper around a cpu-bound function is a coroutine function."""
+    async with app.test_app():
+        handle = app.add_background_task(app.sync_to_async(background.double), 4)
+        assert handle.backend == "loop"
+        assert await handle == 8
+
+
+async def test_options(app, executor):
+    """A call's options go before the function's mark, as with any executor."""
+
+    @io_bound(name="marked")
+    def name():
+        return current_app.name
+
+    async with app.test_app():
+        assert app.add_background_task(name).name == "marked"
+        handle = executor.options(name="said").submit(name)
+        assert (handle.name, handle.backend) == ("said", "thread")
+        assert await handle == "background"
+        assert [value async for value in executor.map(background.triple, range(3))] == [0, 3, 6]
+
+
+async def test_what_is_no_task(app, executor):
+    """A coroutine, a generator function and a thing that can't be called are refused where they are added."""
+
+    async def coroutine_function():
+        pass
+
+    def generator():
+        yield
+
+    async with app.test_app():
+        coroutine = coroutine_function()
+        for wrong, says in ((coroutine, "already under way"), (generator, "generator function"), (3, "be called")):
+            with pytest.raises(InvalidTaskError, match=says):
+                app.add_background_task(wrong)
+        coroutine.close()
+
+
+async def test_keywords_of_the_function(app, executor):
+    """A function's own keywords reach it, also those that are named like ours."""
+
+    async def keywords(**values):
+        return values
+
+    async with app.test_app():
+        values = {"func": 1, "function": 2, "self": 3, "timeout": 4, "name": 5}
+        assert await app.add_background_task(keywords, **values) == values
+        assert await executor.run(keywords, **values) == values
+
+
+async def test_hooks(app):
+    """Hooks that the extension is given hear of the app's tasks."""
+
+    class Hook:
+        def __init__(self):
+            self.heard = []
+
+        def __call__(self, event):
+            self.heard.append(type(event).__name__)
+
+    hook = Hook()
+    QuartExecutor(app, hooks=[hook])
+    async with app.test_app():
+        await app.add_background_task(background.quadruple, 1)
+    assert hook.heard == ["TaskSubmitted", "TaskStarted", "TaskFinished"]
