@@ -48,9 +48,6 @@ def {name}(rows, limit):
 """
 
 
-# --- the analysis -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("body", "complexity"),
     [
@@ -96,13 +93,9 @@ def signature(source: str) -> bytes:
 
 
 def test_a_signature_ignores_layout_comments_and_docstring() -> None:
-    """What doesn't change the code doesn't change its signature; nor does the function's own name."""
+    """What doesn't change the code doesn't change its signature, nor does the name; a small function has none."""
     other = ast.unparse(ast.parse(LONG.format(name="other"))).replace(":\n", ':\n    """Doc."""  # why\n', 1)
     assert signature(LONG.format(name="one")) == signature(other) != b""
-
-
-def test_small_functions_have_no_signature() -> None:
-    """A function of a few tokens is no duplicate of another."""
     assert signature("def f(): return 1") == b""
 
 
@@ -136,9 +129,6 @@ def test_the_store_finds_duplicates_between_files(tmp_path: Path) -> None:
     assert len(store.most_complex(path, 10)) == 2
     assert store.examined(path) == 3
     assert store.file(path, "4") is None
-
-
-# --- the measurement --------------------------------------------------------------------------------------------------
 
 
 def test_pings_go_out_while_others_wait() -> None:

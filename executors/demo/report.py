@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from executors.cpus import available_cpus
+
 SHOWN_UNSUCCESSFUL = 3
 
 Watch: TypeAlias = Callable[[float, int], None]
@@ -95,7 +97,11 @@ def show_measured(console: Console, rate: float, in_workers: Measured, in_thread
     for label, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
         table.add_row(f"ping {label}", *(f"{percentile(one.latencies, share) * 1000:.1f} ms" for one in both))
     console.print(table)
-    console.print(f"{rate} pings a second, each timed from when it was due.", style="dim", highlight=False)
+    console.print(
+        f"{rate} pings a second, each timed from when it was due; all on the same {available_cpus()} CPUs.",
+        style="dim",
+        highlight=False,
+    )
 
 
 def show_findings(console: Console, findings: Findings) -> None:
