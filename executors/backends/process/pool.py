@@ -223,6 +223,10 @@ class Pool:
                 job.lost(WorkerLostError(handle.name, handle.id, None, None, f": {self.circuit.reason}"))
 
     def _try_again(self) -> None:
+        remaining = self.circuit.closed_until - time.monotonic()
+        if remaining > 0:  # uvloop's timers may come a little early; and there may have been a failure since
+            self._loop.call_later(remaining, self._try_again)
+            return
         self.circuit.half_open()
         self._schedule()
 
