@@ -87,7 +87,7 @@ class Uploader:
         self._under_way = under_way
         self._warm_up = warm_up
         self._uploaded = 0
-        self._ended = False
+        self._ended = asyncio.Event()
         self._warm = asyncio.Event()
         self.examined = 0
         """How many files the server has examined."""
@@ -95,9 +95,9 @@ class Uploader:
     async def run(self) -> None:
         """Upload until `finish` is called."""
         async with asyncio.TaskGroup() as group:
-            while not self._ended:
+            while not self._ended.is_set():
                 await self.look()
-                while not self._ended and self._uploaded - self.examined < self._under_way:
+                while not self._ended.is_set() and self._uploaded - self.examined < self._under_way:
                     group.create_task(self._client.upload(next(self._sources)))
                     self._uploaded += 1
                 await asyncio.sleep(POLL_TIME)
@@ -126,7 +126,7 @@ class Uploader:
         Raises:
             OSError: That takes too long.
         """
-        self._ended = True
+        self._ended.set()
         try:
             async with asyncio.timeout(PATIENCE):
                 while self.examined < self._uploaded:
