@@ -38,7 +38,13 @@ class FailureReports:
         if error is None or handle.state is CANCELLED:
             return
         self._under_way[handle.id] = None
-        spawned = loop.spawn(self._tell, handle, error, context=context)
+        try:
+            spawned = loop.spawn(self._tell, handle, error, context=context)
+        except RuntimeError:  # a run of trio that is ending takes no new tasks
+            del self._under_way[handle.id]
+            text = "task %r failed as the event loop ended, too late to tell the app"
+            logger.error(text, handle.name, exc_info=error)  # noqa: TRY400  (the task's error, not this one)
+            return
         if handle.id in self._under_way:  # an eager task may have ended
             self._under_way[handle.id] = spawned
 

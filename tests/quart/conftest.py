@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,3 +40,12 @@ def app(new_app: Callable[..., Quart]) -> Quart:
 def executor(app: Quart) -> QuartExecutor:
     """Return the app's executor, not started."""
     return QuartExecutor(app)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

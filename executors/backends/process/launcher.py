@@ -108,7 +108,11 @@ class ExitWatch:
         pid = launched.process.pid
         if hasattr(os, "pidfd_open"):
             self._pidfd = os.pidfd_open(pid)
-            loop.add_reader(self._pidfd, self._ended)
+            try:
+                loop.add_reader(self._pidfd, self._ended)
+            except BaseException:  # a run of trio that is ending watches nothing more
+                os.close(self._pidfd)
+                raise
         else:
             threading.Thread(target=self._wait, args=(pid,), name="executors-exit-watch", daemon=True).start()
 

@@ -98,6 +98,7 @@ class Pool:
         self._closing = False
         self._all_gone: Waiter | None = None
         self._launcher = SideThread("executors-launcher", loop)
+        self._fresh: list[Launched] = []  # launched, and the loop hasn't heard of it
         self.circuit = StartCircuit()
 
     # --- jobs -------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class Pool:
             return
         for _ in range(min(room, len(self._backlog) - starting)):
             self._launching += 1
-            self._launcher.call(launch, self._launched)
+            self._launcher.call(self._launch, self._launched)
 
     def _assign(self, worker: Worker, job: Job) -> None:
         worker.job = job
@@ -144,16 +145,24 @@ class Pool:
         queued.handovers += 1
         worker.channel.send(frame(Kind.JOB, queued.payload, job.handle.id))
 
+    def _launch(self) -> Launched:
+        launched = launch()
+        self._fresh.append(launched)
+        return launched
+
     def _launched(self, launched: Launched | None, error: Exception | None) -> None:
         self._launching -= 1
         if launched is None:
             self._start_failed(f"{type(error).__name__}: {error}")
             self._check_gone()
             return
+        if launched not in self._fresh:  # killed meanwhile
+            return
         worker = Worker(launched)
         worker.watch = ExitWatch(launched, self._loop, lambda: self._exited(worker))
         worker.channel = LoopChannel(launched.sock, self._loop, lambda *parts: guarded(self._heard, worker, *parts))
         self._workers.append(worker)
+        self._fresh.remove(launched)
         if self._closing:
             launched.kill()
             return
@@ -266,6 +275,12 @@ class Pool:
             worker.release()
         self._idle.clear()
         self._launcher.close()
+        while self._fresh:
+            launched = self._fresh.pop()
+            launched.kill()
+            launched.reap()
+            launched.sock.close()
+            launched.board.close()
 
 
 def resident_memory(pid: int) -> float:

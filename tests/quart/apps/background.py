@@ -65,3 +65,9 @@ variable: ContextVar[str] = ContextVar("variable")
 @cpu_bound
 def get_variable() -> str:
     return variable.get()
+
+
+@cpu_bound
+def forever() -> None:
+    while True:
+        time.sleep(60)

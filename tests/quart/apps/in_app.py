@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from quart import current_app, g
+import asyncio
 
-from executors import cpu_bound
+import anyio
+import anyio.lowlevel
+import counting
+from quart import current_app, g, has_app_context
+
+from executors import Executor, cpu_bound
+from executors.quart import current_executor
 
 
 @cpu_bound
@@ -22,3 +28,80 @@ def mark_g(mark: str) -> str:
     before: str = g.get("mark", "nothing")
     g.mark = mark
     return before
+
+
+@cpu_bound
+def heard() -> list[str]:
+    taken, counting.heard[:] = list(counting.heard), []
+    return taken
+
+
+@cpu_bound
+def imports() -> list[str]:
+    return counting.imports
+
+
+@cpu_bound
+def heard_without_app() -> bool:
+    return has_app_context()
+
+
+@cpu_bound
+def configured() -> str:
+    value: str = current_app.config["MARK"]
+    return value
+
+
+@cpu_bound
+def fail_with(text: str) -> None:
+    raise LookupError(text)
+
+
+@cpu_bound
+async def sleep_on_its_loop() -> str:
+    await anyio.lowlevel.checkpoint()
+    return f"{current_app.name} on {type(current_app.event_class()).__module__.partition('.')[0]}"
+
+
+@cpu_bound
+def gives_coroutine() -> object:
+    return sleep_on_its_loop()
+
+
+def _use(how: str) -> object:
+    if how == "run":
+        return current_executor.run(app_name)
+    return {"submit": current_executor.submit, "add_background_task": current_app.add_background_task}[how](app_name)
+
+
+@cpu_bound
+def use_executor(how: str) -> None:
+    _use(how)
+
+
+@cpu_bound
+async def use_executor_async(how: str) -> None:
+    await _use(how)  # type: ignore[misc]
+
+
+@cpu_bound
+def start_app() -> None:
+    asyncio.run(current_app.startup())
+
+
+@cpu_bound
+def run_app() -> None:
+    current_app.run()
+
+
+@cpu_bound
+async def own_executor() -> int:
+    async with Executor(threads=1) as executor:
+        return await executor.run(len, "four")
+
+
+@cpu_bound
+async def request_self() -> str:
+    response = await current_app.test_client().get("/")
+    text: str = await response.get_data(as_text=True)
+    return text

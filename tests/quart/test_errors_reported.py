@@ -1,0 +1,241 @@
+"""Failures of background tasks: told to the app as Quart tells of its own, once, before the app has stopped."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+
+import anyio
+import anyio.lowlevel
+import background
+import pytest
+from quart import current_app
+from quart.signals import got_background_exception
+from until import until
+
+from executors import TaskExitedError, TaskState, TaskTimeoutError, WorkerLostError, io_bound
+from executors.quart import QuartExecutor
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def told(app, executor):
+    """Return the list of exceptions that `got_background_exception` brings."""
+    errors = []
+
+    async def receiver(sender, exception):
+        await anyio.lowlevel.checkpoint()
+        errors.append(exception)
+
+    with got_background_exception.connected_to(receiver, app):
+        yield errors
+
+
+async def fail_on_loop():
+    raise ValueError("wrong")
+
+
+def fail_in_thread():
+    raise ValueError("wrong")
+
+
+def awaited_later():
+    return fail_on_loop()
+
+
+async def leave():
+    sys.exit(3)
+
+
+@io_bound(timeout=0.01)
+async def too_long():
+    await anyio.sleep_forever()
+
+
+def logged(caplog):
+    """Return the exceptions in the app's log."""
+    return [record.exc_info[1] for record in caplog.records if record.name == "background" and record.exc_info]
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [(fail_on_loop, ()), (fail_in_thread, ()), (awaited_later, ()), (background.fail, ("wrong",))],
+    ids=["loop", "thread", "thread then loop", "process"],
+)
+async def test_failures(app, told, caplog, function, args):
+    """A failure goes to the signal's receivers and to the app's log, with its traceback, from every backend."""
+    async with app.test_app():
+        handle = app.add_background_task(function, *args)
+        with pytest.raises(ValueError, match="wrong"):
+            await handle
+    assert told == [handle.exception()]
+    assert logged(caplog) == told
+    assert [record.levelno for record in caplog.records if record.name == "background"] == [logging.ERROR]
+    assert told[0].__traceback__ is not None
+
+
+@pytest.mark.parametrize(
+    ("function", "error_type"),
+    [
+        (too_long, TaskTimeoutError),
+        (leave, TaskExitedError),
+        (lambda: next(iter(())), TaskExitedError),
+        (background.too_long, TaskTimeoutError),
+        (background.kill_worker, WorkerLostError),
+        (background.leave, TaskExitedError),
+    ],
+)
+async def test_our_own_errors(app, told, caplog, function, error_type):
+    """A task that timed out, lost its worker or raised what a task may not is reported, too."""
+    async with app.test_app():
+        await app.add_background_task(function).wait()
+    assert [type(error) for error in told] == [error_type]
+    assert logged(caplog) == told
+
+
+async def test_cancelled_tasks(app, told, caplog):
+    """A cancelled task isn't a failure, whether it was queued, ran, or was stopped by the drain."""
+    app.config.update(EXECUTOR_THREADS=1, EXECUTOR_SHUTDOWN_TIMEOUT=0)
+    released, inside = threading.Event(), anyio.Event()
+
+    async def wait():
+        inside.set()
+        await anyio.sleep_forever()
+
+    async with app.test_app():
+        blocking = app.add_background_task(released.wait)
+        queued = app.add_background_task(fail_in_thread)
+        running = app.add_background_task(wait)
+        stopped = app.add_background_task(anyio.sleep_forever)
+        await inside.wait()
+        for handle in (queued, running):
+            handle.cancel()
+            await handle.wait()
+        released.set()
+        await blocking
+    assert {queued.state, running.state, stopped.state} == {TaskState.CANCELLED}
+    assert not told
+    assert not logged(caplog)
+
+
+async def test_only_of_background_tasks(app, executor, told, caplog):
+    """`run` raises to its caller alone; `submit` logs what nobody asked for; neither tells the app."""
+    async with app.test_app():
+        with pytest.raises(ValueError, match="wrong"):
+            await executor.run(fail_in_thread)
+        handle = executor.submit(fail_on_loop)
+        await handle.wait()
+        del handle
+    assert not told
+    assert not logged(caplog)
+
+
+async def test_a_receiver_that_fails(app, executor, caplog):
+    """What a receiver raises is logged, and stops neither other tasks nor the app."""
+
+    def receiver(sender, exception):
+        raise LookupError("in the receiver")
+
+    async with app.test_app():
+        with got_background_exception.connected_to(receiver, app):
+            failing = [app.add_background_task(fail_on_loop) for _ in range(3)]
+            for handle in failing:
+                await handle.wait()
+            assert await app.add_background_task(background.quadruple, 2) == 8
+            await until(lambda: not executor._reports._under_way)
+    texts = [record.getMessage() for record in caplog.records if record.name == "executors"]
+    assert sum("reporting the failure of task 'fail_on_loop' failed" in text for text in texts) == 3
+
+
+async def test_own_handler(new_app):
+    """An app's own `handle_background_exception` is called, with one argument or two, in an app context."""
+    heard = []
+
+    class OfOneArgument(type(new_app())):
+        async def handle_background_exception(self, error):
+            heard.append((error, current_app.name, sys.exc_info()[1]))
+
+    class OfTwoArguments(type(new_app())):
+        async def handle_background_exception(self, context, error):
+            assert context.app is self
+            heard.append((error, current_app.name, sys.exc_info()[1]))
+
+    for kind in (OfOneArgument, OfTwoArguments):
+        app = kind("handling")
+        QuartExecutor(app)
+        async with app.test_app():
+            handle = app.add_background_task(fail_in_thread)
+            await handle.wait()
+        error = handle.exception()
+        assert heard.pop() == (error, "handling", error)
+    assert not heard
+
+
+async def test_failure_of_a_request_s_task(app, told, caplog):
+    """A task that a request added is reported in the request's context variables."""
+
+    @app.get("/path")
+    async def route():
+        app.add_background_task(fail_in_thread)
+        return ""
+
+    async with app.test_app() as running:
+        assert (await running.test_client().get("/path")).status_code == 200
+    assert [str(error) for error in told] == ["wrong"]
+
+
+async def test_during_the_drain(app, told, executor):
+    """Failures during the drain are told before the app has stopped, by receivers that take their time, too."""
+    order = []
+    go_on = threading.Event()
+
+    async def slow(sender, exception):
+        await anyio.sleep(0.05)
+        order.append("told")
+
+    def fail_late():
+        go_on.wait()
+        raise ValueError("late")
+
+    @app.after_serving
+    async def after():
+        order.append("after_serving")
+
+    with got_background_exception.connected_to(slow, app):
+        async with app.test_app():
+            app.add_background_task(fail_late)
+            go_on.set()
+    assert order == ["told", "after_serving"]
+    assert [str(error) for error in told] == ["late"]
+
+
+async def test_a_receiver_that_hangs(app, executor, caplog, monkeypatch):
+    """A report that doesn't end is cancelled after its time, so that the app stops, and may start again."""
+    monkeypatch.setattr("executors.quart.extension.REPORT_TIME", 0.05)
+    ended = []
+
+    async def hang(sender, exception):
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(exception)
+
+    with got_background_exception.connected_to(hang, app):
+        for runs in (1, 2):
+            async with app.test_app():
+                await app.add_background_task(fail_on_loop).wait()
+            assert len(ended) == runs
+    texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert sum("1 reports of failed tasks took longer" in text for text in texts) == 2
+
+
+async def test_the_drain_s_report_is_logged(app, executor, caplog):
+    """What didn't succeed is in the log as the drain reports it; a clean drain says nothing."""
+    for clean in (True, False):
+        caplog.clear()
+        async with app.test_app():
+            app.add_background_task(dict if clean else fail_in_thread)
+        texts = [record.getMessage() for record in caplog.records if record.name == "executors"]
+        assert any("1 failed" in text and "fail_in_thread" in text for text in texts) is not clean

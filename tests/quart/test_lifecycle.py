@@ -1,0 +1,248 @@
+"""An app's executor from before its `before_serving` functions until before its `while_serving` exits."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import anyio
+import anyio.lowlevel
+import background
+import pytest
+from quart import websocket
+from until import until
+
+from executors import TaskState, cpu_bound, current_task
+from executors.quart import QuartExecutor
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_drained_before_the_app_stops(app, executor):
+    """`while_serving` exits and `after_serving` functions see every task ended, and the executor closed."""
+    seen = {}
+    released = threading.Event()
+    handles = []
+
+    def look(where):
+        seen[where] = executor.phase, [handle.state.value for handle in handles]
+
+    @app.while_serving
+    async def serving():
+        yield
+        look("while_serving")
+
+    @app.after_serving
+    async def after():
+        look("after_serving")
+
+    @app.after_serving
+    def sync_after():
+        look("sync after_serving")
+
+    async def on_loop():
+        await app.shutdown_event.wait()  # it is set before the drain
+        released.set()
+
+    async with app.test_app():
+        handles += [app.add_background_task(on_loop), app.add_background_task(released.wait)]
+        handles.append(app.add_background_task(background.double, 2))
+    drained = ("closed", ["succeeded"] * 3)
+    assert seen == {"while_serving": drained, "after_serving": drained, "sync after_serving": drained}
+    assert executor.drain_report is not None
+    assert executor.drain_report.clean
+
+
+@pytest.mark.parametrize("key", ["BACKGROUND_TASK_SHUTDOWN_TIMEOUT", "EXECUTOR_SHUTDOWN_TIMEOUT"])
+async def test_the_deadline(app, executor, key):
+    """What still runs at the deadline is stopped on every backend, and the app stops all the same."""
+    app.config[key] = 0.2
+    stopped, inside = [], threading.Event()
+
+    async def on_loop():
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.append("loop")
+
+    def in_thread():
+        task = current_task()
+        inside.set()
+        while not task.cancel_requested:
+            time.sleep(0.001)
+        stopped.append("thread")
+        task.check_cancelled()
+
+    @app.after_serving
+    async def after():
+        stopped.append("after_serving")
+
+    async with app.test_app():
+        handles = [app.add_background_task(task) for task in (on_loop, in_thread, cpu_bound(background.forever))]
+        await until(lambda: all(handle.started_at for handle in handles) and inside.is_set())
+        began = time.monotonic()
+    assert 0.2 <= time.monotonic() - began < 1.5
+    assert [handle.state for handle in handles] == [TaskState.CANCELLED] * 3
+    assert sorted(stopped[:2]) == ["loop", "thread"]
+    assert stopped[2:] == ["after_serving"]
+    assert executor.drain_report.timeout == 0.2
+
+
+async def test_test_app_waits(app, executor):
+    """Leaving `test_app()` waits for the tasks, and for those that they add."""
+    ended = []
+
+    async def task(depth):
+        await anyio.sleep(0.01)
+        ended.append(depth)
+        if depth:
+            app.add_background_task(task, depth - 1)
+
+    async with app.test_app():
+        app.add_background_task(task, 3)
+    assert ended == [3, 2, 1, 0]
+
+
+async def test_many_runs(app, executor):
+    """An app starts and stops many times; each run has workers of its own and leaves nothing."""
+    pids = set()
+    for number in range(3):
+        async with app.test_app() as running:
+            assert executor.phase == "open"
+            pids.add(await app.add_background_task(background.pid))
+            assert await app.add_background_task(background.triple, number) == 3 * number
+            assert (await running.test_client().get("/")).status_code == 404
+        assert executor.phase == "closed"
+    assert len(pids) == 3
+
+
+async def test_tasks_added_everywhere(app, executor):
+    """Tasks are taken in `before_serving` and `while_serving`, from sync routes, sync tasks, and other tasks."""
+    ended = []
+
+    def add(name):
+        app.add_background_task(ended.append, name)
+
+    app.before_serving(lambda: add("sync before_serving"))
+
+    @app.before_serving
+    async def before():
+        add("before_serving")
+        ended.append(await executor.run(lambda: "run in before_serving"))
+
+    @app.while_serving
+    async def serving():
+        add("while_serving")
+        yield
+
+    @app.get("/sync")
+    def sync_route():
+        add("sync route")
+        return ""
+
+    @app.get("/async")
+    async def async_route():
+        app.add_background_task(add, "sync task")
+        app.add_background_task(async_task)
+        return ""
+
+    async def async_task():
+        add("async task")
+
+    async with app.test_app() as running:
+        assert (await running.test_client().get("/sync")).status_code == 200
+        assert (await running.test_client().get("/async")).status_code == 200
+    assert sorted(ended) == sorted(
+        [
+            *("sync before_serving", "before_serving", "run in before_serving", "while_serving"),
+            *("sync route", "sync task", "async task"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("where", ["before_serving", "while_serving"])
+async def test_startup_that_fails(app, executor, where):
+    """A startup that fails drains the executor, and raises its own error; a later one may succeed."""
+    failing = [True]
+
+    async def fail():
+        if failing:
+            handles.append(app.add_background_task(background.double, 2))
+            handles.append(app.add_background_task(lambda: time.sleep(0.01)))
+            raise LookupError("no database")
+
+    if where == "before_serving":
+        app.before_serving(fail)
+    else:
+
+        @app.while_serving
+        async def serving():
+            await fail()
+            yield
+
+    handles = []
+    with pytest.raises(LookupError, match="no database"):
+        await app.startup()
+    assert executor.phase == "closed"
+    assert [handle.state for handle in handles] == [TaskState.SUCCEEDED] * 2
+
+
+async def test_after_serving_that_fails(app, executor):
+    """An `after_serving` function's failure comes after the drain."""
+    ended = []
+
+    @app.after_serving
+    async def after():
+        raise LookupError(str(ended))
+
+    async with anyio.create_task_group() as group:
+        app.nursery = group  # where Quart-Trio looks for its deadline
+        group.cancel_scope.deadline = float("inf")
+        await app.startup()
+        app.add_background_task(lambda: ended.append("task"))
+        app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = 30
+        with pytest.raises(LookupError, match="task"):
+            await app.shutdown()
+
+
+async def test_two_apps_stop_apart(app, executor, new_app):
+    """Stopping one app leaves another app's tasks alone."""
+    other = new_app("other")
+    QuartExecutor(other)
+    released = anyio.Event()
+    async with app.test_app():
+        handle = app.add_background_task(released.wait)
+        async with other.test_app():
+            ended = other.add_background_task(background.triple, 1)
+        assert ended.state is TaskState.SUCCEEDED
+        assert handle.state is TaskState.RUNNING
+        released.set()
+
+
+async def test_websocket(app, executor):
+    """Tasks are taken from websockets, with and without a lifespan."""
+
+    @app.websocket("/ws")
+    async def echo():
+        await websocket.send(str(await app.add_background_task(background.triple, 2)))
+
+    async with app.test_app() as running, running.test_client().websocket("/ws") as connection:
+        assert await connection.receive() == "6"
+
+
+async def test_stopping_is_put_off_by_a_cancellation_s_length(app, executor):
+    """A shutdown that is cancelled ends the drain first."""
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 5
+    released = threading.Event()
+    async with anyio.create_task_group() as group:
+        app.nursery = group
+        await app.startup()
+        handle = app.add_background_task(released.wait)
+        async with anyio.create_task_group() as stopping:
+            stopping.start_soon(app.shutdown)
+            await until(lambda: executor.phase == "draining")
+            stopping.cancel_scope.cancel()
+            released.set()
+        assert handle.state is TaskState.SUCCEEDED
+        assert executor.phase == "closed"
+        group.cancel_scope.cancel()

@@ -1,0 +1,177 @@
+"""An app that nobody starts, as with a test client alone: its executor starts by itself, and ends with the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+
+import anyio
+import background
+import pytest
+import trio
+import uvloop
+from quart import Quart, current_app
+from quart.signals import got_background_exception
+from quart_trio import QuartTrio
+from until import until
+
+from executors import TaskState
+from executors.quart import QuartExecutor
+
+RUNS = [
+    pytest.param((Quart, asyncio.run), id="asyncio"),
+    pytest.param((Quart, uvloop.run), id="uvloop"),
+    pytest.param((QuartTrio, trio.run), id="trio"),
+]
+
+
+@pytest.fixture(params=RUNS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def run(kind):
+    """Return what runs a coroutine function on an event loop of its own."""
+    return trio.run if kind[1] is trio.run else (lambda main: kind[1](main()))
+
+
+@pytest.fixture
+def app(kind):
+    app = kind[0]("background")
+    app.config.update(EXECUTOR_THREADS=2, EXECUTOR_PROCESSES=1)
+    return app
+
+
+@pytest.fixture
+def executor(app):
+    return QuartExecutor(app)
+
+
+def test_used_in_run_after_run(app, executor, run):
+    """It starts with the first request or task of each event loop, and nothing of it is left afterwards."""
+    ended = []
+
+    @app.get("/async")
+    async def route():
+        return str(await app.add_background_task(background.triple, 2))
+
+    @app.get("/sync")
+    def sync_route():
+        return str(app.add_background_task(background.triple, 3).result())
+
+    async def requests():
+        client = app.test_client()
+        ended.append(await (await client.get("/async")).get_data())
+        ended.append(await (await client.get("/sync")).get_data())
+        ended.append(await executor.run(background.double, 4))
+
+    async def sync_first():
+        ended.append(await (await app.test_client().get("/sync")).get_data())
+
+    async def no_request():
+        ended.append(await app.add_background_task(lambda: current_app.name))
+
+    run(requests)
+    run(sync_first)
+    run(no_request)
+    run(no_request)
+    assert ended == [b"6", b"9", 8, b"9", "background", "background"]
+
+
+def test_drained_when_the_loop_ends(app, executor, run, kind):
+    """What runs in threads and processes when `asyncio.run` ends is waited for; trio leaves no time for that."""
+    released, inside = threading.Event(), threading.Event()
+    handles = []
+
+    def task():
+        inside.set()
+        return released.wait()
+
+    async def main():
+        handles.append(app.add_background_task(task))
+        handles.append(app.add_background_task(background.double, 2))
+        handles.append(app.add_background_task(anyio.sleep_forever))
+        await until(lambda: inside.is_set() and handles[2].started_at)
+        threading.Timer(0.05, released.set).start()
+
+    run(main)
+    ends = {"asyncio": ["succeeded", "succeeded", "cancelled"], "trio": ["lost", "lost", "cancelled"]}
+    states = [handle.state.value for handle in handles]
+    if kind[1] is trio.run and states[1] == "succeeded":  # it was quick
+        states[1] = "lost"
+    assert states == ends["trio" if kind[1] is trio.run else "asyncio"]
+    assert all(handle.done() for handle in handles)
+    released.wait()
+
+
+def test_failures_are_told_when_the_loop_ends(app, executor, run, kind, caplog):
+    """Failures of the last moment are told, by slow receivers, too, or logged; the next run isn't kept waiting."""
+    told, released = [], threading.Event()
+
+    async def slow(sender, exception):
+        await anyio.sleep(0.05)
+        told.append(str(exception))
+
+    def fail_late():
+        released.wait()
+        raise ValueError("late")
+
+    async def main():
+        app.add_background_task(fail_late)
+        released.set()
+
+    async def stop_at_once():
+        async with app.test_app():
+            pass
+
+    with got_background_exception.connected_to(slow, app):
+        run(main)
+        run(stop_at_once)
+    if kind[1] is not trio.run:
+        assert told == ["late"]
+    else:
+        assert [record for record in caplog.records if "failed as the event loop ended" in record.getMessage()]
+    assert not [record for record in caplog.records if "reports of" in record.getMessage()]
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+def test_lifespan_after_it_started_by_itself(app, executor, run):
+    """A lifespan in the same loop goes on with the executor that runs, and drains it."""
+    handles = []
+
+    async def main():
+        await app.test_client().get("/")
+        handles.append(app.add_background_task(background.triple, 1))
+        async with app.test_app():
+            handles.append(app.add_background_task(background.triple, 2))
+        assert executor.phase == "closed"
+
+    run(main)
+    assert [handle.state for handle in handles] == [TaskState.SUCCEEDED] * 2
+    run(main)
+
+
+def test_abandoned_thread_of_an_ended_loop(app, executor, run, caplog):
+    """A thread that comes back after its loop has ended ends, although its context can't be torn down."""
+    caplog.set_level(logging.CRITICAL)
+    app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0, EXECUTOR_CANCEL_GRACE=0)
+    app.teardown_appcontext(lambda error: None)
+    released, inside, threads = threading.Event(), threading.Event(), []
+
+    def task():
+        threads.append(threading.current_thread())
+        inside.set()
+        released.wait()
+
+    async def main():
+        async with app.test_app():
+            app.add_background_task(task)
+            await until(inside.is_set)
+
+    run(main)
+    assert threads[0].is_alive()
+    released.set()
+    threads[0].join(5)
+    assert not threads[0].is_alive()

@@ -1,0 +1,249 @@
+"""The app in worker processes: imported once, its context around each task, its executor inert."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import in_app
+import pytest
+import worker_app
+
+from executors import ConfigurationError, ExecutorInWorkerError, WorkerLostError
+from executors.errors import AppNotFoundError
+from executors.quart.worker import import_app
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    """Run on asyncio and trio: uvloop's loop is the same to a worker as asyncio's."""
+    return request.param
+
+
+@pytest.fixture
+def module_app(anyio_backend_name):
+    """Return an app that is an attribute of its module."""
+    return worker_app.trio_app if anyio_backend_name == "trio" else worker_app.app
+
+
+@pytest.fixture
+def recorded(anyio_backend_name):
+    """Return one with all that can be around a task."""
+    return worker_app.trio_recorded if anyio_backend_name == "trio" else worker_app.recorded
+
+
+async def test_module_s_app(module_app):
+    """The app is found by itself, imported once per worker, and is there for each task with a `g` of its own."""
+    add = module_app.add_background_task
+    async with module_app.test_app():
+        assert await add(in_app.app_name) == "worker_app"
+        assert await add(in_app.app_name_async) == "worker_app"
+        assert await add(in_app.configured) == "configured"
+        assert [await add(in_app.mark_g, mark) for mark in "ab"] == ["nothing", "nothing"]
+        assert await add(in_app.imports) == ["worker_app"]
+        assert await add(in_app.heard) == []
+
+
+async def test_coroutines_in_a_worker(module_app, anyio_backend_name):
+    """A cpu-bound coroutine function runs on an event loop of the app's kind."""
+    async with module_app.test_app():
+        expected = f"worker_app on {anyio_backend_name}"
+        assert await module_app.add_background_task(in_app.sleep_on_its_loop) == expected
+        assert await module_app.add_background_task(in_app.gives_coroutine) == expected
+        assert await module_app.add_background_task(in_app.own_executor) == 4
+
+
+async def test_around_a_task(recorded):
+    """Signals and teardown functions run around each task, sync and async ones; `before_serving` doesn't."""
+    around = ["pushed", "async teardown recorded", "sync teardown None", "popped"]
+    async with recorded.test_app():
+        await recorded.add_background_task(in_app.app_name)
+        assert sorted(await recorded.add_background_task(in_app.heard)) == sorted([*around, "pushed"])
+        await recorded.add_background_task(in_app.app_name_async)
+        assert set(await recorded.add_background_task(in_app.heard)) == set(around)
+        await recorded.add_background_task(in_app.fail_with, "wrong").wait()
+        assert "sync teardown LookupError('wrong')" in await recorded.add_background_task(in_app.heard)
+
+
+async def test_requests_in_a_worker(recorded):
+    """The worker's app can be asked through its test client."""
+    async with recorded.test_app():
+        assert await recorded.add_background_task(in_app.request_self) == "recorded"
+
+
+@pytest.mark.parametrize("how", ["submit", "run", "add_background_task"])
+async def test_the_executor_is_inert(module_app, how):
+    """In a worker the app's executor refuses work, and says where to submit instead."""
+    function = in_app.use_executor_async if how == "run" else in_app.use_executor
+    async with module_app.test_app():
+        with pytest.raises(ExecutorInWorkerError, match=r"worker process, where the app's executor is inert\. Return"):
+            await module_app.add_background_task(function, how)
+
+
+async def test_no_server_in_a_worker(module_app):
+    """In a worker the app can't be started or served."""
+    async with module_app.test_app():
+        with pytest.raises(ExecutorInWorkerError, match="inert"):
+            await module_app.add_background_task(in_app.start_app)
+        with pytest.raises(ExecutorInWorkerError, match=r"app\.run\(\)"):
+            await module_app.add_background_task(in_app.run_app)
+
+
+async def test_factory(app, executor, anyio_backend_name):
+    """A factory's app is made once per worker, where `EXECUTOR_WORKER_APP` names the call."""
+    factory = "create_trio_app" if anyio_backend_name == "trio" else "create_app"
+    app.config["EXECUTOR_WORKER_APP"] = f"worker_app:{factory}()"
+    async with app.test_app():
+        assert await app.add_background_task(in_app.configured) == "configured"
+        assert await app.add_background_task(in_app.app_name) == "background"  # the name is the server's
+        assert await app.add_background_task(in_app.imports) == ["worker_app", "create_app"]
+
+
+async def test_named_app_goes_before_the_found_one(module_app):
+    """`EXECUTOR_WORKER_APP` goes before what would be found."""
+    module_app.config["EXECUTOR_WORKER_APP"] = "worker_app:recorded"
+    try:
+        async with module_app.test_app():
+            await module_app.add_background_task(in_app.app_name)
+            assert "pushed" in await module_app.add_background_task(in_app.heard)
+    finally:
+        del module_app.config["EXECUTOR_WORKER_APP"]
+
+
+async def test_unknown_app(app, executor):
+    """Without an app in the worker tasks run, and one that uses `current_app` or `g` is told what to set."""
+    async with app.test_app():
+        for function in (in_app.app_name, in_app.app_name_async):
+            with pytest.raises(AppNotFoundError, match=r"Set EXECUTOR_WORKER_APP to 'package\.module:app'"):
+                await app.add_background_task(function)
+        with pytest.raises(AppNotFoundError, match="EXECUTOR_WORKER_APP"):
+            await app.add_background_task(in_app.mark_g, "mark")
+        assert await app.add_background_task(in_app.own_executor) == 4
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_app_that_cannot_be_imported(app, executor):
+    """The task fails with the worker's own words on why there is no app, and soon."""
+    app.config["EXECUTOR_WORKER_APP"] = "broken_app:app"
+    async with app.test_app():
+        with pytest.raises(WorkerLostError) as caught:
+            await app.add_background_task(in_app.app_name)
+    text = str(caught.value)
+    assert "broken_app.py" in text
+    assert "KeyError: 'DATABASE'" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("no_such_module:app", "No module named 'no_such_module'"),
+        ("worker_app:missing", "EXECUTOR_WORKER_APP is 'worker_app:missing', and 'worker_app' has no 'missing'"),
+        ("worker_app:create_nothing()", "is a str and not a Quart app"),
+        ("worker_app:create_app", r"is a function and not a Quart app.*create_app\(\)'"),
+        ("worker_app.app", "EXECUTOR_WORKER_APP is 'worker_app.app', which should look like"),
+    ],
+)
+def test_paths_that_lead_to_no_app(path, says):
+    """What `EXECUTOR_WORKER_APP` names and is no app is told for what it is."""
+    with pytest.raises((ConfigurationError, ImportError), match=says):
+        import_app(None, path)
+
+
+def run_python(*arguments):
+    """Run the interpreter, and return the lines that it prints."""
+    env = {**os.environ, "PYTHONPATH": str(Path(in_app.__file__).parent)}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", *arguments], capture_output=True, text=True, timeout=20, env=env, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()
+
+
+SCRIPT = """
+import asyncio, os
+from quart import Quart, current_app
+from executors import cpu_bound
+from executors.quart import QuartExecutor
+
+app = Quart(__name__)
+app.config["EXECUTOR_PROCESSES"] = 1
+executor = QuartExecutor(app)
+
+@cpu_bound
+def name():
+    return current_app.name, os.getpid()
+
+@app.before_serving
+async def stop():
+    task = app.add_background_task(name)
+    app.stopping = asyncio.create_task(say(task))
+
+async def say(task):
+    try:
+        print(*await task)
+    except Exception as error:
+        print(type(error).__name__, *str(error).splitlines(), *getattr(error, "__notes__", ()))
+    os.kill(os.getpid(), 2)
+
+"""
+RUN = "app.run(port={port}, use_reloader=False)"
+GUARDED = SCRIPT + 'if __name__ == "__main__":\n    ' + RUN
+UNGUARDED = SCRIPT + RUN
+
+
+def test_main_script(tmp_path, free_port):
+    """An app of the main script, under the usual guard, is there in workers under its own name."""
+    script = tmp_path / "served.py"
+    script.write_text(GUARDED.format(port=free_port))
+    lines = run_python(str(script))
+    assert any(line.startswith("served ") for line in lines)
+
+
+def test_main_script_without_a_guard(tmp_path, free_port):
+    """Without the guard a worker comes to `app.run()`, which says that the guard is missing, and starts nothing."""
+    script = tmp_path / "served.py"
+    script.write_text(UNGUARDED.format(port=free_port))
+    told = " ".join(run_python(str(script)))
+    assert "ExecutorInWorkerError" in told
+    assert 'if __name__ == "__main__":' in told
+
+
+INTERACTIVE = """
+import asyncio, in_app
+from quart import Quart
+from executors.quart import QuartExecutor
+
+app = Quart("served")
+executor = QuartExecutor(app)
+
+async def main():
+    async with app.test_app():
+        print(await executor.run(in_app.own_executor))
+        try:
+            await executor.run(in_app.app_name)
+        except RuntimeError as error:
+            print(error)
+
+asyncio.run(main())
+"""
+
+
+def test_main_script_that_is_none():
+    """An app of an interactive session can't be imported: a task that uses it is told what to set."""
+    lines = run_python("-c", INTERACTIVE)
+    assert lines[0] == "4"
+    assert "Set EXECUTOR_WORKER_APP" in lines[1]
+
+
+async def test_names(app, executor):
+    """A worker's log, and a task's error, name what is needed to find the place."""
+    app.config["EXECUTOR_WORKER_APP"] = "worker_app:recorded"
+    async with app.test_app():
+        with pytest.raises(LookupError, match="wrong") as caught:
+            await app.add_background_task(in_app.fail_with, "wrong")
+    assert "in_app.py" in caught.value.__notes__[0]
+    assert "worker.py" not in caught.value.__notes__[0].replace("worker_app.py", "")
