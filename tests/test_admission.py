@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
 from typing import Any
@@ -172,6 +173,25 @@ async def test_cancelled_waiter_passes_its_place_on() -> None:
         gate.open.set()
     assert done == [2]
     assert executor.snapshot().backends["thread"].queued == 0
+
+
+def test_waiter_cancelled_with_its_place_in_hand_gives_it_back() -> None:
+    """asyncio's own cancellation may hit a waiter that has been woken with its place: the next one gets that."""
+
+    async def main() -> None:
+        admission = Admission(running_loop(), {"inline": InlineBackend()}, 1)
+        admission.admit("inline", inside=False)
+        first, second = (asyncio.create_task(admission.wait_for_place("inline", inside=False)) for _ in range(2))
+        await asyncio.sleep(0)
+        admission.left_queue("inline")
+        first.cancel()
+        await asyncio.wait_for(second, PATIENCE)
+        assert first.cancelled()
+        assert admission.queued("inline") == 1
+        admission.left_queue("inline")
+        assert admission.queued("inline") == 0
+
+    asyncio.run(main())
 
 
 async def test_waiter_is_turned_away_by_a_drain() -> None:

@@ -157,9 +157,9 @@ async def test_thread_abandoned_before_the_drain_is_named() -> None:
             executor.options(timeout=0.01, name=name).submit(work).mark_seen()
         with anyio.fail_after(PATIENCE):
             await both.wait()
-        pool = executor.backend("thread")._pool  # type: ignore[attr-defined]
+        assert executor._dispatcher is not None
         back.release.set()
-        while len(pool.abandoned) > 1:
+        while len(executor._dispatcher.adrift) > 1:
             await anyio.lowlevel.checkpoint()
         report = await executor.drain(PATIENCE)
         assert report.duration < SLACK
