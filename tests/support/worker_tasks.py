@@ -254,9 +254,10 @@ def digest(path: str) -> None:
 
 
 def sleep_in_c(path: str) -> None:
-    """Keep the interpreter's lock while the process sleeps."""
-    say(path, os.getpid())
-    ctypes.PyDLL(None).sleep(1000)
+    """Keep the interpreter's lock in C code: it is from inside of that the process id is said."""
+    library = ctypes.PyDLL(None)
+    library.system(f"echo $PPID > '{path}'; exec sleep 4".encode())
+    library.sleep(1000)
 
 
 def stay_with_grandchild(path: str) -> None:
