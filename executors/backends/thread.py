@@ -73,7 +73,7 @@ class ThreadBackend(ExecutorBackend):
 
     def stack_of(self, job: Job) -> str | None:
         """Tell what the job's thread is doing."""
-        thread = job.token
+        thread = self._pool.running.get(job)
         frame = sys._current_frames().get(thread.ident) if thread is not None else None
         return "".join(traceback.format_stack(frame)) if frame is not None else None
 
@@ -100,6 +100,7 @@ class _Pool:
         self._working = 0  # threads that will look at the backlog again
         self._idle = 0  # of these, the ones that wait for a wake-up which nobody has sent yet
         self._blocked = 0  # of these, the ones that wait for a task's result
+        self.running: dict[Job, threading.Thread] = {}  # not the job's `token`: the loop may have the job already
         self.abandoned: set[Job] = set()  # jobs whose threads are written off until they come back
         self._closing = False
         self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -120,7 +121,7 @@ class _Pool:
 
     def abandon(self, job: Job) -> None:
         with self._lock:
-            if job.token is None:  # its thread has come back meanwhile
+            if job not in self.running:  # its thread has come back meanwhile
                 return
             self.abandoned.add(job)
             if len(self._backlog):
@@ -172,10 +173,10 @@ class _Pool:
         thread = threading.current_thread()
         blocking_wait.guard = self._while_blocked
         while (job := self._next_job()) is not None:
-            job.token = thread
+            self.running[job] = thread
             _run(job)
             with self._lock:
-                job.token = None
+                del self.running[job]
                 self.abandoned.discard(job)
             del job
         self._loop.post(self._ended, thread)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextvars import ContextVar
 
@@ -50,6 +51,15 @@ def coroutine(look):
 def both(look):
     """A task that runs in a thread at first, and on the loop then."""
     return lambda: coroutine(look)()  # noqa: PLW0108  (a plain function)
+
+
+@pytest.fixture
+def switch_at_once():
+    """Have threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 KINDS = pytest.mark.parametrize("kind", [plain, coroutine, both])
@@ -238,6 +248,14 @@ async def test_many_threads_at_once(app, executor, with_teardown):
     async with app.test_app():
         handles = [app.add_background_task(task, number) for number in range(40)]
         assert [await handle for handle in handles] == list(range(40))
+
+
+async def test_many_that_go_on_on_the_loop(app, executor, switch_at_once):
+    """A thread is done with its task before the loop goes on with it, however the two take turns."""
+    task = both(lambda: current_app.name)
+    async with app.test_app():
+        handles = [app.add_background_task(task) for _ in range(300)]
+        assert {await handle for handle in handles} == {"background"}
 
 
 async def test_cancelled_task_is_torn_down(app, executor):
