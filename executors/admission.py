@@ -56,7 +56,7 @@ class Admission:
     def __init__(self, loop: EventLoop, backends: Mapping[str, ExecutorBackend], limit: int) -> None:
         self._loop = loop
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a waiting `run` may be collected as garbage by a thread that is in here
         self._queues = {name: _Queue(backend) for name, backend in backends.items()}
         self.phase = Phase.OPEN
 
@@ -142,7 +142,7 @@ class Admission:
             queue.queued -= 1
 
     def _wake(self, place: _Place) -> None:
-        if threading.get_ident() == self._loop.thread_id:
+        if self._loop.owns_this_thread():
             place.waiter.wake()
         else:
             self._loop.post(place.waiter.wake)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
@@ -79,6 +78,8 @@ class Dispatcher:
 
     def submit(self, call: Call) -> TaskHandle[Any]:
         """Take a call in at once. Any thread; raises as `Admission.admit`."""
+        if not self.loop.owns_this_thread() and self.loop.has_ended():
+            raise ExecutorClosedError("the executor's event loop has ended without a drain: start it on another")
         self.admission.admit(call.backend, inside=self.is_inside())
         return self._accept(call)
 
@@ -115,7 +116,7 @@ class Dispatcher:
         return handle
 
     def _on_loop(self, function: Callable[[Job], None], job: Job) -> None:
-        if threading.get_ident() == self.loop.thread_id:
+        if self.loop.owns_this_thread():
             function(job)
         else:
             self.loop.post(function, job)
@@ -193,6 +194,13 @@ class Dispatcher:
             self._idle = None
 
     # --- stopping -----------------------------------------------------------------------------------------
+
+    def begin_drain(self) -> None:
+        """Take work from unfinished tasks only, and watch what becomes of all that is under way."""
+        self.watched = watched = {}  # before it is filled: other threads go on submitting
+        for job in [*self.adrift.values(), *list(self.active.values())]:
+            watched[job.handle.id] = job.handle
+        self.admission.enter(Phase.DRAINING)
 
     def request_cancel(self, task_id: int) -> None:
         """Tell a task to stop. Any thread; does nothing for one that has ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,21 +96,17 @@ class DrainReport:
 
 
 async def drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend]) -> DrainReport:
-    """Drain: wait, then stop what is left, then name what doesn't stop, then close the backends.
+    """Wait, then stop what is left, then name what doesn't stop, then close the backends.
 
     Args:
         timeout: Seconds until what is left is told to stop.
-        dispatcher: Has the tasks under way.
+        dispatcher: Has the tasks under way, and has begun to drain.
         backends: Are closed in the end.
 
     Returns:
         The report, within `timeout` plus a second.
     """
     began = time.monotonic()
-    watched: dict[int, TaskHandle[Any]] = {}
-    dispatcher.watched = watched  # before it is filled: other threads go on submitting
-    watched |= {job.handle.id: job.handle for job in [*dispatcher.adrift.values(), *list(dispatcher.active.values())]}
-    dispatcher.admission.enter(Phase.DRAINING)
     await dispatcher.idle_within(timeout)
     dispatcher.admission.enter(Phase.CLOSED)
     for job in reversed(list(dispatcher.active.values())):  # the queued ones before those whose place they'd take
@@ -120,7 +116,8 @@ async def drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[Execu
         dispatcher.abandon(job)
     stacks = {job.handle.id: job.backend.stack_of(job) for job in dispatcher.adrift.values()}
     await _close(backends)
-    return _report(timeout, time.monotonic() - began, watched.values(), stacks)
+    handles = list((dispatcher.watched or {}).values())
+    return _report(timeout, time.monotonic() - began, handles, stacks)
 
 
 async def _close(backends: Iterable[ExecutorBackend]) -> None:
@@ -143,9 +140,8 @@ async def _close(backends: Iterable[ExecutorBackend]) -> None:
 
 
 def _report(
-    timeout: float, duration: float, handles: Iterable[TaskHandle[Any]], stacks: Mapping[int, str | None]
+    timeout: float, duration: float, handles: Sequence[TaskHandle[Any]], stacks: Mapping[int, str | None]
 ) -> DrainReport:
-    handles = list(handles)
     unsuccessful = tuple(
         DrainedTask(
             handle.id,
@@ -159,4 +155,4 @@ def _report(
         for handle in handles
         if handle.state is not SUCCEEDED
     )
-    return DrainReport(timeout, duration, Counter(handle.state for handle in handles), unsuccessful)
+    return DrainReport(timeout, duration, dict(Counter(handle.state for handle in handles)), unsuccessful)

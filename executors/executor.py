@@ -73,7 +73,7 @@ class Executor(Submitter):
         self._dispatcher: Dispatcher | None = None
         self._drained: anyio.Event | None = None
         self.drain_report: DrainReport | None = None
-        """The report of the last drain, if there was one."""
+        """The report of the last drain; None before the first, and from a new start until the next."""
 
     # --- starting and ending ------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class Executor(Submitter):
             backend.name = name
             backend.start(loop)
         self._backends = backends
-        self._drained = None
+        self._drained = self.drain_report = None
         self._dispatcher = Dispatcher(loop, backends, settings.queue_size, settings.cancel_grace, self._hooks)
 
     def _configured(self) -> Settings:
@@ -173,6 +173,7 @@ class Executor(Submitter):
             positive_seconds(timeout, "the drain's timeout", zero=True)
         if self._drained is None:
             self._drained = anyio.Event()
+            dispatcher.begin_drain()
             self._draining = dispatcher.loop.spawn(self._drain, dispatcher, timeout, name="executors.drain")
         await self._drained.wait()
         assert self.drain_report is not None
@@ -270,6 +271,10 @@ class Executor(Submitter):
         return BackendFutures(self, backend)
 
     # --- looking ------------------------------------------------------------------------------------------
+
+    def owns_this_thread(self) -> bool:
+        """Whether the calling code runs in the thread of the executor's event loop. Any thread."""
+        return self._dispatcher is not None and self._dispatcher.loop.owns_this_thread()
 
     @property
     def phase(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from executors.errors import WrongThreadError
 from executors.handle import CANCELLED, TaskHandle
 from executors.options import TaskOptions
 from executors.routing import BackendName
@@ -62,7 +63,16 @@ class BackendFutures(futures.Executor):
         self._pending.discard(future)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more, cancel what is queued if asked to, and wait for the rest. Not on the loop's thread."""
+        """Take no more, cancel what is queued if asked to, and wait for the rest.
+
+        Raises:
+            WrongThreadError: It is to wait, and this is the thread of the event loop that the tasks need.
+        """
+        if wait and self._pending and self._executor.owns_this_thread():
+            raise WrongThreadError(
+                "`shutdown(wait=True)` would block the event loop: use `shutdown(wait=False)`, and await "
+                "`executor.wait_idle()`"
+            )
         with self._lock:
             self._shut = True
             pending = list(self._pending)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import enum
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
-from executors.errors import TaskNotFinishedError, WrongThreadError
+from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError
 from executors.loops import EventLoop, guarded
-from executors.waiting import Sleeper, ThreadSleeper, UnseenFailure, blocking_wait
+from executors.waiting import LOOK_AFTER_LOOP, Sleeper, ThreadSleeper, UnseenFailure, blocking_wait
 
 T = TypeVar("T")
 
 _ids = itertools.count(1)
-_transition = threading.Lock()  # guards every change of any task's state, and who waits for it
+# Guards every change of any task's state, and who waits for it. Reentrant: a coroutine that waits may be collected as
+# garbage at any time, also by a thread that is in here, and stops waiting then.
+_transition = threading.RLock()
 _EPOCH = time.time() - time.monotonic()
 
 
@@ -218,9 +221,10 @@ class TaskHandle(Generic[T]):
             WrongThreadError: Called on the loop's thread before the task has ended; await the handle there.
             TaskNotFinishedError: It hasn't ended within `timeout`; it goes on.
             DeadlockError: A thread of a pool would wait for a task that this pool has no thread left for.
+            ExecutorClosedError: The event loop ended, and the task with it.
         """
         if not self.done():
-            if threading.get_ident() == self._owner.loop.thread_id:
+            if self._owner.loop.owns_this_thread():
                 raise WrongThreadError(
                     f"{self!r} hasn't ended, and `result()` would block the event loop: use `await handle`"
                 )
@@ -229,12 +233,20 @@ class TaskHandle(Generic[T]):
                 guard = blocking_wait.guard
                 try:
                     with guard(self) if guard else nullcontext():
-                        sleeper.wait(timeout)
+                        self._sleep(sleeper, timeout)
                 finally:
                     self._remove_sleeper(sleeper)
             if not self.done():
                 raise TaskNotFinishedError(f"{self!r} hasn't ended within {timeout} s")
         return self._outcome()
+
+    def _sleep(self, sleeper: ThreadSleeper, timeout: float | None) -> None:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not sleeper.wait(max(0.0, min(LOOK_AFTER_LOOP, deadline - time.monotonic()))):
+            if self._owner.loop.has_ended() and not self.done():
+                raise ExecutorClosedError(f"{self!r} will never end: its event loop ended without a drain")
+            if time.monotonic() >= deadline:
+                return
 
     def exception(self) -> BaseException | None:
         """Return the error that waiting would raise, None if it succeeded. Any thread, never blocks.

@@ -22,8 +22,15 @@ UNBOUNDED_BUFFER = 64
 
 
 def run_chunk(function: Callable[..., T], items: list[tuple[Any, ...]]) -> list[T]:
-    """Run a plain function over a chunk, where the task runs."""
-    return [function(*item) for item in items]
+    """Run a plain function over a chunk, where the task runs. What it returns to await is awaited, in turn."""
+    values = [function(*item) for item in items]
+    if any(hasattr(type(value), "__await__") for value in values):
+        return _awaited(values)  # type: ignore[return-value]  # the backend sees to it
+    return values
+
+
+async def _awaited(values: list[Any]) -> list[Any]:
+    return [await value if hasattr(type(value), "__await__") else value for value in values]
 
 
 async def run_chunk_of_coroutines(function: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
@@ -54,6 +61,7 @@ class MapResults(Generic[T]):
         self._chunksize = chunksize
         self._buffersize = buffersize or (2 * workers if workers is not None else UNBOUNDED_BUFFER)
         self._exhausted = False
+        self._items_error: Exception | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -71,6 +79,8 @@ class MapResults(Generic[T]):
         while not self._ready:
             await self._fill()
             if not self._handles:
+                if self._items_error is not None:
+                    raise self._items_error
                 raise StopAsyncIteration
             value = await self._handles[0]
             self._handles.popleft()
@@ -83,7 +93,11 @@ class MapResults(Generic[T]):
 
     async def _fill(self) -> None:
         while not self._exhausted and len(self._handles) < self._buffersize:
-            chunk = list(itertools.islice(self._items, self._chunksize or 1))
+            chunk: list[tuple[Any, ...]] = []
+            try:
+                chunk.extend(itertools.islice(self._items, self._chunksize or 1))
+            except Exception as error:  # noqa: BLE001  (raised in its place: after the results before it)
+                self._exhausted, self._items_error = True, error
             if not chunk:
                 self._exhausted = True
                 return

@@ -53,6 +53,8 @@ def _backends(value: object, what: str) -> dict[str, ExecutorBackend]:
             raise ConfigurationError(
                 f"{what} maps {name!r} to {backend!r}, and must map names to instances of ExecutorBackend"
             )
+        if sum(other is backend for other in value.values()) > 1:
+            raise ConfigurationError(f"{what} has {backend!r} under two names: make one for each")
         if name == "loop" and not isinstance(backend, LoopBackend):
             raise ConfigurationError(f"{what} maps 'loop' to {backend!r}, which must be a LoopBackend")
     return dict(value)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("executors")
 
+LOOK_AFTER_LOOP = 1.0
+"""After how many seconds a thread that waits for something of the loop's looks whether there still is a loop."""
+
 
 class Sleeper(Protocol):
     """A party that waits for a task's end: a coroutine's waiter, or another thread's event."""

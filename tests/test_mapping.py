@@ -236,18 +236,26 @@ async def test_task_of_a_map_that_somebody_cancels() -> None:
 
 
 async def test_iterable_that_fails() -> None:
-    """What the iterable raises comes out of the map, and what is under way is cancelled."""
+    """What the iterable raises comes out of the map in its place, after the results of the items before it."""
 
     def items() -> Iterator[int]:
-        yield from (0, 4, 5)
+        yield from (1, 2, 3)
         raise OSError("no more")
 
     async with Executor(processes=0) as executor:
-        with pytest.raises(OSError, match="no more"):
-            async for _ in executor.map(fail_at_three, items()):
-                pass
-        with anyio.fail_after(PATIENCE):
-            await executor.wait_idle()
+        for chunksize in (None, 2):
+            found = []
+            with pytest.raises(OSError, match="no more"):
+                async for square in executor.map(async_square, items(), chunksize=chunksize):
+                    found.append(square)
+            assert found == [1, 4, 9]
+
+
+async def test_chunk_of_plain_functions_that_return_awaitables() -> None:
+    """What the functions of a chunk return to await is awaited, as that of a single task is."""
+    async with Executor(processes=0) as executor:
+        squares = executor.map(lambda number: async_square(number), [1, 2, 3], chunksize=2)
+        assert [square async for square in squares] == [1, 4, 9]
 
 
 async def test_works_as_a_generator_does() -> None:

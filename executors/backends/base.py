@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -161,7 +160,7 @@ class Job:
 
     def _on_loop(self, function: Callable[..., None], *args: Any) -> None:
         loop = self._owner.loop
-        if threading.get_ident() == loop.thread_id:
+        if loop.owns_this_thread():
             function(*args)
         else:
             loop.post(function, *args)

@@ -79,6 +79,9 @@ class LoopBackend(ExecutorBackend):
             self._backlog.forget(job)
             return
         spawned: _Spawned = job.token
+        if spawned.task is None:  # an eager task that cancels itself before it has waited for anything
+            self._loop.post(self.cancel, job)
+            return
         spawned.task.cancel()
         if not spawned.entered:
             if isinstance(job.function, Rest):

@@ -61,6 +61,10 @@ class EventLoop(ABC):
             function, args = self._inbox.popleft()
             guarded(function, *args)
 
+    def owns_this_thread(self) -> bool:
+        """Whether the calling code runs in the loop's thread: inside the loop, or while it is blocked."""
+        return threading.get_ident() == self.thread_id
+
     @abstractmethod
     def _wake_up(self, function: Callable[[], object]) -> None:
         """Call `function` on the loop's thread soon. Any thread. RuntimeError if the loop has ended."""

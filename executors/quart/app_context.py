@@ -11,12 +11,10 @@ from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearin
 
 from executors.errors import ConfigurationError, ExecutorClosedError
 from executors.loops import EventLoop
+from executors.waiting import LOOK_AFTER_LOOP
 
 RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Context], Any]
 """Runs a coroutine in a context on some event loop, from a thread that isn't that loop's, and waits for it."""
-
-LOOK_AFTER_LOOP = 1.0
-"""After how many seconds a thread that waits for the loop looks whether there still is one."""
 
 
 def around_coroutine(app: Quart, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -75,7 +73,7 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
         ExecutorClosedError: The loop has ended.
         BaseException: What the coroutine raised.
     """
-    if threading.get_ident() == loop.thread_id:
+    if loop.owns_this_thread():
         coroutine.close()
         raise ConfigurationError(
             "a plain function of the inline backend runs on the event loop's own thread, where the app's "
@@ -92,7 +90,7 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
             if isinstance(error, loop.cancelled_error):
                 raise
         finally:
-            ended.set()
+            loop.post(ended.set)  # not before the loop has left the context
 
     spawned: list[object] = []  # the loop refers to its tasks weakly
     loop.post(lambda: spawned.append(loop.spawn(run, context=context)))
