@@ -15,14 +15,13 @@ def test_the_first_failures_only_delay() -> None:
 
 
 def test_the_third_failure_opens_it() -> None:
-    """Three failures in a row open it, with a reason that tells how many, what, and when it goes on."""
+    """Three failures in a row open it, with a reason that tells what happened and when it goes on."""
     circuit = StartCircuit()
     for _ in range(3):
         delay = circuit.failed(0.0, "no memory")
     assert circuit.is_open
     assert delay == 1.0
     assert circuit.reason is not None
-    assert "3 times" in circuit.reason
     assert "1 s" in circuit.reason
     assert "no memory" in circuit.reason
 
