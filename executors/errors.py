@@ -161,14 +161,17 @@ class WorkerLostError(TaskError):
             return None
 
     def __str__(self) -> str:
+        if self.pid is None:
+            return f"task {self.task_name!r} ({self.task_id}) found no worker process{self.detail}"
         ended = "ended in an unknown way"
         if self.exitcode is not None:
             ended = f"exited with code {self.exitcode}"
             if self.exitcode < 0:
                 name = self.signal.name if self.signal else str(-self.exitcode)
                 ended = f"was killed by signal {name}"
-        who = f"worker process {self.pid}" if self.pid else "a worker process"
-        return f"task {self.task_name!r} ({self.task_id}) lost its worker: {who} {ended}{self.detail}"
+        return (
+            f"task {self.task_name!r} ({self.task_id}) lost its worker: worker process {self.pid} {ended}{self.detail}"
+        )
 
 
 class SerializationError(ExecutorError):

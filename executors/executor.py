@@ -105,6 +105,7 @@ class Executor(Submitter):
         backends = self._equip(settings)
         for name, backend in backends.items():
             backend.name = name
+            backend.setup = backend.setup or self._worker_setup()
             backend.start(loop)
         self._backends = backends
         self._drained = self.drain_report = None
@@ -115,7 +116,7 @@ class Executor(Submitter):
         return self._settings
 
     def _worker_setup(self) -> tuple[str, tuple[Any, ...]] | None:
-        """Return what worker processes do before their first job; see `ProcessBackend`."""
+        """Return what worker processes do before their first job; see `ExecutorBackend.setup`."""
         return None
 
     def _equip(self, settings: Settings) -> dict[str, ExecutorBackend]:
@@ -147,7 +148,6 @@ class Executor(Submitter):
             memory_limit=settings.worker_memory_limit,
             max_payload=settings.max_payload,
             carried=CarriedVariables(settings.contextvars),
-            setup=self._worker_setup(),
         )
 
     async def drain(self, timeout: float | None = None) -> DrainReport:

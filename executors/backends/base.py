@@ -205,6 +205,10 @@ class ExecutorBackend(ABC):
     workers: int | None = None
     """How many jobs it runs at a time; None where nothing bounds them."""
 
+    setup: tuple[str, tuple[Any, ...]] | None = None
+    """What its worker processes call before their first job, where it has such: ``"package.module:function"`` and its
+    arguments. The executor of an app sets it, before `start`, where it is None."""
+
     name: str = ""
     """What the executor calls it; set before `start`."""
 

@@ -74,7 +74,7 @@ class ThreadBackend(ExecutorBackend):
     def stack_of(self, job: Job) -> str | None:
         """Tell what the job's thread is doing."""
         thread = self._pool.running.get(job)
-        frame = sys._current_frames().get(thread.ident) if thread is not None else None
+        frame = sys._current_frames().get(thread.ident or 0) if thread is not None else None
         return "".join(traceback.format_stack(frame)) if frame is not None else None
 
     async def close(self) -> None:

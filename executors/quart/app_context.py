@@ -11,6 +11,7 @@ from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearin
 
 from executors.errors import ConfigurationError, ExecutorClosedError
 from executors.loops import EventLoop
+from executors.quart.spawning import Spawned
 from executors.waiting import LOOK_AFTER_LOOP
 
 RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Context], Any]
@@ -62,7 +63,7 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 def has_something_to_wait_for(app: Quart) -> bool:
     """Whether pushing or popping the app's context calls anything of the user's."""
     signals = (appcontext_pushed, appcontext_tearing_down, appcontext_popped)
-    return bool(app.teardown_appcontext_funcs) or any(signal.receivers for signal in signals)
+    return bool(app.teardown_appcontext_funcs) or any(signal.has_receivers_for(app) for signal in signals)
 
 
 def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
@@ -81,19 +82,20 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
         )
     ended = threading.Event()
     outcome: list[Any] = []
+    spawned: list[Spawned] = []
 
     async def run() -> None:
         try:
             outcome[:] = await coroutine, None
-        except BaseException as error:
+        except loop.cancelled_error:
+            outcome[:] = None, ExecutorClosedError("the event loop ended while it pushed or popped the app's context")
+            raise
+        except BaseException as error:  # noqa: BLE001  (raised again in the thread that waits)
             outcome[:] = None, error
-            if isinstance(error, loop.cancelled_error):
-                raise
         finally:
             loop.post(ended.set)  # not before the loop has left the context
 
-    spawned: list[object] = []  # the loop refers to its tasks weakly
-    loop.post(lambda: spawned.append(loop.spawn(run, context=context)))
+    loop.post(lambda: spawned.append(Spawned(loop, run, context)))
     while not ended.wait(LOOK_AFTER_LOOP):
         if loop.has_ended():  # as it may have for a task that was abandoned
             coroutine.close()

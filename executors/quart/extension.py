@@ -140,7 +140,8 @@ class QuartExecutor(Executor):
         return settings_of(self.app.config)
 
     def _worker_setup(self) -> tuple[str, tuple[Any, ...]]:
-        return SETUP, (self._settings.worker_app or find_app(self.app), self.app.name)
+        declared = self._settings.worker_app
+        return SETUP, (declared or find_app(self.app), self.app.name, declared is not None)
 
     async def _startup(self) -> None:
         if self._is_without_loop() or self.phase == "closed":

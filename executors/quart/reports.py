@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Coroutine
@@ -12,7 +13,8 @@ import anyio
 from quart import Quart
 
 from executors.handle import CANCELLED, TaskHandle
-from executors.loops import Cancellable, EventLoop
+from executors.loops import EventLoop
+from executors.quart.spawning import Spawned
 
 logger = logging.getLogger("executors")
 
@@ -29,7 +31,7 @@ class FailureReports:
 
     def __init__(self, app: Quart) -> None:
         self._app = app
-        self._under_way: dict[int, Cancellable | None] = {}  # by the task's id; a loop refers to its tasks weakly
+        self._under_way: dict[int, Spawned | None] = {}  # by the task's id
         self._none_left = anyio.Event()
 
     def tell(self, loop: EventLoop, context: Context, handle: TaskHandle[Any]) -> None:
@@ -39,16 +41,15 @@ class FailureReports:
             return
         self._under_way[handle.id] = None
         try:
-            spawned = loop.spawn(self._tell, handle, error, context=context)
+            spawned = Spawned(loop, functools.partial(self._tell, loop, handle, error), context)
         except RuntimeError:  # a run of trio that is ending takes no new tasks
             del self._under_way[handle.id]
-            text = "task %r failed as the event loop ended, too late to tell the app"
-            logger.error(text, handle.name, exc_info=error)  # noqa: TRY400  (the task's error, not this one)
+            _log_only(handle, error)
             return
         if handle.id in self._under_way:  # an eager task may have ended
             self._under_way[handle.id] = spawned
 
-    async def _tell(self, handle: TaskHandle[Any], error: BaseException) -> None:
+    async def _tell(self, loop: EventLoop, handle: TaskHandle[Any], error: BaseException) -> None:
         handler = cast(Callable[..., Coroutine[Any, Any, None]], self._app.handle_background_exception)
         takes_context = len(inspect.signature(handler).parameters) == 2  # since Quart 0.23
         try:
@@ -57,6 +58,9 @@ class FailureReports:
                     raise error  # the handler logs the exception that is being handled
                 except type(error):
                     await (handler(app_context, error) if takes_context else handler(error))
+        except loop.cancelled_error:
+            _log_only(handle, error)
+            raise
         except Exception:
             logger.exception("reporting the failure of task %r failed", handle.name)
         finally:
@@ -82,3 +86,8 @@ class FailureReports:
             while self._under_way:
                 await self._none_left.wait()
         return not self._under_way
+
+
+def _log_only(handle: TaskHandle[Any], error: BaseException) -> None:
+    text = "task %r failed, and the app wasn't told: the event loop ended, or it took too long"
+    logger.error(text, handle.name, exc_info=error)

@@ -39,13 +39,15 @@ def find_app(app: Quart) -> str | None:
     return None
 
 
-def setup(worker: Worker, path: str | None, name: str) -> Dress:
+def setup(worker: Worker, path: str | None, name: str, declared: bool) -> Dress:
     """Get a worker ready for an app's tasks, and return what wraps each task's function. Called once.
 
     Args:
         worker: The worker.
         path: Where the app is: ``"package.module:app"``, or ``"package.module:create_app()"``.
         name: The app's name. One of the main script takes it from the script, which has another name here.
+        declared: Whether the configuration says `path`. Else it was found in the server's process, and an app that is
+            made under the main script's guard isn't there in a worker: only a task that asks for the app fails.
 
     Raises:
         ConfigurationError: There is no Quart app.
@@ -53,7 +55,12 @@ def setup(worker: Worker, path: str | None, name: str) -> Dress:
     """
     if path is None:
         return without_app
-    app = import_app(worker, path)
+    try:
+        app = import_app(worker, path)
+    except ConfigurationError:
+        if declared:
+            raise
+        return without_app
     app.name = name
     from executors.quart.app_context import around_coroutine, around_plain  # noqa: PLC0415  (imports Quart)
 
@@ -128,8 +135,9 @@ class _UnknownApp:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AppNotFoundError(
-            "this worker process doesn't know the app: it wasn't found as an attribute of a module (a factory made "
-            f"it, perhaps). Set {KEY} to 'package.module:app' or 'package.module:create_app()'"
+            "this worker process doesn't know the app: importing a module makes none (a factory does, perhaps, or the "
+            f"main script under its guard). Set {KEY} to 'package.module:app' or 'package.module:create_app()'; for a "
+            "function of the main script to '__main__:create_app()'"
         )
 
 

@@ -60,7 +60,7 @@ class ProcessBackend(ExecutorBackend):
         self._memory_limit = memory_limit
         self._max_payload = max_payload
         self._carried = carried or CarriedVariables()
-        self._setup = setup
+        self.setup = setup
 
     def start(self, loop: EventLoop) -> None:
         """Get ready; the first worker starts with the first job."""
@@ -88,7 +88,7 @@ class ProcessBackend(ExecutorBackend):
             "nice": self._nice,
             "parent": os.getpid(),
             "path": sys.path,
-            "setup": self._setup,
+            "setup": self.setup,
         }
 
     @property

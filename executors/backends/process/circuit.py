@@ -23,16 +23,21 @@ class StartCircuit:
         """Whether tasks are refused: workers die at start again and again."""
         return self.reason is not None
 
-    def failed(self, now: float, detail: str) -> float:
-        """A worker has died before it was ready; return the seconds until the next may be started."""
+    def failed(self, now: float, detail: str, *, told: bool = False) -> float:
+        """A worker has died before it was ready; return the seconds until the next may be started.
+
+        With `told` it said why before it ended, as when the app can't be imported: another would find the same, and
+        the circuit opens at once.
+        """
         self._failures += 1
+        if told:
+            self._failures = max(self._failures, _FAILURES_TO_OPEN)
         if self._failures < _FAILURES_TO_OPEN:
             delay = _FIRST_DELAY * 2.0 ** (self._failures - 1)
         else:
             delay = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._failures - _FAILURES_TO_OPEN))
             self.reason = (
-                f"its worker processes failed to start {self._failures} times in a row; the next try is in "
-                f"{delay:g} s. The last failure: {detail}"
+                f"its worker processes don't start; the next try is in {delay:g} s. The last failure: {detail}"
             )
         self.closed_until = now + delay
         return delay

@@ -210,7 +210,8 @@ class Pool:
             self._lost(worker, worker.job, exitcode)
         worker.release()
         if not worker.is_ready and not self._closing:
-            self._start_failed(worker.start_error or f"the process ended with exit code {exitcode}")
+            told = bool(worker.start_error)
+            self._start_failed(worker.start_error or f"the process ended with exit code {exitcode}", told=told)
         self._schedule()
         self._check_gone()
 
@@ -223,8 +224,8 @@ class Pool:
         else:
             job.lost(WorkerLostError(job.handle.name, job.handle.id, worker.pid, exitcode))
 
-    def _start_failed(self, detail: str) -> None:
-        delay = self.circuit.failed(time.monotonic(), detail)
+    def _start_failed(self, detail: str, *, told: bool = False) -> None:
+        delay = self.circuit.failed(time.monotonic(), detail, told=told)
         self._loop.call_later(delay, self._try_again)
         if self.circuit.is_open:
             while (job := self._backlog.popleft()) is not None:

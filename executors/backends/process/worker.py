@@ -68,10 +68,11 @@ def main(socket_fd: int, board_fd: int) -> None:
         worker = Worker(channel, board, config)
     except EOFError:
         return
-    except BaseException:  # noqa: BLE001  (whatever it is, the parent is to know)
+    except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
         import traceback  # noqa: PLC0415
 
-        channel.send(frame(Kind.NOT_READY, traceback.format_exc().encode(errors="replace")))
+        reason = f"{describe(error)}\n\n{traceback.format_exc()}"
+        channel.send(frame(Kind.NOT_READY, reason.encode(errors="replace")))
         return
     gc.collect()
     gc.freeze()  # what was imported stays: no collection need look at it again
