@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import quart.utils
 
 APPS = Path(__file__).parent / "apps"
 PATIENCE = 15.0
@@ -23,7 +24,7 @@ SERVERS = {
     "uvicorn": ["-m", "uvicorn", "--port", "{port}", "served:app"],
     "app.run": [str(APPS / "served.py")],
 }
-EXIT_CODES = {"uvicorn": -signal.SIGTERM}
+EXIT_CODES = {"uvicorn": -signal.SIGTERM, "app.run": 3 if hasattr(quart.utils, "run_reloader") else 0}  # Quart 0.23
 
 
 def until(condition, seconds=PATIENCE):

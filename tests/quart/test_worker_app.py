@@ -159,7 +159,7 @@ def run_python(*arguments):
     ran = subprocess.run(
         [sys.executable, "-W", "error", *arguments], capture_output=True, text=True, timeout=20, env=env, check=False
     )
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode in {0, 3}, ran.stderr  # since 0.23 Quart exits with 3 when a signal ends it
     return ran.stdout.splitlines()
 
 

@@ -44,7 +44,7 @@ async def pushed(sender: Quart, **_: object) -> None:
     counting.heard.append("pushed")
 
 
-def popped(sender: Quart, **_: object) -> None:
+async def popped(sender: Quart, **_: object) -> None:
     counting.heard.append("popped")
 
 
