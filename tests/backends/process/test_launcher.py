@@ -126,14 +126,14 @@ async def test_the_circuit_closes_again(tmp_path) -> None:
             await cpu.run(tasks.identity, 1)
         path.unlink()
         with anyio.fail_after(10):
-            while executor.backend("process").unavailable:  # noqa: ASYNC110  (nothing tells of it)
+            while executor.backend("process").unavailable:
                 await anyio.sleep(0.05)
         assert await cpu.run(tasks.identity, 2) == 2
         assert executor.snapshot().backends["process"].unavailable is None
 
 
 async def test_one_failed_start_costs_no_task(tmp_path) -> None:
-    """A worker that dies at start once, not saying why, is followed by another, and the task that waited has its value."""
+    """A worker that dies at start once, not saying why, is followed by another, which takes the waiting task."""
     path = tmp_path / "starts"
     async with with_setup("setup_fails_once", str(path)) as executor:
         assert await executor.options(tag="cpu").run(tasks.identity, 5) == 5
