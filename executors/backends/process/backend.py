@@ -94,7 +94,7 @@ class ProcessBackend(ExecutorBackend):
     @property
     def unavailable(self) -> str | None:  # type: ignore[override]
         """Say so while workers fail to start."""
-        return self._pool.circuit.reason
+        return self._pool.unavailable
 
     def submit(self, job: Job) -> None:
         """Pickle the call, and queue it for the next worker."""
@@ -144,12 +144,12 @@ class ProcessBackend(ExecutorBackend):
     async def close(self) -> None:
         """Have idle workers exit, kill the others, and wait until all are reaped."""
         await self._pool.close()
-        self._pickler.close()
+        await self._pickler.wait_closed()
 
     def kill(self) -> None:
         """Kill and reap every worker, now. Any thread."""
         self._pool.kill()
-        self._pickler.close()
+        self._pickler.close(wait=False)
 
 
 def _report(job: Job, kind: int, body: bytes | bytearray, pid: int) -> None:

@@ -151,8 +151,13 @@ class SideThread:
     def call(self, function: Callable[[], Any], then: Callable[[Any, Exception | None], None]) -> None:
         """Call `function` in the thread, and `then(value, error)` on the loop's thread. On the loop's thread."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left
+                self._loop.post(then, None, error)
+                return
+            self._thread = thread
         self._calls.put((function, then))
 
     def _work(self) -> None:
@@ -166,9 +171,18 @@ class SideThread:
             self._loop.post(guarded, then, *outcome)
             del call, function, then, outcome
 
-    def close(self) -> None:
-        """End the thread once it has done what it has. Waits for that; a second call does nothing."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the thread once it has done what it has, blocking until then if it is to `wait`. May be called again."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._calls.put(None)
-            thread.join()
+            if wait:
+                thread.join()
+
+    async def wait_closed(self) -> None:
+        """End the thread, and wait for that without blocking the loop."""
+        if self._thread is not None:
+            idle = self._loop.new_waiter()
+            self.call(lambda: None, lambda *_: idle.wake())
+            await idle
+            self.close()

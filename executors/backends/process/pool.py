@@ -99,7 +99,14 @@ class Pool:
         self._all_gone: Waiter | None = None
         self._launcher = SideThread("executors-launcher", loop)
         self._fresh: list[Launched] = []  # launched, and the loop hasn't heard of it
-        self.circuit = StartCircuit()
+        self._circuit = StartCircuit()
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why no job is taken, if so: no worker is up, and those that were started have failed. Any thread."""
+        if not self._circuit.is_open or any(worker.is_ready for worker in tuple(self._workers)):
+            return None
+        return self._circuit.reason
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -133,7 +140,7 @@ class Pool:
                 self._assign(self._idle.pop(), job)
         starting = self._launching + sum(not worker.is_ready for worker in self._workers)
         room = self._size - len(self._workers) - self._launching
-        if self._closing or time.monotonic() < self.circuit.closed_until:
+        if self._closing or time.monotonic() < self._circuit.closed_until:
             return
         for _ in range(min(room, len(self._backlog) - starting)):
             self._launching += 1
@@ -173,7 +180,7 @@ class Pool:
             logs.replay(body, worker.pid)
         elif kind == Kind.READY:
             worker.is_ready = True
-            self.circuit.started()
+            self._circuit.started()
             self._free(worker)
         elif kind == Kind.NOT_READY:
             worker.start_error = body.decode(errors="replace")
@@ -225,19 +232,19 @@ class Pool:
             job.lost(WorkerLostError(job.handle.name, job.handle.id, worker.pid, exitcode))
 
     def _start_failed(self, detail: str, *, told: bool = False) -> None:
-        delay = self.circuit.failed(time.monotonic(), detail, told=told)
+        delay = self._circuit.failed(time.monotonic(), detail, told=told)
         self._loop.call_later(delay, self._try_again)
-        if self.circuit.is_open:
+        if self.unavailable:
+            reason = f": {self.unavailable}"
             while (job := self._backlog.popleft()) is not None:
-                handle = job.handle
-                job.lost(WorkerLostError(handle.name, handle.id, None, None, f": {self.circuit.reason}"))
+                job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, reason))
 
     def _try_again(self) -> None:
-        remaining = self.circuit.closed_until - time.monotonic()
+        remaining = self._circuit.closed_until - time.monotonic()
         if remaining > 0:  # uvloop's timers may come a little early; and there may have been a failure since
             self._loop.call_later(remaining, self._try_again)
             return
-        self.circuit.half_open()
+        self._circuit.half_open()
         self._schedule()
 
     # --- the end ------------------------------------------------------------------------------------------

@@ -263,3 +263,18 @@ async def test_side_thread() -> None:
         (None, "ValueError(2)"),
         ((3, False), "None"),
     ]
+
+
+async def test_failing_starts_cost_nothing_while_a_worker_is_up(tmp_path) -> None:
+    """Tasks go on in the worker that there is, and further ones are taken, while no second one can be started."""
+    path = tmp_path / "failing"
+    async with with_setup("setup_unless", str(path), size=2) as executor:
+        cpu = executor.options(tag="cpu")
+        assert await cpu.run(tasks.identity, 0) == 0
+        path.touch()
+        handles = [cpu.submit(time.sleep, 0.5), *(cpu.submit(tasks.identity, number) for number in range(5))]
+        with anyio.fail_after(10):
+            for handle in handles:
+                await handle
+        assert await cpu.run(tasks.identity, 6) == 6
+        assert executor.snapshot().backends["process"].unavailable is None
