@@ -50,7 +50,7 @@ def coroutine(look):
 
 def both(look):
     """A task that runs in a thread at first, and on the loop then."""
-    return lambda: coroutine(look)()  # noqa: PLW0108  (a plain function)
+    return lambda: coroutine(look)()
 
 
 @pytest.fixture

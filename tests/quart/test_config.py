@@ -13,7 +13,6 @@ from until import until
 
 from executors import ConfigurationError, QueueFullError, task
 from executors.backends import LoopBackend, ThreadBackend
-from executors.quart import QuartExecutor
 from executors.quart.config import settings_of
 
 pytestmark = pytest.mark.anyio
@@ -53,20 +52,17 @@ def test_bad_values(key):
         assert repr(shown) in str(caught.value)
 
 
-@pytest.mark.parametrize("key", BAD_VALUES)
-async def test_reported_at_startup(app, key):
+async def test_reported_at_startup(app, executor):
     """An app with a bad value doesn't start, and may once the value is mended."""
-    executor = QuartExecutor(app)
-    good = app.config.get(key)
-    app.config[key] = BAD_VALUES[key][0]
-    for _ in range(2):
-        with pytest.raises(ConfigurationError, match=key):
-            await app.startup()
-        assert executor.phase == "new"
-    if good is None:
+    good = dict(app.config)
+    for key, values in BAD_VALUES.items():
+        app.config[key] = values[0]
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match=key):
+                await app.startup()
+            assert executor.phase == "new"
         del app.config[key]
-    else:
-        app.config[key] = good
+        app.config.update(good)
     async with app.test_app():
         assert await app.add_background_task(background.triple, 1) == 3
 
@@ -94,23 +90,24 @@ async def test_the_server_is_told(app, executor):
     ]
 
 
-@pytest.mark.parametrize(
-    ("key", "hint"),
-    [
-        ("EXECUTOR_THREAD", "did you mean EXECUTOR_THREADS?"),
-        ("EXECUTOR_PROCESS", "did you mean EXECUTOR_PROCESSES?"),
-        ("EXECUTOR_TIMEOUT", "EXECUTOR_SHUTDOWN_TIMEOUT"),
-        ("EXECUTOR_XYZZY", "EXECUTOR_"),
-        ("EXECUTOR_", "EXECUTOR_"),
-    ],
-)
-async def test_unknown_key(app, executor, key, hint):
+HINTS = {
+    "EXECUTOR_THREAD": "did you mean EXECUTOR_THREADS?",
+    "EXECUTOR_PROCESS": "did you mean EXECUTOR_PROCESSES?",
+    "EXECUTOR_TIMEOUT": "EXECUTOR_SHUTDOWN_TIMEOUT",
+    "EXECUTOR_XYZZY": "EXECUTOR_",
+    "EXECUTOR_": "EXECUTOR_",
+}
+
+
+async def test_unknown_key(app, executor):
     """A key that doesn't exist is refused, with what may have been meant."""
-    app.config[key] = 1
-    with pytest.raises(ConfigurationError) as caught:
-        await app.startup()
-    assert str(caught.value).startswith(f"there is no setting {key}: ")
-    assert hint in str(caught.value)
+    for key, hint in HINTS.items():
+        app.config[key] = 1
+        with pytest.raises(ConfigurationError) as caught:
+            await app.startup()
+        assert str(caught.value).startswith(f"there is no setting {key}: ")
+        assert hint in str(caught.value)
+        del app.config[key]
 
 
 async def test_bad_value_without_a_lifespan(app, executor):

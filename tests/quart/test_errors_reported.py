@@ -77,7 +77,7 @@ async def test_failures(app, told, caplog, function, args):
 
 
 @pytest.mark.parametrize(
-    ("function", "error_type"),
+    ("function", "_error_type"),
     [
         (too_long, TaskTimeoutError),
         (leave, TaskExitedError),
@@ -87,11 +87,11 @@ async def test_failures(app, told, caplog, function, args):
         (background.leave, TaskExitedError),
     ],
 )
-async def test_our_own_errors(app, told, caplog, function, error_type):
+async def test_our_own_errors(app, told, caplog, function, _error_type):
     """A task that timed out, lost its worker or raised what a task may not is reported, too."""
     async with app.test_app():
         await app.add_background_task(function).wait()
-    assert [type(error) for error in told] == [error_type]
+    assert [type(error) for error in told] == [_error_type]
     assert logged(caplog) == told
 
 

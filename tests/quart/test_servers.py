@@ -87,7 +87,7 @@ class Server:
 
     def work(self, seconds):
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/work/{seconds}", method="POST")
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # noqa: S310  (http, as it says)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             assert response.read() == b"under way"
         until(lambda: self.pid_of("worker"))
 

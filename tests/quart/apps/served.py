@@ -56,7 +56,7 @@ async def work(seconds: float) -> str:
     app.add_background_task(on_loop)
     app.add_background_task(in_thread, min(seconds, 0.5))
     handle = app.add_background_task(in_process, seconds)
-    while handle.started_at is None:  # noqa: ASYNC110
+    while handle.started_at is None:
         await anyio.sleep(0.001)
     return "under way"
 

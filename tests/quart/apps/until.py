@@ -10,5 +10,5 @@ import anyio
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:
     """Look again and again until a condition holds, with a deadline."""
     with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110  (what is waited for knows of no event loop)
+        while not condition():
             await anyio.sleep(0.001)
