@@ -83,7 +83,7 @@ class Dispatcher:
         self.admission.admit(call.backend, inside=self.is_inside())
         return self._accept(call)
 
-    async def submit_when_room(self, call: Call) -> TaskHandle[Any]:
+    async def _submit_when_room(self, call: Call) -> TaskHandle[Any]:
         """Take a call in as soon as there is room. On the loop; raises as `Admission.wait_for_place`."""
         await self.admission.wait_for_place(call.backend, inside=self.is_inside())
         return self._accept(call)
@@ -91,7 +91,7 @@ class Dispatcher:
     def is_inside(self) -> bool:
         """Whether the calling code belongs to an unfinished task of this run."""
         task = running.get()
-        return isinstance(task, TaskHandle) and task.belongs_to(self) and not task.done()
+        return isinstance(task, TaskHandle) and task._belongs_to(self) and not task.done()
 
     def _accept(self, call: Call) -> TaskHandle[Any]:
         options = call.options
@@ -174,7 +174,7 @@ class Dispatcher:
             self.adrift.pop(job.handle.id, None)
 
     def _settle(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
-        before = job.handle.finish(state, value, error)
+        before = job.handle._finish(state, value, error)
         if before is not None:
             self._tell_end(job.handle, before)
 
@@ -183,7 +183,7 @@ class Dispatcher:
             self.admission.left_queue(handle.backend)
         self.finished[handle.state] += 1
         self._hooks.tell(TaskFinished, handle)
-        handle.tell_waiters()
+        handle._tell_waiters()
 
     def _left(self, job: Job) -> None:
         following = self._limits.left(job)
@@ -208,7 +208,7 @@ class Dispatcher:
             self._on_loop(self.deadlines.cancel, job)
 
     def _cancel_queued(self, job: Job, error: BaseException) -> bool:
-        if job.handle.finish(CANCELLED, None, error, queued_only=True) is None:
+        if job.handle._finish(CANCELLED, None, error, queued_only=True) is None:
             return False
         del self.active[job.handle.id]
         if not job.dispatched:  # submitted by another thread, and the word of it is on its way
@@ -252,5 +252,5 @@ class Dispatcher:
             backend.kill()
         jobs, self.active = self.active, {}
         for job in jobs.values():
-            job.handle.finish(LOST, None, ExecutorClosedError("the event loop ended before the task did"))
-            job.handle.tell_waiters()
+            job.handle._finish(LOST, None, ExecutorClosedError("the event loop ended before the task did"))
+            job.handle._tell_waiters()

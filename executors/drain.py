@@ -149,7 +149,7 @@ def _report(
             handle.backend,
             handle.state,
             handle.id in stacks,
-            handle.error_text,
+            handle._error_text,
             stacks.get(handle.id),
         )
         for handle in handles

@@ -93,7 +93,7 @@ class TaskFinished(TaskEvent):
             handle.wait_time,
             handle.run_time,
             handle.cpu_time,
-            handle.error_type,
+            handle._error_type,
         )
 
 

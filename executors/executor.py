@@ -84,7 +84,7 @@ class Executor(Submitter):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self.drain_shielded()
+        await self._drain_shielded()
 
     def start(self) -> None:
         """Start inside the running event loop, without waiting; `drain` is to follow.
@@ -186,7 +186,7 @@ class Executor(Submitter):
         finally:
             self._drained.set()
 
-    async def drain_shielded(self, timeout: float | None = None) -> DrainReport:
+    async def _drain_shielded(self, timeout: float | None = None) -> DrainReport:
         """Drain, and put a cancellation of the caller off until that is done. Else as `drain`."""
         cancelled: BaseException | None = None
         with anyio.CancelScope(shield=True):
@@ -218,11 +218,11 @@ class Executor(Submitter):
 
     # --- taking work --------------------------------------------------------------------------------------
 
-    def submit_call(self, call: Call) -> TaskHandle[Any]:
+    def _submit(self, call: Call) -> TaskHandle[Any]:
         """Take a task in at once; `submit` tells the rest."""
         return self._started().submit(call)
 
-    async def submit_when_room(self, call: Call) -> TaskHandle[Any]:
+    async def _submit_when_room(self, call: Call) -> TaskHandle[Any]:
         """Take a task in as soon as there is room; its failure is the caller's to tell."""
         dispatcher = self._started()
         if not dispatcher.loop.is_current():
@@ -230,11 +230,11 @@ class Executor(Submitter):
                 "`run` and `map` work on the event loop that the executor was started on; from another thread "
                 "use `submit(…).result()`"
             )
-        handle = await dispatcher.submit_when_room(call)
-        handle.mark_seen()
+        handle = await dispatcher._submit_when_room(call)
+        handle._mark_seen()
         return handle
 
-    def call(
+    def _prepare(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], said: TaskOptions
     ) -> Call:
         """Decide where a function goes, and whether it can run there. Raises as `submit` does."""
@@ -272,7 +272,7 @@ class Executor(Submitter):
 
     # --- looking ------------------------------------------------------------------------------------------
 
-    def owns_this_thread(self) -> bool:
+    def _owns_this_thread(self) -> bool:
         """Whether the calling code runs in the thread of the executor's event loop. Any thread."""
         return self._dispatcher is not None and self._dispatcher.loop.owns_this_thread()
 

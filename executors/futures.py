@@ -42,7 +42,7 @@ class BackendFutures(futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending.add(future)
         try:
-            handle = self._executor.submit_call(self._executor.call(fn, args, kwargs, self._said))
+            handle = self._executor._submit(self._executor._prepare(fn, args, kwargs, self._said))
         except BaseException:
             self._pending.discard(future)
             raise
@@ -68,7 +68,7 @@ class BackendFutures(futures.Executor):
         Raises:
             WrongThreadError: It is to wait, and this is the thread of the event loop that the tasks need.
         """
-        if wait and self._pending and self._executor.owns_this_thread():
+        if wait and self._pending and self._executor._owns_this_thread():
             raise WrongThreadError(
                 "`shutdown(wait=True)` would block the event loop: use `shutdown(wait=False)`, and await "
                 "`executor.wait_idle()`"

@@ -72,6 +72,7 @@ class TaskHandle(Generic[T]):
         "_error",
         "_finished",
         "_owner",
+        "_report_failure",
         "_sleepers",
         "_started",
         "_state",
@@ -84,7 +85,6 @@ class TaskHandle(Generic[T]):
         "cpu_time",
         "id",
         "name",
-        "report_failure",
         "tag",
     )
 
@@ -96,7 +96,7 @@ class TaskHandle(Generic[T]):
         self.cpu_time: float | None = None
         self.cancel_requested = False
         self.abandoned = False
-        self.report_failure = True
+        self._report_failure = True
         self._owner = owner
         self._state = QUEUED
         self._submitted = time.monotonic()
@@ -145,18 +145,18 @@ class TaskHandle(Generic[T]):
         return None if self._started is None else (self._finished or time.monotonic()) - self._started
 
     @property
-    def error_type(self) -> type[BaseException] | None:
+    def _error_type(self) -> type[BaseException] | None:
         """The type of its error, if it ended with one. Asking doesn't count as having seen the error."""
         return None if self._error is None else type(self._error)
 
     @property
-    def error_text(self) -> str | None:
+    def _error_text(self) -> str | None:
         """Its error's type and text, None for a success or a cancellation. Asking doesn't count either."""
         if self._error is None or self._state is CANCELLED:
             return None
         return f"{type(self._error).__name__}: {self._error}"
 
-    def belongs_to(self, owner: HandleOwner) -> bool:
+    def _belongs_to(self, owner: HandleOwner) -> bool:
         """Whether `owner` made it."""
         return self._owner is owner
 
@@ -256,12 +256,12 @@ class TaskHandle(Generic[T]):
         """
         if not self.done():
             raise TaskNotFinishedError(f"{self!r} hasn't ended")
-        self.mark_seen()
+        self._mark_seen()
         return self._error
 
-    def mark_seen(self) -> None:
+    def _mark_seen(self) -> None:
         """Somebody takes care of this task's failure: it needn't be logged as unseen."""
-        self.report_failure = False
+        self._report_failure = False
         if self._unseen is not None:
             self._unseen.seen()
             self._unseen = None
@@ -270,7 +270,7 @@ class TaskHandle(Generic[T]):
         error = self._error
         if error is None:
             return self._value  # type: ignore[return-value]
-        self.mark_seen()
+        self._mark_seen()
         try:
             raise error
         finally:
@@ -304,13 +304,13 @@ class TaskHandle(Generic[T]):
         self._owner.request_cancel(self.id)
         return True
 
-    def cancel_soon(self) -> None:
+    def _cancel_soon(self) -> None:
         """Have it cancelled on the loop's thread. Waits for no lock: finalizers call it, which run at any time."""
         self._owner.loop.post(self.cancel)
 
     # --- changing state: for the executor and its backends ------------------------------------------------
 
-    def start(self) -> bool:
+    def _start(self) -> bool:
         """Go from queued to running. Any thread.
 
         Returns:
@@ -323,12 +323,12 @@ class TaskHandle(Generic[T]):
             self._state = RUNNING
             return True
 
-    def finish(
+    def _finish(
         self, state: TaskState, value: Any, error: BaseException | None, *, queued_only: bool = False
     ) -> TaskState | None:
         """Go to a final state; with `queued_only`, from queued alone. On the loop's thread.
 
-        `tell_waiters` is to follow.
+        `_tell_waiters` is to follow.
 
         Returns:
             The state before, or None if nothing has changed because it was final already.
@@ -340,11 +340,11 @@ class TaskHandle(Generic[T]):
             self._value, self._error = value, error
             self._finished = time.monotonic()
             self._state = state
-        if error is not None and self.report_failure and state is not CANCELLED:
+        if error is not None and self._report_failure and state is not CANCELLED:
             self._unseen = UnseenFailure(self.name, error)
         return before
 
-    def tell_waiters(self) -> None:
+    def _tell_waiters(self) -> None:
         """Wake everyone who waits for the final state, and call the callbacks. On the loop's thread."""
         with _transition:
             sleepers, self._sleepers = self._sleepers, None

@@ -55,7 +55,7 @@ class MapResults(Generic[T]):
         if not iterables:
             raise InvalidTaskError("map needs something to iterate over: `executor.map(fn, items)`")
         self._executor = executor
-        self._call = executor.call(function, (), {}, said)
+        self._call = executor._prepare(function, (), {}, said)
         workers = executor.backend(self._call.backend).workers
         self._items = zip(*iterables, strict=False)
         self._chunksize = chunksize
@@ -105,7 +105,7 @@ class MapResults(Generic[T]):
             if self._chunksize:
                 run: Callable[..., Any] = run_chunk_of_coroutines if call.is_coroutine else run_chunk
                 call = call._replace(function=run, args=(call.function, chunk))
-            self._handles.append(await self._executor.submit_when_room(call))
+            self._handles.append(await self._executor._submit_when_room(call))
 
     def cancel(self) -> None:
         """Cancel what is under way. Any thread; called when the block is left, or a task has failed."""
@@ -123,4 +123,4 @@ class MapResults(Generic[T]):
 
     def __del__(self) -> None:
         for handle in self._handles:
-            handle.cancel_soon()
+            handle._cancel_soon()

@@ -63,7 +63,7 @@ class Submitter:
             InvalidTaskError: It can't be run as a task: a generator function, a coroutine object, no callable.
             ConfigurationError: Its tag is mapped to no backend, or to one that can't run it.
         """
-        return self._executor.submit_call(self._executor.call(function, args, kwargs, self._said))
+        return self._executor._submit(self._executor._prepare(function, args, kwargs, self._said))
 
     @overload
     async def run(self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -84,8 +84,8 @@ class Submitter:
             TaskTimeoutError: It ran longer than its timeout.
             WorkerLostError: Its worker process died.
         """
-        call = self._executor.call(function, args, kwargs, self._said)
-        handle = await self._executor.submit_when_room(call)
+        call = self._executor._prepare(function, args, kwargs, self._said)
+        handle = await self._executor._submit_when_room(call)
         try:
             return await handle
         except BaseException:

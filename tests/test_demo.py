@@ -267,7 +267,7 @@ def test_the_demo_is_interrupted(tmp_path: Path, number: signal.Signals) -> None
 
 
 def fetch(url: str, data: bytes | None = None) -> Any:
-    with urllib.request.urlopen(url, data, timeout=10) as answer:  # noqa: S310  (the demo's own)
+    with urllib.request.urlopen(url, data, timeout=10) as answer:
         return json.load(answer)
 
 

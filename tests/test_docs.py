@@ -182,7 +182,7 @@ def test_bad_values_are_refused_as_the_table_says() -> None:
         assert bad, key
         for value in bad:
             with pytest.raises(ConfigurationError, match=key):
-                settings_of({key: eval(value)})  # noqa: S307  (the page's own literals)
+                settings_of({key: eval(value)})
 
 
 def test_every_error_has_its_row() -> None:

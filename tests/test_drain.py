@@ -154,7 +154,7 @@ async def test_thread_abandoned_before_the_drain_is_named() -> None:
 
     async with Executor(threads=2, processes=0, cancel_grace=0.01, hooks=[hook]) as executor:
         for work, name in ((stuck, "stuck"), (back, "back")):
-            executor.options(timeout=0.01, name=name).submit(work).mark_seen()
+            executor.options(timeout=0.01, name=name).submit(work)._mark_seen()
         with anyio.fail_after(PATIENCE):
             await both.wait()
         assert executor._dispatcher is not None

@@ -60,13 +60,13 @@ async def test_first_transition_wins() -> None:
     """A final state stays: whoever comes second changes nothing, and is told so."""
     handle: TaskHandle[str] = TaskHandle(Owner(), "name", None, "loop")
     assert handle.state is QUEUED
-    assert handle.start()
-    assert not handle.start()
+    assert handle._start()
+    assert not handle._start()
     assert handle.state is RUNNING
-    assert handle.finish(SUCCEEDED, "value", None) is RUNNING
+    assert handle._finish(SUCCEEDED, "value", None) is RUNNING
     for state in (FAILED, CANCELLED, TIMED_OUT):
-        assert handle.finish(state, None, ValueError()) is None
-    assert not handle.start()
+        assert handle._finish(state, None, ValueError()) is None
+    assert not handle._start()
     assert handle.state is SUCCEEDED
     assert await handle == "value"
 
@@ -75,11 +75,11 @@ async def test_only_a_queued_task_is_ended_as_queued() -> None:
     """`queued_only` ends a task that hasn't started, and leaves one that has."""
     owner = Owner()
     queued: TaskHandle[None] = TaskHandle(owner, "name", None, "loop")
-    assert queued.finish(CANCELLED, None, TaskCancelledError("name", queued.id), queued_only=True) is QUEUED
-    assert not queued.start()
+    assert queued._finish(CANCELLED, None, TaskCancelledError("name", queued.id), queued_only=True) is QUEUED
+    assert not queued._start()
     running: TaskHandle[None] = TaskHandle(owner, "name", None, "loop")
-    running.start()
-    assert running.finish(CANCELLED, None, None, queued_only=True) is None
+    running._start()
+    assert running._finish(CANCELLED, None, None, queued_only=True) is None
     assert running.state is RUNNING
 
 
@@ -92,12 +92,12 @@ async def test_a_start_races_with_an_end() -> None:
 
     def start_all() -> None:
         barrier.wait(PATIENCE)
-        started.extend(handle.start() for handle in handles)
+        started.extend(handle._start() for handle in handles)
 
     thread = threading.Thread(target=start_all)
     thread.start()
     barrier.wait(PATIENCE)
-    ended = [handle.finish(CANCELLED, None, None, queued_only=True) is QUEUED for handle in reversed(handles)]
+    ended = [handle._finish(CANCELLED, None, None, queued_only=True) is QUEUED for handle in reversed(handles)]
     thread.join()
     assert [one != other for one, other in zip(started, reversed(ended), strict=True)] == [True] * rounds
 
@@ -185,8 +185,8 @@ async def test_await_raises_the_error_itself() -> None:
             assert caught.value is error
         assert handle.state is FAILED
         assert handle.exception() is error
-        assert handle.error_type is LookupError
-        assert handle.error_text == "LookupError: broken"
+        assert handle._error_type is LookupError
+        assert handle._error_text == "LookupError: broken"
 
 
 async def test_wait_never_raises() -> None:
@@ -294,7 +294,7 @@ async def test_cancel_tells_whether_it_could_matter() -> None:
         assert not isinstance(caught.value, anyio.get_cancelled_exc_class())
         assert caught.value.task_id == handle.id
         assert handle.state is CANCELLED
-        assert handle.error_text is None
+        assert handle._error_text is None
         assert not handle.cancel()
 
 
@@ -377,7 +377,7 @@ async def test_wait_alone_does_not_count_as_seen(errors_logged: Callable[[], lis
     async with Executor(processes=0) as executor:
         handle = executor.submit(fail)
         await handle.wait()
-        assert handle.error_type is LookupError
+        assert handle._error_type is LookupError
         assert errors_logged() == []
         del handle
         assert len(errors_logged()) == 1

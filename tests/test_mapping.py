@@ -132,7 +132,7 @@ async def test_first_failure_is_raised_in_its_place() -> None:
         results = executor.map(fail_at_three, range(10))
         with pytest.raises(LookupError, match="three"):
             async for value in results:
-                values.append(value)  # noqa: PERF401  (the values before the error count)
+                values.append(value)
         assert values == [0, 1, 2]
         await executor.wait_idle()
         assert executor.snapshot().finished == {"succeeded": 3, "failed": 1, CANCELLED: 6}
@@ -151,7 +151,7 @@ async def test_failure_in_a_chunk_fails_the_chunk() -> None:
         values = []
         with pytest.raises(LookupError, match="five"):
             async for value in executor.map(work, range(20), chunksize=4):
-                values.append(value)  # noqa: PERF401
+                values.append(value)
         assert values == [0, 1, 2, 3]
 
 

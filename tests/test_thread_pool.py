@@ -122,7 +122,7 @@ async def test_abandoned_threads_are_replaced() -> None:
     async with Executor(threads=2, processes=0, cancel_grace=0.01, hooks=[abandoned]) as executor:
         queued = []
         for work in stuck:
-            executor.options(timeout=0.01).submit(work).mark_seen()
+            executor.options(timeout=0.01).submit(work)._mark_seen()
         queued = [executor.submit(int) for _ in range(5)]  # waits behind the stuck ones until they are given up
         await abandoned.wait_for(2)
         for handle in queued:
@@ -139,7 +139,7 @@ async def test_refusal_when_all_threads_are_abandoned() -> None:
     abandoned, stuck = Abandoned(), [ThreadWork() for _ in range(2)]
     async with Executor(threads=1, processes=0, cancel_grace=0.01, hooks=[abandoned]) as executor:
         for number, work in enumerate(stuck):
-            executor.options(timeout=0.01).submit(work).mark_seen()
+            executor.options(timeout=0.01).submit(work)._mark_seen()
             await abandoned.wait_for(number + 1)
         for way in (executor.submit, executor.run):
             with pytest.raises(BackendUnavailableError, match=r"'thread'.*check_cancelled") as caught:

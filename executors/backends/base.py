@@ -113,7 +113,7 @@ class Job:
         Returns:
             False if it was cancelled meanwhile: drop it, and report nothing.
         """
-        if not self.handle.start():
+        if not self.handle._start():
             return False
         self._owner.job_started(self)
         return True

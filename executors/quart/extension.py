@@ -115,18 +115,18 @@ class QuartExecutor(Executor):
             ExecutorError: As `submit`.
         """
         handle = self.submit(func, *args, **kwargs)
-        handle.mark_seen()
+        handle._mark_seen()
         handle.add_done_callback(functools.partial(self._reports.tell, self._started().loop, copy_context()))
         return handle
 
-    def call(
+    def _prepare(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], said: TaskOptions
     ) -> Call:
         """Route a function as `Executor` does, and put the app's context around it."""
         refuse_in_worker("the app's executor")
         if self._is_without_loop():
             self._start_by_itself()
-        call = super().call(function, args, kwargs, said)
+        call = super()._prepare(function, args, kwargs, said)
         if self.backend(call.backend).requires_pickle:  # there the worker does it
             return call
         if call.is_coroutine:
@@ -149,7 +149,7 @@ class QuartExecutor(Executor):
         try:
             await self._start_serving()
         except BaseException:
-            await self.drain_shielded()
+            await self._drain_shielded()
             raise
 
     async def _shutdown(self) -> None:
@@ -160,7 +160,7 @@ class QuartExecutor(Executor):
             await self._stop_serving()
 
     async def _end(self) -> None:
-        report = await self.drain_shielded()
+        report = await self._drain_shielded()
         if not report.clean:
             logger.warning("%s", report)
         await self._reports.wait(REPORT_TIME)
