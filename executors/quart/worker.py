@@ -27,12 +27,8 @@ Dress = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def find_app(app: Quart) -> str | None:
     """Tell where a worker can import the app, as ``"package.module:app"``; None if it is no module's attribute."""
-    from executors.backends.process.backend import main_script  # noqa: PLC0415  (a worker needs it not)
-
     first = sys.modules.get(app.import_name)
     for module in [first, *sys.modules.values()]:
-        if module is sys.modules["__main__"] and main_script() is None:
-            continue  # an interactive session, say: a worker can't import it
         for name, value in list(getattr(module, "__dict__", {}).items()):
             if value is app:
                 return f"{module.__name__}:{name}"  # type: ignore[union-attr]

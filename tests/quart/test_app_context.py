@@ -250,12 +250,34 @@ async def test_many_threads_at_once(app, executor, with_teardown):
         assert [await handle for handle in handles] == list(range(40))
 
 
-async def test_many_that_go_on_on_the_loop(app, executor, switch_at_once):
-    """A thread is done with its task before the loop goes on with it, however the two take turns."""
+@pytest.mark.parametrize("with_teardown", [False, True])
+async def test_many_that_go_on_on_the_loop(app, executor, switch_at_once, with_teardown):
+    """Thread and loop don't get in each other's way where they hand over a task or its context."""
+    if with_teardown:
+        app.teardown_appcontext(lambda error: None)
     task = both(lambda: current_app.name)
     async with app.test_app():
-        handles = [app.add_background_task(task) for _ in range(300)]
-        assert {await handle for handle in handles} == {"background"}
+        for _ in range(2 if with_teardown else 60):
+            handles = [app.add_background_task(task) for _ in range(20)]
+            assert {await handle for handle in handles} == {"background"}
+
+
+@pytest.mark.parametrize("signal", [appcontext_pushed, appcontext_tearing_down, appcontext_popped])
+async def test_one_receiver(app, executor, signal):
+    """A receiver that waits is waited for around a thread's task, with no other; another app's is left alone."""
+    heard = []
+
+    async def receiver(sender, **_):
+        await anyio.sleep(0.001)
+        heard.append(sender)
+
+    async with app.test_app():
+        with signal.connected_to(receiver, object()):
+            await executor.run(lambda: None)
+        assert not heard
+        with signal.connected_to(receiver, app):
+            await executor.run(lambda: None)
+    assert heard == [app]
 
 
 async def test_cancelled_task_is_torn_down(app, executor):
