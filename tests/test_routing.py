@@ -107,7 +107,11 @@ async def async_numbers() -> Any:
     yield 1
 
 
-@pytest.mark.parametrize("function", [numbers, async_numbers, functools.partial(numbers), GeneratorMethod()], ids=str)
+@pytest.mark.parametrize(
+    "function",
+    [numbers, async_numbers, functools.partial(numbers), GeneratorMethod()],
+    ids=["plain", "async", "partial", "method"],
+)
 def test_generator_function_is_refused(function: Callable[..., Any]) -> None:
     """A generator function is no task, and the error names it and an alternative."""
     with pytest.raises(InvalidTaskError, match=r"generator function.*executor\.map"):

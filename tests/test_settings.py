@@ -22,7 +22,7 @@ BAD: list[tuple[str, Any]] = [
     *[("worker_memory_limit", value) for value in (0, -1, 1.5)],
     *[("max_payload", value) for value in (0, None, "1")],
     *[("contextvars", value) for value in ("a.b:c", ["a.b"], [":c"], [5], 5)],
-    *[("backends", value) for value in ([], {"x": object()}, {5: InlineBackend()}, {"loop": InlineBackend()})],
+    *[("backends", value) for value in ([], {"x": "thread"}, {5: InlineBackend()}, {"loop": InlineBackend()})],
     *[("tags", value) for value in ([], {"a": 5}, {5: "thread"}, "cpu")],
 ]
 
