@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from contextvars import ContextVar
 
@@ -19,7 +18,6 @@ from quart import (
     has_request_context,
     request,
 )
-from until import until
 
 from executors import ConfigurationError, TaskState, cpu_bound
 from executors.backends import InlineBackend
@@ -51,15 +49,6 @@ def coroutine(look):
 def both(look):
     """A task that runs in a thread at first, and on the loop then."""
     return lambda: coroutine(look)()
-
-
-@pytest.fixture
-def switch_at_once():
-    """Have threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 KINDS = pytest.mark.parametrize("kind", [plain, coroutine, both])
@@ -215,53 +204,6 @@ async def test_teardown_that_fails(app, executor, kind):
         assert await executor.run(kind(lambda: 3)) == 3
 
 
-async def test_receiver_connected_while_a_task_runs(app, executor):
-    """A teardown function that is added while a thread's task runs is called at its end."""
-    heard, inside, go_on = [], threading.Event(), threading.Event()
-
-    def task():
-        inside.set()
-        go_on.wait()
-
-    async with app.test_app():
-        handle = app.add_background_task(task)
-        await until(inside.is_set)
-        app.teardown_appcontext_funcs.append(heard.append)
-        go_on.set()
-        await handle
-        app.teardown_appcontext_funcs.clear()
-    assert heard == [None]
-
-
-@pytest.mark.parametrize("with_teardown", [False, True])
-async def test_many_threads_at_once(app, executor, with_teardown):
-    """Contexts of tasks that run side by side in threads don't mix."""
-    barrier = threading.Barrier(4)
-    if with_teardown:
-        app.teardown_appcontext(lambda error: None)
-
-    def task(number):
-        g.number = number
-        barrier.wait()
-        return g.number
-
-    async with app.test_app():
-        handles = [app.add_background_task(task, number) for number in range(40)]
-        assert [await handle for handle in handles] == list(range(40))
-
-
-@pytest.mark.parametrize("with_teardown", [False, True])
-async def test_many_that_go_on_on_the_loop(app, executor, switch_at_once, with_teardown):
-    """Thread and loop don't get in each other's way where they hand over a task or its context."""
-    if with_teardown:
-        app.teardown_appcontext(lambda error: None)
-    task = both(lambda: current_app.name)
-    async with app.test_app():
-        for _ in range(2 if with_teardown else 60):
-            handles = [app.add_background_task(task) for _ in range(20)]
-            assert {await handle for handle in handles} == {"background"}
-
-
 @pytest.mark.parametrize("signal", [appcontext_pushed, appcontext_tearing_down, appcontext_popped])
 async def test_one_receiver(app, executor, signal):
     """A receiver that waits is waited for around a thread's task, with no other; another app's is left alone."""
@@ -301,29 +243,6 @@ async def test_cancelled_task_is_torn_down(app, executor):
     assert handle.state is TaskState.CANCELLED
     assert heard[0] is not None
     assert issubclass(heard[0], anyio.get_cancelled_exc_class())
-
-
-async def test_abandoned_thread_that_comes_back(app, executor):
-    """A thread that comes back after the drain tears its context down while the loop runs."""
-    heard, inside, go_on = [], threading.Event(), threading.Event()
-    app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0)
-
-    @app.teardown_appcontext
-    async def teardown(error):
-        heard.append(threading.get_ident())
-
-    def task():
-        inside.set()
-        go_on.wait()
-
-    async with app.test_app():
-        handle = app.add_background_task(task)
-        await until(inside.is_set)
-    assert handle.abandoned
-    heard.clear()
-    go_on.set()
-    await until(lambda: heard)
-    assert heard == [threading.get_ident()]
 
 
 async def test_inline_backend(app, executor):
