@@ -30,6 +30,9 @@ class Waiter(Protocol):
 class EventLoop(ABC):
     """One running event loop, bound to the thread that it runs in."""
 
+    library: str
+    """``"asyncio"`` or ``"trio"``."""
+
     cancelled_error: type[BaseException]
     """What the loop throws into a coroutine to cancel it."""
 

@@ -30,6 +30,7 @@ class _FutureWaiter:
 class AsyncioLoop(EventLoop):
     """asyncio's loop, or uvloop's."""
 
+    library = "asyncio"
     cancelled_error = asyncio.CancelledError
     spawns_until_closed = True
 

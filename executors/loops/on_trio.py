@@ -37,6 +37,7 @@ class _TrioWaiter:
 class TrioLoop(EventLoop):
     """A trio run. What it spawns are system tasks: they outlive the nursery of whoever submitted them."""
 
+    library = "trio"
     cancelled_error = trio.Cancelled
     spawns_until_closed = False
 

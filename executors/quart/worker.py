@@ -6,8 +6,7 @@ Its `before_serving` functions don't run here, and its executor is inert.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
-from contextvars import Context, copy_context
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from executors.context import resolve
@@ -58,54 +57,15 @@ def setup(worker: Worker, path: str | None, name: str, declared: bool) -> Dress:
             raise
         return without_app
     app.name = name
+    worker.on_trio = app.event_class.__module__.partition(".")[0] == "trio"  # as Quart-Trio's apps
     from executors.quart.app_context import around_coroutine, around_plain  # noqa: PLC0415  (imports Quart)
-
-    on_trio = app.event_class.__module__.partition(".")[0] == "trio"  # as Quart-Trio's apps
 
     def dress(function: Callable[..., Any]) -> Callable[..., Any]:
         if is_coroutine_function(function):
-            dressed: Callable[..., Any] = around_coroutine(app, function)
-        else:
-            dressed = around_plain(app, function, run_on_trio if on_trio else worker.run_awaitable)
-        return awaited_on_trio(dressed) if on_trio else dressed
+            return around_coroutine(app, function)
+        return around_plain(app, function, worker.run_awaitable)
 
     return dress
-
-
-def awaited_on_trio(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function of a Quart-Trio app: what it returns to await is awaited under trio, not asyncio."""
-
-    def function_on_trio(*args: Any, **kwargs: Any) -> Any:
-        value = function(*args, **kwargs)
-        return run_on_trio(value, copy_context()) if hasattr(type(value), "__await__") else value
-
-    return function_on_trio
-
-
-def run_on_trio(awaitable: Awaitable[Any], context: Context) -> Any:
-    """Await something in a context, in a run of trio of its own."""
-    import trio  # noqa: PLC0415  (asyncio's apps need none)
-
-    outcome: list[Any] = []
-
-    async def main() -> None:
-        ended = trio.Event()
-
-        async def run() -> None:
-            try:
-                outcome[:] = await awaitable, None
-            except BaseException as error:  # noqa: BLE001  (raised again outside of trio, which would wrap it)
-                outcome[:] = None, error
-            ended.set()
-
-        trio.lowlevel.spawn_system_task(run, context=context)
-        await ended.wait()
-
-    trio.run(main)
-    value, error = outcome
-    if error is not None:
-        raise error
-    return value
 
 
 def import_app(worker: Worker, path: str) -> Quart:

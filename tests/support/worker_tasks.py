@@ -405,6 +405,14 @@ async def add_later(a: int, b: int) -> int:
     return a + b
 
 
+async def library_of_loop() -> str:
+    import anyio  # noqa: PLC0415
+    import trio  # noqa: PLC0415
+
+    await anyio.sleep(0)
+    return "trio" if trio.lowlevel.in_trio_run() else "asyncio"
+
+
 async def loop_identity() -> int:
     import asyncio  # noqa: PLC0415
 

@@ -64,6 +64,7 @@ class ProcessBackend(ExecutorBackend):
 
     def start(self, loop: EventLoop) -> None:
         """Get ready; the first worker starts with the first job."""
+        self._library = loop.library
         self._main = main_script()
         main = sys.modules.get("__main__")
         if main is not None:
@@ -82,6 +83,7 @@ class ProcessBackend(ExecutorBackend):
         """Tell a new worker what it needs to know."""
         return {
             "argv": sys.argv,
+            "library": self._library,
             "log_levels": logs.levels_of_loggers(),
             "main": self._main,
             "max_payload": self._max_payload,

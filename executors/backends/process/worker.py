@@ -125,6 +125,7 @@ class Worker:
         self._max_payload: int = config["max_payload"]
         self._pid = os.getpid()
         self._outbox = Outbox(channel, config["log_levels"])
+        self.on_trio = config["library"] == "trio"
         self._runner: asyncio.Runner | None = None
         self._dress: Callable[[Any], Any] = lambda function: function
         if config["setup"] is not None:
@@ -181,8 +182,8 @@ class Worker:
         return self.run_awaitable(value) if hasattr(type(value), "__await__") else value
 
     def run_awaitable(self, awaitable: Any, in_context: contextvars.Context | None = None) -> Any:
-        """Await something on the worker's own event loop, which lasts from task to task."""
-        import asyncio  # noqa: PLC0415  (slow to import, and needed for coroutine functions only)
+        """Await something on an event loop of the kind that the executor has; asyncio's lasts from task to task."""
+        in_context = in_context or contextvars.copy_context()
 
         async def outcome() -> tuple[Any, BaseException | None]:
             try:
@@ -190,12 +191,35 @@ class Worker:
             except BaseException as error:  # noqa: BLE001  (SystemExit would leave the loop in the lurch)
                 return None, error
 
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        value, error = self._runner.run(outcome(), context=in_context or contextvars.copy_context())
+        value, error = (self._run_on_trio if self.on_trio else self._run_on_asyncio)(outcome, in_context)
         if error is not None:
             raise error
         return value
+
+    def _run_on_asyncio(self, function: Callable[[], Any], in_context: contextvars.Context) -> Any:
+        import asyncio  # noqa: PLC0415  (slow to import, and needed for coroutine functions only)
+
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(function(), context=in_context)
+
+    def _run_on_trio(self, function: Callable[[], Any], in_context: contextvars.Context) -> Any:
+        import trio  # noqa: PLC0415  (an extra, and needed for coroutine functions only)
+
+        outcome: list[Any] = []
+
+        async def main() -> None:
+            ended = trio.Event()
+
+            async def run() -> None:
+                outcome.append(await function())
+                ended.set()
+
+            trio.lowlevel.spawn_system_task(run, context=in_context)  # the main task takes no context
+            await ended.wait()
+
+        trio.run(main)
+        return outcome[0]
 
     def _value(self, value: Any) -> tuple[Kind, bytes]:
         try:

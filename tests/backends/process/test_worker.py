@@ -176,3 +176,12 @@ async def test_each_worker_runs_its_setup(tmp_path) -> None:
         pids = {await executor.options(tag="c").run(tasks.pid) for _ in range(3)}
         assert set(map(int, path.read_text().split())) == pids
         assert await executor.options(tag="d").run(tasks.identity, 4) == 8
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
+async def test_coroutines_run_on_the_kind_of_loop_that_the_executor_has(anyio_backend: tuple[str, object]) -> None:
+    """A coroutine function uses in a worker what it uses on the executor's own loop; so does what another returns."""
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        assert await cpu.run(tasks.library_of_loop) == anyio_backend[0]
+        assert await cpu.run(lambda: tasks.library_of_loop()) == anyio_backend[0]
