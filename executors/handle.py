@@ -160,7 +160,7 @@ class TaskHandle(Generic[T]):
         """Whether `owner` made it."""
         return self._owner is owner
 
-    def is_under(self, loop: EventLoop) -> bool:
+    def _is_under(self, loop: EventLoop) -> bool:
         """Whether its executor has `loop`: each run of each executor has one of its own."""
         return self._owner.loop is loop
 

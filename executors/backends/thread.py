@@ -209,7 +209,7 @@ class _Pool:
         """Let a spare thread stand in while this one waits for `awaited`."""
         with self._lock:
             stuck = self._blocked + 1 + len(self.abandoned) >= 2 * self._size
-            ours = awaited.backend == self._name and awaited.is_under(self._loop)
+            ours = awaited.backend == self._name and awaited._is_under(self._loop)
             if stuck and ours and awaited.state is QUEUED:
                 raise DeadlockError(
                     f"every thread of the {self._name!r} backend and its {self._size} spare ones wait for a "
