@@ -12,6 +12,7 @@ import pytest
 import worker_app
 
 from executors import ConfigurationError, ExecutorInWorkerError, WorkerLostError
+from executors.backends import ProcessBackend
 from executors.errors import AppNotFoundError
 from executors.quart.worker import import_app
 
@@ -46,6 +47,19 @@ async def test_module_s_app(module_app):
         assert [await add(in_app.mark_g, mark) for mark in "ab"] == ["nothing", "nothing"]
         assert await add(in_app.imports) == ["worker_app"]
         assert await add(in_app.heard) == []
+
+
+async def test_backend_of_the_configuration(module_app):
+    """A `ProcessBackend` that the configuration adds has the app as well, also when it is started again."""
+    second = ProcessBackend(1)
+    module_app.config.update(EXECUTOR_BACKENDS={"second": second}, EXECUTOR_TAGS={"cpu": "second"})
+    try:
+        for _ in range(2):
+            async with module_app.test_app():
+                handle = module_app.add_background_task(in_app.app_name)
+                assert (await handle, handle.backend) == ("worker_app", "second")
+    finally:
+        del module_app.config["EXECUTOR_BACKENDS"], module_app.config["EXECUTOR_TAGS"]
 
 
 async def test_coroutines_in_a_worker(module_app, anyio_backend_name):
