@@ -65,7 +65,10 @@ class Deadlines:
 
     def _time_out(self, job: Job) -> None:
         handle = job.handle
-        if handle.done() or job.timeout is None:
+        if handle.done() or job.timeout is None or handle.run_time is None:
+            return
+        if handle.run_time < job.timeout:  # uvloop's timers may come up to a millisecond early
+            self.watch(job)
             return
         handle.cancel_requested = True
         told = job.stop is not None
