@@ -112,6 +112,30 @@ def make_numbers(count: int) -> list[str]:
     return [str(number) for number in range(count)]
 
 
+beats = 0
+"""How often the loop has come round; for `Witness`."""
+
+witnessed: list[tuple[str, int, int]] = []
+"""What happened to each `Witness` in this process: what, in which thread, at which beat of the loop."""
+
+
+class Witness:
+    """Tells when and where it is pickled and unpickled."""
+
+    def __reduce__(self) -> Any:
+        witnessed.append(("pickled", threading.get_ident(), beats))
+        return unpickle_witness, ()
+
+
+def unpickle_witness() -> Witness:
+    witnessed.append(("unpickled", threading.get_ident(), beats))
+    return Witness()
+
+
+def make_numbers_between_witnesses(count: int) -> list[Any]:
+    return [Witness(), make_numbers(count), Witness()]
+
+
 def make_lock() -> Any:
     return threading.Lock()
 
