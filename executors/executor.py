@@ -103,10 +103,17 @@ class Executor(Submitter):
         loop = running_loop()
         self._settings = settings = self._configured()
         backends = self._equip(settings)
-        for name, backend in backends.items():
-            backend.name = name
-            backend.setup = backend.setup or self._worker_setup()
-            backend.start(loop)
+        started: list[ExecutorBackend] = []
+        try:
+            for name, backend in backends.items():
+                backend.name = name
+                backend.setup = backend.setup or self._worker_setup()
+                backend.start(loop)
+                started.append(backend)
+        except BaseException:
+            for backend in started:
+                backend.kill()
+            raise
         self._backends = backends
         self._drained = self.drain_report = None
         self._dispatcher = Dispatcher(loop, backends, settings.queue_size, settings.cancel_grace, self._hooks)

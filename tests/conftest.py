@@ -19,6 +19,8 @@ import pytest
 import trio
 import uvloop
 
+sys.path.insert(0, str(Path(__file__).parent / "support"))  # what tests share, and what worker processes import
+
 LOOPS = [
     pytest.param(("asyncio", {}), id="asyncio"),
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),

@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from thread_work import Abandoned, ThreadWork
 
 from executors import Executor, TaskCancelledError, TaskHandle, TaskTimeoutError, current_task
 from executors import handle as handle_module
 from executors.backends.base import Stop
 from executors.deadlines import outcome
-from executors.events import TaskAbandoned, TaskEvent
 from executors.handle import CANCELLED, FAILED, RUNNING, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 10.0
-
-
-class Abandoned:
-    """A hook that tells when a task is abandoned."""
-
-    def __init__(self) -> None:
-        self.event = anyio.Event()
-
-    def __call__(self, event: TaskEvent, /) -> None:
-        if isinstance(event, TaskAbandoned):
-            self.event.set()
-
-    async def wait(self) -> None:
-        with anyio.fail_after(PATIENCE):
-            await self.event.wait()
-
-
-class ThreadWork:
-    """A thread task in the test's hands."""
-
-    def __init__(self, then: Callable[[], Any] = int) -> None:
-        self.entered, self.release = threading.Event(), threading.Event()
-        self.then = then
-
-    def __call__(self) -> Any:
-        self.entered.set()
-        assert self.release.wait(PATIENCE)
-        return self.then()
-
-    async def wait_entered(self) -> None:
-        assert await anyio.to_thread.run_sync(self.entered.wait, PATIENCE)
 
 
 async def deaf(release: anyio.Event, told: anyio.Event) -> str:

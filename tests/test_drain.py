@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from thread_work import ThreadWork
 
 from executors import ConfigurationError, DrainReport, Executor, ExecutorClosedError, TaskState, WrongThreadError
 from executors.backends import ExecutorBackend, Job, LoopBackend
@@ -23,22 +23,6 @@ pytestmark = pytest.mark.anyio
 PATIENCE = 10.0
 SLACK = 1.0
 """What a drain may take beyond its timeout."""
-
-
-class ThreadWork:
-    """A thread task in the test's hands."""
-
-    def __init__(self, then: Callable[[], Any] = int) -> None:
-        self.entered, self.release = threading.Event(), threading.Event()
-        self.then = then
-
-    def __call__(self) -> Any:
-        self.entered.set()
-        assert self.release.wait(PATIENCE)
-        return self.then()
-
-    async def wait_entered(self) -> None:
-        assert await anyio.to_thread.run_sync(self.entered.wait, PATIENCE)
 
 
 async def deaf(release: anyio.Event) -> None:

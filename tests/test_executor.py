@@ -28,8 +28,9 @@ from executors import (
     cpu_bound,
     task,
 )
-from executors.backends import InlineBackend, ThreadBackend
+from executors.backends import InlineBackend, LoopBackend, ThreadBackend
 from executors.handle import CANCELLED, FAILED, LOST, RUNNING, SUCCEEDED
+from executors.loops import EventLoop
 
 pytestmark = pytest.mark.anyio
 
@@ -523,3 +524,30 @@ async def test_snapshot_and_tasks() -> None:
         await executor.wait_idle()
         assert executor.snapshot().finished == {SUCCEEDED: 2, CANCELLED: 1}
         assert executor.tasks == ()
+
+
+class UnstartableBackend(LoopBackend):
+    """A backend that can't be started."""
+
+    def start(self, loop: EventLoop) -> None:
+        raise OSError("no cluster")
+
+
+class KillableBackend(ThreadBackend):
+    """A backend that tells whether it was killed."""
+
+    killed = False
+
+    def kill(self) -> None:
+        super().kill()
+        self.killed = True
+
+
+async def test_backend_that_cannot_be_started() -> None:
+    """Its error comes out of the start, and the backends that were started before it are ended."""
+    first = KillableBackend(1)
+    executor = Executor(processes=0, backends={"first": first, "broken": UnstartableBackend()})
+    with pytest.raises(OSError, match="no cluster"):
+        executor.start()
+    assert first.killed
+    assert executor.phase == "new"

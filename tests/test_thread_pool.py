@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from thread_work import ThreadWork
 
 from executors import BackendUnavailableError, DeadlockError, Executor
 from executors.backends import ThreadBackend
@@ -19,22 +19,6 @@ from executors.handle import CANCELLED, SUCCEEDED
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 10.0
-
-
-class ThreadWork:
-    """A thread task in the test's hands."""
-
-    def __init__(self, then: Callable[[], Any] = int) -> None:
-        self.entered, self.release = threading.Event(), threading.Event()
-        self.then = then
-
-    def __call__(self) -> Any:
-        self.entered.set()
-        assert self.release.wait(PATIENCE)
-        return self.then()
-
-    async def wait_entered(self) -> None:
-        assert await anyio.to_thread.run_sync(self.entered.wait, PATIENCE)
 
 
 class Abandoned:

@@ -1,18 +1,12 @@
-"""What the tests of backends share: a place from which worker processes import, and lines to talk over."""
+"""What the tests of backends share: lines over which a test and its tasks talk."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-SUPPORT = str(Path(__file__).parents[1] / "support")
-if SUPPORT not in sys.path:
-    sys.path.insert(0, SUPPORT)
-
-from lines import Line  # noqa: E402  (from the folder above)
+from lines import Line
 
 
 @pytest.fixture
