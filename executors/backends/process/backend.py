@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.process import logs, pickling
-from executors.backends.process.channel import Kind
-from executors.backends.process.launcher import SideThread
+from executors.backends.process.channel import HEADER, MESSAGE_SIZE, Buffer, Kind, frame
+from executors.backends.process.launcher import Launcher, SideThread
+from executors.backends.process.members import Payload
 from executors.backends.process.pool import Pool
+from executors.backends.process.recycling import Recycling
+from executors.backends.process.segments import shared_limit
 from executors.backends.process.worker import MAIN_NAME
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
@@ -23,6 +27,10 @@ INLINE_LIMIT = 256 * 1024
 """Payloads of up to so many bytes are pickled and unpickled on the loop's thread; larger ones beside it."""
 
 
+LARGEST_BODY = MESSAGE_SIZE - HEADER.size
+"""The largest pickle that goes in one message."""
+
+
 class ProcessBackend(ExecutorBackend):
     """Runs plain and coroutine functions in worker processes, one task at a time in each.
 
@@ -30,7 +38,8 @@ class ProcessBackend(ExecutorBackend):
         size: How many workers there may be. They start when needed.
         nice: Their niceness above the server's.
         max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
-        memory_limit: Above how many bytes of resident memory a worker is replaced, once its task has ended.
+        memory_limit: Above how many bytes of memory of its own a worker is replaced, once its task has ended.
+        idle_timeout: After how many seconds without a task a worker ends; never if None.
         max_payload: How many bytes a pickled call or result may have.
         carried: Context variables that travel along.
         setup: What a worker calls before its first job: ``"package.module:function"`` and its arguments. It is
@@ -48,6 +57,7 @@ class ProcessBackend(ExecutorBackend):
         nice: int = 10,
         max_tasks_per_worker: int | None = None,
         memory_limit: int | None = None,
+        idle_timeout: float | None = 300.0,
         max_payload: int = 256 * 1024 * 1024,
         carried: CarriedVariables | None = None,
         setup: tuple[str, tuple[Any, ...]] | None = None,
@@ -56,8 +66,9 @@ class ProcessBackend(ExecutorBackend):
             raise ConfigurationError("the process backend needs a POSIX system, and doesn't run on Windows")
         self.workers: int = whole_number(size, "the number of processes", least=1)
         self._nice = nice
-        self._max_tasks = max_tasks_per_worker
-        self._memory_limit = memory_limit
+        self._recycling = Recycling(
+            max_tasks=max_tasks_per_worker, memory_limit=memory_limit, idle_timeout=idle_timeout
+        )
         self._max_payload = max_payload
         self._carried = carried or CarriedVariables()
         self.setup = setup
@@ -70,13 +81,9 @@ class ProcessBackend(ExecutorBackend):
         if main is not None:
             sys.modules[MAIN_NAME] = main  # results of classes of the main script come back under that name
         self._pickler = SideThread("executors-pickler", loop)
+        self._shared = shared_limit(self.workers)
         self._pool = Pool(
-            loop,
-            self.workers,
-            config=self._config,
-            answered=self._answered,
-            max_tasks=self._max_tasks,
-            memory_limit=self._memory_limit,
+            loop, self.workers, Launcher(self._config), self._shared, self._recycling, self._answered
         )
 
     def _config(self) -> dict[str, Any]:
@@ -90,7 +97,9 @@ class ProcessBackend(ExecutorBackend):
             "nice": self._nice,
             "parent": os.getpid(),
             "path": sys.path,
+            "preload": True,
             "setup": self.setup,
+            "shared": self._shared,
         }
 
     @property
@@ -98,46 +107,68 @@ class ProcessBackend(ExecutorBackend):
         """Say so while workers fail to start."""
         return self._pool.unavailable
 
+    def resize(self, size: int) -> None:
+        """Have so many workers at most from now on. On the loop's thread, while the backend is started.
+
+        A worker that is one too many ends its task first.
+        """
+        self.workers = whole_number(size, "the number of processes", least=1)
+        self._pool.resize(size)
+
     def submit(self, job: Job) -> None:
         """Pickle the call, and queue it for the next worker."""
         try:
-            payload = self._dump(job, min(INLINE_LIMIT, self._max_payload))
+            token = self._dump(job, min(INLINE_LIMIT, self._max_payload))
         except pickling.TooLargeError:
             self._pickler.call(
-                lambda: self._dump(job, self._max_payload), lambda data, error: self._dumped(job, data, error)
+                lambda: self._dump(job, self._max_payload), lambda token, error: self._dumped(job, token, error)
             )
         else:
-            self._pool.submit(job, payload)
+            self._queue(job, token)
 
-    def _dump(self, job: Job, limit: int) -> bytes:
-        return pickling.dump_call(
-            job.handle.name,
-            job.function,
-            job.args,
-            job.kwargs,
-            self._carried.capture(job.context),
-            limit,
+    def _queue(self, job: Job, token: bytes | Payload) -> None:
+        job.token = token
+        job.args, job.kwargs = (), {}  # the token has them; a queued task takes no more memory than it must
+        self._pool.submit(job)
+
+    def _dump(self, job: Job, limit: int) -> bytes | Payload:
+        """Pickle a call, as a frame or, if it is too large for a message, a payload."""
+        handle = job.handle
+        buffers: list[memoryview] = []
+        variables = self._carried.capture(job.context)
+        data, needs_main = pickling.dump_call(
+            handle.name, job.function, job.args, job.kwargs, variables, limit, buffers,
             main_is_importable=self._main is not None,
+        )  # fmt: skip
+        kind = Kind.JOB_OF_MAIN if needs_main else Kind.JOB
+        if not buffers and len(data) <= LARGEST_BODY:
+            return frame(kind, data, handle.id)
+        size = len(data) + sum(map(len, buffers))
+        if size > self._max_payload:
+            raise self._too_large(job)
+        return Payload(kind, [data, *buffers], size)
+
+    def _too_large(self, job: Job) -> SerializationError:
+        return SerializationError(
+            f"the arguments of task {job.handle.name!r} take more than the {self._max_payload} bytes allowed "
+            "(EXECUTOR_MAX_PAYLOAD): hand over what identifies them (a path, a key)"
         )
 
-    def _dumped(self, job: Job, payload: bytes, error: Exception | None) -> None:
+    def _dumped(self, job: Job, token: bytes | Payload | None, error: Exception | None) -> None:
         if job.handle.done():
             return
         if isinstance(error, pickling.TooLargeError):
-            error = SerializationError(
-                f"the arguments of task {job.handle.name!r} take more than the {self._max_payload} bytes allowed "
-                "(EXECUTOR_MAX_PAYLOAD): hand over what identifies them (a path, a key)"
-            )
-        if error is not None:
-            job.fail(error)
+            error = self._too_large(job)
+        if token is None:
+            job.fail(error or RuntimeError("the call came to nothing"))
         else:
-            self._pool.submit(job, payload)
+            self._queue(job, token)
 
-    def _answered(self, job: Job, kind: int, body: bytes | bytearray, pid: int) -> None:
-        if len(body) <= INLINE_LIMIT:
-            _report(job, kind, body, pid)
+    def _answered(self, job: Job, kind: int, parts: Sequence[Buffer], pid: int) -> None:
+        if len(parts[0]) <= INLINE_LIMIT:
+            _report(job, kind, parts, pid)
         else:
-            self._pickler.call(lambda: _report(job, kind, body, pid), lambda _, __: None)
+            self._pickler.call(lambda: _report(job, kind, parts, pid), lambda _, __: None)
 
     def cancel(self, job: Job) -> None:
         """Forget a queued job; kill the worker of a running one, with its process group."""
@@ -154,16 +185,16 @@ class ProcessBackend(ExecutorBackend):
         self._pickler.close(wait=False)
 
 
-def _report(job: Job, kind: int, body: bytes | bytearray, pid: int) -> None:
+def _report(job: Job, kind: int, parts: Sequence[Buffer], pid: int) -> None:
     """Decode what came of a job, and report it. Any thread. Decoding runs the user's code."""
     name = job.handle.name
     try:
         if kind == Kind.VALUE:
-            value = pickle.loads(body) if len(body) <= INLINE_LIMIT else pickling.loads(body)
+            value = pickle.loads(parts[0], buffers=parts[1:]) if len(parts[0]) <= INLINE_LIMIT else pickling.loads(parts)
         elif kind == Kind.ERROR:
-            error = pickling.load_error(body, f"worker process {pid}")
+            error = pickling.load_error(parts[0], f"worker process {pid}")
         else:
-            error = SerializationError(f"task {name!r}: {body.decode(errors='replace')}")
+            error = SerializationError(f"task {name!r}: {bytes(parts[0]).decode(errors='replace')}")
     except BaseException as problem:  # noqa: BLE001  (it fails this task, whatever it is)
         error = SerializationError(
             f"what came of task {name!r} can't be unpickled here: {type(problem).__name__}: {problem}"

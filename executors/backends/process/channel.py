@@ -1,10 +1,13 @@
-"""What travels between the parent and a worker: frames over a stream socket, opaque bytes behind a header.
+"""What travels between the parent and a worker: frames over a socketpair, opaque bytes behind a header.
 
-A frame's body is decoded for its task alone, so that one that can't be decoded harms no other.
+A frame's body is decoded for its task alone, so that one that can't be decoded harms no other. Where the system has
+it the socket keeps the boundaries of messages (SOCK_SEQPACKET), and a message is one or more whole frames, or a
+piece of a large one; a byte stream does as well.
 """
 
 from __future__ import annotations
 
+import array
 import enum
 import select
 import socket
@@ -13,18 +16,24 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from executors.loops import EventLoop
+
+Buffer = bytes | bytearray | memoryview
 
 HEADER = struct.Struct("<BQdQ")
 """Kind, task id, CPU seconds, length of the body."""
 
-_BUFFER_SIZE = 64 * 1024
+MESSAGE_SIZE = 64 * 1024
+"""No message has more bytes: the kernel sends each whole or not at all, and larger ones may be more than it takes."""
+
+_ANCILLARY_SIZE = socket.CMSG_SPACE(4 * 4)
+_RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Kind(enum.IntEnum):
-    """What a frame is. The first three go to the worker."""
+    """What a frame is."""
 
     CONFIG = 1
     JOB = 2
@@ -37,11 +46,85 @@ class Kind(enum.IntEnum):
     UNSENDABLE = 8
     """What came of the task can't be sent; the body says why, in UTF-8."""
     LOG = 9
+    FREED = 10
+    """The sender needs these shared segments of the receiver's no more."""
+    CLOSED = 11
+    """The sender has closed these shared segments of its own."""
+    TRIM = 12
+    """The worker is to close the segments that it has free."""
+    JOB_OF_MAIN = 13
+    """A job that needs the parent's main script."""
 
 
-def frame(kind: Kind, body: bytes = b"", task_id: int = 0, cpu_time: float = 0.0) -> tuple[bytes, bytes]:
-    """Return a frame as header and body."""
-    return HEADER.pack(kind, task_id, cpu_time, len(body)), body
+def frame(kind: int, body: Buffer = b"", task_id: int = 0, cpu_time: float = 0.0) -> bytes:
+    """Return a frame."""
+    return HEADER.pack(kind, task_id, cpu_time, len(body)) + body
+
+
+class FrameReader:
+    """Puts frames together from what is received.
+
+    Args:
+        sock: Where to receive from.
+        on_frame: Called with kind, task id, CPU seconds and body of each frame.
+    """
+
+    def __init__(self, sock: socket.socket, on_frame: Callable[[int, int, float, bytes | bytearray], object]) -> None:
+        self._socket = sock
+        self._on_frame = on_frame
+        self._buffer = bytearray(MESSAGE_SIZE)
+        self._view = memoryview(self._buffer)
+        self._rest = b""  # of a header that a byte stream has split
+        self._large: bytearray | None = None  # a body that has more to come
+        self._large_header: tuple[int, int, float] = (0, 0, 0.0)
+        self._missing = 0
+        self.descriptors: deque[int] = deque()
+        """Received along with frames, in order; for those who handle the frames to take."""
+
+    def receive(self) -> bool:
+        """Receive once, and pass on every frame that is complete; False at the end of the stream.
+
+        Raises:
+            BlockingIOError: There is nothing now, and the socket doesn't block.
+        """
+        received, ancillary, _, _ = self._socket.recvmsg_into([self._buffer], _ANCILLARY_SIZE, _RECEIVE_FLAGS)
+        for _, _, data in ancillary:
+            self.descriptors.extend(array.array("i", data))
+        if not received:
+            return False
+        self._take(self._view[:received])
+        return True
+
+    def _take(self, data: memoryview) -> None:
+        if self._large is not None:
+            data = self._take_large(data)
+        if self._rest:
+            data = memoryview(self._rest + data)
+            self._rest = b""
+        at, end = 0, len(data)
+        while end - at >= HEADER.size:
+            kind, task_id, cpu_time, length = HEADER.unpack_from(data, at)
+            begin = at + HEADER.size
+            at = begin + length
+            if at > end:
+                self._large = bytearray(length)
+                self._large[: end - begin] = data[begin:]
+                self._large_header = kind, task_id, cpu_time
+                self._missing = at - end
+                return
+            self._on_frame(kind, task_id, cpu_time, bytes(data[begin:at]))
+        self._rest = bytes(data[at:])
+
+    def _take_large(self, data: memoryview) -> memoryview:
+        assert self._large is not None
+        piece, rest = data[: self._missing], data[self._missing :]
+        have = len(self._large) - self._missing
+        self._large[have : have + len(piece)] = piece
+        self._missing -= len(piece)
+        if not self._missing:
+            body, self._large = self._large, None
+            self._on_frame(*self._large_header, body)
+        return rest
 
 
 class BlockingChannel:
@@ -49,25 +132,20 @@ class BlockingChannel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._frames: deque[tuple[int, int, bytes | bytearray]] = deque()
+        self._reader = FrameReader(sock, lambda kind, task_id, _, body: self._frames.append((kind, task_id, body)))
+        self.descriptors = self._reader.descriptors
 
-    def receive(self) -> tuple[int, int, bytearray]:
-        """Wait for a frame: its kind, task id and body.
+    def receive(self) -> tuple[int, int, bytes | bytearray]:
+        """Wait for a frame: its kind, task id and body. Never takes a second message before the first is used up.
 
         Raises:
             EOFError: The parent has closed its end.
         """
-        kind, task_id, _, length = HEADER.unpack(self._exactly(HEADER.size))
-        return kind, task_id, self._exactly(length)
-
-    def _exactly(self, length: int) -> bytearray:
-        data = bytearray(length)
-        view = memoryview(data)
-        while view:
-            received = self._socket.recv_into(view)
-            if not received:
+        while not self._frames:
+            if not self._reader.receive():
                 raise EOFError
-            view = view[received:]
-        return data
+        return self._frames.popleft()
 
     def has_room(self) -> bool:
         """Whether the socket takes some 100 KB without blocking: it polls as writable up to a quarter full."""
@@ -75,12 +153,17 @@ class BlockingChannel:
         poll.register(self._socket, select.POLLOUT)
         return bool(poll.poll(0))
 
-    def send(self, *frames: tuple[bytes, bytes]) -> None:
-        """Send frames in one write where possible; blocks while the parent doesn't read."""
-        views = [memoryview(part) for pair in frames for part in pair if part]
-        while views:
-            sent = self._socket.sendmsg(views)
-            views = _unsent(views, sent)
+    def send(self, parts: Sequence[Buffer], descriptors: Sequence[int] = ()) -> None:
+        """Send frames, given as parts of any kind, in one write where possible; blocks while the parent doesn't read.
+
+        Args:
+            parts: The frames.
+            descriptors: File descriptors to go along with the first of them.
+        """
+        for message in messages(parts):
+            while (sent := _send(self._socket, message, descriptors)) < len(message):
+                message, descriptors = memoryview(message)[sent:], ()  # noqa: PLW2901  (a byte stream, interrupted)
+            descriptors = ()
 
 
 class LoopChannel:
@@ -93,23 +176,39 @@ class LoopChannel:
     """
 
     def __init__(
-        self, sock: socket.socket, loop: EventLoop, on_frame: Callable[[int, int, float, bytes | bytearray], None]
+        self, sock: socket.socket, loop: EventLoop, on_frame: Callable[[int, int, float, bytes | bytearray], object]
     ) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._loop = loop
-        self._on_frame = on_frame
-        self._unsent: deque[memoryview] = deque()
-        self._buffer = bytearray(_BUFFER_SIZE)
-        self._filled = 0
-        self._large: memoryview | None = None  # the part of a large body that is still to come
-        self._large_frame: tuple[int, int, float, bytearray] | None = None
-        loop.add_reader(sock.fileno(), self.read)
+        self._reader = FrameReader(sock, on_frame)
+        self.descriptors = self._reader.descriptors
+        self._unsent: deque[tuple[Buffer, Sequence[int]]] = deque()
+        loop.add_reader(sock.fileno(), self._read)
 
-    def send(self, parts: tuple[bytes, bytes]) -> None:
-        """Send a frame; what the socket doesn't take at once follows when it does."""
+    def try_send(self, message: bytes) -> bool:
+        """Send a frame in one message if that can be done now; return whether it has been."""
+        if self._unsent:
+            return False
+        try:
+            sent = self._socket.send(message)
+        except OSError:  # it is full; or the worker is gone, which is seen elsewhere
+            return False
+        if sent < len(message):  # a byte stream
+            self.send([memoryview(message)[sent:]])
+        return True
+
+    def send(self, parts: Sequence[Buffer], descriptors: Sequence[int] = ()) -> None:
+        """Send frames, given as parts of any kind; what the socket doesn't take at once follows when it does.
+
+        Args:
+            parts: The frames. Not to be changed afterwards.
+            descriptors: File descriptors to go along with the first of them, open until the worker ends.
+        """
         waiting = bool(self._unsent)
-        self._unsent.extend(memoryview(part) for part in parts if part)
+        for message in messages(parts):
+            self._unsent.append((message, descriptors))
+            descriptors = ()
         if not waiting:
             self._write()
             if self._unsent:
@@ -118,8 +217,12 @@ class LoopChannel:
     def _write(self) -> None:
         try:
             while self._unsent:
-                sent = self._socket.sendmsg(list(self._unsent)[:64])
-                self._unsent = deque(_unsent(list(self._unsent), sent))
+                message, descriptors = self._unsent[0]
+                sent = _send(self._socket, message, descriptors)
+                if sent < len(message):
+                    self._unsent[0] = (memoryview(message)[sent:], ())
+                else:
+                    self._unsent.popleft()
         except BlockingIOError:
             pass
         except OSError:  # the worker is gone: its death is seen elsewhere
@@ -130,56 +233,26 @@ class LoopChannel:
         if not self._unsent:
             self._loop.remove_writer(self._socket.fileno())
 
-    def read(self) -> None:
-        """Read what there is, and pass on each frame that is complete."""
-        while True:
-            target = self._large if self._large is not None else memoryview(self._buffer)[self._filled :]
-            try:
-                received = self._socket.recv_into(target)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                received = 0
-            if not received:  # end of file; the worker's death is seen elsewhere
-                self._loop.remove_reader(self._socket.fileno())
-                return
-            whole = received == len(target)
-            if self._large is None:
-                self._filled += received
-                self._pass_on()
-            else:
-                self._large = self._large[received:]
-                if not self._large:
-                    self._pass_on_large()
-            if not whole or self._socket.fileno() < 0:
-                return
+    def _read(self) -> None:
+        if not self.receive():
+            self._loop.remove_reader(self._socket.fileno())
 
-    def _pass_on(self) -> None:
-        at = 0
-        while self._filled - at >= HEADER.size:
-            kind, task_id, cpu_time, length = HEADER.unpack_from(self._buffer, at)
-            begin, end = at + HEADER.size, at + HEADER.size + length
-            if end > self._filled:
-                if HEADER.size + length > _BUFFER_SIZE:
-                    body = bytearray(length)
-                    have = self._filled - begin
-                    body[:have] = self._buffer[begin : self._filled]
-                    self._large = memoryview(body)[have:]
-                    self._large_frame = kind, task_id, cpu_time, body
-                    at = self._filled
-                break
-            body_bytes = bytes(memoryview(self._buffer)[begin:end])
-            at = end
-            self._on_frame(kind, task_id, cpu_time, body_bytes)
-        if at:
-            self._buffer[: self._filled - at] = self._buffer[at : self._filled]
-            self._filled -= at
+    def receive(self) -> bool:
+        """Receive once, and pass on each frame that is complete; False at the end of what there will ever be."""
+        try:
+            return self._reader.receive()
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            return False
 
-    def _pass_on_large(self) -> None:
-        assert self._large_frame is not None
-        kind, task_id, cpu_time, body = self._large_frame
-        self._large = self._large_frame = None
-        self._on_frame(kind, task_id, cpu_time, body)
+    def receive_all(self) -> None:
+        """Receive what there is, from a worker that may have ended."""
+        try:
+            while self._reader.receive():
+                pass
+        except OSError:
+            return
 
     def close(self) -> None:
         """Close the socket. May be called again."""
@@ -189,11 +262,33 @@ class LoopChannel:
                 self._loop.remove_reader(fd)
                 self._loop.remove_writer(fd)
             self._socket.close()
+            while self.descriptors:
+                socket.close(self.descriptors.popleft())
 
 
-def _unsent(views: list[memoryview], sent: int) -> list[memoryview]:
-    for index, view in enumerate(views):
-        if sent < len(view):
-            return [view[sent:], *views[index + 1 :]]
-        sent -= len(view)
-    return []
+def messages(parts: Sequence[Buffer]) -> list[Buffer]:
+    """Cut frames into messages: small parts are joined, and large ones cut."""
+    found: list[Buffer] = []
+    joined: list[Buffer] = []
+    size = 0
+    for part in parts:
+        view: Buffer = part
+        while len(view) > MESSAGE_SIZE - size:
+            joined.append(memoryview(view)[: MESSAGE_SIZE - size])
+            view = memoryview(view)[MESSAGE_SIZE - size :]
+            found.append(b"".join(joined))
+            joined, size = [], 0
+        if len(view):
+            joined.append(view)
+            size += len(view)
+    if joined:
+        found.append(joined[0] if len(joined) == 1 else b"".join(joined))
+    return found
+
+
+def _send(sock: socket.socket, message: Buffer, descriptors: Sequence[int]) -> int:
+    """Send a message; return how many of its bytes a byte stream has taken now."""
+    if descriptors:
+        rights = array.array("i", descriptors)
+        return sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    return sock.send(message)

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from executors.backends.process.channel import BlockingChannel, Kind, frame
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from executors.backends.process.channel import Buffer
     from executors.backends.process.worker import RunningJob
 
 _MOST_PENDING = 1000
@@ -49,12 +52,15 @@ class Outbox(logging.Handler):
         logging.getLogger().addHandler(self)
         logging.captureWarnings(True)
 
-    def send(self, *frames: tuple[bytes, bytes]) -> None:
-        """Send the records there are, then the frames. Blocks while the parent doesn't read."""
-        with self._sending:
-            self._channel.send(*self._take_records(), *frames)
+    def send(self, frames: Sequence[Buffer] = (), descriptors: Sequence[int] = ()) -> None:
+        """Send the records there are, then the frames. Blocks while the parent doesn't read.
 
-    def _take_records(self) -> list[tuple[bytes, bytes]]:
+        The descriptors go along with what is sent first.
+        """
+        with self._sending:
+            self._channel.send([*self._take_records(), *frames], descriptors)
+
+    def _take_records(self) -> list[bytes]:
         if not self._records:
             return []
         self.acquire()  # `emit` is called under it
@@ -98,7 +104,7 @@ class Outbox(logging.Handler):
         try:
             if not self._channel.has_room():
                 return False
-            self._channel.send(*self._take_records())
+            self._channel.send(self._take_records())
             return True
         finally:
             self._sending.release()

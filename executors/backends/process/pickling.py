@@ -6,12 +6,21 @@ Plain pickle first; cloudpickle where it must be: lambdas, closures, functions o
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 from executors.errors import SerializationError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from executors.backends.process.channel import Buffer
+
 MAIN_NAMES = ("__main__", "__mp_main__")
 """What the parent's main script may be called there; the second in a process that `multiprocessing` spawned."""
+
+BUFFER_SIZE = 16 * 1024
+"""How many bytes a buffer must have to be left out of a pickle."""
 
 
 class TooLargeError(Exception):
@@ -33,23 +42,22 @@ class _BoundedFile:
         return size
 
 
-def dumps(value: Any, limit: int, *, by_value: bool = False) -> bytes:
+def dumps(value: Any, limit: int, *, by_value: bool = False, buffers: list[memoryview] | None = None) -> bytes:
     """Pickle, with cloudpickle where plain pickle can't.
 
     Args:
         value: What to pickle. Runs its ``__reduce__`` methods, which may raise anything.
-        limit: How many bytes may come of it.
+        limit: How many bytes may come of it, apart from the buffers.
         by_value: Go to cloudpickle at once, which takes functions of ``__main__`` by value.
+        buffers: Takes the large buffers of arrays and the like, which are then left out of the pickle.
 
     Raises:
         TooLargeError: More would come of it.
         SerializationError: It can't be pickled.
     """
     if not by_value:
-        file = _BoundedFile(limit)
         try:
-            pickle.Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
-            return b"".join(file.parts)
+            return _dump(pickle.Pickler, value, limit, buffers)
         except TooLargeError:
             raise
         except (pickle.PicklingError, AttributeError, TypeError):
@@ -58,20 +66,47 @@ def dumps(value: Any, limit: int, *, by_value: bool = False) -> bytes:
             raise unpicklable(value, error) from error
     import cloudpickle  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import, seldom needed)
 
-    file = _BoundedFile(limit)
     try:
-        cloudpickle.Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+        return _dump(cloudpickle.Pickler, value, limit, buffers)
     except TooLargeError:
         raise
     except BaseException as error:
         raise unpicklable(value, error) from error
-    return b"".join(file.parts)
+
+
+def _dump(pickler: Any, value: Any, limit: int, buffers: list[memoryview] | None) -> bytes:
+    file = _BoundedFile(limit)
+    if buffers is None:
+        pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+    else:
+        buffers.clear()
+        pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=_LeavingOut(buffers)).dump(value)
+    return file.parts[0] if len(file.parts) == 1 else b"".join(file.parts)
+
+
+class _LeavingOut:
+    """Tells a pickler whether a buffer belongs into the pickle: only a small one does, or one in pieces."""
+
+    __slots__ = ("_buffers",)
+
+    def __init__(self, buffers: list[memoryview]) -> None:
+        self._buffers = buffers
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True
+        if raw.nbytes < BUFFER_SIZE:
+            return True
+        self._buffers.append(raw)
+        return False
 
 
 class _Reader:
     """Has the C unpickler come back to Python code every 64 KiB, so that other threads get their turn."""
 
-    def __init__(self, data: bytes | bytearray) -> None:
+    def __init__(self, data: Buffer) -> None:
         self._rest = memoryview(data)
 
     def read(self, size: int) -> bytes:
@@ -80,16 +115,16 @@ class _Reader:
 
     def readinto(self, buffer: Any) -> int:
         size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        buffer[:size], self._rest = bytes(self._rest[:size]), self._rest[size:]
         return size
 
     def readline(self) -> bytes:
         return self.read(bytes(self._rest[:1000]).find(b"\n") + 1)
 
 
-def loads(data: bytes | bytearray) -> Any:
+def loads(parts: Sequence[Buffer]) -> Any:
     """Unpickle a large value in a thread, without stalling the others. May raise anything."""
-    return pickle.Unpickler(_Reader(data)).load()
+    return pickle.Unpickler(_Reader(parts[0]), buffers=parts[1:]).load()
 
 
 def unpicklable(value: Any, error: BaseException) -> SerializationError:
@@ -100,6 +135,11 @@ def unpicklable(value: Any, error: BaseException) -> SerializationError:
 # --- a call -----------------------------------------------------------------------------------------------
 
 
+_ATOMS = frozenset({int, float, bool, type(None), complex})
+_SMALL = 1000
+_FEW = 100
+
+
 def dump_call(
     name: str,
     function: Any,
@@ -107,10 +147,22 @@ def dump_call(
     kwargs: dict[str, Any],
     variables: dict[str, Any],
     limit: int,
+    buffers: list[memoryview],
     *,
     main_is_importable: bool,
-) -> bytes:
-    """Pickle a call, in the parent. The first byte tells whether the worker needs the main script for it.
+) -> tuple[bytes, bool]:
+    """Pickle a call, in the parent.
+
+    Args:
+        name: The task's name.
+        function: What is called, with `args` and `kwargs`.
+        variables: Context variables that go along.
+        limit: How many bytes may come of it, apart from the buffers.
+        buffers: Takes the large buffers that are left out.
+        main_is_importable: Whether a worker can import the main script.
+
+    Returns:
+        The pickle, and whether the worker needs the main script for it.
 
     Raises:
         TooLargeError: More than `limit` bytes would come of it.
@@ -118,14 +170,28 @@ def dump_call(
     """
     call = (name, function, args, kwargs, variables)
     try:
-        data = dumps(call, limit)
-        needs_main = any(name.encode() in data for name in MAIN_NAMES)
-        if needs_main and not main_is_importable:
-            needs_main = False
-            data = dumps(call, limit, by_value=True)
+        data = _dump_small(call) or dumps(call, limit, buffers=buffers)
+        if b"__main__" in data or b"__mp_main__" in data:  # `MAIN_NAMES`
+            if main_is_importable:
+                return data, True
+            data = dumps(call, limit, by_value=True, buffers=buffers)
     except SerializationError as error:
         raise SerializationError(_culprit(name, function, args, kwargs, limit) or str(error)) from error.__cause__
-    return (b"\1" if needs_main else b"\0") + data
+    return data, False
+
+
+def _dump_small(call: tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]) -> bytes | None:
+    """Pickle a call of a function with small atoms, which needs no watching over its size; None for any other."""
+    _, function, args, kwargs, variables = call
+    if kwargs or variables or type(function) is not FunctionType or len(args) > _FEW:
+        return None
+    for arg in args:
+        if type(arg) not in _ATOMS and not (type(arg) in {str, bytes} and len(arg) < _SMALL):
+            return None
+    try:
+        return pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError):  # a lambda
+        return None
 
 
 def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int) -> str | None:
@@ -145,9 +211,9 @@ def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return None
 
 
-def load_call(data: Any) -> tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]:
-    """Unpickle what `dump_call` made, less its first byte, in the worker. May raise anything."""
-    return pickle.loads(data)  # type: ignore[no-any-return]
+def load_call(parts: Sequence[Buffer]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """Unpickle what `dump_call` made, with the buffers that it left out, in the worker. May raise anything."""
+    return pickle.loads(parts[0], buffers=parts[1:])  # type: ignore[no-any-return]
 
 
 # --- an error ---------------------------------------------------------------------------------------------

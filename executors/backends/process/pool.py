@@ -1,19 +1,21 @@
-"""The worker processes as the parent sees them. All state is here, and changes on the loop's thread alone."""
+"""The pool of worker processes: which job goes to which worker, when one starts and when one ends.
+
+All state is here, and changes on the loop's thread alone.
+"""
 
 from __future__ import annotations
 
-import os
-import pickle
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from executors.backends.backlog import Backlog
 from executors.backends.base import Job
 from executors.backends.process import logs
-from executors.backends.process.channel import Kind, LoopChannel, frame
+from executors.backends.process.channel import Buffer, Kind
 from executors.backends.process.circuit import StartCircuit
-from executors.backends.process.launcher import ExitWatch, Launched, SideThread, launch
+from executors.backends.process.launcher import Launched, Launcher, SideThread, StartError
+from executors.backends.process.members import Member
+from executors.backends.process.recycling import Recycling
 from executors.errors import WorkerLostError
 from executors.loops import Cancellable, EventLoop, Waiter, guarded
 
@@ -23,44 +25,10 @@ RETIRE_TIME = 5.0
 EXIT_TIME = 0.25
 """Seconds that idle workers have to exit when the backend closes."""
 
+TRIM_TIME = 10.0
+"""Seconds after which an idle worker and the parent give back the shared memory that they keep for its next task."""
+
 _MOST_HANDOVERS = 3
-
-
-class Worker:
-    """A worker process as the parent sees it."""
-
-    def __init__(self, launched: Launched) -> None:
-        self.launched = launched
-        self.channel: LoopChannel
-        self.watch: ExitWatch
-        self.job: Job | None = None
-        self.is_ready = False
-        self.is_retiring = False
-        self.patience: Cancellable | None = None
-        self.tasks = 0
-        self.start_error = ""
-
-    @property
-    def pid(self) -> int:
-        return self.launched.process.pid
-
-    def release(self) -> None:
-        """Close what is shared with the process."""
-        if self.patience is not None:
-            self.patience.cancel()
-        self.watch.close()
-        self.channel.close()
-        self.launched.board.close()
-
-
-class _Queued:
-    """What a queued job's `token` is: its pickled call, and how often it has been handed to a worker."""
-
-    __slots__ = ("handovers", "payload")
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-        self.handovers = 0
 
 
 class Pool:
@@ -69,167 +37,251 @@ class Pool:
     Args:
         loop: The running loop.
         size: How many workers there may be.
-        config: Makes what a new worker is told.
-        answered: Called with a job, the kind and body of its worker's answer, and the worker's process id.
-        max_tasks: After how many tasks a worker is replaced; never if None.
-        memory_limit: Above how many bytes of resident memory a worker is replaced; never if None.
+        launcher: Starts them.
+        shared: How many bytes of shared memory each side of each worker may have.
+        recycling: What ends a worker's service.
+        answered: Called with a job, the kind and parts of its worker's answer, and the worker's process id.
     """
 
     def __init__(
         self,
         loop: EventLoop,
         size: int,
-        *,
-        config: Callable[[], dict[str, Any]],
-        answered: Callable[[Job, int, bytes | bytearray, int], None],
-        max_tasks: int | None,
-        memory_limit: int | None,
+        launcher: Launcher,
+        shared: int,
+        recycling: Recycling,
+        answered: Callable[[Job, int, Sequence[Buffer], int], None],
     ) -> None:
         self._loop = loop
         self._size = size
-        self._config = config
+        self._launcher = launcher
+        self._shared = shared
+        self._recycling = recycling
         self._answered = answered
-        self._max_tasks = max_tasks
-        self._memory_limit = memory_limit
         self._backlog = Backlog()
-        self._workers: list[Worker] = []
-        self._idle: list[Worker] = []
+        self._members: list[Member] = []
+        self._idle: list[Member] = []
+        self._handovers: dict[int, int] = {}  # of jobs whose workers died before they had begun
+        self._modules: set[str] = set()  # whose functions have run in a worker
         self._launching = 0
-        self._closing = False
-        self._all_gone: Waiter | None = None
-        self._launcher = SideThread("executors-launcher", loop)
+        self._launch_threads: list[SideThread] = []  # workers end with the threads that have launched them
+        self._free_threads: list[SideThread] = []
+        self._copier = SideThread("executors-copier", loop)
         self._fresh: list[Launched] = []  # launched, and the loop hasn't heard of it
         self._circuit = StartCircuit()
+        self._rounds: Cancellable | None = None
+        self._closing = False
+        self._all_gone: Waiter | None = None
 
     @property
     def unavailable(self) -> str | None:
         """Why no job is taken, if so: no worker is up, and those that were started have failed. Any thread."""
-        if not self._circuit.is_open or any(worker.is_ready for worker in tuple(self._workers)):
-            return None
-        return self._circuit.reason
+        return self._circuit.reason if self._circuit.is_open and not self._members else None
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job, payload: bytes) -> None:
-        """Queue a job for the next worker."""
-        job.args, job.kwargs = (), {}  # the payload has them; a queued task takes no more memory than it must
-        job.token = _Queued(payload)
+    def submit(self, job: Job) -> None:
+        """Queue a job, whose `token` is its pickled call, for the next worker."""
         self._backlog.append(job)
         self._schedule()
 
     def cancel(self, job: Job) -> None:
         """Forget a queued job; kill the worker of a running one, with its process group."""
-        if job.handle.started_at is None:
-            if job.token is not None:
-                self._backlog.forget(job)
-            return
-        for worker in self._workers:
-            if worker.job is job:
-                worker.is_retiring = True
-                worker.launched.kill()
+        for member in self._members:
+            if member.ahead is job:
+                taken_back = member.take_back() is not None
+                if not taken_back:  # the worker has begun it, or is about to
+                    member.channel.receive_all()
+                    member.kill()
+                self._schedule(replacing=0 if taken_back else 1)
                 return
-        job.cancelled()  # its worker died before it had begun, and it waits for another
+            if member.job is job:
+                self._stop(member, job)
+                return
+        if job.handle.id in self._handovers:
+            job.cancelled()  # its worker died before it had begun, and it waits for another
         self._backlog.forget(job)
+
+    def _stop(self, member: Member, job: Job) -> None:
+        if (ahead := member.take_back()) is not None:
+            self._backlog.put_back(ahead)
+        else:
+            member.channel.receive_all()  # if it goes on with the next one, it has told how this one ended
+            if member.job is not job:
+                return
+        member.kill()
+        self._schedule(replacing=1)
+
+    def _schedule(self, *, replacing: int = 0) -> None:
+        """Give queued jobs to workers, and start workers for those that remain, or to replace some."""
+        while self._idle and (job := self._next_job()) is not None:
+            member = self._idle.pop()  # before the job starts: hooks hear of that, and may submit another
+            if job.handle.id in self._handovers or job.start():
+                member.run(job)
+            else:
+                self._idle.append(member)
+        if len(self._backlog):
+            now = time.monotonic()
+            for member in self._members:
+                if member.may_pull_ahead(now):
+                    self._pull_ahead(member)
+        wanted = max(len(self._backlog), replacing) - self._launching
+        if wanted > 0 and not self._closing and time.monotonic() >= self._circuit.closed_until:
+            for _ in range(min(wanted, self._size - self._serving() - self._launching)):
+                self._launch()
+
+    def _next_job(self) -> Job | None:
+        """Return the job that is first in line: one sent ahead to a worker that turned out to be slow, or queued."""
+        now = time.monotonic()
+        overdue = [member for member in self._members if member.ahead is not None and member.is_slow(now)]
+        for member in overdue:
+            if (job := member.take_back()) is not None:
+                return job
+        if (job := self._backlog.popleft()) is not None:
+            return job
+        for member in self._members:
+            if (job := member.take_back()) is not None:
+                return job
+        return None
+
+    def _pull_ahead(self, member: Member) -> None:
+        job = self._backlog.popleft()
+        if job is not None and (job.handle.id in self._handovers or not member.pull_ahead(job)):
+            self._backlog.put_back(job)
+
+    def _heard(self, member: Member, kind: int, task_id: int, cpu_time: float, body: bytes | bytearray) -> None:
+        if kind == Kind.LOG:
+            guarded(logs.replay, body, member.pid)
+        elif kind in {Kind.FREED, Kind.CLOSED}:
+            member.parcels.hear(kind, body)
+        else:
+            kind, parts = member.parcels.unwrap(kind, body, member.channel.descriptors)
+            job = member.job
+            if job is not None and job.handle.id == task_id:
+                job.handle.cpu_time = cpu_time
+                self._handovers.pop(task_id, None)
+                if kind == Kind.VALUE:
+                    self._modules.add(getattr(job.function, "__module__", None) or "")
+                self._went_on(member)
+                guarded(self._answered, job, kind, parts, member.pid)
+
+    def _went_on(self, member: Member) -> None:
+        if not member.tasks:
+            self._circuit.started()
+        following = member.ended()
+        if following is not None:
+            following.start()
+        if member.is_retiring:
+            return
+        too_many = len(self._members) > self._size and self._serving() > self._size
+        if self._closing or too_many or member.is_due_for_replacement():
+            if (job := member.take_back()) is not None:
+                self._backlog.put_back(job)
+            if member.job is None:
+                self._retire(member)
+        elif member.job is None:
+            self._rest(member)
+        self._schedule()
 
     # --- workers ------------------------------------------------------------------------------------------
 
-    def _schedule(self) -> None:
-        """Give queued jobs to idle workers, and start workers for those that remain."""
-        while self._idle and (job := self._backlog.popleft()) is not None:
-            if job.token.handovers or job.start():
-                self._assign(self._idle.pop(), job)
-        starting = self._launching + sum(not worker.is_ready for worker in self._workers)
-        room = self._size - len(self._workers) - self._launching
-        if self._closing or time.monotonic() < self._circuit.closed_until:
-            return
-        for _ in range(min(room, len(self._backlog) - starting)):
-            self._launching += 1
-            self._launcher.call(self._launch, self._launched)
+    def _serving(self) -> int:
+        return sum(not member.is_retiring for member in self._members)
 
-    def _assign(self, worker: Worker, job: Job) -> None:
-        worker.job = job
-        queued: _Queued = job.token
-        queued.handovers += 1
-        worker.channel.send(frame(Kind.JOB, queued.payload, job.handle.id))
+    def resize(self, size: int) -> None:
+        """Have so many workers at most. Those that are too many end once they are idle."""
+        self._size = size
+        while self._idle and self._serving() > size:
+            self._retire(self._idle.pop(0))
+        self._schedule()
 
-    def _launch(self) -> Launched:
-        launched = launch()
-        self._fresh.append(launched)
-        return launched
-
-    def _launched(self, launched: Launched | None, error: Exception | None) -> None:
-        self._launching -= 1
-        if launched is None:
-            self._start_failed(f"{type(error).__name__}: {error}")
-            self._check_gone()
-            return
-        if launched not in self._fresh:  # killed meanwhile
-            return
-        worker = Worker(launched)
-        worker.watch = ExitWatch(launched, self._loop, lambda: self._exited(worker))
-        worker.channel = LoopChannel(launched.sock, self._loop, lambda *parts: guarded(self._heard, worker, *parts))
-        self._workers.append(worker)
-        self._fresh.remove(launched)
-        if self._closing:
-            launched.kill()
-            return
-        worker.channel.send(frame(Kind.CONFIG, pickle.dumps(self._config())))
-
-    def _heard(self, worker: Worker, kind: int, task_id: int, cpu_time: float, body: bytes | bytearray) -> None:
-        if kind == Kind.LOG:
-            logs.replay(body, worker.pid)
-        elif kind == Kind.READY:
-            worker.is_ready = True
-            self._circuit.started()
-            self._free(worker)
-        elif kind == Kind.NOT_READY:
-            worker.start_error = body.decode(errors="replace")
-        elif (job := worker.job) is not None and job.handle.id == task_id:
-            worker.job = None
-            worker.tasks += 1
-            job.handle.cpu_time = cpu_time
-            self._free(worker)
-            self._answered(job, kind, body, worker.pid)
-
-    def _free(self, worker: Worker) -> None:
-        if worker.is_retiring:
-            return
-        limit = self._memory_limit
-        too_large = limit is not None and worker.tasks > 0 and resident_memory(worker.pid) > limit
-        if too_large or (self._max_tasks is not None and worker.tasks >= self._max_tasks) or self._closing:
-            self._retire(worker)
+    def _launch(self) -> None:
+        self._launching += 1
+        if self._free_threads:
+            thread = self._free_threads.pop()
         else:
-            self._idle.append(worker)
-        self._schedule()
+            thread = SideThread("executors-launcher", self._loop)
+            self._launch_threads.append(thread)
+        modules = frozenset(self._modules)
 
-    def _retire(self, worker: Worker) -> None:
-        worker.is_retiring = True
-        worker.channel.send(frame(Kind.EXIT))
-        worker.patience = self._loop.call_later(RETIRE_TIME, worker.launched.kill)
+        def launch() -> Launched:
+            launched = self._launcher.launch(modules)
+            self._fresh.append(launched)
+            return launched
 
-    def _exited(self, worker: Worker) -> None:
-        worker.channel.read()  # it may have answered before it ended
-        exitcode = worker.launched.reap()
-        self._workers.remove(worker)
-        if worker in self._idle:
-            self._idle.remove(worker)
-        if worker.job is not None:
-            self._lost(worker, worker.job, exitcode)
-        worker.release()
-        if not worker.is_ready and not self._closing:
-            told = bool(worker.start_error)
-            self._start_failed(worker.start_error or f"the process ended with exit code {exitcode}", told=told)
-        self._schedule()
+        thread.call(launch, lambda launched, error: self._launched(thread, launched, error))
+
+    def _launched(self, thread: SideThread, launched: Launched | None, error: Exception | None) -> None:
+        self._launching -= 1
+        self._free_threads.append(thread)
+        if launched is None:
+            told = isinstance(error, StartError) and error.told
+            self._start_failed(str(error) if told else f"{type(error).__name__}: {error}", told=told)
+        elif launched in self._fresh:  # else it was killed meanwhile
+            member = Member(
+                launched, self._loop, self._copier, self._shared, self._recycling, self._heard, self._exited
+            )
+            self._members.append(member)
+            self._fresh.remove(launched)
+            if self._closing:
+                member.kill()
+            else:
+                self._rest(member)
+                self._schedule()
         self._check_gone()
 
-    def _lost(self, worker: Worker, job: Job, exitcode: int) -> None:
-        entered = worker.launched.entered() == job.handle.id
-        if job.stop is not None:
+    def _rest(self, member: Member) -> None:
+        member.idle_since = time.monotonic()
+        self._idle.append(member)
+        if self._rounds is None:
+            self._rounds = self._loop.call_later(self._recycling.round_time(TRIM_TIME), self._make_rounds)
+
+    def _make_rounds(self) -> None:
+        """Look after workers that have been idle for a while."""
+        self._rounds = None
+        now = time.monotonic()
+        resting, self._idle = self._idle, []
+        for member in resting:
+            if self._recycling.is_idle_for_long(now - member.idle_since):
+                self._retire(member)
+            else:
+                member.trim()
+                self._idle.append(member)
+        if self._idle:
+            self._rounds = self._loop.call_later(self._recycling.round_time(TRIM_TIME), self._make_rounds)
+
+    def _retire(self, member: Member) -> None:
+        member.dismiss()
+        member.patience = self._loop.call_later(RETIRE_TIME, member.kill)
+
+    def _exited(self, member: Member) -> None:
+        member.channel.receive_all()  # it may have answered before it ended
+        entered = member.launched.entered()
+        exitcode = member.launched.reap()
+        self._members.remove(member)
+        if member in self._idle:
+            self._idle.remove(member)
+        is_unused = not member.tasks and member.job is None and not member.is_retiring
+        if (ahead := member.ahead) is not None:  # it has not been begun, or else the job would have ended
+            self._backlog.put_back(ahead)
+        if member.job is not None:
+            self._lost(member, member.job, exitcode, begun=entered == member.job.handle.id)
+        member.release()
+        if is_unused and not self._closing:
+            self._start_failed(f"the process ended with exit code {exitcode} before it had a task")
+        self._schedule(replacing=0 if member.is_retiring or is_unused else 1)
+        self._check_gone()
+
+    def _lost(self, member: Member, job: Job, exitcode: int | None, *, begun: bool) -> None:
+        task_id = job.handle.id
+        handovers = self._handovers.pop(task_id, 0) + 1
+        if job.stop is not None or job.handle.done():
             job.cancelled()
-        elif not entered and job.token.handovers < _MOST_HANDOVERS:
-            self._backlog.put_back(job)  # its worker died without having begun it
+        elif begun or handovers == _MOST_HANDOVERS:
+            job.lost(WorkerLostError(job.handle.name, task_id, member.pid, exitcode))
         else:
-            job.lost(WorkerLostError(job.handle.name, job.handle.id, worker.pid, exitcode))
+            self._handovers[task_id] = handovers
+            self._backlog.put_back(job)
 
     def _start_failed(self, detail: str, *, told: bool = False) -> None:
         delay = self._circuit.failed(time.monotonic(), detail, told=told)
@@ -237,6 +289,7 @@ class Pool:
         if self.unavailable:
             reason = f": {self.unavailable}"
             while (job := self._backlog.popleft()) is not None:
+                self._handovers.pop(job.handle.id, None)
                 job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, reason))
 
     def _try_again(self) -> None:
@@ -253,48 +306,45 @@ class Pool:
         """End every worker: have idle ones exit, kill the others, and wait until all are reaped."""
         self._closing = True
         self._all_gone = self._loop.new_waiter()
-        for worker in self._workers:
-            if worker in self._idle:
-                self._retire(worker)
-            elif not worker.is_retiring:
-                worker.launched.kill()
+        if self._rounds is not None:
+            self._rounds.cancel()
+        for member in self._members:
+            if member in self._idle:
+                self._retire(member)
+            elif not member.is_retiring:
+                member.kill()
         self._idle.clear()
         impatience = self._loop.call_later(EXIT_TIME, self._kill_all)
         self._check_gone()
         await self._all_gone
         impatience.cancel()
-        self._launcher.close()
+        await self._copier.wait_closed()
+        for thread in self._launch_threads:
+            thread.call(self._launcher.close, lambda *_: None)  # which must come before the threads end
+            await thread.wait_closed()
 
     def _kill_all(self) -> None:
-        for worker in self._workers:
-            worker.launched.kill()
+        for member in self._members:
+            member.kill()
 
     def _check_gone(self) -> None:
-        if self._all_gone is not None and not self._workers and not self._launching:
+        if self._all_gone is not None and not self._members and not self._launching:
             self._all_gone.wake()
 
     def kill(self) -> None:
         """Kill and reap every worker, now. Any thread."""
         self._closing = True
-        workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.launched.kill()
-            worker.launched.reap()
-            worker.release()
+        members, self._members = self._members, []
+        for member in members:
+            member.kill()
+            member.launched.reap()
+            member.release()
         self._idle.clear()
-        self._launcher.close()
         while self._fresh:
             launched = self._fresh.pop()
             launched.kill()
             launched.reap()
-            launched.sock.close()
-            launched.board.close()
-
-
-def resident_memory(pid: int) -> float:
-    """Return a process's resident memory in bytes; 0 where /proc doesn't tell."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0
+            launched.close()
+        self._launcher.kill()
+        for thread in (self._copier, *self._launch_threads):
+            thread.close(wait=False)

@@ -22,11 +22,14 @@ from executors import context
 from executors.backends.process import pickling
 from executors.backends.process.channel import BlockingChannel, Kind, frame
 from executors.backends.process.logs import Outbox
+from executors.backends.process.parcels import Parcels
 from executors.errors import SerializationError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from executors.backends.process.channel import Buffer
 
 MAIN_NAME = "__executors_main__"
 """What the parent's main script is called in a worker, so that `if __name__ == "__main__":` doesn't hold."""
@@ -72,7 +75,7 @@ def main(socket_fd: int, board_fd: int) -> None:
         import traceback  # noqa: PLC0415
 
         reason = f"{describe(error)}\n\n{traceback.format_exc()}"
-        channel.send(frame(Kind.NOT_READY, reason.encode(errors="replace")))
+        channel.send([frame(Kind.NOT_READY, reason.encode(errors="replace"))])
         return
     gc.collect()
     gc.freeze()  # what was imported stays: no collection need look at it again
@@ -123,6 +126,7 @@ class Worker:
         self._board = board
         self._main: dict[str, str] | None = config["main"]
         self._max_payload: int = config["max_payload"]
+        self._parcels = Parcels(config["shared"])
         self._pid = os.getpid()
         self._outbox = Outbox(channel, config["log_levels"])
         self.on_trio = config["library"] == "trio"
@@ -134,7 +138,7 @@ class Worker:
 
     def serve(self) -> None:
         """Run jobs until told to exit, or the parent closes its end."""
-        self._outbox.send(frame(Kind.READY))
+        self._outbox.send([frame(Kind.READY)])
         while True:
             try:
                 kind, task_id, body = self._channel.receive()
@@ -142,29 +146,38 @@ class Worker:
                 return
             if kind == Kind.EXIT:
                 break
-            self._board[:8] = task_id.to_bytes(8, "little")  # before any of the user's code, as unpickling is
-            cpu_began = time.process_time()
-            kind, answer = self._run(task_id, body)
-            cpu_time = time.process_time() - cpu_began
-            if os.getpid() != self._pid:  # the task has forked, and this is the child
-                os._exit(0)
-            self._outbox.send(frame(kind, answer, task_id, cpu_time))
-            self._outbox.job = None
-            del body, answer
+            if kind == Kind.TRIM:
+                self._outbox.send(self._parcels.news(trim=True))
+            elif kind in {Kind.FREED, Kind.CLOSED}:
+                self._parcels.hear(kind, body)
+            else:
+                self._do(kind, task_id, body)
         if self._runner is not None:
             self._runner.close()
         self._outbox.send()
 
-    def _run(self, task_id: int, body: bytearray) -> tuple[Kind, bytes]:
-        if body[0]:
+    def _do(self, kind: int, task_id: int, body: bytes | bytearray) -> None:
+        self._board[:8] = task_id.to_bytes(8, "little")  # before any of the user's code, as unpickling is
+        cpu_began = time.process_time()
+        answer, parts = self._run(task_id, *self._parcels.unwrap(kind, body, self._channel.descriptors))
+        cpu_time = time.process_time() - cpu_began
+        if os.getpid() != self._pid:  # the task has forked, and this is the child
+            os._exit(0)
+        wrapped = self._parcels.wrap(answer, parts, task_id, cpu_time)
+        del parts  # the arguments are gone, too: their shared memory is free again
+        self._outbox.send([*self._parcels.news(), *wrapped.parts], wrapped.descriptors)
+        self._outbox.job = None
+
+    def _run(self, task_id: int, kind: int, parts: Sequence[Buffer]) -> tuple[Kind, Sequence[Buffer]]:
+        if kind == Kind.JOB_OF_MAIN:
             try:
                 self.import_main()
             except BaseException as error:  # noqa: BLE001  (the script may raise anything)
                 return self._error(error)
         try:
-            name, function, args, kwargs, variables = pickling.load_call(memoryview(body)[1:])
+            name, function, args, kwargs, variables = pickling.load_call(parts)
         except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
-            return Kind.UNSENDABLE, f"the call can't be unpickled in a worker: {describe(error)}".encode()
+            return _unsendable(f"the call can't be unpickled in a worker: {describe(error)}")
         job = RunningJob(task_id, name)
         self._outbox.job = job
         try:
@@ -221,15 +234,21 @@ class Worker:
         trio.run(main)
         return outcome[0]
 
-    def _value(self, value: Any) -> tuple[Kind, bytes]:
+    def _value(self, value: Any) -> tuple[Kind, Sequence[Buffer]]:
+        buffers: list[memoryview] = []
         try:
-            return Kind.VALUE, pickling.dumps(value, self._max_payload)
+            data = pickling.dumps(value, self._max_payload, buffers=buffers)
         except SerializationError as error:
-            return Kind.UNSENDABLE, f"the result can't be sent back: {error}".encode()
+            return _unsendable(f"the result can't be sent back: {error}")
         except pickling.TooLargeError:
-            return Kind.UNSENDABLE, f"the result takes more than the {self._max_payload} bytes allowed".encode()
+            size = None
+        else:
+            size = len(data) + sum(map(len, buffers))
+        if size is None or size > self._max_payload:
+            return _unsendable(f"the result takes more than the {self._max_payload} bytes allowed")
+        return Kind.VALUE, [data, *buffers]
 
-    def _error(self, error: BaseException) -> tuple[Kind, bytes]:
+    def _error(self, error: BaseException) -> tuple[Kind, Sequence[Buffer]]:
         import traceback  # noqa: PLC0415  (slow to import, and needed for failures only)
 
         trace = error.__traceback__
@@ -238,14 +257,13 @@ class Worker:
         error.__traceback__ = trace
         text = "".join(traceback.format_exception(error))
         try:
-            return Kind.ERROR, pickling.dump_error(error, text, self._max_payload)
+            return Kind.ERROR, [pickling.dump_error(error, text, self._max_payload)]
         except SerializationError as failure:
             problem = str(failure)
         except pickling.TooLargeError:
             problem = f"it takes more than the {self._max_payload} bytes allowed"
             text = text if len(text) < _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} […]"
-        reason = f"it raised an exception that can't be sent back ({problem}):\n{text}"
-        return Kind.UNSENDABLE, reason.encode(errors="replace")
+        return _unsendable(f"it raised an exception that can't be sent back ({problem}):\n{text}")
 
     def import_main(self) -> None:
         """Import the parent's main script, once, under another name.
@@ -270,6 +288,10 @@ class Worker:
         module.__dict__.update(names)
         for name in (MAIN_NAME, *pickling.MAIN_NAMES):
             sys.modules[name] = module
+
+
+def _unsendable(reason: str) -> tuple[Kind, Sequence[Buffer]]:
+    return Kind.UNSENDABLE, [reason.encode(errors="replace")]
 
 
 def describe(error: BaseException) -> str:

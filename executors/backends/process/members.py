@@ -1,0 +1,193 @@
+"""A worker process as the parent sees it: the job it runs, and the one that it has been sent ahead of time.
+
+While a worker runs a short task it is sent the next one, so that it needn't wait for the parent. The parent keeps a
+duplicate of the worker's end of their socket, and can take such a job back as long as the worker hasn't read it: the
+kernel hands a message to one reader only.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from executors.backends.base import Job
+from executors.backends.process.channel import MESSAGE_SIZE, Buffer, Kind, LoopChannel, frame
+from executors.backends.process.launcher import ExitWatch, Launched, SideThread
+from executors.backends.process.parcels import Parcels, Wrapped
+from executors.backends.process.recycling import Recycling
+from executors.loops import Cancellable, EventLoop
+
+_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+
+BRISK = 0.005
+"""Seconds. A worker whose last task took less is sent its next one ahead of time, and one is taken back from a worker
+that has been at a task for longer: handing it over costs a hundredth of that."""
+
+COPY_SIZE = 256 * 1024
+"""Payloads of up to so many bytes are copied on the loop's thread; larger ones beside it."""
+
+
+class Payload(NamedTuple):
+    """A pickled call that is too large for a message, which a queued job has as its `token`; small ones have a frame."""
+
+    kind: Kind
+    parts: Sequence[Buffer]
+    size: int
+
+
+class Member:
+    """A worker process of the pool. On the loop's thread.
+
+    Args:
+        launched: The process.
+        loop: The running loop.
+        copier: Copies large payloads.
+        shared: How many bytes of shared memory each side may have.
+        recycling: What ends its service.
+        heard: Called with this, kind, task id, CPU seconds and body of each frame.
+        exited: Called with this when the process has ended, before it is reaped.
+    """
+
+    def __init__(
+        self,
+        launched: Launched,
+        loop: EventLoop,
+        copier: SideThread,
+        shared: int,
+        recycling: Recycling,
+        heard: Callable[[Member, int, int, float, bytes | bytearray], None],
+        exited: Callable[[Member], None],
+    ) -> None:
+        self.launched = launched
+        self.pid = launched.pid
+        self.job: Job | None = None
+        self.ahead: Job | None = None
+        self.is_retiring = False
+        self.tasks = 0
+        self.idle_since = 0.0
+        self.patience: Cancellable | None = None
+        self.parcels = Parcels(shared)
+        self._recycling = recycling
+        self._task_limit = recycling.task_limit()
+        self._copier = copier
+        self._copying = False
+        self._is_released = False
+        self._began = 0.0
+        self._is_brisk = False
+        self._watch = ExitWatch(launched, loop, lambda: exited(self))
+        self.channel = LoopChannel(launched.sock, loop, lambda *parts: heard(self, *parts))
+
+    # --- jobs -------------------------------------------------------------------------------------------------
+
+    def run(self, job: Job) -> None:
+        """Send the worker, which is idle, a job that has started."""
+        self.job = job
+        self._began = time.monotonic()
+        payload = job.token
+        news = self.parcels.news()
+        if isinstance(payload, Payload):
+            self._run_large(job, payload, news)
+        elif news or not self.channel.try_send(payload):
+            self.channel.send([*news, payload])
+
+    def _run_large(self, job: Job, payload: Payload, news: list[bytes]) -> None:
+        def wrap() -> Wrapped:
+            return self.parcels.wrap(payload.kind, payload.parts, job.handle.id)
+
+        if payload.size <= COPY_SIZE:
+            wrapped = wrap()
+            self.channel.send([*news, *wrapped.parts], wrapped.descriptors)
+        else:
+            self.channel.send(news)
+            self._copying = True
+            self._copier.call(wrap, self._copied)
+
+    def _copied(self, wrapped: Wrapped | None, error: Exception | None) -> None:
+        self._copying = False
+        if wrapped is None:  # no thread to be had, or a buffer that its owner has taken back
+            self.kill()
+        elif self._is_released:
+            self.parcels.close()
+        else:
+            self.channel.send(wrapped.parts, wrapped.descriptors)
+
+    def may_pull_ahead(self, now: float) -> bool:
+        """Whether the worker should be sent a further job while it runs one."""
+        return (
+            self.job is not None
+            and self.ahead is None
+            and self._is_brisk
+            and not self.is_retiring
+            and not self._copying
+            and now - self._began < BRISK
+            and self.launched.theirs is not None
+            and (self._task_limit is None or self.tasks + 1 < self._task_limit)
+        )
+
+    def pull_ahead(self, job: Job) -> bool:
+        """Send the worker a job to begin with once it has ended its own; return whether that can be."""
+        payload = job.token
+        if isinstance(payload, Payload) or not self.channel.try_send(payload):
+            return False
+        self.ahead = job
+        return True
+
+    def is_slow(self, now: float) -> bool:
+        """Whether the worker has been at its job for long."""
+        return now - self._began >= BRISK
+
+    def take_back(self) -> Job | None:
+        """Take the job back that was sent ahead; None if there is none, or the worker has begun it or may soon."""
+        if self.job is None or self.ahead is None or self.launched.theirs is None:
+            return None
+        if self.launched.entered() != self.job.handle.id:  # that one's message may be unread, too, and comes first
+            return None
+        try:
+            self.launched.theirs.recv(MESSAGE_SIZE, _DONTWAIT)
+        except BlockingIOError:
+            return None
+        job, self.ahead = self.ahead, None
+        return job
+
+    def ended(self) -> Job | None:
+        """The worker has ended its job, and goes on with the one sent ahead, if there is one: return that."""
+        now = time.monotonic()
+        self._is_brisk = now - self._began < BRISK
+        self._began = now
+        self.tasks += 1
+        self.job, self.ahead = self.ahead, None
+        return self.job
+
+    def is_due_for_replacement(self) -> bool:
+        """Whether the worker has done enough."""
+        return self._recycling.is_due(self.tasks, self._task_limit, self.pid)
+
+    def trim(self) -> None:
+        """Give back the shared memory that is kept for its next task; it is idle."""
+        if self.parcels.in_use:
+            self.channel.send([*self.parcels.news(trim=True), frame(Kind.TRIM)])
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def dismiss(self) -> None:
+        """Have the worker exit; it is idle."""
+        self.is_retiring = True
+        self.channel.send([frame(Kind.EXIT)])
+
+    def kill(self) -> None:
+        """Kill the worker, with its process group."""
+        self.is_retiring = True
+        self.launched.kill()
+
+    def release(self) -> None:
+        """Close what is shared with the process, which has ended."""
+        self._is_released = True
+        if self.patience is not None:
+            self.patience.cancel()
+        self._watch.close()
+        self.channel.close()
+        self.launched.close()
+        if not self._copying:
+            self.parcels.close()

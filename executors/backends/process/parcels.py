@@ -1,0 +1,106 @@
+"""How a payload travels to the other side: within its frame, or, where it is large, through shared memory.
+
+A payload is a list of parts: a pickle, and the buffers that were left out of it (pickle protocol 5).
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+from executors.backends.process.channel import HEADER, Kind, frame
+from executors.backends.process.leases import Leases
+from executors.backends.process.segments import MIN_SIZE, Placed, Segments
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterable, Sequence
+
+    from executors.backends.process.channel import Buffer
+
+_IN_PARTS, _SHARED, _NEW = 0x20, 0x40, 0x80
+"""Added to a frame's kind: its body has several parts; they are in a segment; its descriptor comes along."""
+
+_KIND = 0x1F
+_COUNT = struct.Struct("<Q")
+_SEGMENT = struct.Struct("<QQ")
+
+
+class Wrapped(NamedTuple):
+    """A frame as parts to be sent in order, and the descriptors that go along."""
+
+    parts: Sequence[Buffer]
+    descriptors: Sequence[int] = ()
+
+
+class Parcels:
+    """One side's share of what is between the parent and a worker: its own segments, and its leases of the other's.
+
+    Args:
+        limit: How many bytes its segments may have in total.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._segments = Segments(limit)
+        self._leases = Leases()
+        self._leased: set[int] = set()
+
+    def wrap(self, kind: Kind, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Wrapped:
+        """Make a frame of a payload, copying a large one into a segment. Any thread, one at a time."""
+        size = sum(map(len, parts))
+        placed = self._segments.place(parts) if size >= MIN_SIZE else None
+        if placed is not None:
+            flags = _SHARED if placed.fd is None else _SHARED | _NEW
+            body = _SEGMENT.pack(placed.segment, placed.size) + array("Q", placed.lengths).tobytes()
+            return Wrapped([frame(kind | flags, body, task_id, cpu_time)], () if placed.fd is None else (placed.fd,))
+        if len(parts) == 1:
+            return Wrapped([HEADER.pack(kind, task_id, cpu_time, size), *parts])
+        table = _COUNT.pack(len(parts)) + array("Q", map(len, parts)).tobytes()
+        return Wrapped([HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *parts])
+
+    def unwrap(self, kind: int, body: Buffer, descriptors: deque[int]) -> tuple[int, Sequence[Buffer]]:
+        """Return what `wrap` was given on the other side, kind and parts. Parts may be leased: not for keeping."""
+        if kind & _SHARED:
+            segment, size = _SEGMENT.unpack_from(body)
+            lengths = tuple(array("Q", body[_SEGMENT.size :]))
+            fd = descriptors.popleft() if kind & _NEW else None
+            self._leased.add(segment)
+            return kind & _KIND, self._leases.lease(Placed(segment, size, lengths, None), fd)
+        if kind & _IN_PARTS:
+            (count,) = _COUNT.unpack_from(body)
+            at = _COUNT.size * (count + 1)
+            view, parts = memoryview(body), []
+            for length in array("Q", body[_COUNT.size : at]):
+                parts.append(view[at : at + length])
+                at += length
+            return kind & _KIND, parts
+        return kind, (body,)
+
+    def news(self, *, trim: bool = False) -> list[bytes]:
+        """Return frames that tell the other side which of its segments are free again.
+
+        With `trim` close the own free ones, and tell that, too.
+        """
+        closed = self._segments.trim() if trim else ()
+        told = ((Kind.FREED, self._leases.released()), (Kind.CLOSED, closed))
+        return [frame(kind, array("Q", segments).tobytes()) for kind, segments in told if segments]
+
+    def hear(self, kind: int, body: Buffer) -> None:
+        """Take in what the other side's `news` tells."""
+        segments: Iterable[int] = array("Q", bytes(body))
+        if kind == Kind.FREED:
+            self._segments.free(segments)
+        else:
+            self._leases.forget(segments)
+            self._leased.difference_update(segments)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether either side has segments."""
+        return bool(self._segments.held or self._leased)
+
+    def close(self) -> None:
+        """Give everything back. What is leased by objects that are still alive stays valid."""
+        self._segments.close()
+        self._leases.close()
