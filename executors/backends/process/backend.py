@@ -11,8 +11,8 @@ from typing import Any
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.process import logs, pickling
 from executors.backends.process.channel import Kind
-from executors.backends.process.launcher import SideThread
 from executors.backends.process.pool import Pool
+from executors.backends.process.side_thread import SideThread
 from executors.backends.process.worker import MAIN_NAME
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
@@ -90,6 +90,7 @@ class ProcessBackend(ExecutorBackend):
             "nice": self._nice,
             "parent": os.getpid(),
             "path": sys.path,
+            "preload": True,
             "setup": self.setup,
         }
 

@@ -39,7 +39,7 @@ class Kind(enum.IntEnum):
     LOG = 9
 
 
-def frame(kind: Kind, body: bytes = b"", task_id: int = 0, cpu_time: float = 0.0) -> tuple[bytes, bytes]:
+def frame(kind: int, body: bytes = b"", task_id: int = 0, cpu_time: float = 0.0) -> tuple[bytes, bytes]:
     """Return a frame as header and body."""
     return HEADER.pack(kind, task_id, cpu_time, len(body)), body
 

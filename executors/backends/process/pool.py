@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,9 @@ from executors.backends.base import Job
 from executors.backends.process import logs
 from executors.backends.process.channel import Kind, LoopChannel, frame
 from executors.backends.process.circuit import StartCircuit
-from executors.backends.process.launcher import ExitWatch, Launched, SideThread, launch
+from executors.backends.process.launched import ExitWatch, Launched
+from executors.backends.process.launcher import Launcher, StartError
+from executors.backends.process.side_thread import SideThread
 from executors.errors import WorkerLostError
 from executors.loops import Cancellable, EventLoop, Waiter, guarded
 
@@ -34,15 +35,13 @@ class Worker:
         self.channel: LoopChannel
         self.watch: ExitWatch
         self.job: Job | None = None
-        self.is_ready = False
         self.is_retiring = False
         self.patience: Cancellable | None = None
         self.tasks = 0
-        self.start_error = ""
 
     @property
     def pid(self) -> int:
-        return self.launched.process.pid
+        return self.launched.pid
 
     def release(self) -> None:
         """Close what is shared with the process."""
@@ -50,7 +49,7 @@ class Worker:
             self.patience.cancel()
         self.watch.close()
         self.channel.close()
-        self.launched.board.close()
+        self.launched.close()
 
 
 class _Queued:
@@ -87,7 +86,6 @@ class Pool:
     ) -> None:
         self._loop = loop
         self._size = size
-        self._config = config
         self._answered = answered
         self._max_tasks = max_tasks
         self._memory_limit = memory_limit
@@ -97,6 +95,7 @@ class Pool:
         self._launching = 0
         self._closing = False
         self._all_gone: Waiter | None = None
+        self._processes = Launcher(config, logged=lambda body, pid: loop.post(guarded, logs.replay, body, pid))
         self._launcher = SideThread("executors-launcher", loop)
         self._fresh: list[Launched] = []  # launched, and the loop hasn't heard of it
         self._circuit = StartCircuit()
@@ -104,7 +103,7 @@ class Pool:
     @property
     def unavailable(self) -> str | None:
         """Why no job is taken, if so: no worker is up, and those that were started have failed. Any thread."""
-        if not self._circuit.is_open or any(worker.is_ready for worker in tuple(self._workers)):
+        if not self._circuit.is_open or self._workers:
             return None
         return self._circuit.reason
 
@@ -138,11 +137,10 @@ class Pool:
         while self._idle and (job := self._backlog.popleft()) is not None:
             if job.token.handovers or job.start():
                 self._assign(self._idle.pop(), job)
-        starting = self._launching + sum(not worker.is_ready for worker in self._workers)
         room = self._size - len(self._workers) - self._launching
         if self._closing or time.monotonic() < self._circuit.closed_until:
             return
-        for _ in range(min(room, len(self._backlog) - starting)):
+        for _ in range(min(room, len(self._backlog) - self._launching)):
             self._launching += 1
             self._launcher.call(self._launch, self._launched)
 
@@ -153,14 +151,17 @@ class Pool:
         worker.channel.send(frame(Kind.JOB, queued.payload, job.handle.id))
 
     def _launch(self) -> Launched:
-        launched = launch()
+        launched = self._processes.launch()
         self._fresh.append(launched)
         return launched
 
     def _launched(self, launched: Launched | None, error: Exception | None) -> None:
         self._launching -= 1
         if launched is None:
-            self._start_failed(f"{type(error).__name__}: {error}")
+            if isinstance(error, StartError):
+                self._start_failed(error.detail, told=error.told)
+            else:
+                self._start_failed(f"{type(error).__name__}: {error}")
             self._check_gone()
             return
         if launched not in self._fresh:  # killed meanwhile
@@ -173,17 +174,12 @@ class Pool:
         if self._closing:
             launched.kill()
             return
-        worker.channel.send(frame(Kind.CONFIG, pickle.dumps(self._config())))
+        self._circuit.started()
+        self._free(worker)
 
     def _heard(self, worker: Worker, kind: int, task_id: int, cpu_time: float, body: bytes | bytearray) -> None:
         if kind == Kind.LOG:
             logs.replay(body, worker.pid)
-        elif kind == Kind.READY:
-            worker.is_ready = True
-            self._circuit.started()
-            self._free(worker)
-        elif kind == Kind.NOT_READY:
-            worker.start_error = body.decode(errors="replace")
         elif (job := worker.job) is not None and job.handle.id == task_id:
             worker.job = None
             worker.tasks += 1
@@ -216,13 +212,10 @@ class Pool:
         if worker.job is not None:
             self._lost(worker, worker.job, exitcode)
         worker.release()
-        if not worker.is_ready and not self._closing:
-            told = bool(worker.start_error)
-            self._start_failed(worker.start_error or f"the process ended with exit code {exitcode}", told=told)
         self._schedule()
         self._check_gone()
 
-    def _lost(self, worker: Worker, job: Job, exitcode: int) -> None:
+    def _lost(self, worker: Worker, job: Job, exitcode: int | None) -> None:
         entered = worker.launched.entered() == job.handle.id
         if job.stop is not None:
             job.cancelled()
@@ -252,6 +245,7 @@ class Pool:
     async def close(self) -> None:
         """End every worker: have idle ones exit, kill the others, and wait until all are reaped."""
         self._closing = True
+        self._processes.stop()
         self._all_gone = self._loop.new_waiter()
         for worker in self._workers:
             if worker in self._idle:
@@ -263,11 +257,13 @@ class Pool:
         self._check_gone()
         await self._all_gone
         impatience.cancel()
-        self._launcher.close()
+        self._launcher.call(self._processes.close, lambda *_: None)
+        await self._launcher.wait_closed()
 
     def _kill_all(self) -> None:
         for worker in self._workers:
             worker.launched.kill()
+        self._processes.kill()
 
     def _check_gone(self) -> None:
         if self._all_gone is not None and not self._workers and not self._launching:
@@ -282,13 +278,14 @@ class Pool:
             worker.launched.reap()
             worker.release()
         self._idle.clear()
+        self._processes.kill()
         self._launcher.close()
         while self._fresh:
             launched = self._fresh.pop()
             launched.kill()
             launched.reap()
-            launched.sock.close()
-            launched.board.close()
+            launched.close()
+        self._processes.close()
 
 
 def resident_memory(pid: int) -> float:
