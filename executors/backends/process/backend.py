@@ -12,11 +12,12 @@ from typing import Any
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.process import logs, pickling
 from executors.backends.process.channel import HEADER, MESSAGE_SIZE, Buffer, Kind, frame
-from executors.backends.process.launcher import Launcher, SideThread
+from executors.backends.process.launcher import Launcher
 from executors.backends.process.members import Payload
 from executors.backends.process.pool import Pool
 from executors.backends.process.recycling import Recycling
 from executors.backends.process.segments import shared_limit
+from executors.backends.process.side_thread import SideThread
 from executors.backends.process.worker import MAIN_NAME
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
@@ -83,7 +84,12 @@ class ProcessBackend(ExecutorBackend):
         self._pickler = SideThread("executors-pickler", loop)
         self._shared = shared_limit(self.workers)
         self._pool = Pool(
-            loop, self.workers, Launcher(self._config), self._shared, self._recycling, self._answered
+            loop,
+            self.workers,
+            Launcher(self._config, logged=lambda body, pid: loop.post(logs.replay, body, pid)),
+            self._shared,
+            self._recycling,
+            self._answered,
         )
 
     def _config(self) -> dict[str, Any]:

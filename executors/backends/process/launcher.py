@@ -1,4 +1,4 @@
-"""Starting worker processes, and seeing them end. Never with `multiprocessing`, never by forking the server.
+"""Starting worker processes. Never with `multiprocessing`, never by forking the server.
 
 Hypercorn's own workers are daemonic `multiprocessing` processes, which may have no such children; a forked child
 of a server would hold its sockets and signal descriptors.
@@ -6,183 +6,290 @@ of a server would hold its sockets and signal descriptors.
 
 from __future__ import annotations
 
-import os
-import queue
-import signal
-import socket
-import subprocess
+import pickle
+import select
 import sys
-import tempfile
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from mmap import mmap
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from executors.loops import EventLoop, guarded
+from executors.backends.process import logs
+from executors.backends.process.channel import BlockingChannel, Kind
+from executors.backends.process.control import Order
+from executors.backends.process.launched import Ends, Launched, Process
 
-_PACKAGE_PARENT = str(Path(__file__).parents[3])
-_COMMAND = (
-    "import sys; sys.path.insert(0, sys.argv[3]); from executors.backends.process.worker import main; "
-    "main(int(sys.argv[1]), int(sys.argv[2]))"
-)
+START_TIME = 60.0
+"""Seconds that a worker has to start, the import of its app included."""
+
+_EXIT_TIME = 0.25
+"""Seconds that a process without work has to exit."""
 
 
-@dataclass(slots=True)
-class Launched:
-    """A process that has been started, and the parent's ends of what it shares with it."""
+class StartError(Exception):
+    """A worker didn't start.
 
-    process: subprocess.Popen[bytes]
-    sock: socket.socket
-    board: mmap
+    Args:
+        detail: Why not.
+        told: Whether it has said so itself, as when the app can't be imported: another would say the same.
+    """
 
-    def entered(self) -> int:
-        """Return the id of the last job that the worker has entered; 0 if none."""
-        return int.from_bytes(self.board[:8], "little")
+    def __init__(self, detail: str, *, told: bool = False) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.told = told
+
+
+class Launcher:
+    """Launches workers: forks of one process where that is safe, else processes of their own.
+
+    Args:
+        config: Makes what a worker is told.
+        start_time: How many seconds a start may take.
+        logged: Called with the log of a worker's setup, pickled, and the id of its process. On the launching thread.
+    """
+
+    def __init__(
+        self,
+        config: Callable[[], dict[str, Any]],
+        *,
+        start_time: float = START_TIME,
+        logged: Callable[[bytes | bytearray, int], None] = logs.replay,
+    ) -> None:
+        self._config = config
+        self._start_time = start_time
+        self._logged = logged
+        self._forks = sys.platform == "linux"
+        self._forking = threading.Lock()  # held by the one who talks with the zygote
+        self._zygote: Process | None = None
+        self._changing = threading.Lock()  # of the following two
+        self._starting: set[Process | Launched] = set()
+        self._stopped = False
+
+    def launch(self, modules: frozenset[str] = frozenset()) -> Launched:
+        """Start a worker, which is ready then. Blocks for milliseconds, or as long as an import takes.
+
+        To be called on threads that outlive the workers, which are killed when the thread that launched them ends.
+
+        Args:
+            modules: What the zygote is to import before it forks. A worker has done so before: if importing it ended
+                the process, it would end the zygote.
+
+        Raises:
+            StartError: The worker doesn't start, or `stop` was called.
+            OSError: The system has no process, descriptor or memory left.
+        """
+        launched = None
+        with self._forking:
+            if self._forks:
+                launched = self._launch_by_zygote(modules)
+        if launched is None:
+            return self._launch_directly()
+        if launched.is_forked:
+            self._wait_ready(launched)
+        return launched
+
+    # --- processes of their own -------------------------------------------------------------------------------
+
+    def _launch_directly(self) -> Launched:
+        ends = Ends()
+        try:
+            process, _ = self._start(ends)
+            return _handed_over(process, ends)
+        except BaseException:
+            ends.close()
+            raise
+
+    def _start(self, ends: Ends | None) -> tuple[Process, bool]:
+        """Start a worker, or a zygote if there are no `ends`; return it and whether it may fork."""
+        config = pickle.dumps({**self._config(), "forks": ends is None})
+        process = Process()
+        with self._failing(process), self._interruptible(process):
+            process.send(Kind.CONFIG, config, fds=ends.fds() if ends is not None else ())
+            may_fork = self._answer(process)[1] == b"\1"
+            if may_fork:
+                self._zygote = process
+        return process, may_fork
+
+    @contextmanager
+    def _failing(self, process: Process) -> Iterator[None]:
+        """End the process if it doesn't start, and say why."""
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            raise StartError(f"the process ended with exit code {process.end(_EXIT_TIME)}") from None
+        except StartError:
+            process.end(_EXIT_TIME)
+            raise
+        except BaseException:
+            process.end()
+            raise
+
+    @contextmanager
+    def _interruptible(self, started: Process | Launched) -> Iterator[None]:
+        """Have `stop` kill what is starting."""
+        with self._changing:
+            if self._stopped:
+                raise StartError("the pool is closing")
+            self._starting.add(started)
+        try:
+            yield
+        except TimeoutError:
+            started.kill()
+            raise StartError(
+                f"its setup, which imports the app, hasn't ended within {self._start_time:g} s: what takes longer "
+                "belongs where the app is first used"
+            ) from None
+        finally:
+            with self._changing:
+                self._starting.remove(started)
+
+    def _answer(self, process: Process) -> tuple[int, bytes]:
+        """Wait for a process's answer, a number and a body. Logs what it logs."""
+        deadline = time.monotonic() + self._start_time
+        while True:
+            kind, number, body = process.receive(max(deadline - time.monotonic(), 0.001))
+            if self._heard(kind, body, process.popen.pid):
+                return number, body
+
+    def _heard(self, kind: int, body: bytes | bytearray, pid: int) -> bool:
+        """Log what is to be logged, and tell whether that wasn't all."""
+        if kind == Kind.NOT_READY:
+            raise StartError(body.decode(errors="replace"), told=True)
+        if kind == Kind.LOG:
+            self._logged(body, pid)
+        return kind != Kind.LOG
+
+    # --- forks ------------------------------------------------------------------------------------------------
+
+    def _launch_by_zygote(self, modules: frozenset[str]) -> Launched | None:
+        """Have the zygote fork, or serve itself where forks aren't safe. None if it can do neither."""
+        zygote = self._zygote
+        if zygote is not None and zygote.popen.poll() is not None:
+            zygote.close()
+            zygote = self._zygote = None
+        if zygote is None:
+            zygote, self._forks = self._start(None)
+            if not self._forks:
+                return self._have_it_serve(zygote)
+        ends = Ends()
+        try:
+            pid = self._fork(zygote, modules, ends)
+            if not pid:
+                ends.close()
+                return None
+            return _fork_of(zygote, pid, ends)
+        except BaseException:
+            ends.close()
+            raise
+
+    def _have_it_serve(self, process: Process) -> Launched:
+        with self._failing(process), self._interruptible(process):
+            ends = Ends()
+            try:
+                process.send(Order.SERVE, fds=ends.fds())
+                self._answer(process)
+                return _handed_over(process, ends)
+            except BaseException:
+                ends.close()
+                raise
+
+    def _fork(self, zygote: Process, modules: frozenset[str], ends: Ends) -> int:
+        """Have the zygote fork a worker; return its id, or 0: it isn't safe, or has failed."""
+        try:
+            zygote.send(Order.FORK, pickle.dumps(sorted(modules)), fds=ends.fds())
+            pid, failure = self._answer(zygote)
+        except TimeoutError:  # it hangs in an import, and is still the parent of its workers
+            self._forks = False
+            return 0
+        except (EOFError, OSError):
+            zygote.end()
+            self._zygote = None
+            return 0
+        if not pid and not failure:
+            self._forks = False
+        return pid
+
+    def _wait_ready(self, launched: Launched) -> None:
+        """Wait until a fork has begun."""
+        try:
+            with self._interruptible(launched):
+                self._hear_ready(launched)
+        except BaseException as error:
+            launched.kill()
+            code = launched.reap()
+            launched.close()
+            if isinstance(error, EOFError):
+                raise StartError(f"the process ended with exit code {code}") from None
+            raise
+
+    def _hear_ready(self, launched: Launched) -> None:
+        assert launched.pidfd is not None
+        deadline = time.monotonic() + self._start_time
+        channel = BlockingChannel(launched.sock)
+        poll = select.poll()
+        poll.register(launched.sock, select.POLLIN)
+        poll.register(launched.pidfd, select.POLLIN)
+        heard = False
+        while not heard:
+            remaining = max(deadline - time.monotonic(), 0.001)
+            launched.sock.settimeout(remaining)
+            ready = dict(poll.poll(remaining * 1000))
+            if not ready:
+                raise TimeoutError
+            if launched.sock.fileno() not in ready:
+                raise EOFError
+            kind, _, body = channel.receive()
+            heard = self._heard(kind, body, launched.pid)
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Start nothing more, and kill what is starting: `launch` fails. Any thread, never blocks."""
+        with self._changing:
+            self._stopped = True
+            for started in self._starting:
+                started.kill()
 
     def kill(self) -> None:
-        """Kill the process and its group. Harmless once it has ended, until `reap`."""
-        if self.process.returncode is None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):  # macOS refuses where only a zombie is left
-                self.process.kill()
-
-    def reap(self) -> int:
-        """End what is left of the group of a process that has ended, and take its exit code."""
-        self.kill()
-        return self.process.wait()
-
-
-def launch() -> Launched:
-    """Start a worker process. Blocks for some milliseconds.
-
-    To be called on a thread that outlives the worker: the worker is killed when the thread ends.
-
-    Raises:
-        OSError: The system has no process, descriptor or memory left.
-    """
-    ours, theirs = socket.socketpair()
-    try:
-        with theirs, tempfile.TemporaryFile(buffering=0) if not hasattr(os, "memfd_create") else _memory() as file:
-            file.truncate(8)
-            board = mmap(file.fileno(), 8)
-            fds = (theirs.fileno(), file.fileno())
-            process = subprocess.Popen(
-                [sys.executable, *_interpreter_flags(), "-c", _COMMAND, *map(str, fds), _PACKAGE_PARENT],
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                # A group of its own, to end it with what it leaves behind. Not a session: the kernel schedules
-                # by session, and the worker's niceness would no longer count against the server's.
-                process_group=0,
-            )
-    except BaseException:
-        ours.close()
-        raise
-    return Launched(process, ours, board)
-
-
-def _memory() -> Any:
-    return os.fdopen(os.memfd_create("executors-board"), "r+b", buffering=0)
-
-
-def _interpreter_flags() -> list[str]:
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
-    return [*flags, "-P"]  # the folder that the server was started in is on the path only where it is the parent's
-
-
-class ExitWatch:
-    """Tells the loop when a process ends, also while a grandchild holds its pipes.
-
-    Args:
-        launched: The process.
-        loop: The running loop.
-        on_exit: Called on the loop's thread, once, before the process is reaped.
-    """
-
-    def __init__(self, launched: Launched, loop: EventLoop, on_exit: Callable[[], None]) -> None:
-        self._loop = loop
-        self._on_exit = on_exit
-        self._pidfd: int | None = None
-        pid = launched.process.pid
-        if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(pid)
-            try:
-                loop.add_reader(self._pidfd, self._ended)
-            except BaseException:  # a run of trio that is ending watches nothing more
-                os.close(self._pidfd)
-                raise
-        else:
-            threading.Thread(target=self._wait, args=(pid,), name="executors-exit-watch", daemon=True).start()
-
-    def _wait(self, pid: int) -> None:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        self._loop.post(self._on_exit)
-
-    def _ended(self) -> None:
-        self.close()
-        self._on_exit()
+        """Stop, and kill the zygote, and so its workers, but not what they have started. Any thread, never blocks."""
+        self.stop()
+        if (zygote := self._zygote) is not None:
+            zygote.kill()
 
     def close(self) -> None:
-        """Stop watching. May be called again."""
-        if self._pidfd is not None:
-            if not self._loop.has_ended():
-                self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
+        """Stop, and end the zygote, with the workers that are left. Any thread; blocks for some milliseconds."""
+        self.stop()
+        if (zygote := self._zygote) is not None:
+            zygote.hang_up()
+        with self._forking:
+            if self._zygote is not None:
+                self._zygote.end(_EXIT_TIME)
+                self._zygote = None
 
 
-class SideThread:
-    """Does in a thread, in order, what would stall the event loop. The thread starts with the first call.
+def _handed_over(process: Process, ends: Ends) -> Launched:
+    """Return a process that serves as a worker."""
+    try:
+        launched = Launched(process.popen.pid, ends, popen=process.popen)
+    except BaseException:
+        process.kill()
+        process.end()
+        raise
+    process.close()
+    return launched
 
-    Args:
-        name: The thread's name.
-        loop: Hears of the outcomes.
-    """
 
-    def __init__(self, name: str, loop: EventLoop) -> None:
-        self._name = name
-        self._loop = loop
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any, Exception | None], None]] | None]
-        self._calls = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+def _fork_of(zygote: Process, pid: int, ends: Ends) -> Launched:
+    """Return a process that the zygote has forked."""
 
-    def call(self, function: Callable[[], Any], then: Callable[[Any, Exception | None], None]) -> None:
-        """Call `function` in the thread, and `then(value, error)` on the loop's thread. On the loop's thread."""
-        if self._thread is None:
-            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:  # the system has no thread left
-                self._loop.post(then, None, error)
-                return
-            self._thread = thread
-        self._calls.put((function, then))
+    def reaped(pid: int) -> None:
+        with suppress(OSError):  # the zygote is gone, and the system reaps
+            zygote.send(Order.REAP, number=pid)
 
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            function, then = call
-            outcome: tuple[Any, Exception | None]
-            try:
-                outcome = function(), None
-            except Exception as error:  # noqa: BLE001  (told on the loop's thread)
-                outcome = None, error
-            self._loop.post(guarded, then, *outcome)
-            del call, function, then, outcome
-
-    def close(self, *, wait: bool = True) -> None:
-        """End the thread once it has done what it has, blocking until then if it is to `wait`. May be called again."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._calls.put(None)
-            if wait:
-                thread.join()
-
-    async def wait_closed(self) -> None:
-        """End the thread, and wait for that without blocking the loop."""
-        if self._thread is not None:
-            idle = self._loop.new_waiter()
-            self.call(lambda: None, lambda *_: idle.wake())
-            await idle
-            self.close()
+    try:
+        return Launched(pid, ends, reaped=reaped)
+    except BaseException:
+        reaped(pid)  # which kills it before
+        raise

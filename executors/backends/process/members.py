@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from executors.backends.base import Job
 from executors.backends.process.channel import MESSAGE_SIZE, Buffer, Kind, LoopChannel, frame
-from executors.backends.process.launcher import ExitWatch, Launched, SideThread
+from executors.backends.process.launched import ExitWatch, Launched
 from executors.backends.process.parcels import Parcels, Wrapped
 from executors.backends.process.recycling import Recycling
+from executors.backends.process.side_thread import SideThread
 from executors.loops import Cancellable, EventLoop
 
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -122,7 +123,7 @@ class Member:
             and not self.is_retiring
             and not self._copying
             and now - self._began < BRISK
-            and self.launched.theirs is not None
+            and self.launched.keeps_messages
             and (self._task_limit is None or self.tasks + 1 < self._task_limit)
         )
 
@@ -140,7 +141,7 @@ class Member:
 
     def take_back(self) -> Job | None:
         """Take the job back that was sent ahead; None if there is none, or the worker has begun it or may soon."""
-        if self.job is None or self.ahead is None or self.launched.theirs is None:
+        if self.job is None or self.ahead is None:
             return None
         if self.launched.entered() != self.job.handle.id:  # that one's message may be unread, too, and comes first
             return None

@@ -13,9 +13,11 @@ from executors.backends.base import Job
 from executors.backends.process import logs
 from executors.backends.process.channel import Buffer, Kind
 from executors.backends.process.circuit import StartCircuit
-from executors.backends.process.launcher import Launched, Launcher, SideThread, StartError
+from executors.backends.process.launched import Launched
+from executors.backends.process.launcher import Launcher, StartError
 from executors.backends.process.members import Member
 from executors.backends.process.recycling import Recycling
+from executors.backends.process.side_thread import SideThread
 from executors.errors import WorkerLostError
 from executors.loops import Cancellable, EventLoop, Waiter, guarded
 
@@ -216,7 +218,7 @@ class Pool:
         self._free_threads.append(thread)
         if launched is None:
             told = isinstance(error, StartError) and error.told
-            self._start_failed(str(error) if told else f"{type(error).__name__}: {error}", told=told)
+            self._start_failed(str(error) if isinstance(error, StartError) else f"{type(error).__name__}: {error}", told=told)
         elif launched in self._fresh:  # else it was killed meanwhile
             member = Member(
                 launched, self._loop, self._copier, self._shared, self._recycling, self._heard, self._exited
@@ -305,6 +307,7 @@ class Pool:
     async def close(self) -> None:
         """End every worker: have idle ones exit, kill the others, and wait until all are reaped."""
         self._closing = True
+        self._launcher.stop()
         self._all_gone = self._loop.new_waiter()
         if self._rounds is not None:
             self._rounds.cancel()

@@ -6,21 +6,14 @@ Jobs run in the main thread, one at a time. The parent owns all state; when it i
 from __future__ import annotations
 
 import contextvars
-import gc
 import os
-import pickle
-import select
-import signal
-import socket
 import sys
 import time
-from _thread import start_new_thread
-from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
 from executors import context
 from executors.backends.process import pickling
-from executors.backends.process.channel import BlockingChannel, Kind, frame
+from executors.backends.process.channel import Kind, frame
 from executors.backends.process.logs import Outbox
 from executors.backends.process.parcels import Parcels
 from executors.errors import SerializationError
@@ -28,13 +21,12 @@ from executors.errors import SerializationError
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
+    from mmap import mmap
 
-    from executors.backends.process.channel import Buffer
+    from executors.backends.process.channel import BlockingChannel, Buffer
 
 MAIN_NAME = "__executors_main__"
 """What the parent's main script is called in a worker, so that `if __name__ == "__main__":` doesn't hold."""
-
-_PR_SET_PDEATHSIG = 1
 
 _LONGEST_TEXT = 10_000
 """How many characters are told of an exception that is too large to be sent."""
@@ -50,95 +42,43 @@ class RunningJob:
         self.name = name
 
 
-def main(socket_fd: int, board_fd: int) -> None:
-    """Be a worker. Called by the command line that the launcher makes.
+class Worker:
+    """Runs jobs as they come. Made before there is a connection, and forked with all that it has imported.
 
     Args:
-        socket_fd: This end of the socketpair.
-        board_fd: Shared memory in which the id of the job that is entered is published.
+        config: What the parent tells.
     """
-    os.dup2(2, 1)  # what a task prints must not mix with what the server prints for machines
-    ignore_signals()
-    os.set_inheritable(socket_fd, False)
-    sock = socket.socket(fileno=socket_fd)
-    channel = BlockingChannel(sock)
-    board = mmap(board_fd, 8)
-    os.close(board_fd)
-    try:
-        _, _, body = channel.receive()
-        config = pickle.loads(body)
-        end_with_parent(sock, config["parent"])
-        worker = Worker(channel, board, config)
-    except EOFError:
-        return
-    except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
-        import traceback  # noqa: PLC0415
 
-        reason = f"{describe(error)}\n\n{traceback.format_exc()}"
-        channel.send([frame(Kind.NOT_READY, reason.encode(errors="replace"))])
-        return
-    gc.collect()
-    gc.freeze()  # what was imported stays: no collection need look at it again
-    worker.serve()
-
-
-def ignore_signals() -> None:
-    """Leave what a whole group of processes is sent to the parent; what a task starts heeds it as ever."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # programs would inherit SIG_IGN, and could not be terminated
-        signal.siginterrupt(number, False)
-
-    def heed() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    os.register_at_fork(after_in_child=heed)
-
-
-def end_with_parent(sock: socket.socket, parent: int) -> None:
-    """Have this process, and its group, killed when the parent is gone, however that came about."""
-    if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415
-
-        # Reaches a worker that is stuck in C code. It misses a parent that has died before.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(sock, 0)  # only that the other end has hung up
-        poll.poll()
-        os.killpg(0, signal.SIGKILL)
-
-    start_new_thread(watch, ())
-
-
-class Worker:
-    """Runs jobs as they come."""
-
-    def __init__(self, channel: BlockingChannel, board: mmap, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         sys.path[:] = config["path"]
         sys.argv[:] = config["argv"]
         os.nice(config["nice"])
         context.WorkerProcess.active = True
-        self._channel = channel
-        self._board = board
         self._main: dict[str, str] | None = config["main"]
         self._max_payload: int = config["max_payload"]
         self._parcels = Parcels(config["shared"])
-        self._pid = os.getpid()
-        self._outbox = Outbox(channel, config["log_levels"])
+        self._setup: tuple[str, tuple[Any, ...]] | None = config["setup"]
         self.on_trio = config["library"] == "trio"
         self._runner: asyncio.Runner | None = None
         self._dress: Callable[[Any], Any] = lambda function: function
-        if config["setup"] is not None:
-            path, args = config["setup"]
+
+    def set_up(self) -> None:
+        """Call the setup, which imports the app. Raises whatever that does."""
+        if self._setup is not None:
+            path, args = self._setup
             self._dress = context.resolve(path, "the worker's setup")(self, *args)
 
-    def serve(self) -> None:
-        """Run jobs until told to exit, or the parent closes its end."""
-        self._outbox.send([frame(Kind.READY)])
+    def serve(self, channel: BlockingChannel, board: mmap) -> None:
+        """Run jobs until told to exit, or the parent closes its end. In the process that is the worker.
+
+        Args:
+            channel: Its end of the connection.
+            board: Shared memory in which the id of the job that is entered is published.
+        """
+        self._channel = channel
+        self._board = board
+        self._pid = os.getpid()
+        self._outbox = Outbox(channel, {})  # the levels are set: what was imported may have changed them since
         while True:
             try:
                 kind, task_id, body = self._channel.receive()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from textwrap import dedent
@@ -17,9 +16,7 @@ from processes import is_alive, wait_for_end
 
 from executors import BackendUnavailableError, Executor, WorkerLostError
 from executors.backends import ProcessBackend
-from executors.backends.process.launcher import ExitWatch, SideThread, launch
 from executors.handle import LOST
-from executors.loops import running_loop
 
 pytestmark = pytest.mark.anyio
 
@@ -204,65 +201,6 @@ def test_too_few_descriptors(tmp_path) -> None:
     assert parent.returncode == 0, err.decode()
     assert b"1 False" in out
     assert b"13 True" in out
-
-
-# --- the parts --------------------------------------------------------------------------------------------
-
-
-async def test_exit_watch() -> None:
-    """It tells once when the process ends, which is still to be reaped then; closing it twice is harmless."""
-    loop, ended = running_loop(), anyio.Event()
-    launched = launch()
-    watch = ExitWatch(launched, loop, ended.set)
-    assert launched.entered() == 0
-    launched.kill()
-    await ended.wait()
-    assert launched.reap() == -9
-    launched.kill()  # harmless: there is nobody left to hit
-    watch.close()
-    watch.close()
-    launched.sock.close()
-    launched.board.close()
-
-
-async def test_a_worker_that_loses_its_parent_at_birth_exits() -> None:
-    """Before it has been told anything, the end of its connection ends a worker."""
-    loop, ended = running_loop(), anyio.Event()
-    launched = launch()
-    watch = ExitWatch(launched, loop, ended.set)
-    launched.sock.close()
-    await ended.wait()
-    assert launched.reap() == 0
-    watch.close()
-    launched.board.close()
-
-
-async def test_side_thread() -> None:
-    """It makes its calls in order, off the loop's thread, and tells their outcomes on it; errors, too."""
-    side = SideThread("tests-side", running_loop())
-    outcomes, done = [], anyio.Event()
-
-    def work(number: int) -> tuple[int, bool]:
-        if number == 2:
-            raise ValueError(number)
-        return number, threading.current_thread() is threading.main_thread()
-
-    def then(value: object, error: Exception | None) -> None:
-        outcomes.append((value, repr(error)))
-        if len(outcomes) == 4:
-            done.set()
-
-    for number in range(4):
-        side.call(lambda number=number: work(number), then)
-    await done.wait()
-    side.close()
-    side.close()
-    assert outcomes == [
-        ((0, False), "None"),
-        ((1, False), "None"),
-        (None, "ValueError(2)"),
-        ((3, False), "None"),
-    ]
 
 
 async def test_failing_starts_cost_nothing_while_a_worker_is_up(tmp_path) -> None:

@@ -1,0 +1,65 @@
+"""A thread beside the event loop, for what would stall it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from executors.loops import EventLoop, guarded
+
+
+class SideThread:
+    """Does in a thread, in order, what would stall the event loop. The thread starts with the first call.
+
+    Args:
+        name: The thread's name.
+        loop: Hears of the outcomes.
+    """
+
+    def __init__(self, name: str, loop: EventLoop) -> None:
+        self._name = name
+        self._loop = loop
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any, Exception | None], None]] | None]
+        self._calls = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def call(self, function: Callable[[], Any], then: Callable[[Any, Exception | None], None]) -> None:
+        """Call `function` in the thread, and `then(value, error)` on the loop's thread. On the loop's thread."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left
+                self._loop.post(then, None, error)
+                return
+            self._thread = thread
+        self._calls.put((function, then))
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, then = call
+            outcome: tuple[Any, Exception | None]
+            try:
+                outcome = function(), None
+            except Exception as error:  # noqa: BLE001  (told on the loop's thread)
+                outcome = None, error
+            self._loop.post(guarded, then, *outcome)
+            del call, function, then, outcome
+
+    def close(self, *, wait: bool = True) -> None:
+        """End the thread once it has done what it has, blocking until then if it is to `wait`. May be called again."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._calls.put(None)
+            if wait:
+                thread.join()
+
+    async def wait_closed(self) -> None:
+        """End the thread, and wait for that without blocking the loop."""
+        if self._thread is not None:
+            idle = self._loop.new_waiter()
+            self.call(lambda: None, lambda *_: idle.wake())
+            await idle
+            self.close()
