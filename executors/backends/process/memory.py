@@ -1,0 +1,60 @@
+"""How much memory may still be used: what the system has available, and what control groups leave of theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file")
+
+
+def available_memory(
+    meminfo: Path = Path("/proc/meminfo"),
+    proc: Path = Path("/proc/self/cgroup"),
+    root: Path = Path("/sys/fs/cgroup"),
+) -> int:
+    """Return how many bytes this process may still use without anything having to be swapped out; 0 if unknown.
+
+    Args:
+        meminfo: The file that tells of the system's memory.
+        proc: The file that lists the control groups.
+        root: Where they are mounted.
+    """
+    system = _fields(meminfo)
+    available: list[float] = [1024 * system.get("MemAvailable:", 0)]
+    most = 1024 * system.get("MemTotal:", 0)
+    try:
+        lines = proc.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, names = root, _V2
+        elif "memory" in controllers.split(","):
+            mount, names = root / "memory", _V1
+        else:
+            continue
+        group = mount / path.lstrip("/")
+        # In a container the path is the host's, and the group itself is what is mounted at the root.
+        available += [_left(folder, most, *names) for folder in (group, *group.parents) if folder.is_relative_to(mount)]
+    return max(0, int(min(available)))
+
+
+def _left(folder: Path, most: int, limit: str, usage: str, cache: str) -> float:
+    try:
+        bytes_allowed = int((folder / limit).read_text())
+        if bytes_allowed >= most:  # no limit, as version 1 tells it
+            return float("inf")
+        left = bytes_allowed - int((folder / usage).read_text())
+    except (OSError, ValueError):  # no such group, or no limit
+        return float("inf")
+    return left + _fields(folder / "memory.stat").get(cache, 0)  # cached files give way
+
+
+def _fields(path: Path) -> dict[str, int]:
+    try:
+        rows = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
