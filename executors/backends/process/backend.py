@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -196,7 +195,7 @@ def _report(job: Job, kind: int, parts: Sequence[Buffer], pid: int) -> None:
     name = job.handle.name
     try:
         if kind == Kind.VALUE:
-            value = pickle.loads(parts[0], buffers=parts[1:]) if len(parts[0]) <= INLINE_LIMIT else pickling.loads(parts)
+            value = (pickling.loads if len(parts[0]) <= INLINE_LIMIT else pickling.loads_in_thread)(parts)
         elif kind == Kind.ERROR:
             error = pickling.load_error(parts[0], f"worker process {pid}")
         else:

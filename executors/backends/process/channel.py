@@ -48,12 +48,17 @@ class Kind(enum.IntEnum):
     LOG = 9
     FREED = 10
     """The sender needs these shared segments of the receiver's no more."""
-    CLOSED = 11
+    RETIRED = 11
+    """These shared segments of the receiver's can't be used again."""
+    CLOSED = 12
     """The sender has closed these shared segments of its own."""
-    TRIM = 12
+    TRIM = 13
     """The worker is to close the segments that it has free."""
-    JOB_OF_MAIN = 13
+    JOB_OF_MAIN = 14
     """A job that needs the parent's main script."""
+
+
+ABOUT_SEGMENTS = frozenset({Kind.FREED, Kind.RETIRED, Kind.CLOSED})
 
 
 def frame(kind: int, body: Buffer = b"", task_id: int = 0, cpu_time: float = 0.0) -> bytes:

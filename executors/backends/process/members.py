@@ -31,7 +31,7 @@ COPY_SIZE = 256 * 1024
 
 
 class Payload(NamedTuple):
-    """A pickled call that is too large for a message, which a queued job has as its `token`; small ones have a frame."""
+    """The pickled call of a queued job, its `token`, if it is too large for a message; else that is a frame."""
 
     kind: Kind
     parts: Sequence[Buffer]
@@ -168,7 +168,7 @@ class Member:
     def trim(self) -> None:
         """Give back the shared memory that is kept for its next task; it is idle."""
         if self.parcels.in_use:
-            self.channel.send([*self.parcels.news(trim=True), frame(Kind.TRIM)])
+            self.channel.send([*self.parcels.trim(), frame(Kind.TRIM)])
 
     # --- the end ----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from executors.backends.process.segments import MIN_SIZE, Placed, Segments
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from executors.backends.process.channel import Buffer
 
@@ -60,11 +60,15 @@ class Parcels:
         return Wrapped([HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *parts])
 
     def unwrap(self, kind: int, body: Buffer, descriptors: deque[int]) -> tuple[int, Sequence[Buffer]]:
-        """Return what `wrap` was given on the other side, kind and parts. Parts may be leased: not for keeping."""
+        """Return what `wrap` was given on the other side, kind and parts. Parts may be leased: not for keeping.
+
+        Raises:
+            OSError: Shared memory can't be mapped: this process has no descriptor or memory left.
+        """
         if kind & _SHARED:
             segment, size = _SEGMENT.unpack_from(body)
             lengths = tuple(array("Q", body[_SEGMENT.size :]))
-            fd = descriptors.popleft() if kind & _NEW else None
+            fd = descriptors.popleft() if kind & _NEW and descriptors else None
             self._leased.add(segment)
             return kind & _KIND, self._leases.lease(Placed(segment, size, lengths, None), fd)
         if kind & _IN_PARTS:
@@ -77,20 +81,25 @@ class Parcels:
             return kind & _KIND, parts
         return kind, (body,)
 
-    def news(self, *, trim: bool = False) -> list[bytes]:
-        """Return frames that tell the other side which of its segments are free again.
+    def news(self) -> list[bytes]:
+        """Return frames that tell the other side which of its segments this side has let go of."""
+        if not self._leased:
+            return []
+        freed, retired = self._leases.released(), self._leases.retired()
+        self._leased.difference_update(retired)
+        return _frames((Kind.FREED, freed), (Kind.RETIRED, retired))
 
-        With `trim` close the own free ones, and tell that, too.
-        """
-        closed = self._segments.trim() if trim else ()
-        told = ((Kind.FREED, self._leases.released()), (Kind.CLOSED, closed))
-        return [frame(kind, array("Q", segments).tobytes()) for kind, segments in told if segments]
+    def trim(self) -> list[bytes]:
+        """Close the own segments that are free; return frames that tell of it, with the `news`."""
+        return [*self.news(), *_frames((Kind.CLOSED, self._segments.trim()))]
 
     def hear(self, kind: int, body: Buffer) -> None:
-        """Take in what the other side's `news` tells."""
-        segments: Iterable[int] = array("Q", bytes(body))
+        """Take in what the other side's `news` or `trim` tells."""
+        segments = array("Q", bytes(body))
         if kind == Kind.FREED:
             self._segments.free(segments)
+        elif kind == Kind.RETIRED:
+            self._segments.retire(segments)
         else:
             self._leases.forget(segments)
             self._leased.difference_update(segments)
@@ -104,3 +113,7 @@ class Parcels:
         """Give everything back. What is leased by objects that are still alive stays valid."""
         self._segments.close()
         self._leases.close()
+
+
+def _frames(*told: tuple[Kind, Sequence[int]]) -> list[bytes]:
+    return [frame(kind, array("Q", segments).tobytes()) for kind, segments in told if segments]

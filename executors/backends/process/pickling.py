@@ -123,6 +123,11 @@ class _Reader:
 
 
 def loads(parts: Sequence[Buffer]) -> Any:
+    """Unpickle a value: the pickle, and the buffers that were left out of it. May raise anything."""
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def loads_in_thread(parts: Sequence[Buffer]) -> Any:
     """Unpickle a large value in a thread, without stalling the others. May raise anything."""
     return pickle.Unpickler(_Reader(parts[0]), buffers=parts[1:]).load()
 
@@ -213,7 +218,7 @@ def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 def load_call(parts: Sequence[Buffer]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]:
     """Unpickle what `dump_call` made, with the buffers that it left out, in the worker. May raise anything."""
-    return pickle.loads(parts[0], buffers=parts[1:])  # type: ignore[no-any-return]
+    return loads(parts)  # type: ignore[no-any-return]
 
 
 # --- an error ---------------------------------------------------------------------------------------------

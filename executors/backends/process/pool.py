@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from executors.backends.backlog import Backlog
 from executors.backends.base import Job
 from executors.backends.process import logs
-from executors.backends.process.channel import Buffer, Kind
+from executors.backends.process.channel import ABOUT_SEGMENTS, Buffer, Kind
 from executors.backends.process.circuit import StartCircuit
 from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher, StartError
@@ -154,10 +154,14 @@ class Pool:
     def _heard(self, member: Member, kind: int, task_id: int, cpu_time: float, body: bytes | bytearray) -> None:
         if kind == Kind.LOG:
             guarded(logs.replay, body, member.pid)
-        elif kind in {Kind.FREED, Kind.CLOSED}:
+        elif kind in ABOUT_SEGMENTS:
             member.parcels.hear(kind, body)
         else:
-            kind, parts = member.parcels.unwrap(kind, body, member.channel.descriptors)
+            parts: Sequence[Buffer]
+            try:
+                kind, parts = member.parcels.unwrap(kind, body, member.channel.descriptors)
+            except OSError as error:
+                kind, parts = Kind.UNSENDABLE, [f"what came of it can't be received: {error}".encode()]
             job = member.job
             if job is not None and job.handle.id == task_id:
                 job.handle.cpu_time = cpu_time
@@ -218,7 +222,9 @@ class Pool:
         self._free_threads.append(thread)
         if launched is None:
             told = isinstance(error, StartError) and error.told
-            self._start_failed(str(error) if isinstance(error, StartError) else f"{type(error).__name__}: {error}", told=told)
+            self._start_failed(
+                str(error) if isinstance(error, StartError) else f"{type(error).__name__}: {error}", told=told
+            )
         elif launched in self._fresh:  # else it was killed meanwhile
             member = Member(
                 launched, self._loop, self._copier, self._shared, self._recycling, self._heard, self._exited

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from executors import context
 from executors.backends.process import pickling
-from executors.backends.process.channel import Kind, frame
+from executors.backends.process.channel import ABOUT_SEGMENTS, Kind
 from executors.backends.process.logs import Outbox
 from executors.backends.process.parcels import Parcels
 from executors.errors import SerializationError
@@ -87,8 +87,8 @@ class Worker:
             if kind == Kind.EXIT:
                 break
             if kind == Kind.TRIM:
-                self._outbox.send(self._parcels.news(trim=True))
-            elif kind in {Kind.FREED, Kind.CLOSED}:
+                self._outbox.send(self._parcels.trim())
+            elif kind in ABOUT_SEGMENTS:
                 self._parcels.hear(kind, body)
             else:
                 self._do(kind, task_id, body)
@@ -99,7 +99,13 @@ class Worker:
     def _do(self, kind: int, task_id: int, body: bytes | bytearray) -> None:
         self._board[:8] = task_id.to_bytes(8, "little")  # before any of the user's code, as unpickling is
         cpu_began = time.process_time()
-        answer, parts = self._run(task_id, *self._parcels.unwrap(kind, body, self._channel.descriptors))
+        try:
+            kind, call = self._parcels.unwrap(kind, body, self._channel.descriptors)
+        except OSError as error:
+            answer, parts = _unsendable(f"the call can't be received in a worker: {describe(error)}")
+        else:
+            answer, parts = self._run(task_id, kind, call)
+            del call
         cpu_time = time.process_time() - cpu_began
         if os.getpid() != self._pid:  # the task has forked, and this is the child
             os._exit(0)
