@@ -12,12 +12,12 @@ from executors.backends.backlog import Backlog
 from executors.backends.base import Job
 from executors.backends.process import logs
 from executors.backends.process.channel import ABOUT_SEGMENTS, Buffer, Kind
-from executors.backends.process.circuit import StartCircuit
 from executors.backends.process.launched import Launched
-from executors.backends.process.launcher import Launcher, StartError
+from executors.backends.process.launcher import Launcher
 from executors.backends.process.members import Member
 from executors.backends.process.recycling import Recycling
 from executors.backends.process.side_thread import SideThread
+from executors.backends.process.starter import Starter
 from executors.errors import WorkerLostError
 from executors.loops import Cancellable, EventLoop, Waiter, guarded
 
@@ -56,7 +56,7 @@ class Pool:
     ) -> None:
         self._loop = loop
         self._size = size
-        self._launcher = launcher
+        self._starter = Starter(loop, launcher, self._started, self._stuck)
         self._shared = shared
         self._recycling = recycling
         self._answered = answered
@@ -65,12 +65,7 @@ class Pool:
         self._idle: list[Member] = []
         self._handovers: dict[int, int] = {}  # of jobs whose workers died before they had begun
         self._modules: set[str] = set()  # whose functions have run in a worker
-        self._launching = 0
-        self._launch_threads: list[SideThread] = []  # workers end with the threads that have launched them
-        self._free_threads: list[SideThread] = []
         self._copier = SideThread("executors-copier", loop)
-        self._fresh: list[Launched] = []  # launched, and the loop hasn't heard of it
-        self._circuit = StartCircuit()
         self._rounds: Cancellable | None = None
         self._closing = False
         self._all_gone: Waiter | None = None
@@ -78,7 +73,7 @@ class Pool:
     @property
     def unavailable(self) -> str | None:
         """Why no job is taken, if so: no worker is up, and those that were started have failed. Any thread."""
-        return self._circuit.reason if self._circuit.is_open and not self._members else None
+        return None if self._members else self._starter.reason
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -127,10 +122,11 @@ class Pool:
             for member in self._members:
                 if member.may_pull_ahead(now):
                     self._pull_ahead(member)
-        wanted = max(len(self._backlog), replacing) - self._launching
-        if wanted > 0 and not self._closing and time.monotonic() >= self._circuit.closed_until:
-            for _ in range(min(wanted, self._size - self._serving() - self._launching)):
-                self._launch()
+        wanted = max(len(self._backlog), replacing) - self._starter.starting
+        if wanted > 0 and not self._closing and self._starter.may_start():
+            modules = frozenset(self._modules)
+            for _ in range(min(wanted, self._size - self._serving() - self._starter.starting)):
+                self._starter.start(modules)
 
     def _next_job(self) -> Job | None:
         """Return the job that is first in line: one sent ahead to a worker that turned out to be slow, or queued."""
@@ -173,7 +169,7 @@ class Pool:
 
     def _went_on(self, member: Member) -> None:
         if not member.tasks:
-            self._circuit.started()
+            self._starter.succeeded()
         following = member.ended()
         if following is not None:
             following.start()
@@ -201,41 +197,23 @@ class Pool:
             self._retire(self._idle.pop(0))
         self._schedule()
 
-    def _launch(self) -> None:
-        self._launching += 1
-        if self._free_threads:
-            thread = self._free_threads.pop()
+    def _started(self, launched: Launched) -> None:
+        member = Member(launched, self._loop, self._copier, self._shared, self._recycling, self._heard, self._exited)
+        self._members.append(member)
+        if self._closing:
+            member.kill()
         else:
-            thread = SideThread("executors-launcher", self._loop)
-            self._launch_threads.append(thread)
-        modules = frozenset(self._modules)
+            self._rest(member)
+            self._schedule()
 
-        def launch() -> Launched:
-            launched = self._launcher.launch(modules)
-            self._fresh.append(launched)
-            return launched
-
-        thread.call(launch, lambda launched, error: self._launched(thread, launched, error))
-
-    def _launched(self, thread: SideThread, launched: Launched | None, error: Exception | None) -> None:
-        self._launching -= 1
-        self._free_threads.append(thread)
-        if launched is None:
-            told = isinstance(error, StartError) and error.told
-            self._start_failed(
-                str(error) if isinstance(error, StartError) else f"{type(error).__name__}: {error}", told=told
-            )
-        elif launched in self._fresh:  # else it was killed meanwhile
-            member = Member(
-                launched, self._loop, self._copier, self._shared, self._recycling, self._heard, self._exited
-            )
-            self._members.append(member)
-            self._fresh.remove(launched)
-            if self._closing:
-                member.kill()
-            else:
-                self._rest(member)
-                self._schedule()
+    def _stuck(self) -> None:
+        """A start has failed, or may be tried again."""
+        if self.unavailable:
+            reason = f": {self.unavailable}"
+            while (job := self._backlog.popleft()) is not None:
+                self._handovers.pop(job.handle.id, None)
+                job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, reason))
+        self._schedule()
         self._check_gone()
 
     def _rest(self, member: Member) -> None:
@@ -263,21 +241,22 @@ class Pool:
         member.patience = self._loop.call_later(RETIRE_TIME, member.kill)
 
     def _exited(self, member: Member) -> None:
+        is_unexpected, member.is_retiring = not member.is_retiring, True
         member.channel.receive_all()  # it may have answered before it ended
         entered = member.launched.entered()
         exitcode = member.launched.reap()
         self._members.remove(member)
         if member in self._idle:
             self._idle.remove(member)
-        is_unused = not member.tasks and member.job is None and not member.is_retiring
+        is_unused = is_unexpected and not member.tasks and member.job is None
         if (ahead := member.ahead) is not None:  # it has not been begun, or else the job would have ended
             self._backlog.put_back(ahead)
         if member.job is not None:
             self._lost(member, member.job, exitcode, begun=entered == member.job.handle.id)
         member.release()
         if is_unused and not self._closing:
-            self._start_failed(f"the process ended with exit code {exitcode} before it had a task")
-        self._schedule(replacing=0 if member.is_retiring or is_unused else 1)
+            self._starter.failed(f"the process ended with exit code {exitcode} before it had a task")
+        self._schedule(replacing=1 if is_unexpected and not is_unused else 0)
         self._check_gone()
 
     def _lost(self, member: Member, job: Job, exitcode: int | None, *, begun: bool) -> None:
@@ -291,29 +270,12 @@ class Pool:
             self._handovers[task_id] = handovers
             self._backlog.put_back(job)
 
-    def _start_failed(self, detail: str, *, told: bool = False) -> None:
-        delay = self._circuit.failed(time.monotonic(), detail, told=told)
-        self._loop.call_later(delay, self._try_again)
-        if self.unavailable:
-            reason = f": {self.unavailable}"
-            while (job := self._backlog.popleft()) is not None:
-                self._handovers.pop(job.handle.id, None)
-                job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, reason))
-
-    def _try_again(self) -> None:
-        remaining = self._circuit.closed_until - time.monotonic()
-        if remaining > 0:  # uvloop's timers may come a little early; and there may have been a failure since
-            self._loop.call_later(remaining, self._try_again)
-            return
-        self._circuit.half_open()
-        self._schedule()
-
     # --- the end ------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """End every worker: have idle ones exit, kill the others, and wait until all are reaped."""
         self._closing = True
-        self._launcher.stop()
+        self._starter.stop()
         self._all_gone = self._loop.new_waiter()
         if self._rounds is not None:
             self._rounds.cancel()
@@ -328,16 +290,14 @@ class Pool:
         await self._all_gone
         impatience.cancel()
         await self._copier.wait_closed()
-        for thread in self._launch_threads:
-            thread.call(self._launcher.close, lambda *_: None)  # which must come before the threads end
-            await thread.wait_closed()
+        await self._starter.close()
 
     def _kill_all(self) -> None:
         for member in self._members:
             member.kill()
 
     def _check_gone(self) -> None:
-        if self._all_gone is not None and not self._members and not self._launching:
+        if self._all_gone is not None and not self._members and not self._starter.starting:
             self._all_gone.wake()
 
     def kill(self) -> None:
@@ -349,11 +309,5 @@ class Pool:
             member.launched.reap()
             member.release()
         self._idle.clear()
-        while self._fresh:
-            launched = self._fresh.pop()
-            launched.kill()
-            launched.reap()
-            launched.close()
-        self._launcher.kill()
-        for thread in (self._copier, *self._launch_threads):
-            thread.close(wait=False)
+        self._starter.kill()
+        self._copier.close(wait=False)
