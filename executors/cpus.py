@@ -5,6 +5,16 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROC = Path("/proc/self/cgroup")
+"""The file that lists this process's control groups."""
+
+ROOT = Path("/sys/fs/cgroup")
+"""Where they are mounted."""
 
 
 def available_cpus() -> int:
@@ -15,30 +25,41 @@ def available_cpus() -> int:
     return max(1, min(cpus, math.ceil(quota))) if quota is not None else max(1, cpus)
 
 
-def cgroup_quota(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+def cgroup_quota(proc: Path = PROC, root: Path = ROOT) -> float | None:
     """Return the smallest CPU quota of this process's control groups, in CPUs; None where there is none.
 
     Args:
         proc: The file that lists the groups.
         root: Where they are mounted.
     """
+    groups = control_groups("cpu", proc, root)
+    quotas = [_read_v2(folder) if version == 2 else _read_v1(folder) for version, folder in groups]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def control_groups(controller: str, proc: Path, root: Path) -> Iterator[tuple[int, Path]]:
+    """Give version and folder of the control groups that bound this process: its own and their parents.
+
+    Args:
+        controller: What they control.
+        proc: The file that lists the groups.
+        root: Where they are mounted.
+    """
     try:
         lines = proc.read_text().splitlines()
     except OSError:
-        return None
-    quotas = []
+        return
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            mount, read = root, _read_v2
-        elif "cpu" in controllers.split(","):
-            mount, read = root / "cpu", _read_v1
+            version, mount = 2, root
+        elif controller in controllers.split(","):
+            version, mount = 1, root / controller
         else:
             continue
         group = mount / path.lstrip("/")
         # In a container the path is the host's, and the group itself is what is mounted at the root.
-        quotas += [read(folder) for folder in (group, *group.parents) if folder.is_relative_to(mount)]
-    return min((quota for quota in quotas if quota is not None), default=None)
+        yield from ((version, folder) for folder in (group, *group.parents) if folder.is_relative_to(mount))
 
 
 def _read_v2(folder: Path) -> float | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from executors.cpus import PROC, ROOT, control_groups
+
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
 
 
-def available_memory(
-    meminfo: Path = Path("/proc/meminfo"),
-    proc: Path = Path("/proc/self/cgroup"),
-    root: Path = Path("/sys/fs/cgroup"),
-) -> int:
+def available_memory(meminfo: Path = Path("/proc/meminfo"), proc: Path = PROC, root: Path = ROOT) -> int:
     """Return how many bytes this process may still use without anything having to be swapped out; 0 if unknown.
 
     Args:
@@ -21,24 +19,10 @@ def available_memory(
         root: Where they are mounted.
     """
     system = _fields(meminfo)
-    available: list[float] = [1024 * system.get("MemAvailable:", 0)]
     most = 1024 * system.get("MemTotal:", 0)
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            mount, names = root, _V2
-        elif "memory" in controllers.split(","):
-            mount, names = root / "memory", _V1
-        else:
-            continue
-        group = mount / path.lstrip("/")
-        # In a container the path is the host's, and the group itself is what is mounted at the root.
-        available += [_left(folder, most, *names) for folder in (group, *group.parents) if folder.is_relative_to(mount)]
-    return max(0, int(min(available)))
+    groups = control_groups("memory", proc, root)
+    left = [_left(folder, most, *(_V2 if version == 2 else _V1)) for version, folder in groups]
+    return max(0, int(min([1024 * system.get("MemAvailable:", 0), *left])))
 
 
 def _left(folder: Path, most: int, limit: str, usage: str, cache: str) -> float:

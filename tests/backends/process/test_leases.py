@@ -210,7 +210,9 @@ def test_a_fork() -> None:
         assert again[1].fd is not None
 
         os.waitpid(os.fork() or os._exit(0), 0)  # nothing is leased
-        assert (leases.released(), leases.retired()) == ([], [])
+        parts = leases.lease(again[1], os.dup(again[1].fd))
+        del parts
+        assert (leases.released(), leases.retired()) == ([again[1].segment], [])
         del leases
         os.waitpid(os.fork() or os._exit(0), 0)
     """)

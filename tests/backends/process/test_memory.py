@@ -50,6 +50,12 @@ def available(tmp_path: Path, listing: str, files: dict[str, str], meminfo: str 
         pytest.param(
             "4:memory:/a\n", {**V1, "memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, ALL, id="v1 unbounded"
         ),
+        pytest.param(
+            "4:memory:/a\n",
+            {"memory.limit_in_bytes": "5000\n", "memory.usage_in_bytes": "0\n", **V1},
+            300_000,
+            id="v1 what is mounted elsewhere",
+        ),
         pytest.param("2:cpu:/a\n", V1, ALL, id="v1 without the controller"),
     ],
 )
