@@ -49,15 +49,22 @@ class Parcels:
     def wrap(self, kind: Kind, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Wrapped:
         """Make a frame of a payload, copying a large one into a segment. Any thread, one at a time."""
         size = sum(map(len, parts))
-        placed = self._segments.place(parts) if size >= MIN_SIZE else None
+        told: list[bytes] = []
+        placed = None
+        if size >= MIN_SIZE:
+            placed = self._segments.place(parts)
+            if placed is None and (closed := self._segments.trim()):  # free ones of other sizes count, too
+                told = _frames((Kind.CLOSED, closed))
+                placed = self._segments.place(parts)
         if placed is not None:
             flags = _SHARED if placed.fd is None else _SHARED | _NEW
             body = _SEGMENT.pack(placed.segment, placed.size) + array("Q", placed.lengths).tobytes()
-            return Wrapped([frame(kind | flags, body, task_id, cpu_time)], () if placed.fd is None else (placed.fd,))
+            descriptors = () if placed.fd is None else (placed.fd,)
+            return Wrapped([*told, frame(kind | flags, body, task_id, cpu_time)], descriptors)
         if len(parts) == 1:
-            return Wrapped([HEADER.pack(kind, task_id, cpu_time, size), *parts])
+            return Wrapped([*told, HEADER.pack(kind, task_id, cpu_time, size), *parts])
         table = _COUNT.pack(len(parts)) + array("Q", map(len, parts)).tobytes()
-        return Wrapped([HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *parts])
+        return Wrapped([*told, HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *parts])
 
     def unwrap(self, kind: int, body: Buffer, descriptors: deque[int]) -> tuple[int, Sequence[Buffer]]:
         """Return what `wrap` was given on the other side, kind and parts. Parts may be leased: not for keeping.
