@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,19 +66,26 @@ def frame(kind: int, body: Buffer = b"", task_id: int = 0, cpu_time: float = 0.0
     return HEADER.pack(kind, task_id, cpu_time, len(body)) + body
 
 
+class Frame(NamedTuple):
+    """What `frame` made, on the other side."""
+
+    kind: int
+    task_id: int
+    cpu_time: float
+    body: bytes | bytearray
+
+
 class FrameReader:
     """Puts frames together from what is received.
 
     Args:
         sock: Where to receive from.
-        on_frame: Called with kind, task id, CPU seconds and body of each frame.
     """
 
-    def __init__(self, sock: socket.socket, on_frame: Callable[[int, int, float, bytes | bytearray], object]) -> None:
-        self._socket = sock
-        self._on_frame = on_frame
+    def __init__(self, sock: socket.socket) -> None:
+        self._receive_into = sock.recvmsg_into
         self._buffer = bytearray(MESSAGE_SIZE)
-        self._view = memoryview(self._buffer)
+        self._buffers = [self._buffer]
         self._rest = b""  # of a header that a byte stream has split
         self._large: bytearray | None = None  # a body that has more to come
         self._large_header: tuple[int, int, float] = (0, 0, 0.0)
@@ -86,23 +93,28 @@ class FrameReader:
         self.descriptors: deque[int] = deque()
         """Received along with frames, in order; for those who handle the frames to take."""
 
-    def receive(self) -> bool:
-        """Receive once, and pass on every frame that is complete; False at the end of the stream.
+    def receive(self) -> list[Frame]:
+        """Receive once, and return every frame that is complete.
 
         Raises:
+            EOFError: The other end is closed.
             BlockingIOError: There is nothing now, and the socket doesn't block.
         """
-        received, ancillary, _, _ = self._socket.recvmsg_into([self._buffer], _ANCILLARY_SIZE, _RECEIVE_FLAGS)
+        received, ancillary, _, _ = self._receive_into(self._buffers, _ANCILLARY_SIZE, _RECEIVE_FLAGS)
         for _, _, data in ancillary:
             self.descriptors.extend(array.array("i", data))
         if not received:
-            return False
-        self._take(self._view[:received])
-        return True
+            raise EOFError
+        if received >= HEADER.size and not self._rest and self._large is None:
+            kind, task_id, cpu_time, length = HEADER.unpack_from(self._buffer)
+            if received == HEADER.size + length:  # one frame, as nearly always
+                return [Frame(kind, task_id, cpu_time, self._buffer[HEADER.size : received])]
+        return self._take(memoryview(self._buffer)[:received])
 
-    def _take(self, data: memoryview) -> None:
+    def _take(self, data: memoryview) -> list[Frame]:
+        frames: list[Frame] = []
         if self._large is not None:
-            data = self._take_large(data)
+            data = self._take_large(data, frames)
         if self._rest:
             data = memoryview(self._rest + data)
             self._rest = b""
@@ -116,19 +128,20 @@ class FrameReader:
                 self._large[: end - begin] = data[begin:]
                 self._large_header = kind, task_id, cpu_time
                 self._missing = at - end
-                return
-            self._on_frame(kind, task_id, cpu_time, bytes(data[begin:at]))
+                return frames
+            frames.append(Frame(kind, task_id, cpu_time, bytes(data[begin:at])))
         self._rest = bytes(data[at:])
+        return frames
 
-    def _take_large(self, data: memoryview) -> memoryview:
+    def _take_large(self, data: memoryview, frames: list[Frame]) -> memoryview:
         assert self._large is not None
         piece, rest = data[: self._missing], data[self._missing :]
         have = len(self._large) - self._missing
         self._large[have : have + len(piece)] = piece
         self._missing -= len(piece)
         if not self._missing:
-            body, self._large = self._large, None
-            self._on_frame(*self._large_header, body)
+            frames.append(Frame(*self._large_header, self._large))
+            self._large = None
         return rest
 
 
@@ -137,20 +150,19 @@ class BlockingChannel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._frames: deque[tuple[int, int, bytes | bytearray]] = deque()
-        self._reader = FrameReader(sock, lambda kind, task_id, _, body: self._frames.append((kind, task_id, body)))
+        self._reader = FrameReader(sock)
+        self._frames: list[Frame] = []
         self.descriptors = self._reader.descriptors
 
-    def receive(self) -> tuple[int, int, bytes | bytearray]:
-        """Wait for a frame: its kind, task id and body. Never takes a second message before the first is used up.
+    def receive(self) -> Frame:
+        """Wait for a frame. Never takes a second message before the first is used up.
 
         Raises:
             EOFError: The parent has closed its end.
         """
         while not self._frames:
-            if not self._reader.receive():
-                raise EOFError
-        return self._frames.popleft()
+            self._frames = self._reader.receive()
+        return self._frames.pop(0)
 
     def has_room(self) -> bool:
         """Whether the socket takes some 100 KB without blocking: it polls as writable up to a quarter full."""
@@ -177,16 +189,15 @@ class LoopChannel:
     Args:
         sock: Made non-blocking here.
         loop: The running loop.
-        on_frame: Called with kind, task id, CPU seconds and body of each frame.
+        on_frame: Called with each frame.
     """
 
-    def __init__(
-        self, sock: socket.socket, loop: EventLoop, on_frame: Callable[[int, int, float, bytes | bytearray], object]
-    ) -> None:
+    def __init__(self, sock: socket.socket, loop: EventLoop, on_frame: Callable[[Frame], object]) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._loop = loop
-        self._reader = FrameReader(sock, on_frame)
+        self._reader = FrameReader(sock)
+        self._on_frame = on_frame
         self.descriptors = self._reader.descriptors
         self._unsent: deque[tuple[Buffer, Sequence[int]]] = deque()
         loop.add_reader(sock.fileno(), self._read)
@@ -239,25 +250,25 @@ class LoopChannel:
             self._loop.remove_writer(self._socket.fileno())
 
     def _read(self) -> None:
-        if not self.receive():
-            self._loop.remove_reader(self._socket.fileno())
-
-    def receive(self) -> bool:
-        """Receive once, and pass on each frame that is complete; False at the end of what there will ever be."""
         try:
-            return self._reader.receive()
+            frames = self._reader.receive()
         except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
+            return
+        except (EOFError, OSError):
+            self._loop.remove_reader(self._socket.fileno())
+            return
+        for each in frames:
+            self._on_frame(each)
 
     def receive_all(self) -> None:
-        """Receive what there is, from a worker that may have ended."""
-        try:
-            while self._reader.receive():
-                pass
-        except OSError:
-            return
+        """Receive what there is, and pass on each frame that is complete."""
+        while True:
+            try:
+                frames = self._reader.receive()
+            except (EOFError, OSError):
+                return
+            for each in frames:
+                self._on_frame(each)
 
     def close(self) -> None:
         """Close the socket. May be called again."""
@@ -271,8 +282,10 @@ class LoopChannel:
                 socket.close(self.descriptors.popleft())
 
 
-def messages(parts: Sequence[Buffer]) -> list[Buffer]:
+def messages(parts: Sequence[Buffer]) -> Sequence[Buffer]:
     """Cut frames into messages: small parts are joined, and large ones cut."""
+    if len(parts) == 1 and len(parts[0]) <= MESSAGE_SIZE:
+        return parts
     found: list[Buffer] = []
     joined: list[Buffer] = []
     size = 0

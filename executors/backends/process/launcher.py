@@ -240,7 +240,7 @@ class Launcher:
                 raise TimeoutError
             if launched.sock.fileno() not in ready:
                 raise EOFError
-            kind, _, body = channel.receive()
+            kind, _, _, body = channel.receive()
             heard = self._heard(kind, body, launched.pid)
 
     # --- the end ----------------------------------------------------------------------------------------------

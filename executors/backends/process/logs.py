@@ -58,7 +58,7 @@ class Outbox(logging.Handler):
         The descriptors go along with what is sent first.
         """
         with self._sending:
-            self._channel.send([*self._take_records(), *frames], descriptors)
+            self._channel.send([*self._take_records(), *frames] if self._records else frames, descriptors)
 
     def _take_records(self) -> list[bytes]:
         if not self._records:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from executors.backends.base import Job
-from executors.backends.process.channel import MESSAGE_SIZE, Buffer, Kind, LoopChannel, frame
+from executors.backends.process.channel import MESSAGE_SIZE, Buffer, Frame, Kind, LoopChannel, frame
 from executors.backends.process.launched import ExitWatch, Launched
 from executors.backends.process.parcels import Parcels, Wrapped
 from executors.backends.process.recycling import Recycling
@@ -47,7 +47,7 @@ class Member:
         copier: Copies large payloads.
         shared: How many bytes of shared memory each side may have.
         recycling: What ends its service.
-        heard: Called with this, kind, task id, CPU seconds and body of each frame.
+        heard: Called with this and each frame.
         exited: Called with this when the process has ended, before it is reaped.
     """
 
@@ -58,7 +58,7 @@ class Member:
         copier: SideThread,
         shared: int,
         recycling: Recycling,
-        heard: Callable[[Member, int, int, float, bytes | bytearray], None],
+        heard: Callable[[Member, Frame], None],
         exited: Callable[[Member], None],
     ) -> None:
         self.launched = launched
@@ -67,7 +67,6 @@ class Member:
         self.ahead: Job | None = None
         self.is_retiring = False
         self.tasks = 0
-        self.idle_since = 0.0
         self.patience: Cancellable | None = None
         self.parcels = Parcels(shared)
         self._recycling = recycling
@@ -75,10 +74,10 @@ class Member:
         self._copier = copier
         self._copying = False
         self._is_released = False
-        self._began = 0.0
+        self._began = time.monotonic()  # its job, or to be idle
         self._is_brisk = False
         self._watch = ExitWatch(launched, loop, lambda: exited(self))
-        self.channel = LoopChannel(launched.sock, loop, lambda *parts: heard(self, *parts))
+        self.channel = LoopChannel(launched.sock, loop, lambda received: heard(self, received))
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -88,7 +87,7 @@ class Member:
         self._began = time.monotonic()
         payload = job.token
         news = self.parcels.news()
-        if isinstance(payload, Payload):
+        if type(payload) is not bytes:
             self._run_large(job, payload, news)
         elif news or not self.channel.try_send(payload):
             self.channel.send([*news, payload])
@@ -151,6 +150,11 @@ class Member:
             return None
         job, self.ahead = self.ahead, None
         return job
+
+    @property
+    def idle_since(self) -> float:
+        """Since when the worker has no job, by the monotonic clock."""
+        return self._began
 
     def ended(self) -> Job | None:
         """The worker has ended its job, and goes on with the one sent ahead, if there is one: return that."""

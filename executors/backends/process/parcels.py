@@ -48,14 +48,16 @@ class Parcels:
 
     def wrap(self, kind: Kind, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Wrapped:
         """Make a frame of a payload, copying a large one into a segment. Any thread, one at a time."""
+        if len(parts) == 1 and len(parts[0]) < MIN_SIZE:
+            return Wrapped([frame(kind, parts[0], task_id, cpu_time)])
         size = sum(map(len, parts))
         told: list[bytes] = []
-        placed = None
-        if size >= MIN_SIZE:
+        placed = self._segments.place(parts) if size >= MIN_SIZE else None
+        if (
+            placed is None and size >= MIN_SIZE and (closed := self._segments.trim())
+        ):  # free ones of other sizes count, too
+            told = _frames((Kind.CLOSED, closed))
             placed = self._segments.place(parts)
-            if placed is None and (closed := self._segments.trim()):  # free ones of other sizes count, too
-                told = _frames((Kind.CLOSED, closed))
-                placed = self._segments.place(parts)
         if placed is not None:
             flags = _SHARED if placed.fd is None else _SHARED | _NEW
             body = _SEGMENT.pack(placed.segment, placed.size) + array("Q", placed.lengths).tobytes()
@@ -72,21 +74,21 @@ class Parcels:
         Raises:
             OSError: Shared memory can't be mapped: this process has no descriptor or memory left.
         """
+        if kind < _IN_PARTS:
+            return kind, (body,)
         if kind & _SHARED:
             segment, size = _SEGMENT.unpack_from(body)
             lengths = tuple(array("Q", body[_SEGMENT.size :]))
             fd = descriptors.popleft() if kind & _NEW and descriptors else None
             self._leased.add(segment)
             return kind & _KIND, self._leases.lease(Placed(segment, size, lengths, None), fd)
-        if kind & _IN_PARTS:
-            (count,) = _COUNT.unpack_from(body)
-            at = _COUNT.size * (count + 1)
-            view, parts = memoryview(body), []
-            for length in array("Q", body[_COUNT.size : at]):
-                parts.append(view[at : at + length])
-                at += length
-            return kind & _KIND, parts
-        return kind, (body,)
+        (count,) = _COUNT.unpack_from(body)
+        at = _COUNT.size * (count + 1)
+        view, parts = memoryview(body), []
+        for length in array("Q", body[_COUNT.size : at]):
+            parts.append(view[at : at + length])
+            at += length
+        return kind & _KIND, parts
 
     def news(self) -> list[bytes]:
         """Return frames that tell the other side which of its segments this side has let go of."""

@@ -188,15 +188,17 @@ def dump_call(
 def _dump_small(call: tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]) -> bytes | None:
     """Pickle a call of a function with small atoms, which needs no watching over its size; None for any other."""
     _, function, args, kwargs, variables = call
-    if kwargs or variables or type(function) is not FunctionType or len(args) > _FEW:
+    if kwargs or variables or type(function) is not FunctionType or len(args) > _FEW or not all(map(_is_small, args)):
         return None
-    for arg in args:
-        if type(arg) not in _ATOMS and not (type(arg) in {str, bytes} and len(arg) < _SMALL):
-            return None
     try:
         return pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
     except (pickle.PicklingError, AttributeError):  # a lambda
         return None
+
+
+def _is_small(value: Any) -> bool:
+    kind = type(value)
+    return kind in _ATOMS or ((kind is str or kind is bytes) and len(value) < _SMALL)
 
 
 def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int) -> str | None:
@@ -219,6 +221,13 @@ def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
 def load_call(parts: Sequence[Buffer]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]:
     """Unpickle what `dump_call` made, with the buffers that it left out, in the worker. May raise anything."""
     return loads(parts)  # type: ignore[no-any-return]
+
+
+def dump_value(value: Any, limit: int, buffers: list[memoryview]) -> bytes:
+    """Pickle a result, in the worker. As `dumps`."""
+    if _is_small(value):
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return dumps(value, limit, buffers=buffers)
 
 
 # --- an error ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from executors.backends.backlog import Backlog
 from executors.backends.base import Job
 from executors.backends.process import logs
-from executors.backends.process.channel import ABOUT_SEGMENTS, Buffer, Kind
+from executors.backends.process.channel import ABOUT_SEGMENTS, Buffer, Frame, Kind
 from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.members import Member
@@ -79,8 +79,11 @@ class Pool:
 
     def submit(self, job: Job) -> None:
         """Queue a job, whose `token` is its pickled call, for the next worker."""
-        self._backlog.append(job)
-        self._schedule()
+        if self._idle and not len(self._backlog):
+            self._assign(job)
+        else:
+            self._backlog.append(job)
+            self._schedule()
 
     def cancel(self, job: Job) -> None:
         """Forget a queued job; kill the worker of a running one, with its process group."""
@@ -112,11 +115,7 @@ class Pool:
     def _schedule(self, *, replacing: int = 0) -> None:
         """Give queued jobs to workers, and start workers for those that remain, or to replace some."""
         while self._idle and (job := self._next_job()) is not None:
-            member = self._idle.pop()  # before the job starts: hooks hear of that, and may submit another
-            if job.handle.id in self._handovers or job.start():
-                member.run(job)
-            else:
-                self._idle.append(member)
+            self._assign(job)
         if len(self._backlog):
             now = time.monotonic()
             for member in self._members:
@@ -127,6 +126,13 @@ class Pool:
             modules = frozenset(self._modules)
             for _ in range(min(wanted, self._size - self._serving() - self._starter.starting)):
                 self._starter.start(modules)
+
+    def _assign(self, job: Job) -> None:
+        member = self._idle.pop()  # before the job starts: hooks hear of that, and may submit another
+        if job.handle.id in self._handovers or job.start():
+            member.run(job)
+        else:
+            self._idle.append(member)
 
     def _next_job(self) -> Job | None:
         """Return the job that is first in line: one sent ahead to a worker that turned out to be slow, or queued."""
@@ -147,7 +153,8 @@ class Pool:
         if job is not None and (job.handle.id in self._handovers or not member.pull_ahead(job)):
             self._backlog.put_back(job)
 
-    def _heard(self, member: Member, kind: int, task_id: int, cpu_time: float, body: bytes | bytearray) -> None:
+    def _heard(self, member: Member, received: Frame) -> None:
+        kind, task_id, cpu_time, body = received
         if kind == Kind.LOG:
             guarded(logs.replay, body, member.pid)
         elif kind in ABOUT_SEGMENTS:
@@ -161,9 +168,10 @@ class Pool:
             job = member.job
             if job is not None and job.handle.id == task_id:
                 job.handle.cpu_time = cpu_time
-                self._handovers.pop(task_id, None)
                 if kind == Kind.VALUE:
                     self._modules.add(getattr(job.function, "__module__", None) or "")
+                if self._handovers:
+                    self._handovers.pop(task_id, None)
                 self._went_on(member)
                 guarded(self._answered, job, kind, parts, member.pid)
 
@@ -217,7 +225,6 @@ class Pool:
         self._check_gone()
 
     def _rest(self, member: Member) -> None:
-        member.idle_since = time.monotonic()
         self._idle.append(member)
         if self._rounds is None:
             self._rounds = self._loop.call_later(self._recycling.round_time(TRIM_TIME), self._make_rounds)

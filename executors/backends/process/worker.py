@@ -81,7 +81,7 @@ class Worker:
         self._outbox = Outbox(channel, {})  # the levels are set: what was imported may have changed them since
         while True:
             try:
-                kind, task_id, body = self._channel.receive()
+                kind, task_id, _, body = self._channel.receive()
             except (EOFError, OSError):
                 return
             if kind == Kind.EXIT:
@@ -111,7 +111,8 @@ class Worker:
             os._exit(0)
         wrapped = self._parcels.wrap(answer, parts, task_id, cpu_time)
         del parts  # the arguments are gone, too: their shared memory is free again
-        self._outbox.send([*self._parcels.news(), *wrapped.parts], wrapped.descriptors)
+        news = self._parcels.news()
+        self._outbox.send([*news, *wrapped.parts] if news else wrapped.parts, wrapped.descriptors)
         self._outbox.job = None
 
     def _run(self, task_id: int, kind: int, parts: Sequence[Buffer]) -> tuple[Kind, Sequence[Buffer]]:
@@ -183,7 +184,7 @@ class Worker:
     def _value(self, value: Any) -> tuple[Kind, Sequence[Buffer]]:
         buffers: list[memoryview] = []
         try:
-            data = pickling.dumps(value, self._max_payload, buffers=buffers)
+            data = pickling.dump_value(value, self._max_payload, buffers)
         except SerializationError as error:
             return _unsendable(f"the result can't be sent back: {error}")
         except pickling.TooLargeError:
