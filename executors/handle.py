@@ -212,7 +212,7 @@ class TaskHandle(Generic[T]):
         if self._sleepers is None:  # the end has taken them all
             return
         with _transition:
-            if self._sleepers is not None and sleeper in self._sleepers:
+            if self._sleepers is not None and sleeper in self._sleepers:  # type: ignore[redundant-expr]  # threads
                 self._sleepers.remove(sleeper)
 
     def result(self, timeout: float | None = None) -> T:

@@ -11,7 +11,6 @@ from executors.errors import TaskCancelledError, TaskExitedError
 from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
 from executors.loops import Cancellable, EventLoop
 
-
 _NO_KWARGS: dict[str, Any] = {}
 """Shared by all jobs that have none, and never changed: a queued task takes no more memory than it must."""
 
