@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
@@ -51,11 +51,15 @@ class Admission:
         loop: The executor's loop.
         backends: The backends by name.
         limit: How many tasks each may have queued.
+        is_inside: Whether the calling code belongs to an unfinished task of this executor. Asked during a drain.
     """
 
-    def __init__(self, loop: EventLoop, backends: Mapping[str, ExecutorBackend], limit: int) -> None:
+    def __init__(
+        self, loop: EventLoop, backends: Mapping[str, ExecutorBackend], limit: int, is_inside: Callable[[], bool]
+    ) -> None:
         self._loop = loop
         self._limit = limit
+        self._is_inside = is_inside
         self._lock = threading.RLock()  # a waiting `run` may be collected as garbage by a thread that is in here
         self._queues = {name: _Queue(backend) for name, backend in backends.items()}
         self.phase = Phase.OPEN
@@ -64,36 +68,43 @@ class Admission:
         """Return how many tasks are queued there. Any thread."""
         return self._queues[backend].queued
 
-    def _check(self, queue: _Queue, inside: bool) -> None:
-        if self.phase is Phase.CLOSED or (self.phase is Phase.DRAINING and not inside):
+    def check(self, backend: ExecutorBackend) -> None:
+        """Let a task in that takes no place in a queue, as it starts at once. On the loop's thread: takes no lock.
+
+        Raises:
+            ExecutorClosedError: Nothing is taken at present.
+            BackendUnavailableError: The backend can't run anything.
+        """
+        if self.phase is not Phase.OPEN and not (self.phase is Phase.DRAINING and self._is_inside()):
             raise ExecutorClosedError(
                 "the executor is draining, and takes work only from its own unfinished tasks"
                 if self.phase is Phase.DRAINING
                 else "the executor has been drained: start it again with `async with`, or with its app"
             )
-        if queue.backend.unavailable is not None:
-            raise BackendUnavailableError(queue.backend.name, queue.backend.unavailable)
+        reason = backend.unavailable
+        if reason is not None:
+            raise BackendUnavailableError(backend.name, reason)
 
-    def admit(self, backend: str, *, inside: bool) -> None:
-        """Take a place in the backend's queue, at once. Any thread.
-
-        Args:
-            backend: The backend's name.
-            inside: Whether an unfinished task of this executor asks.
+    def admit(self, backend: str) -> None:
+        """Take a place in the backend's queue, at once. Any thread; raises as `check`.
 
         Raises:
             QueueFullError: There is no room.
-            ExecutorClosedError: Nothing is taken at present.
-            BackendUnavailableError: The backend can't run anything.
         """
+        if not self.admit_if_room(backend):
+            raise QueueFullError(backend, self._limit)
+
+    def admit_if_room(self, backend: str) -> bool:
+        """Take a place in the backend's queue if there is room; return whether it did. Else as `admit`."""
         queue = self._queues[backend]
         with self._lock:
-            self._check(queue, inside)
+            self.check(queue.backend)
             if queue.queued >= self._limit:
-                raise QueueFullError(backend, self._limit)
+                return False
             queue.queued += 1
+            return True
 
-    async def wait_for_place(self, backend: str, *, inside: bool) -> None:
+    async def wait_for_place(self, backend: str) -> None:
         """Take a place in the backend's queue, waiting in turn for room. On the executor's loop.
 
         Raises:
@@ -102,11 +113,9 @@ class Admission:
         """
         queue = self._queues[backend]
         with self._lock:
-            self._check(queue, inside)
-            if queue.queued < self._limit:
-                queue.queued += 1
+            if self.admit_if_room(backend):
                 return
-            place = _Place(self._loop.new_waiter(), inside)
+            place = _Place(self._loop.new_waiter(), self._is_inside())
             queue.waiting.append(place)
         try:
             await place.waiter
@@ -119,7 +128,7 @@ class Admission:
             raise
         with self._lock:
             try:
-                self._check(queue, inside)  # a drain may have begun since it was granted
+                self.check(queue.backend)  # a drain may have begun since it was granted
             except BaseException:
                 if place.granted:
                     self._free(queue)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import anyio
 
@@ -18,26 +17,54 @@ from executors.errors import ExecutorClosedError
 from executors.events import Hook, Hooks, TaskAbandoned, TaskFinished, TaskStarted, TaskSubmitted
 from executors.handle import CANCELLED, LOST, QUEUED, TaskHandle, TaskState
 from executors.loops import EventLoop
-from executors.options import TaskOptions
 from executors.routing import innermost, name_of
+from executors.targets import Target
 
 
-class Call(NamedTuple):
+class Call:
     """A function that has been routed, and what to call it with.
 
     Attributes:
         function: What to run.
+        target: Where it goes, and with what options.
         limited_by: What `max_concurrency` counts by: the user's function.
-        is_coroutine: Whether calling it gives a coroutine.
     """
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    backend: str
-    options: TaskOptions
-    is_coroutine: bool
-    limited_by: Callable[..., Any]
+    __slots__ = ("args", "function", "kwargs", "limited_by", "target")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        target: Target,
+        limited_by: Callable[..., Any],
+    ) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.target = target
+        self.limited_by = limited_by
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that it goes to."""
+        return self.target.backend.name
+
+    @property
+    def is_coroutine(self) -> bool:
+        """Whether calling it gives a coroutine."""
+        return self.target.is_coroutine
+
+    def _replace(self, *, function: Callable[..., Any] | None = None, args: tuple[Any, ...] | None = None) -> Self:
+        """Return one with another function around it, or other arguments."""
+        return type(self)(
+            self.function if function is None else function,
+            self.args if args is None else args,
+            self.kwargs,
+            self.target,
+            self.limited_by,
+        )
 
 
 class Dispatcher:
@@ -57,7 +84,7 @@ class Dispatcher:
         backends: Mapping[str, ExecutorBackend],
         queue_size: int,
         grace: float,
-        hooks: Iterable[Hook],
+        hooks: Sequence[Hook],
     ) -> None:
         self.loop = loop
         self.active: dict[int, Job] = {}
@@ -65,54 +92,60 @@ class Dispatcher:
         """Jobs that were abandoned, and still run."""
         self.watched: dict[int, TaskHandle[Any]] | None = None
         """While the executor drains: the handles that it will report on."""
-        self.finished: Counter[TaskState] = Counter()
+        self.finished: dict[TaskState, int] = {}
         self.abandoned = 0
-        self.admission = Admission(loop, backends, queue_size)
+        self.admission = Admission(loop, backends, queue_size, self.is_inside)
         self.deadlines = Deadlines(loop, grace, self._cancel_queued, self._settle, self.abandon)
         self._backends = backends
         self._limits = ConcurrencyLimits()
-        self._hooks = Hooks(hooks)
+        self._hooks = Hooks(hooks) if hooks else None
         self._idle: anyio.Event | None = None
 
     # --- in -----------------------------------------------------------------------------------------------
 
     def submit(self, call: Call) -> TaskHandle[Any]:
         """Take a call in at once. Any thread; raises as `Admission.admit`."""
-        if not self.loop.owns_this_thread() and self.loop.has_ended():
+        on_loop = self.loop.owns_this_thread()
+        if not on_loop and self.loop.has_ended():
             raise ExecutorClosedError("the executor's event loop has ended without a drain: start it on another")
-        self.admission.admit(call.backend, inside=self.is_inside())
-        return self._accept(call)
+        if on_loop and call.target.starts_at_once:
+            self.admission.check(call.target.backend)
+            return self._accept(call, on_loop=True, queued=False)
+        self.admission.admit(call.target.backend.name)
+        return self._accept(call, on_loop=on_loop, queued=True)
 
-    async def _submit_when_room(self, call: Call) -> TaskHandle[Any]:
+    async def submit_when_room(self, call: Call) -> TaskHandle[Any]:
         """Take a call in as soon as there is room. On the loop; raises as `Admission.wait_for_place`."""
-        await self.admission.wait_for_place(call.backend, inside=self.is_inside())
-        return self._accept(call)
+        if call.target.starts_at_once:
+            self.admission.check(call.target.backend)
+            return self._accept(call, on_loop=True, queued=False)
+        if not self.admission.admit_if_room(call.target.backend.name):
+            await self.admission.wait_for_place(call.target.backend.name)
+        return self._accept(call, on_loop=True, queued=True)
 
     def is_inside(self) -> bool:
         """Whether the calling code belongs to an unfinished task of this run."""
         task = running.get()
         return isinstance(task, TaskHandle) and task._belongs_to(self) and not task.done()
 
-    def _accept(self, call: Call) -> TaskHandle[Any]:
-        options = call.options
-        handle: TaskHandle[Any] = TaskHandle(self, options.name or name_of(call.limited_by), options.tag, call.backend)
+    def _accept(self, call: Call, *, on_loop: bool, queued: bool) -> TaskHandle[Any]:
+        target = call.target
+        backend, options = target.backend, target.options
+        handle: TaskHandle[Any] = TaskHandle(self, options.name or name_of(call.limited_by), options.tag, backend.name)
         job = Job(
-            self,
-            self._backends[call.backend],
-            handle,
-            call.function,
-            call.args,
-            call.kwargs,
-            copy_context(),
-            is_coroutine=call.is_coroutine,
-            timeout=options.timeout,
-            max_concurrency=options.max_concurrency,
-            key=innermost(call.limited_by),
+            self, backend, handle, call.function, call.args, call.kwargs, copy_context(), target.is_coroutine, queued
         )
+        job.timeout = options.timeout
+        if options.max_concurrency is not None:
+            job.max_concurrency = options.max_concurrency
+            job.key = innermost(call.limited_by)
         self.active[handle.id] = job
         if self.watched is not None:
             self.watched[handle.id] = handle
-        self._on_loop(self._dispatch, job)
+        if on_loop:
+            self._dispatch(job)
+        else:
+            self.loop.post(self._dispatch, job)
         return handle
 
     def _on_loop(self, function: Callable[[Job], None], job: Job) -> None:
@@ -127,8 +160,9 @@ class Dispatcher:
         if job.handle.done():
             return
         job.dispatched = True
-        self._hooks.tell(TaskSubmitted, job.handle)
-        if self._limits.may_go(job):
+        if self._hooks is not None:
+            self._hooks.tell(TaskSubmitted, job.handle)
+        if job.max_concurrency is None or self._limits.may_go(job):
             self._hand_over(job)
 
     def _hand_over(self, job: Job) -> None:
@@ -141,12 +175,14 @@ class Dispatcher:
 
     def job_started(self, job: Job) -> None:
         """A backend runs the job now. Any thread."""
-        self.admission.left_queue(job.handle.backend)
-        if job.timeout is not None or self._hooks:
+        if job.queued:
+            self.admission.left_queue(job.handle.backend)
+        if job.timeout is not None or self._hooks is not None:
             self._on_loop(self._watch, job)
 
     def _watch(self, job: Job) -> None:
-        self._hooks.tell(TaskStarted, job.handle)
+        if self._hooks is not None:
+            self._hooks.tell(TaskStarted, job.handle)
         self.deadlines.watch(job)
 
     def job_returned_awaitable(self, job: Job, awaitable: Any) -> None:
@@ -166,30 +202,36 @@ class Dispatcher:
 
     def job_finished(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         """A job has left its backend. What one reports that was abandoned is dropped."""
-        if self.active.pop(job.handle.id, None) is not None:
-            self.deadlines.forget(job)
-            self._settle(job, *outcome(job, state, value, error))
-            self._left(job)
-        else:
+        if self.active.pop(job.handle.id, None) is None:
             self.adrift.pop(job.handle.id, None)
+            return
+        if job.timer is not None or job.stop is not None:
+            self.deadlines.forget(job)
+            state, value, error = outcome(job, state, value, error)
+        before = job.handle._finish(state, value, error)
+        if before is not None:
+            self._tell_end(job, before, state)
+        self._left(job)
 
     def _settle(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         before = job.handle._finish(state, value, error)
         if before is not None:
-            self._tell_end(job.handle, before)
+            self._tell_end(job, before, state)
 
-    def _tell_end(self, handle: TaskHandle[Any], before: TaskState) -> None:
-        if before is QUEUED:
-            self.admission.left_queue(handle.backend)
-        self.finished[handle.state] += 1
-        self._hooks.tell(TaskFinished, handle)
-        handle._tell_waiters()
+    def _tell_end(self, job: Job, before: TaskState, state: TaskState) -> None:
+        if before is QUEUED and job.queued:
+            self.admission.left_queue(job.handle.backend)
+        self.finished[state] = self.finished.get(state, 0) + 1
+        if self._hooks is not None:
+            self._hooks.tell(TaskFinished, job.handle)
+        job.handle._tell_waiters()
 
     def _left(self, job: Job) -> None:
-        following = self._limits.left(job)
-        if following is not None and self._limits.may_go(following):
-            self._hand_over(following)
-        if not self.active and self._idle is not None:
+        if job.counted:
+            following = self._limits.left(job)
+            if following is not None and self._limits.may_go(following):
+                self._hand_over(following)
+        if self._idle is not None and not self.active:
             self._idle.set()
             self._idle = None
 
@@ -212,10 +254,11 @@ class Dispatcher:
             return False
         del self.active[job.handle.id]
         if not job.dispatched:  # submitted by another thread, and the word of it is on its way
-            self._hooks.tell(TaskSubmitted, job.handle)
+            if self._hooks is not None:
+                self._hooks.tell(TaskSubmitted, job.handle)
         elif not self._limits.forget(job):
             job.backend.cancel(job)
-        self._tell_end(job.handle, QUEUED)
+        self._tell_end(job, QUEUED, CANCELLED)
         self._left(job)
         return True
 
@@ -230,7 +273,8 @@ class Dispatcher:
         job.backend.abandon(job)
         if job.stop is not None:
             self._settle(job, job.stop.state, None, job.stop.error)
-        self._hooks.tell(TaskAbandoned, job.handle)
+        if self._hooks is not None:
+            self._hooks.tell(TaskAbandoned, job.handle)
         self._left(job)
 
     async def wait_idle(self) -> None:

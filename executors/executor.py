@@ -20,10 +20,10 @@ from executors.events import Hook
 from executors.handle import TaskHandle
 from executors.loops import running_loop
 from executors.options import TaskOptions, positive_seconds
-from executors.routing import name_of, route
 from executors.settings import Settings
 from executors.snapshot import BackendSnapshot, ExecutorSnapshot
 from executors.submitter import Submitter
+from executors.targets import Targets
 
 
 class Executor(Submitter):
@@ -102,7 +102,7 @@ class Executor(Submitter):
             self._dispatcher.give_up()
         loop = running_loop()
         self._settings = settings = self._configured()
-        backends = self._equip(settings)
+        backends, tags = self._equip(settings)
         started: list[ExecutorBackend] = []
         try:
             for name, backend in backends.items():
@@ -115,6 +115,7 @@ class Executor(Submitter):
                 backend.kill()
             raise
         self._backends = backends
+        self._targets = Targets(backends, tags, settings.no_process_backend)
         self._drained = self.drain_report = None
         self._dispatcher = Dispatcher(loop, backends, settings.queue_size, settings.cancel_grace, self._hooks)
 
@@ -126,7 +127,7 @@ class Executor(Submitter):
         """Return what worker processes do before their first job; see `ExecutorBackend.setup`."""
         return None
 
-    def _equip(self, settings: Settings) -> dict[str, ExecutorBackend]:
+    def _equip(self, settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str]]:
         from executors.backends.thread import ThreadBackend  # noqa: PLC0415
 
         backends = dict(settings.backends or {})
@@ -136,14 +137,14 @@ class Executor(Submitter):
             backends["thread"] = ThreadBackend(settings.thread_count())
         if "process" not in backends and settings.process_count():
             backends["process"] = self._process_backend(settings)
-        self._tags = {"cpu": "process", **(settings.tags or {})}
-        for tag, name in self._tags.items():
+        tags = {"cpu": "process", **(settings.tags or {})}
+        for tag, name in tags.items():
             if name not in backends and name != "process":
                 raise ConfigurationError(
                     f"the tag {tag!r} is mapped to {name!r}, and there is no such backend; there are "
                     f"{', '.join(sorted(backends))}"
                 )
-        return backends
+        return backends, tags
 
     def _process_backend(self, settings: Settings) -> ExecutorBackend:
         from executors.backends.process import ProcessBackend  # noqa: PLC0415
@@ -237,7 +238,7 @@ class Executor(Submitter):
                 "`run` and `map` work on the event loop that the executor was started on; from another thread "
                 "use `submit(…).result()`"
             )
-        handle = await dispatcher._submit_when_room(call)
+        handle = await dispatcher.submit_when_room(call)
         handle._mark_seen()
         return handle
 
@@ -246,17 +247,7 @@ class Executor(Submitter):
     ) -> Call:
         """Decide where a function goes, and whether it can run there. Raises as `submit` does."""
         self._started()
-        found = route(function, said, self._tags)
-        if found.backend not in self._backends:
-            raise ConfigurationError(f"{name_of(function)} can't run: {self._settings.no_process_backend()}")
-        backend = self._backends[found.backend]
-        if not (backend.supports_coroutines if found.is_coroutine else backend.supports_functions):
-            kind, other = ("coroutine", "plain") if found.is_coroutine else ("plain", "coroutine")
-            raise ConfigurationError(
-                f"{name_of(function)} is a {kind} function, and the backend {found.backend!r} that it would go to "
-                f"runs only {other} ones"
-            )
-        return Call(function, args, kwargs, found.backend, found.options, found.is_coroutine, function)
+        return Call(function, args, kwargs, self._targets.find(function, said), function)
 
     def _started(self) -> Dispatcher:
         if self._dispatcher is None:

@@ -7,6 +7,7 @@ import itertools
 import math
 import threading
 import time
+import types
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from typing import Any, Generic, Protocol, TypeVar
@@ -172,7 +173,7 @@ class TaskHandle(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         if not self.done():
-            yield from self._wait().__await__()
+            yield from self._wait()
         return self._outcome()
 
     async def wait(self) -> None:
@@ -184,7 +185,8 @@ class TaskHandle(Generic[T]):
         if not self.done():
             await self._wait()
 
-    async def _wait(self) -> None:
+    @types.coroutine
+    def _wait(self) -> Generator[Any, Any, None]:
         if not self._owner.loop.is_current():
             raise WrongThreadError(
                 f"{self!r} belongs to another event loop than the one that awaits it: use "
@@ -193,22 +195,24 @@ class TaskHandle(Generic[T]):
         waiter = self._owner.loop.new_waiter()
         if self._add_sleeper(waiter):
             try:
-                await waiter
+                yield from waiter.__await__()
             finally:
                 self._remove_sleeper(waiter)
 
     def _add_sleeper(self, sleeper: Sleeper) -> bool:
+        """Have the sleeper woken at the end, unless that is here; return whether it will be."""
         with _transition:
-            if self.done():
-                return False
             if self._sleepers is None:
-                self._sleepers = []
-            self._sleepers.append(sleeper)
-            return True
+                self._sleepers = [sleeper]
+            else:
+                self._sleepers.append(sleeper)
+            return not self.done()  # looked at last: see `_tell_waiters`
 
     def _remove_sleeper(self, sleeper: Sleeper) -> None:
+        if self._sleepers is None:  # the end has taken them all
+            return
         with _transition:
-            if self._sleepers is not None and sleeper in self._sleepers:
+            if self._sleepers is not None and sleeper in self._sleepers:  # type: ignore[redundant-expr]  # threads
                 self._sleepers.remove(sleeper)
 
     def result(self, timeout: float | None = None) -> T:
@@ -282,11 +286,13 @@ class TaskHandle(Generic[T]):
         What it raises is logged.
         """
         with _transition:
-            if not self.done():
-                if self._callbacks is None:
-                    self._callbacks = []
+            if self._callbacks is None:
+                self._callbacks = [function]
+            else:
                 self._callbacks.append(function)
+            if not self.done():  # looked at last: see `_tell_waiters`
                 return
+            self._callbacks.remove(function)
         self._owner.loop.post(function, self)
 
     def cancel(self) -> bool:
@@ -323,6 +329,17 @@ class TaskHandle(Generic[T]):
             self._state = RUNNING
             return True
 
+    def _start_at_once(self) -> bool:
+        """Go from queued to running in the moment of the submission, on the loop's thread. Else as `_start`.
+
+        Tasks end on that thread, so that nothing comes in between: this takes no lock.
+        """
+        if self._state is not QUEUED:
+            return False
+        self._started = self._submitted
+        self._state = RUNNING
+        return True
+
     def _finish(
         self, state: TaskState, value: Any, error: BaseException | None, *, queued_only: bool = False
     ) -> TaskState | None:
@@ -333,19 +350,30 @@ class TaskHandle(Generic[T]):
         Returns:
             The state before, or None if nothing has changed because it was final already.
         """
-        with _transition:
-            before = self._state
-            if before is not QUEUED and (queued_only or before is not RUNNING):
-                return None
-            self._value, self._error = value, error
-            self._finished = time.monotonic()
-            self._state = state
+        if self._state is QUEUED:
+            with _transition:  # another thread may be about to start it
+                if self._state is QUEUED:
+                    self._settle(state, value, error)
+                    return QUEUED
+        if queued_only or self._state is not RUNNING:
+            return None
+        self._settle(state, value, error)
+        return RUNNING
+
+    def _settle(self, state: TaskState, value: Any, error: BaseException | None) -> None:
+        self._value, self._error = value, error
+        self._finished = time.monotonic()
+        self._state = state  # last: other threads look at it first
         if error is not None and self._report_failure and state is not CANCELLED:
             self._unseen = UnseenFailure(self.name, error)
-        return before
 
     def _tell_waiters(self) -> None:
-        """Wake everyone who waits for the final state, and call the callbacks. On the loop's thread."""
+        """Wake everyone who waits for the final state, and call the callbacks. On the loop's thread.
+
+        Where nobody waits this takes no lock: who joins is seen here, or sees the final state after joining.
+        """
+        if self._sleepers is None and self._callbacks is None:
+            return
         with _transition:
             sleepers, self._sleepers = self._sleepers, None
             callbacks, self._callbacks = self._callbacks, None

@@ -11,6 +11,8 @@ from executors.errors import ConfigurationError, InvalidTaskError
 from executors.options import MARK, NO_OPTIONS, TaskOptions
 
 _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
+KIND_FLAGS = _GENERATOR | _COROUTINE | _ITERABLE_COROUTINE | _ASYNC_GENERATOR
+"""Of a code object's flags, those that tell what calling it gives."""
 
 
 class BackendName(str):
@@ -79,9 +81,19 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
 
 def name_of(function: Callable[..., Any]) -> str:
     """Return a readable name: the qualified one of what is called in the end."""
+    if type(function) is FunctionType:
+        return function.__qualname__
     found = innermost(function)
     name = getattr(found, "__qualname__", None) or type(found).__qualname__
     return str(name)
+
+
+def mark_on(function: Callable[..., Any]) -> Any:
+    """Return the mark that a function bears, or what is called in the end does; None if there is none."""
+    mark = getattr(function, MARK, None)
+    if mark is None and type(function) is not FunctionType:
+        mark = getattr(innermost(function), MARK, None)
+    return mark
 
 
 def mark_of(function: Callable[..., Any], *, is_coroutine: bool) -> TaskOptions:
@@ -90,9 +102,7 @@ def mark_of(function: Callable[..., Any], *, is_coroutine: bool) -> TaskOptions:
     `functools.wraps` copies the mark from wrapped to wrapper. It counts only where both are of one kind: a
     coroutine function around a cpu-bound one (`app.sync_to_async(render)`) is not itself cpu-bound.
     """
-    mark = getattr(function, MARK, None)
-    if mark is None:
-        mark = getattr(innermost(function), MARK, None)
+    mark = mark_on(function)
     if mark is None or mark[1] is not is_coroutine:
         return NO_OPTIONS
     options: TaskOptions = mark[0]

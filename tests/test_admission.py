@@ -179,9 +179,9 @@ def test_waiter_cancelled_with_its_place_in_hand_gives_it_back() -> None:
     """asyncio's own cancellation may hit a waiter that has been woken with its place: the next one gets that."""
 
     async def main() -> None:
-        admission = Admission(running_loop(), {"inline": InlineBackend()}, 1)
-        admission.admit("inline", inside=False)
-        first, second = (asyncio.create_task(admission.wait_for_place("inline", inside=False)) for _ in range(2))
+        admission = Admission(running_loop(), {"inline": InlineBackend()}, 1, lambda: False)
+        admission.admit("inline")
+        first, second = (asyncio.create_task(admission.wait_for_place("inline")) for _ in range(2))
         await asyncio.sleep(0)
         admission.left_queue("inline")
         first.cancel()
@@ -217,13 +217,13 @@ async def test_waiter_is_turned_away_by_a_drain() -> None:
 
 async def test_place_granted_as_the_executor_closes_is_given_back() -> None:
     """Whoever gets room in the moment of the closing doesn't slip in behind the drain."""
-    admission = Admission(running_loop(), {"inline": InlineBackend()}, 1)
-    admission.admit("inline", inside=False)
+    admission = Admission(running_loop(), {"inline": InlineBackend()}, 1, lambda: False)
+    admission.admit("inline")
     refused = []
 
     async def wait() -> None:
         with pytest.raises(ExecutorClosedError):
-            await admission.wait_for_place("inline", inside=False)
+            await admission.wait_for_place("inline")
         refused.append(True)
 
     async with anyio.create_task_group() as group:

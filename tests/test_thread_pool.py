@@ -14,7 +14,7 @@ from thread_work import ThreadWork
 from executors import BackendUnavailableError, DeadlockError, Executor
 from executors.backends import ThreadBackend
 from executors.events import TaskAbandoned, TaskEvent
-from executors.handle import CANCELLED, SUCCEEDED
+from executors.handle import CANCELLED, QUEUED, SUCCEEDED
 
 pytestmark = pytest.mark.anyio
 
@@ -273,3 +273,38 @@ async def test_thread_that_comes_back_after_the_drain() -> None:
         stuck.release.set()
         await until(lambda: len(pool_threads()) == 1)
     assert pool_threads() == set()
+
+
+async def test_queued_tasks_fail_when_the_last_thread_is_abandoned() -> None:
+    """What is queued behind stuck threads fails, saying why, when no spare one is left; a waiting `run` does, too."""
+    abandoned, stuck = Abandoned(), [ThreadWork() for _ in range(2)]
+    async with (
+        Executor(threads=1, processes=0, queue_size=4, cancel_grace=0.01, hooks=[abandoned]) as executor,
+        anyio.create_task_group() as group,
+    ):
+        refused = []
+
+        async def run() -> None:
+            with pytest.raises(BackendUnavailableError, match="check_cancelled"):
+                await executor.run(int)
+            refused.append(True)
+
+        first, last = (executor.submit(work) for work in stuck)
+        await stuck[0].wait_entered()
+        held = [executor.options(max_concurrency=1).submit(int) for _ in range(2)]
+        queued = executor.submit(int)
+        group.start_soon(run)
+        await anyio.wait_all_tasks_blocked()
+        first.cancel()
+        await stuck[1].wait_entered()
+        assert queued.state is QUEUED
+        last.cancel()
+        for handle in (queued, *held):
+            with anyio.fail_after(PATIENCE), pytest.raises(BackendUnavailableError, match=r"'thread'.*1 spare"):
+                await handle
+        await until(lambda: refused == [True])
+        assert executor.snapshot().backends["thread"].queued == 0
+        for work in stuck:
+            work.release.set()
+        await until(lambda: executor.snapshot().backends["thread"].unavailable is None)
+        assert await executor.run(int) == 0

@@ -11,6 +11,9 @@ from executors.errors import TaskCancelledError, TaskExitedError
 from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
 from executors.loops import Cancellable, EventLoop
 
+_NO_KWARGS: dict[str, Any] = {}
+"""Shared by all jobs that have none, and never changed: a queued task takes no more memory than it must."""
+
 
 class Stop(NamedTuple):
     """Why a job has been told to stop: the state and the error that it will end with."""
@@ -39,6 +42,7 @@ class Job:
     """What a backend is handed: what to run and how, and the calls that report what became of it.
 
     Attributes:
+        owner: Hears what becomes of it.
         handle: The caller's side of it.
         function: The callable, with `args` and `kwargs`.
         is_coroutine: Whether calling it gives a coroutine.
@@ -46,7 +50,9 @@ class Job:
         timeout: Seconds that it may run, or None. The executor's affair, for a backend's information.
         max_concurrency: How many jobs of `key` may run at a time, or None.
         key: What `max_concurrency` counts by.
+        queued: Whether it takes room in its backend's queue until it starts.
         dispatched: Whether the executor has seen to it: a job is submitted by any thread, and seen to on the loop's.
+        entered: Whether the event loop has come to its function, once it has a task there.
         counted: Whether it is among those that `max_concurrency` counts.
         stop: Set once the job has been told to stop, by its timeout, `cancel()` or a drain.
         timer: What will time it out.
@@ -55,12 +61,12 @@ class Job:
     """
 
     __slots__ = (
-        "_owner",
         "args",
         "backend",
         "context",
         "counted",
         "dispatched",
+        "entered",
         "function",
         "grace",
         "handle",
@@ -68,6 +74,8 @@ class Job:
         "key",
         "kwargs",
         "max_concurrency",
+        "owner",
+        "queued",
         "stop",
         "timeout",
         "timer",
@@ -83,24 +91,23 @@ class Job:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         context: Context,
-        *,
-        is_coroutine: bool = False,
-        timeout: float | None = None,
-        max_concurrency: int | None = None,
-        key: object = None,
+        is_coroutine: bool,
+        queued: bool,
     ) -> None:
-        self._owner = owner
+        self.owner = owner
         self.backend = backend
         self.handle = handle
         self.function = function
         self.args = args
-        self.kwargs = kwargs
+        self.kwargs = kwargs or _NO_KWARGS
         self.context = context
         self.is_coroutine = is_coroutine
-        self.timeout = timeout
-        self.max_concurrency = max_concurrency
-        self.key = key
+        self.queued = queued
+        self.timeout: float | None = None
+        self.max_concurrency: int | None = None
+        self.key: object = None
         self.dispatched = False
+        self.entered = False
         self.counted = False
         self.stop: Stop | None = None
         self.timer: Cancellable | None = None
@@ -113,9 +120,9 @@ class Job:
         Returns:
             False if it was cancelled meanwhile: drop it, and report nothing.
         """
-        if not self.handle._start():
+        if not (self.handle._start() if self.queued else self.handle._start_at_once()):
             return False
-        self._owner.job_started(self)
+        self.owner.job_started(self)
         return True
 
     def succeed(self, value: Any) -> None:
@@ -127,7 +134,11 @@ class Job:
 
     def await_on_loop(self, awaitable: Any) -> None:
         """Report that what is left to do is to await `awaitable` on the executor's loop. Any thread, once."""
-        self._on_loop(self._owner.job_returned_awaitable, self, awaitable)
+        owner = self.owner
+        if owner.loop.owns_this_thread():
+            owner.job_returned_awaitable(self, awaitable)
+        else:
+            owner.loop.post(owner.job_returned_awaitable, self, awaitable)
 
     def fail(self, error: BaseException) -> None:
         """Report that the function raised `error`. Any thread, once.
@@ -156,14 +167,11 @@ class Job:
 
     def finish(self, state: TaskState, value: Any = None, error: BaseException | None = None) -> None:
         """Report the end. Any thread, once; a report about a job that was abandoned is dropped."""
-        self._on_loop(self._owner.job_finished, self, state, value, error)
-
-    def _on_loop(self, function: Callable[..., None], *args: Any) -> None:
-        loop = self._owner.loop
-        if loop.owns_this_thread():
-            function(*args)
+        owner = self.owner
+        if owner.loop.owns_this_thread():
+            owner.job_finished(self, state, value, error)
         else:
-            loop.post(function, *args)
+            owner.loop.post(owner.job_finished, self, state, value, error)
 
 
 class Rest:
@@ -198,6 +206,9 @@ class ExecutorBackend(ABC):
 
     stops_running_tasks: bool = False
     """`cancel` on a running job ends it soon, without the function's help or with an ordinary cancellation."""
+
+    starts_at_once: bool = False
+    """A job that it is handed has started when `submit` returns: it takes no room in the backend's queue."""
 
     requires_pickle: bool = False
     """Functions, arguments, results and errors travel by pickle."""

@@ -13,6 +13,7 @@ class InlineBackend(ExecutorBackend):
     """
 
     supports_coroutines = True
+    starts_at_once = True
     workers = 1
 
     def submit(self, job: Job) -> None:

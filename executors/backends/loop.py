@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from typing import Any
 
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job, Rest
 from executors.context import running
+from executors.handle import SUCCEEDED
 from executors.loops import EventLoop
 from executors.options import whole_number
 
@@ -27,49 +27,48 @@ class LoopBackend(ExecutorBackend):
         if max_running is not None:
             whole_number(max_running, "max_running", least=1)
         self.workers = max_running
-        self._running = 0
+        self.starts_at_once = max_running is None
+        self._running: set[Job] = set()  # kept where they are bounded only
         self._backlog = Backlog()
 
     def start(self, loop: EventLoop) -> None:
         """Bind to the loop."""
         self._loop = loop
-        self._running = 0
+        self._running = set()
         self._backlog = Backlog()
 
     def submit(self, job: Job) -> None:
         """Make a task of it, or keep it until there is room."""
-        if self.workers is not None and self._running >= self.workers:
+        if self.workers is not None and len(self._running) >= self.workers:
             self._backlog.append(job)
         elif job.start():
             self.run(job)
 
     def run(self, job: Job) -> None:
         """Make a task of a job that has started, whatever it was started as."""
-        self._running += 1
-        job.token = spawned = _Spawned()  # before: an eager task runs in the call
-        spawned.task = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
+        if self.workers is not None:
+            self._running.add(job)
+        job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
 
     async def _run(self, job: Job) -> None:
-        spawned: _Spawned = job.token
-        spawned.entered = True
+        job.entered = True
         running.set(job.handle)
         try:
             value = await job.function(*job.args, **job.kwargs)
         except self._loop.cancelled_error:
-            self._end(spawned)
+            self._end(job)
             job.cancelled()
             raise
         except BaseException as error:  # noqa: BLE001  (a task's SystemExit must not end the server)
-            self._end(spawned)
+            self._end(job)
             job.fail(error)
         else:
-            self._end(spawned)
-            job.succeed(value)
+            self._end(job)
+            job.owner.job_finished(job, SUCCEEDED, value, None)  # `job.succeed` without asking for the thread
 
-    def _end(self, spawned: _Spawned) -> None:
-        if spawned.counted:
-            spawned.counted = False
-            self._running -= 1
+    def _end(self, job: Job) -> None:
+        if self.workers is not None and job in self._running:
+            self._running.discard(job)
             if (waiting := self._backlog.popleft()) is not None:
                 self.submit(waiting)
 
@@ -78,24 +77,23 @@ class LoopBackend(ExecutorBackend):
         if job.handle.started_at is None:
             self._backlog.forget(job)
             return
-        spawned: _Spawned = job.token
-        if spawned.task is None:  # an eager task that cancels itself before it has waited for anything
+        if job.token is None:  # an eager task that cancels itself before it has waited for anything
             self._loop.post(self.cancel, job)
             return
-        spawned.task.cancel()
-        if not spawned.entered:
+        job.token.cancel()
+        if not job.entered:
             if isinstance(job.function, Rest):
                 job.function.discard()
-            self._end(spawned)
+            self._end(job)
             job.cancelled()
 
     def abandon(self, job: Job) -> None:
         """Give its place to another."""
-        self._end(job.token)
+        self._end(job)
 
     def stack_of(self, job: Job) -> str | None:
         """Tell where the coroutine is suspended, where the loop knows."""
-        get_coro = getattr(getattr(job.token, "task", None), "get_coro", None)
+        get_coro = getattr(job.token, "get_coro", None)
         if get_coro is None:  # trio's tasks don't tell
             return None
         lines: list[str] = []
@@ -106,14 +104,3 @@ class LoopBackend(ExecutorBackend):
                 lines += traceback.format_stack(frame, limit=1)
             awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
         return "".join(lines)
-
-
-class _Spawned:
-    """A job's task, whether it has got as far as its function, and whether it counts as running."""
-
-    __slots__ = ("counted", "entered", "task")
-
-    def __init__(self) -> None:
-        self.task: Any = None
-        self.entered = False
-        self.counted = True

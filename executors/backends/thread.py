@@ -50,13 +50,7 @@ class ThreadBackend(ExecutorBackend):
     @property
     def unavailable(self) -> str | None:  # type: ignore[override]
         """Say so when every thread, and every spare, is kept by an abandoned task."""
-        if len(self._pool.abandoned) < 2 * self.workers:
-            return None
-        return (
-            f"all its {self.workers} threads and {self.workers} spare ones are kept by tasks that didn't listen "
-            "to their timeout or cancellation; let such functions call `current_task().check_cancelled()`, or "
-            "mark them @cpu_bound, where they can be stopped"
-        )
+        return self._pool.unavailable
 
     def submit(self, job: Job) -> None:
         """Queue the job, and see that a thread takes it."""
@@ -68,12 +62,13 @@ class ThreadBackend(ExecutorBackend):
             self._pool.forget(job)
 
     def abandon(self, job: Job) -> None:
-        """Let a spare thread stand in for the one that this job keeps."""
-        self._pool.abandon(job)
+        """Let a spare thread stand in for the one that this job keeps; if that was the last, fail what is queued."""
+        for stranded in self._pool.abandon(job):
+            stranded.fail(BackendUnavailableError(self.name, self.unavailable or "no thread was left"))
 
     def stack_of(self, job: Job) -> str | None:
         """Tell what the job's thread is doing."""
-        thread = self._pool.running.get(job)
+        thread = next((thread for thread, run in self._pool.running.copy().items() if run is job), None)
         frame = sys._current_frames().get(thread.ident or 0) if thread is not None else None
         return "".join(traceback.format_stack(frame)) if frame is not None else None
 
@@ -100,16 +95,29 @@ class _Pool:
         self._working = 0  # threads that will look at the backlog again
         self._idle = 0  # of these, the ones that wait for a wake-up which nobody has sent yet
         self._blocked = 0  # of these, the ones that wait for a task's result
-        self.running: dict[Job, threading.Thread] = {}  # not the job's `token`: the loop may have the job already
+        self.running: dict[threading.Thread, Job] = {}
         self.abandoned: set[Job] = set()  # jobs whose threads are written off until they come back
         self._closing = False
         self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._all_gone: Waiter | None = None
 
+    @property
+    def unavailable(self) -> str | None:
+        """Why no job is taken, if so. Any thread."""
+        if len(self.abandoned) < 2 * self._size:
+            return None
+        return (
+            f"all its {self._size} threads and {self._size} spare ones are kept by tasks that didn't listen "
+            "to their timeout or cancellation; let such functions call `current_task().check_cancelled()`, or "
+            "mark them @cpu_bound, where they can be stopped"
+        )
+
     # --- on the loop's thread -----------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
         with self._lock:
+            if (reason := self.unavailable) is not None:  # since it was let in
+                raise BackendUnavailableError(self._name, reason)
             self._rouse()
             if not self._working:
                 raise BackendUnavailableError(self._name, "the system let it start no thread")
@@ -119,13 +127,19 @@ class _Pool:
         with self._lock:
             self._backlog.forget(job)
 
-    def abandon(self, job: Job) -> None:
+    def abandon(self, job: Job) -> list[Job]:
+        """Write a job's thread off; return the queued jobs that have no thread to hope for any more."""
+        stranded: list[Job] = []
         with self._lock:
-            if job not in self.running:  # its thread has come back meanwhile
-                return
+            if job not in self.running.values():  # its thread has come back meanwhile
+                return stranded
             self.abandoned.add(job)
-            if len(self._backlog):
+            if self.unavailable is not None:
+                while (queued := self._backlog.popleft()) is not None:
+                    stranded.append(queued)
+            elif len(self._backlog):
                 self._rouse()
+        return stranded
 
     def shut(self) -> None:
         with self._lock:
@@ -172,21 +186,21 @@ class _Pool:
     def _work(self) -> None:
         thread = threading.current_thread()
         blocking_wait.guard = self._while_blocked
-        while (job := self._next_job()) is not None:
-            self.running[job] = thread
+        while (job := self._next_job(thread)) is not None:
             _run(job)
-            with self._lock:
-                del self.running[job]
-                self.abandoned.discard(job)
-            del job
+            del job  # an idle thread keeps nothing of its last one
         self._loop.post(self._ended, thread)
 
-    def _next_job(self) -> Job | None:
-        """Wait for a job; None if the thread is to end."""
+    def _next_job(self, thread: threading.Thread) -> Job | None:
+        """Take leave of the thread's last job, and wait for another; None if the thread is to end."""
         while True:
             with self._lock:
+                job = self.running.pop(thread, None)
+                if job is not None:
+                    self.abandoned.discard(job)
                 job = self._backlog.popleft() if self._working <= self._allowed() else None
                 if job is not None:
+                    self.running[thread] = job
                     return job
                 if self._closing or self._working > self._allowed():
                     self._working -= 1

@@ -42,10 +42,7 @@ class AsyncioLoop(EventLoop):
         self._loop.call_soon_threadsafe(function)
 
     def is_current(self) -> bool:
-        try:
-            return asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            return False
+        return asyncio._get_running_loop() is self._loop
 
     def has_ended(self) -> bool:
         return self._loop.is_closed()

@@ -107,7 +107,7 @@ async def test_an_error_on_the_way_out_of_a_timeout_is_its_cause() -> None:
             raise ValueError("on the way out")
 
     async with Executor(threads=1, processes=0) as executor:
-        handle = executor.options(timeout=0.01).submit(work)
+        handle = executor.options(timeout=0.1).submit(work)  # it must be entered before
         with pytest.raises(TaskTimeoutError) as caught:
             await handle
         assert repr(caught.value.__cause__) == "ValueError('on the way out')"

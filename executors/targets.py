@@ -1,0 +1,85 @@
+"""Where tasks go in one run of an executor: the routing's decisions as backends, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any
+
+from executors.backends.base import ExecutorBackend
+from executors.errors import ConfigurationError
+from executors.options import NO_OPTIONS, TaskOptions
+from executors.routing import KIND_FLAGS, is_coroutine_function, mark_on, name_of, route
+
+MOST_REMEMBERED = 1024
+"""How many decisions are kept: an app has a few, but may make options anew for each task."""
+
+
+class Target:
+    """Where tasks of one kind with one set of options go. Shared by all of these, and never changed."""
+
+    __slots__ = ("backend", "is_coroutine", "mark", "options", "said", "starts_at_once")
+
+    def __init__(
+        self, backend: ExecutorBackend, options: TaskOptions, is_coroutine: bool, said: TaskOptions, mark: object
+    ) -> None:
+        self.backend = backend
+        self.options = options
+        self.is_coroutine = is_coroutine
+        self.starts_at_once = backend.starts_at_once and options.max_concurrency is None
+        self.said = said  # with the mark: kept alive, as `Targets` knows them by their ids
+        self.mark = mark
+
+
+class Targets:
+    """Finds targets. Any thread.
+
+    It remembers them by what decides: the call's options, the function's mark, and its kind. The functions
+    themselves aren't kept, however many an app makes, and a mark that is set later counts from then on.
+
+    Args:
+        backends: The backends by name.
+        tags: From a tag to a backend's name.
+        no_process_backend: Says why there is no backend called ``"process"``, where that is so.
+    """
+
+    def __init__(
+        self, backends: Mapping[str, ExecutorBackend], tags: Mapping[str, str], no_process_backend: Callable[[], str]
+    ) -> None:
+        self._backends = backends
+        self._tags = tags
+        self._no_process_backend = no_process_backend
+        self._known: dict[tuple[int, int, bool], Target] = {}
+        self._plain: dict[int, Target] = {}  # of functions on which nothing is set, by the flags of their kind
+
+    def find(self, function: Callable[..., Any], said: TaskOptions) -> Target:
+        """Return where a function goes, if it can run there. Raises as `Executor.submit` does."""
+        if said is NO_OPTIONS and type(function) is FunctionType and not function.__dict__:
+            kind = function.__code__.co_flags & KIND_FLAGS
+            target = self._plain.get(kind)
+            if target is None:
+                target = self._plain[kind] = self._decide(function, said, None)
+            return target
+        is_coroutine = is_coroutine_function(function)
+        mark = mark_on(function)
+        key = (id(said), id(mark), is_coroutine)
+        target = self._known.get(key)
+        if target is None:
+            target = self._decide(function, said, mark)
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[key] = target
+        return target
+
+    def _decide(self, function: Callable[..., Any], said: TaskOptions, mark: object) -> Target:
+        found = route(function, said, self._tags)
+        if found.backend not in self._backends:
+            raise ConfigurationError(f"{name_of(function)} can't run: {self._no_process_backend()}")
+        backend = self._backends[found.backend]
+        if not (backend.supports_coroutines if found.is_coroutine else backend.supports_functions):
+            kind, other = ("coroutine", "plain") if found.is_coroutine else ("plain", "coroutine")
+            raise ConfigurationError(
+                f"{name_of(function)} is a {kind} function, and the backend {found.backend!r} that it would go to "
+                f"runs only {other} ones"
+            )
+        return Target(backend, found.options, found.is_coroutine, said, mark)
