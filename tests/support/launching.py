@@ -130,6 +130,11 @@ def ignore_children(_worker: Any) -> Any:
     return plain
 
 
+def write(_worker: Any, text: str) -> Any:
+    sys.stdout.write(text)
+    return plain
+
+
 def say_at_exit(_worker: Any, path: str) -> Any:
     atexit.register(lambda: say_setup(None, path))
     return plain

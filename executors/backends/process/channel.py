@@ -10,8 +10,8 @@ import select
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Callable
 

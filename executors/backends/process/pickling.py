@@ -6,9 +6,12 @@ Plain pickle first; cloudpickle where it must be: lambdas, closures, functions o
 from __future__ import annotations
 
 import pickle
-from typing import Any
 
 from executors.errors import SerializationError
+
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+if TYPE_CHECKING:
+    from typing import Any
 
 MAIN_NAMES = ("__main__", "__mp_main__")
 """What the parent's main script may be called there; the second in a process that `multiprocessing` spawned."""

@@ -9,7 +9,6 @@ import contextvars
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
 
 from executors import context
 from executors.backends.process import pickling
@@ -17,10 +16,12 @@ from executors.backends.process.channel import Kind, frame
 from executors.backends.process.logs import Outbox
 from executors.errors import SerializationError
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from mmap import mmap
+    from typing import Any
 
     from executors.backends.process.channel import BlockingChannel
 

@@ -121,6 +121,19 @@ def test_exit_functions_run_in_forks(launcher, launch, tmp_path) -> None:
     assert path.read_text() == f"{worker.pid}\n"
 
 
+def test_what_an_import_prints_is_printed_once(launcher, launch, capfd) -> None:
+    """A fork doesn't have the text that isn't written out yet."""
+    from executors.backends.process.channel import BlockingChannel, Kind, frame  # noqa: PLC0415
+
+    forks = launcher(setup(launching.write, "imported"))
+    workers = [launch(forks) for _ in range(2)]
+    for worker in workers:
+        BlockingChannel(worker.sock).send(frame(Kind.EXIT))
+        assert wait_for_end(worker.pid, DEATH_TIME)
+    forks.close()
+    assert capfd.readouterr().err == "imported"
+
+
 def test_the_apps_handler_of_childrens_ends(launcher, launch) -> None:
     """Its workers have it; the zygote, whose children they are, has not."""
     forks = launcher(setup(launching.ignore_children))
