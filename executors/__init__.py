@@ -5,9 +5,10 @@ Names are imported when first asked for, so that a worker process which needs on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
+    from typing import Any
+
     from executors.context import current_task
     from executors.drain import DrainReport
     from executors.errors import (

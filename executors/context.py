@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from contextvars import Context, ContextVar
 from importlib import import_module
-from typing import Any, Protocol
 
 from executors.errors import ConfigurationError, ExecutorInWorkerError, TaskCancelledError
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+if TYPE_CHECKING:
+    from typing import Any, Protocol
 
-class _Running(Protocol):
-    """What `current_task` looks at: the task's handle, or in a worker process a record of the job."""
+    class _Running(Protocol):
+        """What `current_task` looks at: the task's handle, or in a worker process a record of the job."""
 
-    @property
-    def id(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def cancel_requested(self) -> bool: ...
+        @property
+        def id(self) -> int: ...
+        @property
+        def name(self) -> str: ...
+        @property
+        def cancel_requested(self) -> bool: ...
 
 
 running: ContextVar[_Running | None] = ContextVar("executors.running", default=None)

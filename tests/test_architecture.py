@@ -180,6 +180,12 @@ def test_import_is_light(statement: str) -> None:
     assert loaded - {"executors"} <= sys.stdlib_module_names
 
 
+def test_a_worker_is_light() -> None:
+    """What a worker process is until it has something to do loads nothing that is slow to import."""
+    loaded = loaded_by("import executors.backends.process.zygote")
+    assert not loaded & (OPTIONAL | {"asyncio", "ctypes", "dataclasses", "inspect", "subprocess", "typing"})
+
+
 def test_executor_loads_no_framework() -> None:
     """The executor itself loads asyncio and AnyIO, and no framework, no other loop, no extra."""
     loaded = loaded_by("from executors import Executor\nExecutor(processes=0)")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
+    from typing import Any
+
     from executors.backends.base import ExecutorBackend, Job
     from executors.backends.inline import InlineBackend
     from executors.backends.loop import LoopBackend

@@ -6,9 +6,10 @@ parent's, which owns all state.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
+    from typing import Any
+
     from executors.backends.process.backend import ProcessBackend
 
 __all__ = ["ProcessBackend"]

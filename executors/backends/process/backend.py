@@ -13,9 +13,9 @@ from executors.backends.process import logs, pickling
 from executors.backends.process.channel import HEADER, MESSAGE_SIZE, Buffer, Kind, frame
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.members import Payload
+from executors.backends.process.memory import shared_limit
 from executors.backends.process.pool import Pool
 from executors.backends.process.recycling import Recycling
-from executors.backends.process.segments import shared_limit
 from executors.backends.process.side_thread import SideThread
 from executors.backends.process.worker import MAIN_NAME
 from executors.context import CarriedVariables

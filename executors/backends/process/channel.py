@@ -13,14 +13,16 @@ import select
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from executors.loops import EventLoop
 
 Buffer = bytes | bytearray | memoryview
+Frame = tuple[int, int, float, bytes | bytearray]
+"""What is received: kind, task id, CPU seconds, body."""
 
 HEADER = struct.Struct("<BQdQ")
 """Kind, task id, CPU seconds, length of the body."""
@@ -66,15 +68,6 @@ def frame(kind: int, body: Buffer = b"", task_id: int = 0, cpu_time: float = 0.0
     return HEADER.pack(kind, task_id, cpu_time, len(body)) + body
 
 
-class Frame(NamedTuple):
-    """What `frame` made, on the other side."""
-
-    kind: int
-    task_id: int
-    cpu_time: float
-    body: bytes | bytearray
-
-
 class FrameReader:
     """Puts frames together from what is received.
 
@@ -108,7 +101,7 @@ class FrameReader:
         if received >= HEADER.size and not self._rest and self._large is None:
             kind, task_id, cpu_time, length = HEADER.unpack_from(self._buffer)
             if received == HEADER.size + length:  # one frame, as nearly always
-                return [Frame(kind, task_id, cpu_time, self._buffer[HEADER.size : received])]
+                return [(kind, task_id, cpu_time, self._buffer[HEADER.size : received])]
         return self._take(memoryview(self._buffer)[:received])
 
     def _take(self, data: memoryview) -> list[Frame]:
@@ -129,7 +122,7 @@ class FrameReader:
                 self._large_header = kind, task_id, cpu_time
                 self._missing = at - end
                 return frames
-            frames.append(Frame(kind, task_id, cpu_time, bytes(data[begin:at])))
+            frames.append((kind, task_id, cpu_time, bytes(data[begin:at])))
         self._rest = bytes(data[at:])
         return frames
 
@@ -140,7 +133,7 @@ class FrameReader:
         self._large[have : have + len(piece)] = piece
         self._missing -= len(piece)
         if not self._missing:
-            frames.append(Frame(*self._large_header, self._large))
+            frames.append((*self._large_header, self._large))
             self._large = None
         return rest
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 import os
 import socket
-from typing import TYPE_CHECKING
 
 from executors.backends.process.channel import HEADER, BlockingChannel, frame
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
 
 from executors.backends.process.segments import map_segment, offsets_of
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from mmap import mmap
+    from typing import TypeVar
 
     from executors.backends.process.segments import Placed
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 
 class Leases:

@@ -7,12 +7,13 @@ import os
 import pickle
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
 
 from executors.backends.process.channel import BlockingChannel, Kind, frame
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from executors.backends.process.channel import Buffer
     from executors.backends.process.worker import RunningJob

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from executors.backends.base import Job
 from executors.backends.process.channel import MESSAGE_SIZE, Buffer, Frame, Kind, LoopChannel, frame
 from executors.backends.process.launched import ExitWatch, Launched
-from executors.backends.process.parcels import Parcels, Wrapped
+from executors.backends.process.parcels import Parcels
 from executors.backends.process.recycling import Recycling
 from executors.backends.process.side_thread import SideThread
 from executors.loops import Cancellable, EventLoop
@@ -93,25 +93,25 @@ class Member:
             self.channel.send([*news, payload])
 
     def _run_large(self, job: Job, payload: Payload, news: list[bytes]) -> None:
-        def wrap() -> Wrapped:
+        def wrap() -> tuple[Sequence[Buffer], Sequence[int]]:
             return self.parcels.wrap(payload.kind, payload.parts, job.handle.id)
 
         if payload.size <= COPY_SIZE:
-            wrapped = wrap()
-            self.channel.send([*news, *wrapped.parts], wrapped.descriptors)
+            parts, descriptors = wrap()
+            self.channel.send([*news, *parts], descriptors)
         else:
             self.channel.send(news)
             self._copying = True
             self._copier.call(wrap, self._copied)
 
-    def _copied(self, wrapped: Wrapped | None, error: Exception | None) -> None:
+    def _copied(self, wrapped: tuple[Sequence[Buffer], Sequence[int]] | None, error: Exception | None) -> None:
         self._copying = False
         if wrapped is None:  # no thread to be had, or a buffer that its owner has taken back
             self.kill()
         elif self._is_released:
             self.parcels.close()
         else:
-            self.channel.send(wrapped.parts, wrapped.descriptors)
+            self.channel.send(*wrapped)
 
     def may_pull_ahead(self, now: float) -> bool:
         """Whether the worker should be sent a further job while it runs one."""

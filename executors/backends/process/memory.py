@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from executors.cpus import PROC, ROOT, control_groups
+
+_MOST_SHARED = 1024**3
+"""How many bytes one side of one worker may share, however much memory there is."""
 
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
@@ -23,6 +27,13 @@ def available_memory(meminfo: Path = Path("/proc/meminfo"), proc: Path = PROC, r
     groups = control_groups("memory", proc, root)
     left = [_left(folder, most, *(_V2 if version == 2 else _V1)) for version, folder in groups]
     return max(0, int(min([1024 * system.get("MemAvailable:", 0), *left])))
+
+
+def shared_limit(workers: int) -> int:
+    """Return how many bytes of segments each side of each of so many workers may hold; 0 where there are none."""
+    if not hasattr(os, "memfd_create"):
+        return 0
+    return min(_MOST_SHARED, available_memory() // 4 // (2 * max(1, workers)))
 
 
 def _left(folder: Path, most: int, limit: str, usage: str, cache: str) -> float:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import struct
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
 
 from executors.backends.process.channel import HEADER, Kind, frame
 from executors.backends.process.leases import Leases
 from executors.backends.process.segments import MIN_SIZE, Placed, Segments
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Sequence
 
     from executors.backends.process.channel import Buffer
+
+    Wrapped = tuple[Sequence[Buffer], Sequence[int]]
 
 _IN_PARTS, _SHARED, _NEW = 0x20, 0x40, 0x80
 """Added to a frame's kind: its body has several parts; they are in a segment; its descriptor comes along."""
@@ -25,13 +27,6 @@ _IN_PARTS, _SHARED, _NEW = 0x20, 0x40, 0x80
 _KIND = 0x1F
 _COUNT = struct.Struct("<Q")
 _SEGMENT = struct.Struct("<QQ")
-
-
-class Wrapped(NamedTuple):
-    """A frame as parts to be sent in order, and the descriptors that go along."""
-
-    parts: Sequence[Buffer]
-    descriptors: Sequence[int] = ()
 
 
 class Parcels:
@@ -46,10 +41,16 @@ class Parcels:
         self._leases = Leases()
         self._leased: set[int] = set()
 
-    def wrap(self, kind: Kind, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Wrapped:
-        """Make a frame of a payload, copying a large one into a segment. Any thread, one at a time."""
+    def wrap(
+        self, kind: Kind, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0
+    ) -> Wrapped:
+        """Make a frame of a payload, copying a large one into a segment. Any thread, one at a time.
+
+        Returns:
+            The frame, as parts to be sent in order, and the descriptors that go along.
+        """
         if len(parts) == 1 and len(parts[0]) < MIN_SIZE:
-            return Wrapped([frame(kind, parts[0], task_id, cpu_time)])
+            return [frame(kind, parts[0], task_id, cpu_time)], ()
         size = sum(map(len, parts))
         told: list[bytes] = []
         placed = self._segments.place(parts) if size >= MIN_SIZE else None
@@ -62,11 +63,11 @@ class Parcels:
             flags = _SHARED if placed.fd is None else _SHARED | _NEW
             body = _SEGMENT.pack(placed.segment, placed.size) + array("Q", placed.lengths).tobytes()
             descriptors = () if placed.fd is None else (placed.fd,)
-            return Wrapped([*told, frame(kind | flags, body, task_id, cpu_time)], descriptors)
+            return [*told, frame(kind | flags, body, task_id, cpu_time)], descriptors
         if len(parts) == 1:
-            return Wrapped([*told, HEADER.pack(kind, task_id, cpu_time, size), *parts])
+            return [*told, HEADER.pack(kind, task_id, cpu_time, size), *parts], ()
         table = _COUNT.pack(len(parts)) + array("Q", map(len, parts)).tobytes()
-        return Wrapped([*told, HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *parts])
+        return [*told, HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *parts], ()
 
     def unwrap(self, kind: int, body: Buffer, descriptors: deque[int]) -> tuple[int, Sequence[Buffer]]:
         """Return what `wrap` was given on the other side, kind and parts. Parts may be leased: not for keeping.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import pickle
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
 
 from executors.errors import SerializationError
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from executors.backends.process.channel import Buffer
 

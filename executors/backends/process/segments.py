@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import namedtuple
 from itertools import accumulate, count
-from typing import TYPE_CHECKING, NamedTuple
 
-from executors.backends.process.memory import available_memory
-
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from mmap import mmap
@@ -23,9 +22,6 @@ MIN_SIZE = 64 * 1024
 """Payloads below this many bytes go through the socket sooner than through a segment."""
 
 _ALIGNMENT = 64
-_MOST_BYTES = 1024**3
-"""How much one side of one worker may hold, however much memory there is."""
-
 _MOST_SEGMENTS = 16
 """How many segments a sender may hold: each takes up to two descriptors here and one at the other side."""
 
@@ -36,24 +32,17 @@ _SMALL = 1024 * 1024
 """Parts below this many bytes are copied while holding the GIL: 0.1 ms."""
 
 
-def shared_limit(workers: int) -> int:
-    """Return how many bytes of segments each side of each of so many workers may hold; 0 where there are none."""
-    if not hasattr(os, "memfd_create"):
-        return 0
-    return min(_MOST_BYTES, available_memory() // 4 // (2 * max(1, workers)))
+class Placed(namedtuple("Placed", ("segment", "size", "lengths", "fd"))):
+    """Where a payload lies: what is told to the other side.
 
+    Attributes:
+        segment: The segment's id, unique per `Segments`.
+        size: The segment's size in bytes, so that the other side can map it.
+        lengths: The parts' sizes in bytes. They lie one after another, each aligned to 64 bytes.
+        fd: The segment's descriptor, to be sent along the first time that it is used. It stays the sender's.
+    """
 
-class Placed(NamedTuple):
-    """Where a payload lies: what is told to the other side."""
-
-    segment: int
-    """The segment's id, unique per `Segments`."""
-    size: int
-    """The segment's size in bytes, so that the other side can map it."""
-    lengths: tuple[int, ...]
-    """The parts' sizes in bytes. They lie one after another, each aligned to 64 bytes."""
-    fd: int | None
-    """The segment's descriptor, to be sent along the first time that it is used. It stays the sender's."""
+    __slots__ = ()
 
 
 class Segments:
@@ -127,7 +116,9 @@ class Segments:
         with self._lock:
             if self._total() + size > self._limit or len(self._leased) + len(self._free) >= _MOST_SEGMENTS:
                 return None
-        if not hasattr(os, "memfd_create") or 2 * size > available_memory():
+        from executors.backends.process import memory  # noqa: PLC0415  (for large payloads only)
+
+        if not hasattr(os, "memfd_create") or 2 * size > memory.available_memory():
             return None
         try:
             return _Segment(next(self._ids), size)

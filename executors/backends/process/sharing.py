@@ -60,6 +60,13 @@ def reopen(fds: list[int]) -> None:
         os.close(own)
 
 
+def flush() -> None:
+    """Write what was printed, which each fork would write again."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # there may be none, or one that is closed
+            stream.flush()
+
+
 def reseed() -> None:
     """Give this fork random numbers of its own, where Python doesn't: `random` has seen to itself."""
     numpy_random = sys.modules.get("numpy.random")

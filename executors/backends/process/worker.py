@@ -9,7 +9,6 @@ import contextvars
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
 
 from executors import context
 from executors.backends.process import pickling
@@ -18,10 +17,12 @@ from executors.backends.process.logs import Outbox
 from executors.backends.process.parcels import Parcels
 from executors.errors import SerializationError
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
     from mmap import mmap
+    from typing import Any
 
     from executors.backends.process.channel import BlockingChannel, Buffer
 
@@ -109,10 +110,10 @@ class Worker:
         cpu_time = time.process_time() - cpu_began
         if os.getpid() != self._pid:  # the task has forked, and this is the child
             os._exit(0)
-        wrapped = self._parcels.wrap(answer, parts, task_id, cpu_time)
+        frames, descriptors = self._parcels.wrap(answer, parts, task_id, cpu_time)
         del parts  # the arguments are gone, too: their shared memory is free again
         news = self._parcels.news()
-        self._outbox.send([*news, *wrapped.parts] if news else wrapped.parts, wrapped.descriptors)
+        self._outbox.send([*news, *frames] if news else frames, descriptors)
         self._outbox.job = None
 
     def _run(self, task_id: int, kind: int, parts: Sequence[Buffer]) -> tuple[Kind, Sequence[Buffer]]:

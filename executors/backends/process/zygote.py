@@ -18,23 +18,18 @@ import socket
 import sys
 import warnings
 from _thread import start_new_thread
-from contextlib import suppress
 from mmap import mmap
-from typing import TYPE_CHECKING, Any
 
-from executors.backends.process import sharing
+from executors.backends.process import sharing, signals
 from executors.backends.process.channel import BlockingChannel, Kind, frame
 from executors.backends.process.control import Control, Order
 from executors.backends.process.logs import Outbox
 from executors.backends.process.worker import MAIN_NAME, Worker, describe
 
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_PR_SET_PDEATHSIG = 1
-
-_TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal or a service manager sends to a whole group of processes."""
+    from typing import Any
 
 
 def main(control_fd: int) -> None:
@@ -44,8 +39,8 @@ def main(control_fd: int) -> None:
         control_fd: This end of the control connection.
     """
     os.dup2(2, 1)  # what a task prints must not mix with what the server prints for machines
-    ignore_signals()
-    os.register_at_fork(after_in_child=_heed_signals)
+    signals.ignore()
+    os.register_at_fork(after_in_child=signals.heed)
     os.set_inheritable(control_fd, False)
     try:
         role = _role(Control(socket.socket(fileno=control_fd)))
@@ -54,29 +49,6 @@ def main(control_fd: int) -> None:
     if role is not None:
         worker, connection = role
         worker.serve(connection.channel, connection.board)
-
-
-def ignore_signals() -> None:
-    """Leave what a whole group of processes is sent to the parent; what a task starts heeds it as ever."""
-    for number in _TO_THE_GROUP:
-        signal.signal(number, lambda *_: None)  # programs would inherit SIG_IGN, and could not be terminated
-        signal.siginterrupt(number, False)
-
-
-def _heed_signals() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def be_told_of_end(parent: int, number: int) -> None:
-    """Have this process sent a signal when its parent is gone; end it if that is so now."""
-    if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415
-
-        # Reaches a worker that is stuck in C code. It misses a parent that has died before.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class Connection:
@@ -122,7 +94,7 @@ def _role(control: Control) -> tuple[Worker, Connection] | None:
     before = sharing.descriptors() if sys.platform == "linux" else set()
     _, _, body, fds = control.receive()
     config: dict[str, Any] = pickle.loads(body)
-    be_told_of_end(config["parent"], signal.SIGKILL)
+    signals.tell_of_end(config["parent"], signal.SIGKILL)
     connection = None
     if not config["forks"]:
         connection = Connection(fds)
@@ -210,7 +182,7 @@ class Zygote:
     def _serve(self, fds: list[int]) -> Connection:
         connection = Connection(fds)
         connection.watch()
-        ignore_signals()  # what was imported may have had its own way
+        signals.ignore()  # what was imported may have had its own way
         self._log.send([frame(Kind.READY)])
         return connection
 
@@ -224,13 +196,14 @@ class Zygote:
             failure = b"the zygote process has no descriptor left"
         elif self.is_clean(fds):
             self._take_signals()
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_THE_GROUP)
+            sharing.flush()
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.TO_THE_GROUP)
             try:
                 pid = _forked()
                 if not pid:
                     return True  # the signals stay blocked until it has its own handlers
                 self._children.add(pid)
-                _set_group(pid)
+                signals.set_group(pid)
             except OSError as error:
                 failure = str(error).encode()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -258,16 +231,16 @@ class Zygote:
         if on_child != signal.SIG_DFL:
             self._on_child = on_child
         if not self._children:
-            be_told_of_end(self._parent, signal.SIGTERM)
+            signals.tell_of_end(self._parent, signal.SIGTERM)
 
     def _begin(self, fds: list[int]) -> Connection | None:
         """Become a worker, in a fork."""
-        _set_group(0)
-        be_told_of_end(self._pid, signal.SIGKILL)
-        ignore_signals()
+        signals.set_group(0)
+        signals.tell_of_end(self._pid, signal.SIGKILL)
+        signals.ignore()
         if self._on_child is not None:
             signal.signal(signal.SIGCHLD, self._on_child)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_THE_GROUP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.TO_THE_GROUP)
         self._control.socket.close()
         self._log.end()
         sharing.reopen(self._to_reopen)
@@ -289,7 +262,7 @@ class Zygote:
 
     def _reap(self, child: int) -> None:
         if child in self._children:
-            _kill_group(child)
+            signals.kill_group(child)
             os.waitpid(child, 0)
             self._children.remove(child)
 
@@ -301,21 +274,10 @@ class Zygote:
 
     def _kill_all(self) -> None:
         for child in self._children:
-            _kill_group(child)
+            signals.kill_group(child)
 
 
 def _forked() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which are none of Python's
         return os.fork()
-
-
-def _set_group(pid: int) -> None:
-    """Give a fork a group of its own, whichever side comes first."""
-    with suppress(OSError):  # it has ended
-        os.setpgid(pid, 0)
-
-
-def _kill_group(pid: int) -> None:
-    with suppress(OSError):
-        os.killpg(pid, signal.SIGKILL)

@@ -6,16 +6,20 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 
 import anyio
+import launching
 import pytest
 import worker_tasks as tasks
+from launching import call, config, setup
 from processes import is_alive, wait_for_end
 
 from executors import BackendUnavailableError, Executor, WorkerLostError
 from executors.backends import ProcessBackend
+from executors.backends.process.launcher import StartError
 from executors.handle import LOST
 
 pytestmark = pytest.mark.anyio
@@ -216,3 +220,88 @@ async def test_failing_starts_cost_nothing_while_a_worker_is_up(tmp_path) -> Non
                 await handle
         assert await cpu.run(tasks.identity, 6) == 6
         assert executor.snapshot().backends["process"].unavailable is None
+
+
+# --- without a pool ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["forked", "of its own"])
+def test_launches_side_by_side(launcher, way: str) -> None:
+    """Several threads may launch at once: each gets a worker, and the app is imported by no more than must be."""
+    one = launcher(setup(launching.keep_thread) if way == "of its own" else config())
+    threads = ThreadPoolExecutor(4)  # they outlive the workers
+    workers = list(threads.map(lambda _: one.launch(), range(4)))
+    try:
+        assert [worker.is_forked for worker in workers] == [way == "forked"] * 4
+        assert len({call(worker, os.getppid) for worker in workers}) == 1
+        assert len({call(worker, os.getpid) for worker in workers}) == 4
+    finally:
+        for worker in workers:
+            worker.reap()
+            worker.close()
+        threads.shutdown()
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_a_launch_that_is_stopped(launcher, line, preload: bool) -> None:
+    """It fails at once, though the app's import hangs, and no process is left."""
+    says = line()
+    one = launcher(setup(launching.hang, says.path, preload=preload))
+    with ThreadPoolExecutor(1) as threads:
+        launching_one = threads.submit(one.launch)
+        pid = int(anyio.run(says.hear))
+        one.stop()
+        with pytest.raises(StartError):
+            launching_one.result(timeout=2)
+    assert not is_alive(pid)
+
+
+@pytest.mark.parametrize("way", ["forked", "in the fork", "of its own", "unclean"])
+def test_a_launch_without_descriptors(way: str) -> None:
+    """Wherever it runs out of descriptors, a launch leaves none open and no process; with more of them it works."""
+    script = dedent(f"""
+        import os, resource
+        import launching
+        from executors.backends.process.launcher import Launcher, StartError
+
+        told = launching.setup(launching.keep_thread) if {way!r} == "unclean" else launching.config()
+        told["preload"] = {way!r} != "in the fork"
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        outcomes = []
+        for room in range(1, 14):
+            launcher = Launcher(lambda: told)
+            launcher._forks = {way!r} != "of its own"
+            before = os.listdir("/proc/self/fd")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + room, hard))
+            try:
+                worker = launcher.launch()
+            except (OSError, StartError) as error:
+                outcomes.append(False)
+                print(room, repr(error))
+            else:
+                outcomes.append(True)
+                worker.reap()
+                worker.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            worker = launcher.launch()
+            assert launching.call(worker, os.getpid) == worker.pid
+            worker.reap()
+            worker.close()
+            launcher.close()
+            after = os.listdir("/proc/self/fd")
+            assert after == before, (room, before, after)
+            try:
+                os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                continue
+            raise AssertionError(f"a process is left with room for {{room}}")
+        assert outcomes[0] is False and outcomes[-1] is True, outcomes
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])},
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()

@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_memory import Echo, mapped, output_of
 
+from executors.backends.process import memory
 from executors.backends.process import segments as module
 from executors.backends.process.leases import Leases
-from executors.backends.process.segments import MIN_SIZE, Placed, Segments, shared_limit
+from executors.backends.process.memory import shared_limit
+from executors.backends.process.segments import MIN_SIZE, Placed, Segments
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no memfd")
 
@@ -264,10 +266,10 @@ def test_memory_is_short(sender: Segments, monkeypatch: pytest.MonkeyPatch) -> N
     """A new segment must leave as much memory available as it takes; one that is there can be used anyway."""
     first = place(sender, MEGABYTE)
     sender.free([first.segment])
-    monkeypatch.setattr(module, "available_memory", lambda: 2 * MEGABYTE - 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2 * MEGABYTE - 1)
     assert place(sender, MEGABYTE).segment == first.segment
     assert sender.place([bytes(MEGABYTE)]) is None
-    monkeypatch.setattr(module, "available_memory", lambda: 2 * MEGABYTE)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2 * MEGABYTE)
     assert place(sender, MEGABYTE).fd is not None
 
 
@@ -281,9 +283,9 @@ def test_a_system_without_memfd(sender: Segments, monkeypatch: pytest.MonkeyPatc
 
 def test_what_each_side_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """All sides together hold a quarter of the memory available; none of them more than 1 GiB."""
-    monkeypatch.setattr(module, "available_memory", lambda: 8 * 1024 * MEGABYTE)
+    monkeypatch.setattr(memory, "available_memory", lambda: 8 * 1024 * MEGABYTE)
     assert [shared_limit(workers) // MEGABYTE for workers in (0, 1, 2, 8)] == [1024, 1024, 512, 128]
-    monkeypatch.setattr(module, "available_memory", lambda: 100 * 1024 * MEGABYTE)
+    monkeypatch.setattr(memory, "available_memory", lambda: 100 * 1024 * MEGABYTE)
     assert shared_limit(1) == 1024 * MEGABYTE
 
 

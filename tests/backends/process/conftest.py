@@ -1,0 +1,43 @@
+"""Launching workers without a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from launching import config
+
+from executors.backends.process.launched import Launched
+from executors.backends.process.launcher import Launcher
+
+
+@pytest.fixture
+def launcher() -> Iterator[Callable[..., Launcher]]:
+    """Makes launchers of workers that are told something; closed after the test."""
+    made: list[Launcher] = []
+
+    def make(told: dict[str, Any] | None = None, **options: Any) -> Launcher:
+        made.append(Launcher(lambda: told or config(), **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def launch(launcher: object) -> Iterator[Callable[..., Launched]]:
+    """Launches a worker by a launcher; killed and reaped after the test, if it isn't then."""
+    launched: list[Launched] = []
+
+    def launch_by(one: Launcher, *modules: str) -> Launched:
+        launched.append(one.launch(frozenset(modules)))
+        return launched[-1]
+
+    yield launch_by
+    for each in launched:
+        if each.pidfd is not None:  # it isn't closed
+            each.kill()
+            each.reap()
+            each.close()

@@ -1,0 +1,179 @@
+"""Talking with launched workers without a pool, and what their setups do."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lines import say
+
+kept: list[Any] = []
+"""What a setup has opened."""
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """Return what a worker is told."""
+    return {
+        "argv": sys.argv,
+        "library": "asyncio",
+        "log_levels": {},
+        "main": None,
+        "max_payload": 1024 * 1024,
+        "nice": 0,
+        "parent": os.getpid(),
+        "path": sys.path,
+        "preload": True,
+        "setup": None,
+        **changes,
+    }
+
+
+def setup(function: Callable[..., Any], *args: Any, **changes: Any) -> dict[str, Any]:
+    """Return what a worker is told that has this setup."""
+    return config(setup=(f"{function.__module__}:{function.__name__}", args), **changes)
+
+
+def send(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Have a worker call a function; return the channel."""
+    from executors.backends.process import pickling  # noqa: PLC0415  (workers import this module, and need no more)
+    from executors.backends.process.channel import BlockingChannel, Kind, frame  # noqa: PLC0415
+
+    channel = BlockingChannel(worker.sock)
+    data = pickling.dump_call("call", function, args, {}, {}, 1024 * 1024, main_is_importable=False)
+    channel.send(frame(Kind.JOB, data, 1))
+    return channel
+
+
+def call(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a worker, and wait for its value."""
+    from executors.backends.process.channel import Kind  # noqa: PLC0415
+
+    channel = send(worker, function, *args)
+    kind, body = Kind.LOG, bytearray()
+    while kind == Kind.LOG:
+        kind, _, body = channel.receive()
+    assert kind == Kind.VALUE, body
+    return pickle.loads(body)
+
+
+# --- setups -----------------------------------------------------------------------------------------------
+
+
+def plain(function: Any) -> Any:
+    return function
+
+
+def keep_thread(_worker: Any) -> Any:
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    return plain
+
+
+def keep_socket(_worker: Any) -> Any:
+    kept.extend(socket.socketpair())
+    return plain
+
+
+def keep_file(_worker: Any, path: str, mode: str) -> Any:
+    kept.append(open(path, mode))  # noqa: SIM115
+    return plain
+
+
+def keep_terminal(_worker: Any) -> Any:
+    kept.append(os.openpty())
+    return plain
+
+
+def fail(_worker: Any) -> Any:
+    raise RuntimeError("no such app")
+
+
+def hang(_worker: Any, path: str | None = None) -> Any:
+    if path is not None:
+        say(path, os.getpid())
+    time.sleep(1000)
+
+
+def log(_worker: Any, text: str) -> Any:
+    logging.getLogger("tests.setup").warning(text)
+    return plain
+
+
+def log_and_keep_thread(worker: Any, text: str) -> Any:
+    log(worker, text)
+    return keep_thread(worker)
+
+
+def log_much(_worker: Any, count: int) -> Any:
+    for number in range(count):
+        logging.getLogger("tests.setup").warning("%d %s", number, "x" * 20_000)
+    return plain
+
+
+def say_setup(_worker: Any, path: str) -> Any:
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    return plain
+
+
+def ignore_children(_worker: Any) -> Any:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    return plain
+
+
+def write(_worker: Any, text: str) -> Any:
+    sys.stdout.write(text)
+    return plain
+
+
+def say_at_exit(_worker: Any, path: str) -> Any:
+    atexit.register(lambda: say_setup(None, path))
+    return plain
+
+
+# --- tasks ------------------------------------------------------------------------------------------------
+
+
+def read_line() -> str:
+    return str(kept[0].readline()).strip()
+
+
+def is_loaded(name: str) -> bool:
+    return name in sys.modules
+
+
+def random_number() -> float:
+    import random  # noqa: PLC0415
+
+    return random.random()
+
+
+def ignores_children() -> bool:
+    return signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+
+
+def value_of(module: str, name: str) -> Any:
+    return getattr(sys.modules[module], name)
+
+
+def start_grandchild() -> int:
+    import subprocess  # noqa: PLC0415
+
+    return subprocess.Popen(["/bin/sleep", "1000"]).pid
+
+
+def proportional_memory(pid: int) -> int:
+    """Return how many bytes of memory a process takes, where it shares a page only its part of it (Linux)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no Pss")
