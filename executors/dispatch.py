@@ -29,6 +29,8 @@ class Call(NamedTuple):
         function: What to run.
         limited_by: What `max_concurrency` counts by: the user's function.
         is_coroutine: Whether calling it gives a coroutine.
+        claim: Asked once, by any thread, as the task starts; where it says False the task isn't run, and whoever made
+            the claim has it cancelled.
     """
 
     function: Callable[..., Any]
@@ -38,6 +40,7 @@ class Call(NamedTuple):
     options: TaskOptions
     is_coroutine: bool
     limited_by: Callable[..., Any]
+    claim: Callable[[], bool] | None = None
 
 
 class Dispatcher:
@@ -96,6 +99,7 @@ class Dispatcher:
     def _accept(self, call: Call) -> TaskHandle[Any]:
         options = call.options
         handle: TaskHandle[Any] = TaskHandle(self, options.name or name_of(call.limited_by), options.tag, call.backend)
+        handle._claim = call.claim
         job = Job(
             self,
             self._backends[call.backend],
