@@ -213,7 +213,7 @@ async def test_map_sends_chunks_to_other_processes(function: Any, name: str) -> 
     heard: list[TaskEvent] = []
     async with Executor(threads=1, processes=1, hooks=[heard.append]) as executor:
         pool = executor.as_futures("process")
-        results = pool.map(function, range(5), chunksize=2, timeout=PATIENCE)
+        results = pool.map(function, range(5), chunksize=2, timeout=5 * PATIENCE)
         assert await in_thread(list, results) == [0, 1, 4, 9, 16]
     assert [event.name for event in heard if isinstance(event, TaskSubmitted)] == 3 * [name]
 
