@@ -58,7 +58,7 @@ class BackendFutures(futures.Executor):
         self._executor = executor
         self._backend = backend
         self._said = TaskOptions(tag=BackendName(backend))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # finalizers, which run at any time, may submit as well
         self._shut = False
         self._pending: set[TaskFuture[Any]] = set()
 
@@ -81,6 +81,8 @@ class BackendFutures(futures.Executor):
             handle = self._executor._submit(call._replace(claim=future._claim))
         except BaseException:
             self._forget(future)
+            future.cancel()
+            future._claim()  # a `shutdown` in another thread may wait for it by now
             raise
         handle.add_done_callback(future._settle)
         handle.add_done_callback(lambda _: self._forget(future))

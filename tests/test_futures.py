@@ -17,6 +17,7 @@ from executors import (
     Executor,
     ExecutorClosedError,
     InvalidTaskError,
+    QueueFullError,
     TaskCancelledError,
     cpu_bound,
     task,
@@ -240,6 +241,24 @@ async def test_shutdown_leaves_the_executor() -> None:
             pool.submit(int)
         await in_thread(pool.shutdown)
         assert await in_thread(executor.as_futures("thread").submit(int, "4").result, PATIENCE) == 4
+
+
+async def test_shutdown_does_not_wait_for_what_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future that a shutdown has met while its task was refused has ended, and nobody hears of it else."""
+    met: list[futures.Future[Any]] = []
+
+    def refuse(_: Any) -> Any:
+        met.extend(pool._pending)
+        raise QueueFullError("thread", 1)
+
+    async with Executor(threads=1, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        assert isinstance(pool, BackendFutures)
+        monkeypatch.setattr(executor, "_submit", refuse)
+        with pytest.raises(QueueFullError):
+            pool.submit(int)
+        assert futures.wait(met, 0).done == set(met) != set()
+        await in_thread(pool.shutdown)
 
 
 async def test_shutdown_can_cancel_what_is_queued() -> None:
