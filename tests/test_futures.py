@@ -143,8 +143,7 @@ async def test_running_future_cannot_be_cancelled(by_thread: bool) -> None:
 
 async def test_task_of_a_cancelled_future_never_starts() -> None:
     """Also while the loop is blocked, and hears of the cancellation later than a free thread sees the task."""
-    entered, release, ran = threading.Event(), threading.Event(), threading.Event()
-    started = []
+    entered, release, ran, started = threading.Event(), threading.Event(), threading.Event(), []
 
     def work() -> None:
         entered.set()
@@ -253,7 +252,6 @@ async def test_shutdown_does_not_wait_for_what_was_refused(monkeypatch: pytest.M
 
     async with Executor(threads=1, processes=0) as executor:
         pool = executor.as_futures("thread")
-        assert isinstance(pool, BackendFutures)
         monkeypatch.setattr(executor, "_submit", refuse)
         with pytest.raises(QueueFullError):
             pool.submit(int)
