@@ -28,9 +28,11 @@ class Call:
         function: What to run.
         target: Where it goes, and with what options.
         limited_by: What `max_concurrency` counts by: the user's function.
+        claim: Asked once, by any thread, as the task starts; where it says False the task isn't run, and whoever made
+            the claim has it cancelled.
     """
 
-    __slots__ = ("args", "function", "kwargs", "limited_by", "target")
+    __slots__ = ("args", "claim", "function", "kwargs", "limited_by", "target")
 
     def __init__(
         self,
@@ -39,12 +41,14 @@ class Call:
         kwargs: dict[str, Any],
         target: Target,
         limited_by: Callable[..., Any],
+        claim: Callable[[], bool] | None = None,
     ) -> None:
         self.function = function
         self.args = args
         self.kwargs = kwargs
         self.target = target
         self.limited_by = limited_by
+        self.claim = claim
 
     @property
     def backend(self) -> str:
@@ -56,14 +60,21 @@ class Call:
         """Whether calling it gives a coroutine."""
         return self.target.is_coroutine
 
-    def _replace(self, *, function: Callable[..., Any] | None = None, args: tuple[Any, ...] | None = None) -> Self:
-        """Return one with another function around it, or other arguments."""
+    def _replace(
+        self,
+        *,
+        function: Callable[..., Any] | None = None,
+        args: tuple[Any, ...] | None = None,
+        claim: Callable[[], bool] | None = None,
+    ) -> Self:
+        """Return one with another function around it, other arguments, or a claim."""
         return type(self)(
             self.function if function is None else function,
             self.args if args is None else args,
             self.kwargs,
             self.target,
             self.limited_by,
+            claim or self.claim,
         )
 
 
@@ -132,6 +143,7 @@ class Dispatcher:
         target = call.target
         backend, options = target.backend, target.options
         handle: TaskHandle[Any] = TaskHandle(self, options.name or name_of(call.limited_by), options.tag, backend.name)
+        handle._claim = call.claim
         job = Job(
             self, backend, handle, call.function, call.args, call.kwargs, copy_context(), target.is_coroutine, queued
         )

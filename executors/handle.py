@@ -70,6 +70,7 @@ class TaskHandle(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_callbacks",
+        "_claim",
         "_error",
         "_finished",
         "_owner",
@@ -107,6 +108,7 @@ class TaskHandle(Generic[T]):
         self._error: BaseException | None = None
         self._sleepers: list[Sleeper] | None = None
         self._callbacks: list[Callable[[TaskHandle[T]], object]] | None = None
+        self._claim: Callable[[], bool] | None = None  # asked as the task starts: whether it still is to
         self._unseen: UnseenFailure | None = None
 
     # --- what it is -------------------------------------------------------------------------------------
@@ -322,6 +324,9 @@ class TaskHandle(Generic[T]):
         Returns:
             False if it was cancelled meanwhile: then it must not be run.
         """
+        claim, self._claim = self._claim, None
+        if claim is not None and not claim():  # outside of the lock, as it takes locks of its own
+            return False
         with _transition:
             if self._state is not QUEUED:
                 return False

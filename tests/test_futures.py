@@ -12,7 +12,17 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from executors import ConfigurationError, Executor, ExecutorClosedError, InvalidTaskError, cpu_bound, task
+from executors import (
+    ConfigurationError,
+    Executor,
+    ExecutorClosedError,
+    InvalidTaskError,
+    QueueFullError,
+    TaskCancelledError,
+    cpu_bound,
+    task,
+)
+from executors.events import TaskEvent, TaskSubmitted
 from executors.futures import BackendFutures
 
 pytestmark = pytest.mark.anyio
@@ -107,13 +117,116 @@ async def test_cancelling_a_queued_future() -> None:
     assert ran == []
 
 
-async def test_cancelled_task_cancels_its_future() -> None:
-    """A task that a drain cancels cancels its future."""
+@pytest.mark.parametrize("by_thread", [False, True], ids=["by the loop's thread", "by another"])
+async def test_running_future_cannot_be_cancelled(by_thread: bool) -> None:
+    """A future runs from its task's start to its end, and can't be cancelled then; a queued one can."""
+    entered, release = threading.Event(), threading.Event()
+
+    def work() -> int:
+        entered.set()
+        assert release.wait(PATIENCE)
+        return 1
+
+    async def cancel(future: futures.Future[Any]) -> Any:
+        return await in_thread(future.cancel) if by_thread else future.cancel()
+
+    async with Executor(threads=1, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        running, queued = pool.submit(work), pool.submit(int)
+        assert await in_thread(entered.wait, PATIENCE)
+        assert (running.running(), queued.running()) == (True, False)
+        assert (await cancel(running), await cancel(queued)) == (False, True)
+        release.set()
+        assert await in_thread(running.result, PATIENCE) == 1
+        assert not running.running()
+
+
+async def test_task_of_a_cancelled_future_never_starts() -> None:
+    """Also while the loop is blocked, and hears of the cancellation later than a free thread sees the task."""
+    entered, release, ran, started = threading.Event(), threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        entered.set()
+        assert release.wait(PATIENCE)
+
+    def cancel_and_release(future: futures.Future[Any]) -> None:
+        assert future.cancel()
+        release.set()
+
+    async with Executor(threads=1, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        pool.submit(work)
+        assert await in_thread(entered.wait, PATIENCE)
+        cancelled = pool.submit(started.append, 1)
+        pool.submit(ran.set)
+        other = threading.Thread(target=cancel_and_release, args=(cancelled,))
+        other.start()
+        assert ran.wait(PATIENCE)  # blocks the loop
+        other.join()
+        done, _ = await in_thread(futures.wait, [cancelled], PATIENCE)
+        assert done == {cancelled}
+        assert started == []
+        await executor.wait_idle()
+
+
+async def test_task_that_is_cancelled_in_the_queue_cancels_its_future() -> None:
+    """What the executor cancels before it has started is cancelled for the future, too."""
+    async with Executor(threads=1, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        release = threading.Event()
+        pool.submit(release.wait, PATIENCE)
+        queued = pool.submit(int)
+        executor.tasks[-1].cancel()
+        done, _ = await in_thread(futures.wait, [queued], PATIENCE)
+        release.set()
+        assert done == {queued}
+        assert queued.cancelled()
+
+
+async def test_task_that_is_cancelled_while_it_runs_fails_its_future() -> None:
+    """A future that runs can't be cancelled any more: a drain that ends its task gives it an error."""
     async with Executor(processes=0) as executor:
         future = executor.as_futures("loop").submit(anyio.sleep_forever)
+        await anyio.wait_all_tasks_blocked()
+        assert future.running()
         await executor.drain(0)
         await anyio.wait_all_tasks_blocked()
-        assert future.cancelled()
+        assert not future.cancelled()
+        with pytest.raises(TaskCancelledError):
+            future.result()
+
+
+@cpu_bound(name="squared")
+def square(x: int) -> int:
+    return x * x
+
+
+@cpu_bound(name="slowly squared")
+async def slow_square(x: int) -> int:
+    await anyio.lowlevel.checkpoint()
+    return x * x
+
+
+@pytest.mark.parametrize(("function", "name"), [(square, "squared"), (slow_square, "slowly squared")])
+async def test_map_sends_chunks_to_other_processes(function: Any, name: str) -> None:
+    """A chunk of items is one task, which has what the function is marked with."""
+    heard: list[TaskEvent] = []
+    async with Executor(threads=1, processes=1, hooks=[heard.append]) as executor:
+        pool = executor.as_futures("process")
+        results = pool.map(function, range(5), chunksize=2, timeout=5 * PATIENCE)
+        assert await in_thread(list, results) == [0, 1, 4, 9, 16]
+    assert [event.name for event in heard if isinstance(event, TaskSubmitted)] == 3 * [name]
+
+
+async def test_map_needs_no_chunks_in_threads() -> None:
+    """Where nothing is sent anywhere each item is a task, as `ThreadPoolExecutor` has it; no size below 1 will do."""
+    heard: list[TaskEvent] = []
+    async with Executor(threads=2, processes=0, hooks=[heard.append]) as executor:
+        pool = executor.as_futures("thread")
+        assert await in_thread(list, pool.map(pow, range(5), 5 * [2], chunksize=2)) == [0, 1, 4, 9, 16]
+        with pytest.raises(ValueError, match="chunksize must be 1 or more, not 0"):
+            pool.map(int, "1", chunksize=0)
+    assert sum(isinstance(event, TaskSubmitted) for event in heard) == 5
 
 
 async def test_shutdown_leaves_the_executor() -> None:
@@ -127,6 +240,23 @@ async def test_shutdown_leaves_the_executor() -> None:
             pool.submit(int)
         await in_thread(pool.shutdown)
         assert await in_thread(executor.as_futures("thread").submit(int, "4").result, PATIENCE) == 4
+
+
+async def test_shutdown_does_not_wait_for_what_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future that a shutdown has met while its task was refused has ended, and nobody hears of it else."""
+    met: list[futures.Future[Any]] = []
+
+    def refuse(_: Any) -> Any:
+        met.extend(pool._pending)
+        raise QueueFullError("thread", 1)
+
+    async with Executor(threads=1, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        monkeypatch.setattr(executor, "_submit", refuse)
+        with pytest.raises(QueueFullError):
+            pool.submit(int)
+        assert futures.wait(met, 0).done == set(met) != set()
+        await in_thread(pool.shutdown)
 
 
 async def test_shutdown_can_cancel_what_is_queued() -> None:

@@ -41,9 +41,7 @@ class Parcels:
         self._leases = Leases()
         self._leased: set[int] = set()
 
-    def wrap(
-        self, kind: Kind, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0
-    ) -> Wrapped:
+    def wrap(self, kind: Kind, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Wrapped:
         """Make a frame of a payload, copying a large one into a segment. Any thread, one at a time.
 
         Returns:
