@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Plan, Report, Result
+from benchmarks.harness import CpuOfOthers, Plan, Report, Result
 
 BENCHMARKS = ("dispatch", "map", "payload", "cold", "replacement", "memory", "lag", "queue")
 MODULES = {"map": "mapping", "cold": "cold_start", "queue": "long_queue"}
@@ -27,15 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     said = _parser().parse_args(arguments)
     rounds = said.rounds or (3 if said.quick else 7)
     scale = said.scale or (0.25 if said.quick else 1.0)
-    plan = Plan(rounds, scale, said.spinners, said.size or (100_000 if said.quick else 1_000_000))
+    plan = Plan(rounds, scale, said.spinners, said.size or (100_000 if said.quick else 1_000_000), said.worker_nice)
     console = Console()
     if not console.is_terminal:
         console = Console(width=170)  # a file has no width, and rich would wrap at 80
     reports = []
     for name in BENCHMARKS if said.benchmark == "all" else [said.benchmark]:
         report = Report(name)
-        began = time.monotonic()
+        began, others = time.monotonic(), CpuOfOthers()
         import_module(f"benchmarks.{MODULES.get(name, name)}").measure(plan, report)
+        report.others = others.share()
         console.print(_table(report, rounds, time.monotonic() - began))
         reports.append(report)
         if said.json:  # after each, so that an interrupted run leaves what it has
@@ -56,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         help="measure latencies with the CPUs kept awake, without, or both, each labelled (both)",
     )
     parser.add_argument("--size", type=int, help="how many tasks `queue` has (1,000,000; with --quick 100,000)")
+    parser.add_argument(
+        "--worker-nice",
+        type=int,
+        default=10,
+        help="the niceness of our workers (10): 0, as the peers' have, where the machine can't be had alone",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, too")
     return parser
 
@@ -67,15 +74,16 @@ def _machine() -> str:
 def _record(plan: Plan, reports: list[Report]) -> dict[str, Any]:
     return {
         "machine": _machine(),
-        "load": os.getloadavg(),
+        "others": {report.benchmark: report.others for report in reports},
         "plan": vars(plan),
         "results": [record for report in reports for record in report.as_records()],
     }
 
 
 def _table(report: Report, rounds: int, seconds: float) -> Table:
-    load = os.getloadavg()[0]
-    title = f"{report.benchmark} ({_machine()}; medians of {rounds} rounds; {seconds:.0f} s; load {load:.1f})"
+    title = f"{report.benchmark} ({_machine()}; medians of {rounds} rounds; {seconds:.0f} s)"
+    if report.others is not None:
+        title += f"\nother processes had {report.others:.0%} of the CPUs meanwhile"
     table = Table(title=title)
     for column in ("what", "arm", "median", "least to most", "ratio", "goal", "reached", "note"):
         table.add_column(

@@ -46,7 +46,7 @@ async def _first_result(arm: str, module: str) -> float:
     else:
         from benchmarks.work import nothing
     began = time.perf_counter()
-    async with peers.PROCESS_ARMS[arm](1) as call:
+    async with peers.process_arms()[arm](1) as call:
         await call(nothing)
         return (time.perf_counter() - began) * 1e3
 

@@ -61,7 +61,7 @@ def measure(plan: Plan, report: Report) -> None:
 
 async def _measure(plan: Plan, report: Report, loop: str) -> None:
     names = peers.available(peers.PROCESSES_ON[loop], report, f"process, {loop}")
-    async with peers.opened(peers.PROCESS_ARMS, names, WORKERS) as calls:
+    async with peers.opened(peers.process_arms(plan.worker_nice), names, WORKERS) as calls:
         await _both(plan, report, f"process, {loop}", calls, ROUND_TRIP_GOALS[loop], THROUGHPUT_GOALS)
     names = peers.available(peers.THREADS_ON[loop], report, f"thread, {loop}")
     async with peers.opened(peers.THREAD_ARMS, names, THREADS) as calls:

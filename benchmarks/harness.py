@@ -21,6 +21,7 @@ import anyio
 
 OURS = "executors"
 IN_FLIGHT = 64
+NOT_INSTALLED = "not installed: pip install 'quart-executors[bench]'"
 ROOT = Path(__file__).parents[1]
 
 Call = Callable[..., Awaitable[Any]]
@@ -38,12 +39,15 @@ class Plan:
         scale: Multiplies seconds and numbers of calls.
         spinners: Whether latencies are measured with the CPUs kept awake: ``"on"``, ``"off"`` or ``"both"``.
         size: How many tasks the benchmark `queue` has queued at most.
+        worker_nice: The niceness of our own workers; the peers' have none. The library's default yields to whatever
+            else runs on the machine.
     """
 
     rounds: int = 7
     scale: float = 1.0
     spinners: str = "both"
     size: int = 1_000_000
+    worker_nice: int = 10
 
     def seconds(self, seconds: float) -> float:
         """Return for how long to measure."""
@@ -103,6 +107,8 @@ class Report:
     def __init__(self, benchmark: str) -> None:
         self.benchmark = benchmark
         self.results: list[Result] = []
+        self.others: float | None = None
+        """The share of the CPUs' time that other processes took meanwhile; None if unknown."""
 
     def compare(
         self,
@@ -127,9 +133,8 @@ class Report:
         """Add a row whose median itself is to be at most `goal`."""
         self._add(what, arm, unit, found, None, None if goal is None else Goal(goal, absolute=True), note)
 
-    def missing(self, arm: str, what: str = "") -> None:
-        """Add a row for an arm whose library isn't installed."""
-        note = "not installed: pip install 'quart-executors[bench]'"
+    def missing(self, arm: str, what: str = "", note: str = NOT_INSTALLED) -> None:
+        """Add a row for an arm that can't be measured here."""
         self.results.append(Result(self.benchmark, what, arm, note=note))
 
     def _add(
@@ -212,6 +217,30 @@ async def throughput(call: Callable[[], Awaitable[Any]], seconds: float) -> floa
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the value that so many percent of the values don't exceed."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+class CpuOfOthers:
+    """What share of the CPUs' time other processes took, from here until asked. Linux; None elsewhere."""
+
+    def __init__(self) -> None:
+        self._before = self._look()
+
+    def share(self) -> float | None:
+        """Return the share, from 0 to 1. Processes of ours count once they have been waited for."""
+        if self._before is None or (after := self._look()) is None:
+            return None
+        busy, idle, own = (now - then for then, now in zip(self._before, after, strict=True))
+        return max(0.0, (busy - own) / (busy + idle)) if busy + idle else None
+
+    @staticmethod
+    def _look() -> tuple[float, float, float] | None:
+        try:
+            fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+        except OSError:
+            return None
+        ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields]
+        idle = ticks[3] + ticks[4]
+        return sum(ticks) - idle, idle, sum(os.times()[:4])
 
 
 # --- the CPUs' sleep ----------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from executors import Executor
 
 WORKERS = 2
 SHORT = 1_000
+MANY = 50_000
+"""So many tasks are done at least: short queues are filled again and again."""
 ADDRESS_SPACE = 16 << 30
 """The most that a child may map, so that a leak ends it and not the machine."""
 WITHIN = 0.9
@@ -29,12 +31,9 @@ def measure(plan: Plan, report: Report) -> None:
     """Measure queues of three lengths in turn, each in a fresh process."""
     sizes = sorted({SHORT, max(SHORT, plan.size // 10), max(SHORT, plan.size)}, reverse=True)
     labels = {size: f"{size:,} queued" for size in sizes}
+    least = min(MANY, plan.size)
     rounds = [
-        {
-            size: in_child("benchmarks.long_queue:run", size=size, tasks=max(size, min(50_000, plan.size)))
-            for size in sizes
-        }
-        for _ in range(min(plan.rounds, MOST_ROUNDS))
+        {size: _in_child(plan, size, max(size, least)) for size in sizes} for _ in range(min(plan.rounds, MOST_ROUNDS))
     ]
 
     def samples(key: str) -> Samples:
@@ -57,6 +56,11 @@ def measure(plan: Plan, report: Report) -> None:
         report.figure("longest pause of the garbage collector", labels[size], "ms", found, goal, note)
 
 
+def _in_child(plan: Plan, size: int, tasks: int) -> dict[str, float]:
+    found: dict[str, float] = in_child("benchmarks.long_queue:run", size=size, tasks=tasks, nice=plan.worker_nice)
+    return found
+
+
 # --- in a process of its own ------------------------------------------------------------------------------------------
 
 
@@ -75,14 +79,14 @@ class Pauses:
             self.longest = max(self.longest, time.perf_counter() - self._began)
 
 
-def run(size: int, tasks: int) -> dict[str, float]:
+def run(size: int, tasks: int, nice: int) -> dict[str, float]:
     """Queue `size` tasks at once, and again when they are done, until `tasks` have been done."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    return anyio.run(_run, size, tasks)
+    return anyio.run(_run, size, tasks, nice)
 
 
-async def _run(size: int, tasks: int) -> dict[str, float]:
-    async with Executor(threads=1, processes=WORKERS, queue_size=size + 10) as executor:
+async def _run(size: int, tasks: int, nice: int) -> dict[str, float]:
+    async with Executor(threads=1, processes=WORKERS, queue_size=size + 10, worker_nice=nice) as executor:
         cpu = executor.options(tag="cpu")
         await peers.warm_up(cpu.run, WORKERS)
         gc.collect()

@@ -34,7 +34,7 @@ async def _measure(plan: Plan, report: Report) -> None:
     items = plan.count(ITEMS, 10)
     with ExitStack() as stack:
         maps = {name: _opened(stack, name) for name in _peers(report)}
-        async with Executor(processes=WORKERS) as executor:
+        async with Executor(processes=WORKERS, worker_nice=plan.worker_nice) as executor:
             await peers.warm_up(executor.options(tag="cpu").run, WORKERS)
             for peer in maps.values():
                 _warm_up(peer)

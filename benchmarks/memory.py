@@ -31,7 +31,7 @@ POOLS = {"process": peers.PROCESS_POOL, "thread": "ThreadPoolExecutor"}
 def measure(plan: Plan, report: Report) -> None:
     """Measure each in a fresh process."""
     if not Path("/proc/self/smaps_rollup").exists():
-        report.figure("memory", "this system has no /proc/PID/smaps_rollup", "", [0])
+        report.missing(OURS, "memory", "not measured: this system has no /proc/PID/smaps_rollup")
         return
     _workers(plan, report)
     _app_workers(plan, report)
@@ -74,7 +74,7 @@ def idle_worker(arm: str) -> float:
 
 
 async def _idle_worker(arm: str) -> float:
-    async with peers.PROCESS_ARMS[arm](1) as call:
+    async with peers.process_arms()[arm](1) as call:
         pid, _ = await call(who)
         return await _settled(lambda: _pss([pid])) / MB
 

@@ -33,7 +33,7 @@ def measure(plan: Plan, report: Report) -> None:
 
 
 async def _measure(plan: Plan, report: Report) -> None:
-    async with peers.opened(peers.PROCESS_ARMS, ARMS, 1) as calls:
+    async with peers.opened(peers.process_arms(plan.worker_nice), ARMS, 1) as calls:
         for label, full_size in SIZES.items():
             # A very small plan has small payloads, too: its rows show that the benchmark works, and mean nothing.
             size = max(KIB, int(full_size * min(1.0, 10 * plan.scale)))

@@ -7,6 +7,7 @@ import multiprocessing
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -39,8 +40,8 @@ def spawn() -> Any:
 
 
 @asynccontextmanager
-async def _executors_processes(workers: int) -> AsyncIterator[Call]:
-    async with Executor(processes=workers) as executor:
+async def _executors_processes(workers: int, nice: int) -> AsyncIterator[Call]:
+    async with Executor(processes=workers, worker_nice=nice) as executor:
         yield executor.options(tag="cpu").run
 
 
@@ -106,15 +107,8 @@ async def _trio_thread(workers: int) -> AsyncIterator[Call]:
     yield lambda function, *args: trio.to_thread.run_sync(function, *args, limiter=limiter)
 
 
-PROCESS_ARMS: dict[str, Opener] = {
-    OURS: _executors_processes,
-    PROCESS_POOL: _process_pool,
-    ANYIO: _anyio,
-    PEBBLE: _pebble,
-    LOKY: _loky,
-    TRIO_PARALLEL: _trio_parallel,
-}
 THREAD_ARMS: dict[str, Opener] = {OURS: _executors_threads, TO_THREAD: _to_thread, TRIO_THREAD: _trio_thread}
+"""What runs functions in threads, with so many of them."""
 
 PROCESSES_ON = {
     "asyncio": (OURS, PROCESS_POOL, ANYIO, PEBBLE, LOKY),
@@ -122,6 +116,18 @@ PROCESSES_ON = {
 }
 THREADS_ON = {"asyncio": (OURS, TO_THREAD), "trio": (OURS, TRIO_THREAD)}
 _LIBRARIES = {PEBBLE: "pebble", LOKY: "loky", TRIO_PARALLEL: "trio_parallel", TRIO_THREAD: "trio"}
+
+
+def process_arms(nice: int = 10) -> dict[str, Opener]:
+    """Return what runs functions in so many processes; ours with this niceness."""
+    return {
+        OURS: partial(_executors_processes, nice=nice),
+        PROCESS_POOL: _process_pool,
+        ANYIO: _anyio,
+        PEBBLE: _pebble,
+        LOKY: _loky,
+        TRIO_PARALLEL: _trio_parallel,
+    }
 
 
 def available(names: Iterable[str], report: Report, what: str) -> list[str]:

@@ -49,7 +49,7 @@ async def _measure(plan: Plan, report: Report) -> None:
     names = [OURS, *peers.available([peers.PEBBLE], report, "replacement")]
     deaths = plan.count(DEATHS, 2)
     async with AsyncExitStack() as stack:
-        arms = {name: await stack.enter_async_context(OPENERS[name]()) for name in names}
+        arms = {name: await stack.enter_async_context(OPENERS[name](plan.worker_nice)) for name in names}
         for awake in plan.wakefulness:
             for cause, die in (("killed", _killed), ("timed out", _timed_out)):
                 found: dict[str, list[Times]] = {name: [] for name in names}
@@ -139,17 +139,17 @@ def _line() -> Iterator[Line]:
 
 
 @asynccontextmanager
-async def _executors() -> AsyncIterator[Start]:
-    async with Executor(processes=1) as executor:
+async def _executors(nice: int) -> AsyncIterator[Start]:
+    async with Executor(processes=1, worker_nice=nice) as executor:
         yield lambda function, *args, timeout=None: executor.options(tag="cpu", timeout=timeout).submit(function, *args)
 
 
 @asynccontextmanager
-async def _pebble() -> AsyncIterator[Start]:
+async def _pebble(_: int) -> AsyncIterator[Start]:
     from pebble import ProcessPool
 
     with ProcessPool(max_workers=1, context=peers.spawn()) as pool:
         yield lambda function, *args, timeout=None: asyncio.wrap_future(pool.schedule(function, args, timeout=timeout))
 
 
-OPENERS: dict[str, Callable[[], AbstractAsyncContextManager[Start]]] = {OURS: _executors, peers.PEBBLE: _pebble}
+OPENERS: dict[str, Callable[[int], AbstractAsyncContextManager[Start]]] = {OURS: _executors, peers.PEBBLE: _pebble}
