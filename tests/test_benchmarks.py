@@ -33,11 +33,13 @@ WITHOUT_NUMPY = {"payload", "cold", "memory"}
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.timeout(180)
 def test_a_benchmark_gives_its_rows_without_the_peers(name: str, tmp_path: Path) -> None:
     """It runs to its end, has our figures and verdicts, and says of each peer that isn't installed how to get it."""
     file = tmp_path / "results.json"
     blocked = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL!r}))"
-    arguments = [name, "--rounds", "1", "--scale", "0.001", "--spinners", "off", "--size", "2000", "--json", str(file)]
+    sizes = ["--rounds", "1", "--scale", "0.001", "--spinners", "off", "--size", "2000", "--worker-nice", "0"]
+    arguments = [name, *sizes, "--json", str(file)]
     code = f"{blocked}; from benchmarks.__main__ import main; main({arguments!r})"
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
