@@ -15,7 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import CpuOfOthers, Plan, Report, Result
+from benchmarks.harness import Plan, Report, Result
+from benchmarks.machine import CpuOfOthers
 
 BENCHMARKS = ("dispatch", "map", "payload", "cold", "replacement", "memory", "lag", "queue")
 MODULES = {"map": "mapping", "cold": "cold_start", "queue": "long_queue"}
@@ -85,7 +86,7 @@ def _table(report: Report, rounds: int, seconds: float) -> Table:
     if report.others is not None:
         title += f"\nother processes had {report.others:.0%} of the CPUs meanwhile"
     table = Table(title=title)
-    for column in ("what", "arm", "median", "least to most", "ratio", "goal", "reached", "note"):
+    for column in ("what", "arm", "median", "least to most", "ratio", "of bests", "goal", "reached", "note"):
         table.add_column(
             column, justify="left" if column in {"what", "arm", "note"} else "right", no_wrap=column != "note"
         )
@@ -99,6 +100,7 @@ def _table(report: Report, rounds: int, seconds: float) -> Table:
             f"{number(result.median)} {result.unit}",
             f"{number(result.least)} to {number(result.most)}" if result.least != result.most else "",
             f"{number(result.ratio)} ×" if result.ratio is not None else "",
+            f"{number(result.ratio_of_bests)} ×" if result.ratio_of_bests is not None else "",
             result.goal or "",
             _yes(result),
             result.note,

@@ -19,8 +19,8 @@ GOALS = {BARE_WITH_IMPORTS: Goal(1.2)}
 
 
 def measure(plan: Plan, report: Report) -> None:
-    """Measure with a function whose module imports next to nothing, and with one whose module imports numpy."""
-    for what, module in (("a plain function", "work"), ("a function with numpy", "numpy_work")):
+    """Measure with a function whose module imports nothing, and with one whose module imports numpy."""
+    for what, module in (("a plain function", "plain_work"), ("a function with numpy", "numpy_work")):
         if module == "numpy_work" and not peers.installed("numpy"):
             report.missing("numpy", f"first result: {what}")
             continue
@@ -44,7 +44,7 @@ async def _first_result(arm: str, module: str) -> float:
     if module == "numpy_work":
         from benchmarks.numpy_work import nothing
     else:
-        from benchmarks.work import nothing
+        from benchmarks.plain_work import nothing
     began = time.perf_counter()
     async with peers.process_arms()[arm](1) as call:
         await call(nothing)

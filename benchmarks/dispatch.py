@@ -22,9 +22,9 @@ from benchmarks.harness import (
     in_turn,
     labelled,
     round_trip,
-    spinners,
     throughput,
 )
+from benchmarks.machine import spinners
 from benchmarks.work import nothing, nothing_async
 from executors import Executor
 

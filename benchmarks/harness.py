@@ -1,23 +1,23 @@
-"""What every benchmark uses: arms measured in turn, their statistics, and what keeps the CPUs awake."""
+"""What every benchmark uses: arms measured in turn, and their statistics."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio
+
+from benchmarks.machine import can_spin
 
 OURS = "executors"
 IN_FLIGHT = 64
@@ -81,7 +81,11 @@ class Goal(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """One arm's figure over all rounds, and our own arm's ratio to it in the same rounds."""
+    """One arm's figure over all rounds, and our own arm's ratio to it in the same rounds.
+
+    `ratio` is the median of the rounds' own; `ratio_of_bests` that of either arm's best round, which is what is left
+    of a run that others have disturbed.
+    """
 
     benchmark: str
     what: str
@@ -91,6 +95,7 @@ class Result:
     least: float | None = None
     most: float | None = None
     ratio: float | None = None
+    ratio_of_bests: float | None = None
     goal: str | None = None
     reached: bool | None = None
     note: str = ""
@@ -121,32 +126,42 @@ class Report:
     ) -> None:
         """Add a row for each arm; the ratio is the median of the rounds' own ratios, `ours` to the arm."""
         for arm, found in samples.items():
-            ratio = goal = None
+            ratio = of_bests = goal = None
             if arm != ours and ours in samples:
                 ratio = statistics.median(mine / theirs for mine, theirs in zip(samples[ours], found, strict=True))
+                best = max if unit == "/s" else min
+                of_bests = best(samples[ours]) / best(found)
                 goal = (goals or {}).get(arm)
-            self._add(what, arm, unit, found, ratio, goal, (notes or {}).get(arm, ""))
+            self._add(what, arm, unit, found, ratio, of_bests, goal, (notes or {}).get(arm, ""))
 
     def figure(
         self, what: str, arm: str, unit: str, found: Sequence[float], goal: float | None = None, note: str = ""
     ) -> None:
         """Add a row whose median itself is to be at most `goal`."""
-        self._add(what, arm, unit, found, None, None if goal is None else Goal(goal, absolute=True), note)
+        self._add(what, arm, unit, found, None, None, None if goal is None else Goal(goal, absolute=True), note)
 
     def missing(self, arm: str, what: str = "", note: str = NOT_INSTALLED) -> None:
         """Add a row for an arm that can't be measured here."""
         self.results.append(Result(self.benchmark, what, arm, note=note))
 
     def _add(
-        self, what: str, arm: str, unit: str, found: Sequence[float], ratio: float | None, goal: Goal | None, note: str
+        self,
+        what: str,
+        arm: str,
+        unit: str,
+        found: Sequence[float],
+        ratio: float | None,
+        of_bests: float | None,
+        goal: Goal | None,
+        note: str,
     ) -> None:
         median = statistics.median(found)
         said = reached = None
         if goal is not None:
             said = f"{goal} {unit}" if goal.absolute else str(goal)
             reached = goal.is_reached(median if ratio is None else ratio)
-        row = Result(self.benchmark, what, arm, unit, median, min(found), max(found), ratio, said, reached, note)
-        self.results.append(row)
+        spread = median, min(found), max(found)
+        self.results.append(Result(self.benchmark, what, arm, unit, *spread, ratio, of_bests, said, reached, note))
 
     def as_records(self) -> list[dict[str, Any]]:
         """Return the results for JSON."""
@@ -217,71 +232,6 @@ async def throughput(call: Callable[[], Awaitable[Any]], seconds: float) -> floa
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the value that so many percent of the values don't exceed."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
-
-
-class CpuOfOthers:
-    """What share of the CPUs' time other processes took, from here until asked. Linux; None elsewhere."""
-
-    def __init__(self) -> None:
-        self._before = self._look()
-
-    def share(self) -> float | None:
-        """Return the share, from 0 to 1. Processes of ours count once they have been waited for."""
-        if self._before is None or (after := self._look()) is None:
-            return None
-        busy, idle, own = (now - then for then, now in zip(self._before, after, strict=True))
-        return max(0.0, (busy - own) / (busy + idle)) if busy + idle else None
-
-    @staticmethod
-    def _look() -> tuple[float, float, float] | None:
-        try:
-            fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
-        except OSError:
-            return None
-        ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields]
-        idle = ticks[3] + ticks[4]
-        return sum(ticks) - idle, idle, sum(os.times()[:4])
-
-
-# --- the CPUs' sleep ----------------------------------------------------------------------------------------------
-
-_SPIN = """
-import os, sys
-cpu, parent = int(sys.argv[1]), int(sys.argv[2])
-os.sched_setaffinity(0, {cpu})
-os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-print(flush=True)
-while os.getppid() == parent:
-    for _ in range(1_000_000):
-        pass
-"""
-
-
-def can_spin() -> bool:
-    """Whether this system has SCHED_IDLE (Linux)."""
-    return hasattr(os, "SCHED_IDLE")
-
-
-@contextlib.contextmanager
-def spinners(wanted: bool) -> Iterator[None]:
-    """Keep each CPU awake with a process that runs only while nobody else wants to.
-
-    A virtual CPU that has halted may take a millisecond and more to wake, which drowns a round trip.
-    """
-    processes = []
-    try:
-        for cpu in os.sched_getaffinity(0) if wanted else ():
-            command = [sys.executable, "-S", "-E", "-c", _SPIN, str(cpu), str(os.getpid())]
-            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
-        for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.communicate()
 
 
 def labelled(what: str, awake: bool) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import anyio
 
 from benchmarks import peers
-from benchmarks.harness import OURS, Call, Plan, Report, can_spin, in_turn, percentile, spinners
+from benchmarks.harness import OURS, Call, Plan, Report, in_turn, percentile
+from benchmarks.machine import can_spin, spinners
 from benchmarks.work import burn
 
 WORKERS = 4

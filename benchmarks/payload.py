@@ -11,7 +11,8 @@ from typing import Any
 import anyio
 
 from benchmarks import peers
-from benchmarks.harness import OURS, Call, Goal, Plan, Report, Samples, in_turn, labelled, round_trip, spinners
+from benchmarks.harness import OURS, Call, Goal, Plan, Report, Samples, in_turn, labelled, round_trip
+from benchmarks.machine import spinners
 from benchmarks.work import changed, same
 
 KIB, MIB = 1024, 1024 * 1024

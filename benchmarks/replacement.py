@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import anyio
 
 from benchmarks import peers
-from benchmarks.harness import OURS, Plan, Report, labelled, percentile, spinners
+from benchmarks.harness import OURS, Plan, Report, labelled, percentile
+from benchmarks.machine import spinners
 from benchmarks.work import block, nothing, now
 from executors import Executor
 
