@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Plan, Report, Result
-from benchmarks.machine import CpuOfOthers
+from benchmarks.machine import CpuOfOthers, compile_sources
 
 BENCHMARKS = ("dispatch", "map", "payload", "cold", "replacement", "memory", "lag", "queue")
 MODULES = {"map": "mapping", "cold": "cold_start", "queue": "long_queue"}
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not console.is_terminal:
         console = Console(width=170)  # a file has no width, and rich would wrap at 80
     reports = []
+    compile_sources()
     for name in BENCHMARKS if said.benchmark == "all" else [said.benchmark]:
         report = Report(name)
         began, others = time.monotonic(), CpuOfOthers()

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import benchmarks
+import executors
+
+
+def compile_sources() -> None:
+    """Compile the library and the benchmarks, as installed packages are, whatever PYTHONDONTWRITEBYTECODE says.
+
+    Else each worker that starts may have to, and the peers' workers don't.
+    """
+    for package in (executors, benchmarks):
+        compileall.compile_dir(str(Path(package.__file__ or "").parent), quiet=2)
 
 
 class CpuOfOthers:
