@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Plan, Report, Result
+from benchmarks.harness import Plan, Report, Result, number
 from benchmarks.machine import CpuOfOthers, compile_sources
 
 BENCHMARKS = ("dispatch", "map", "payload", "cold", "replacement", "memory", "lag", "queue")
@@ -125,13 +125,6 @@ def _verdicts(results: list[Result]) -> Table:
 
 def _yes(result: Result) -> str:
     return {None: "", True: "[green]yes[/]", False: "[red]NO[/]"}[result.reached]
-
-
-def number(value: float | None) -> str:
-    """Write a number with three digits that count."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

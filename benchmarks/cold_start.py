@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from typing import Any
 
 import anyio
 
@@ -24,29 +25,31 @@ def measure(plan: Plan, report: Report) -> None:
         if module == "numpy_work" and not peers.installed("numpy"):
             report.missing("numpy", f"first result: {what}")
             continue
-        arms = {name: partial(_in_child, "first_result", arm=name, module=module) for name in ARMS}
+        arms = {
+            name: partial(_in_child, "first_result", arm=name, module=module, nice=plan.worker_nice) for name in ARMS
+        }
         arms[BARE] = partial(_in_child, "bare", code="pass")
         arms[BARE_WITH_IMPORTS] = partial(_in_child, "bare", code=f"import benchmarks.{module}")
         found = in_turn_sync(arms, plan.count(2 * plan.rounds, plan.rounds))
         report.compare(f"first result: {what}", "ms", found, GOALS)
 
 
-def _in_child(function: str, **arguments: str) -> float:
+def _in_child(function: str, **arguments: Any) -> float:
     return float(in_child(f"benchmarks.cold_start:{function}", **arguments))
 
 
-def first_result(arm: str, module: str) -> float:
+def first_result(arm: str, module: str, nice: int) -> float:
     """Return the milliseconds from opening an arm to its first result. In a process of its own."""
-    return anyio.run(_first_result, arm, module)
+    return anyio.run(_first_result, arm, module, nice)
 
 
-async def _first_result(arm: str, module: str) -> float:
+async def _first_result(arm: str, module: str, nice: int) -> float:
     if module == "numpy_work":
         from benchmarks.numpy_work import nothing
     else:
         from benchmarks.plain_work import nothing
     began = time.perf_counter()
-    async with peers.process_arms()[arm](1) as call:
+    async with peers.process_arms(nice)[arm](1) as call:
         await call(nothing)
         return (time.perf_counter() - began) * 1e3
 

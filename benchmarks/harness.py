@@ -72,7 +72,7 @@ class Goal(NamedTuple):
     absolute: bool = False
 
     def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.limit:.3g}{'' if self.absolute else ' ×'}"
+        return f"{'≥' if self.at_least else '≤'} {number(self.limit)}{'' if self.absolute else ' ×'}"
 
     def is_reached(self, figure: float) -> bool:
         """Whether a figure is good enough."""
@@ -227,6 +227,13 @@ async def throughput(call: Callable[[], Awaitable[Any]], seconds: float) -> floa
         for _ in range(IN_FLIGHT):
             group.start_soon(one_after_another)
     return done / (time.perf_counter() - began)
+
+
+def number(value: float | None) -> str:
+    """Write a number with three digits that count."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
