@@ -1,107 +1,117 @@
-"""What handing over a task costs: round trips and throughput of tasks that do nothing, beside the peers."""
+"""What handing over a task costs: round trips and throughput of tasks that do nothing, on asyncio and on trio."""
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import statistics
+import os
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
-import anyio.to_process
+import anyio
 
+from benchmarks import peers
+from benchmarks.harness import (
+    IN_FLIGHT,
+    OURS,
+    Call,
+    Goal,
+    Plan,
+    Report,
+    in_turn,
+    labelled,
+    round_trip,
+    throughput,
+)
+from benchmarks.machine import spinners
+from benchmarks.work import nothing, nothing_async
 from executors import Executor
 
-Call = Callable[[], Awaitable[Any]]
 WORKERS = 2
-IN_FLIGHT = 64
+THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""What both `Executor` and asyncio have by default."""
+BATCH = 10_000
+SECONDS = 0.4
+
+ROUND_TRIP_GOALS = {
+    "asyncio": {peers.PROCESS_POOL: Goal(0.25), peers.ANYIO: Goal(0.6)},
+    "trio": {peers.ANYIO: Goal(0.8)},
+}
+THROUGHPUT_GOALS = {
+    name: Goal(least, at_least=True)
+    for name, least in {
+        peers.PROCESS_POOL: 6,
+        peers.ANYIO: 3,
+        peers.PEBBLE: 1,
+        peers.LOKY: 1,
+        peers.TRIO_PARALLEL: 1,
+    }.items()
+}
 
 
-class Result(NamedTuple):
-    """One arm's figure, and its ratio to the library's own arm in the same run (above 1: the arm has more)."""
-
-    what: str
-    arm: str
-    unit: str
-    median: float
-    least: float
-    most: float
-    ratio: float
+def measure(plan: Plan, report: Report) -> None:
+    """Measure on each event loop."""
+    for loop in ("asyncio", "trio"):
+        if peers.installed(loop):
+            anyio.run(_measure, plan, report, loop, backend=loop)
+        else:
+            report.missing(f"everything on {loop}")
 
 
-def nothing() -> None:
-    """Be a plain task."""
+async def _measure(plan: Plan, report: Report, loop: str) -> None:
+    names = peers.available(peers.PROCESSES_ON[loop], report, f"process, {loop}")
+    async with peers.opened(peers.process_arms(plan.worker_nice), names, WORKERS) as calls:
+        await _both(plan, report, f"process, {loop}", calls, ROUND_TRIP_GOALS[loop], THROUGHPUT_GOALS)
+    names = peers.available(peers.THREADS_ON[loop], report, f"thread, {loop}")
+    async with peers.opened(peers.THREAD_ARMS, names, THREADS) as calls:
+        at_most, at_least = dict.fromkeys(names, Goal(1.0)), dict.fromkeys(names, Goal(2.5, at_least=True))
+        await _both(plan, report, f"thread, {loop}", calls, at_most, at_least)
+    if loop == "asyncio":
+        await _coroutines(plan, report)
 
 
-async def nothing_async() -> None:
-    """Be a coroutine task."""
+async def _both(
+    plan: Plan,
+    report: Report,
+    what: str,
+    calls: dict[str, Call],
+    trip_goals: dict[str, Goal],
+    rate_goals: dict[str, Goal],
+) -> None:
+    seconds = plan.seconds(SECONDS)
+    for awake in plan.wakefulness:
+        with spinners(awake):
+            trips = {name: partial(round_trip, partial(call, nothing), seconds) for name, call in calls.items()}
+            found = await in_turn(trips, plan.rounds)
+        report.compare(labelled(f"{what}: round trip p50", awake), "µs", found, trip_goals)
+    rates = {name: partial(throughput, partial(call, nothing), seconds) for name, call in calls.items()}
+    report.compare(f"{what}: {IN_FLIGHT} in flight", "/s", await in_turn(rates, plan.rounds), rate_goals)
 
 
-async def round_trip(call: Call, calls: int) -> float:
-    """Return the median of one call after another, in microseconds."""
-    times = []
-    for _ in range(calls):
-        began = time.perf_counter()
-        await call()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1e6
-
-
-async def throughput(call: Call, calls: int) -> float:
-    """Return the calls per second with `IN_FLIGHT` of them under way."""
-
-    async def one_after_another() -> None:
-        for _ in range(calls // IN_FLIGHT):
-            await call()
-
-    began = time.perf_counter()
-    await asyncio.gather(*(one_after_another() for _ in range(IN_FLIGHT)))
-    return calls / (time.perf_counter() - began)
-
-
-async def measure(rounds: int) -> list[Result]:
-    """Measure all arms in turn, `rounds` times."""
-    loop = asyncio.get_running_loop()
-    pool = ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn"))
-    limiter = anyio.CapacityLimiter(WORKERS)
-    async with Executor(threads=WORKERS, processes=WORKERS) as executor:
-        cpu = executor.options(tag="cpu")
-        groups: dict[str, dict[str, tuple[Call, int]]] = {
-            "coroutine": {
-                "executors": (lambda: executor.run(nothing_async), 6400),
-                "create_task": (lambda: asyncio.create_task(nothing_async()), 6400),
-            },
-            "thread": {
-                "executors": (lambda: executor.run(nothing), 3200),
-                "asyncio.to_thread": (lambda: asyncio.to_thread(nothing), 3200),
-            },
-            "process": {
-                "executors": (lambda: cpu.run(nothing), 1280),
-                "ProcessPoolExecutor": (lambda: loop.run_in_executor(pool, nothing), 1280),
-                "anyio.to_process": (lambda: anyio.to_process.run_sync(nothing, limiter=limiter), 1280),
-            },
+async def _coroutines(plan: Plan, report: Report) -> None:
+    tasks = plan.count(BATCH)
+    seconds = plan.seconds(SECONDS)
+    bare = "create_task"
+    goals = {bare: Goal(0.5, at_least=True)}
+    async with Executor(threads=1, processes=0) as executor:
+        submit: dict[str, Callable[[], Awaitable[Any]]] = {
+            OURS: lambda: executor.submit(nothing_async),
+            bare: lambda: asyncio.create_task(nothing_async()),
         }
-        results = []
-        for kind, arms in groups.items():
-            for call, _ in arms.values():
-                await throughput(call, IN_FLIGHT)  # everything is started and warm
-            trips: dict[str, list[float]] = {arm: [] for arm in arms}
-            rates: dict[str, list[float]] = {arm: [] for arm in arms}
-            for _ in range(rounds):
-                for arm, (call, calls) in arms.items():
-                    trips[arm].append(await round_trip(call, calls // 16))
-                    rates[arm].append(await throughput(call, calls))
-            results += _results(f"{kind}: round trip", "µs", trips)
-            results += _results(f"{kind}: {IN_FLIGHT} in flight", "/s", rates)
-    pool.shutdown()
-    return results
+        batches = {name: partial(_batch, start, tasks) for name, start in submit.items()}
+        for batch in batches.values():
+            await batch()
+        found = await in_turn(batches, plan.rounds)
+        report.compare(f"coroutine, asyncio: {tasks:,} at once", "/s", found, goals)
+        run: dict[str, Callable[[], Awaitable[Any]]] = {**submit, OURS: lambda: executor.run(nothing_async)}
+        rates = {name: partial(throughput, call, seconds) for name, call in run.items()}
+        found = await in_turn(rates, plan.rounds)
+        report.compare(f"coroutine, asyncio: {IN_FLIGHT} in flight", "/s", found, goals)
 
 
-def _results(what: str, unit: str, samples: dict[str, list[float]]) -> list[Result]:
-    ours = statistics.median(samples["executors"])
-    return [
-        Result(what, arm, unit, statistics.median(found), min(found), max(found), statistics.median(found) / ours)
-        for arm, found in samples.items()
-    ]
+async def _batch(start: Callable[[], Awaitable[Any]], tasks: int) -> float:
+    began = time.perf_counter()
+    for task in [start() for _ in range(tasks)]:
+        await task
+    return tasks / (time.perf_counter() - began)

@@ -1,0 +1,88 @@
+"""The machine that is measured on: who else is using it, and what keeps its CPUs awake."""
+
+from __future__ import annotations
+
+import compileall
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import benchmarks
+import executors
+
+
+def compile_sources() -> None:
+    """Compile the library and the benchmarks, as installed packages are, whatever PYTHONDONTWRITEBYTECODE says.
+
+    Else each worker that starts may have to, and the peers' workers don't.
+    """
+    for package in (executors, benchmarks):
+        compileall.compile_dir(str(Path(package.__file__ or "").parent), quiet=2)
+
+
+class CpuOfOthers:
+    """What share of the CPUs' time other processes took, from here until asked. Linux; None elsewhere."""
+
+    def __init__(self) -> None:
+        self._before = self._look()
+
+    def share(self) -> float | None:
+        """Return the share, from 0 to 1. Processes of ours count once they have been waited for."""
+        if self._before is None or (after := self._look()) is None:
+            return None
+        busy, idle, own = (now - then for then, now in zip(self._before, after, strict=True))
+        return max(0.0, (busy - own) / (busy + idle)) if busy + idle else None
+
+    @staticmethod
+    def _look() -> tuple[float, float, float] | None:
+        try:
+            fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+        except OSError:
+            return None
+        ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields]
+        idle = ticks[3] + ticks[4]
+        return sum(ticks) - idle, idle, sum(os.times()[:4])
+
+
+# --- the CPUs' sleep ----------------------------------------------------------------------------------------------
+
+_SPIN = """
+import os, sys
+cpu, parent = int(sys.argv[1]), int(sys.argv[2])
+os.sched_setaffinity(0, {cpu})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+print(flush=True)
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
+
+
+def can_spin() -> bool:
+    """Whether this system has SCHED_IDLE (Linux)."""
+    return hasattr(os, "SCHED_IDLE")
+
+
+@contextlib.contextmanager
+def spinners(wanted: bool) -> Iterator[None]:
+    """Keep each CPU awake with a process that runs only while nobody else wants to.
+
+    A virtual CPU that has halted may take a millisecond and more to wake, which drowns a round trip.
+    """
+    processes = []
+    try:
+        for cpu in os.sched_getaffinity(0) if wanted else ():
+            command = [sys.executable, "-S", "-E", "-c", _SPIN, str(cpu), str(os.getpid())]
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.communicate()

@@ -1,0 +1,177 @@
+"""What workers and queued tasks take of memory. Linux: it reads /proc."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from benchmarks import peers
+from benchmarks.harness import OURS, Plan, Report, in_child, in_turn_sync
+from benchmarks.work import held, nothing, who
+from executors import Executor
+
+MB = 1e6
+TASKS = 100_000
+WORKER_GOAL = 10.0
+SHARE_GOAL = 1 / 3
+TASK_GOAL = 1000.0
+SETTLE_TIME = 10.0
+POOLS = {"process": peers.PROCESS_POOL, "thread": "ThreadPoolExecutor"}
+
+
+def measure(plan: Plan, report: Report) -> None:
+    """Measure each in a fresh process."""
+    if not Path("/proc/self/smaps_rollup").exists():
+        report.missing(OURS, "memory", "not measured: this system has no /proc/PID/smaps_rollup")
+        return
+    _workers(plan, report)
+    _app_workers(plan, report)
+    tasks = plan.count(TASKS, 100)
+    for backend, pool in POOLS.items():
+        arms = {name: partial(_in_child, "queued", backend=backend, arm=name, tasks=tasks) for name in (OURS, pool)}
+        for name, found in in_turn_sync(arms, plan.rounds).items():
+            what = f"a queued {backend} task, of {tasks:,}"
+            report.figure(what, name, "B", found, TASK_GOAL if name == OURS else None)
+
+
+def _workers(plan: Plan, report: Report) -> None:
+    arms = {name: partial(_in_child, "idle_worker", arm=name) for name in (OURS, peers.PROCESS_POOL, peers.ANYIO)}
+    for name, found in in_turn_sync(arms, plan.rounds).items():
+        report.figure("PSS of an idle worker", name, "MB", found, WORKER_GOAL if name == OURS else None)
+
+
+def _app_workers(plan: Plan, report: Report) -> None:
+    what = "PSS with an app (Quart, numpy)"
+    if not peers.installed("numpy"):
+        report.missing("numpy", what)
+        return
+    found = [in_child("benchmarks.memory:app_workers") for _ in range(plan.rounds)]
+    report.figure(what, "first worker and all that serves it", "MB", [first for first, _ in found])
+    report.figure(what, "second worker: what it adds", "MB", [second for _, second in found])
+    shares = [second / first for first, second in found]
+    report.figure(what, "second, as a share of the first", "×", shares, SHARE_GOAL)
+
+
+def _in_child(function: str, **arguments: Any) -> float:
+    return float(in_child(f"benchmarks.memory:{function}", **arguments))
+
+
+# --- in a process of its own ------------------------------------------------------------------------------------------
+
+
+def idle_worker(arm: str) -> float:
+    """Return the megabytes that an idle worker has for itself, with its share of what it shares."""
+    return anyio.run(_idle_worker, arm)
+
+
+async def _idle_worker(arm: str) -> float:
+    async with peers.process_arms()[arm](1) as call:
+        pid, _ = await call(who)
+        return await _settled(lambda: _pss([pid])) / MB
+
+
+def app_workers() -> tuple[float, float]:
+    """Return the megabytes that the first worker of an app and its helpers take, and what the second one adds."""
+    return anyio.run(_app_workers_measured)
+
+
+async def _app_workers_measured() -> tuple[float, float]:
+    from benchmarks.app import app, executor
+
+    call = executor.options(tag="cpu").run
+    async with app.test_app():
+        own = _pss([os.getpid()])
+        await call(who)
+        first = await _settled(_family) - own
+        await peers.warm_up(call, 2)
+        return first / MB, (await _settled(_family) - own - first) / MB
+
+
+def queued(backend: str, arm: str, tasks: int) -> float:
+    """Return the bytes that the process grows by for each task that waits behind one that blocks."""
+    return anyio.run(_queued, backend, arm, tasks)
+
+
+async def _queued(backend: str, arm: str, tasks: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        line = Path(folder, "line")
+        os.mkfifo(line)
+        if arm == OURS:
+            async with Executor(threads=1, processes=1, queue_size=2 * tasks) as executor:
+                submit = executor.options(tag="cpu").submit if backend == "process" else executor.submit
+                blocked = submit(held, str(line))
+                while blocked.started_at is None:
+                    await anyio.sleep(0.01)
+                grown = _grown(submit, tasks)
+                line.open("w").close()
+                await executor.drain(0)
+                return grown
+        pool = ProcessPoolExecutor(1, mp_context=peers.spawn()) if backend == "process" else ThreadPoolExecutor(1)
+        with pool:
+            blocked_future = pool.submit(held, str(line))
+            while not blocked_future.running():
+                await anyio.sleep(0.01)
+            grown = _grown(pool.submit, tasks)
+            line.open("w").close()
+            pool.shutdown(wait=True, cancel_futures=True)
+            return grown
+
+
+def _grown(submit: Callable[..., Any], tasks: int) -> float:
+    kept: list[Any] = [None] * tasks
+    for number in range(min(tasks, 100)):
+        kept[number] = submit(nothing)  # what is made once is there
+    gc.collect()
+    before = resident()
+    for number in range(tasks):
+        kept[number] = submit(nothing)
+    return (resident() - before) / tasks
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _pss(pids: list[int]) -> int:
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has ended meanwhile
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def _family() -> int:
+    """Return the PSS of this process, its children and theirs."""
+    return _pss([os.getpid(), *_descendants(os.getpid())])
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found += [child, *_descendants(child)]
+    return found
+
+
+async def _settled(read: Callable[[], int]) -> int:
+    """Read until processes that are starting, also those in reserve, have started, and the figure stays."""
+    last, same = read(), 0
+    until = time.monotonic() + SETTLE_TIME
+    while same < 3 and time.monotonic() < until:
+        await anyio.sleep(0.1)
+        figure = read()
+        same = same + 1 if abs(figure - last) < last * 0.005 else 0
+        last = figure
+    return last

@@ -1,0 +1,5 @@
+"""A function to hand over whose module imports nothing."""
+
+
+def nothing() -> None:
+    """Be a plain task."""
