@@ -65,7 +65,6 @@ class Member:
         self.pid = launched.pid
         self.job: Job | None = None
         self.ahead: Job | None = None
-        self.is_retiring = False
         self.tasks = 0
         self.patience: Cancellable | None = None
         self.parcels = Parcels(shared)
@@ -107,23 +106,22 @@ class Member:
     def _copied(self, wrapped: tuple[Sequence[Buffer], Sequence[int]] | None, error: Exception | None) -> None:
         self._copying = False
         if wrapped is None:  # no thread to be had, or a buffer that its owner has taken back
-            self.kill()
+            self.launched.kill()
         elif self._is_released:
             self.parcels.close()
         else:
             self.channel.send(*wrapped)
 
-    def may_pull_ahead(self, now: float) -> bool:
+    def may_pull_ahead(self) -> bool:
         """Whether the worker should be sent a further job while it runs one."""
         return (
-            self.job is not None
+            self._is_brisk
+            and self.job is not None
             and self.ahead is None
-            and self._is_brisk
-            and not self.is_retiring
             and not self._copying
-            and now - self._began < BRISK
             and self.launched.keeps_messages
             and (self._task_limit is None or self.tasks + 1 < self._task_limit)
+            and not self.is_slow()
         )
 
     def pull_ahead(self, job: Job) -> bool:
@@ -134,9 +132,9 @@ class Member:
         self.ahead = job
         return True
 
-    def is_slow(self, now: float) -> bool:
+    def is_slow(self) -> bool:
         """Whether the worker has been at its job for long."""
-        return now - self._began >= BRISK
+        return time.monotonic() - self._began >= BRISK
 
     def take_back(self) -> Job | None:
         """Take the job back that was sent ahead; None if there is none, or the worker has begun it or may soon."""
@@ -175,16 +173,6 @@ class Member:
             self.channel.send([*self.parcels.trim(), frame(Kind.TRIM)])
 
     # --- the end ----------------------------------------------------------------------------------------------
-
-    def dismiss(self) -> None:
-        """Have the worker exit; it is idle."""
-        self.is_retiring = True
-        self.channel.send([frame(Kind.EXIT)])
-
-    def kill(self) -> None:
-        """Kill the worker, with its process group."""
-        self.is_retiring = True
-        self.launched.kill()
 
     def release(self) -> None:
         """Close what is shared with the process, which has ended."""

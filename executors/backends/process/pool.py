@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from executors.backends.backlog import Backlog
 from executors.backends.base import Job
 from executors.backends.process import logs
-from executors.backends.process.channel import ABOUT_SEGMENTS, Buffer, Frame, Kind
+from executors.backends.process.channel import ABOUT_SEGMENTS, Buffer, Frame, Kind, frame
 from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.members import Member
@@ -63,6 +63,7 @@ class Pool:
         self._backlog = Backlog()
         self._members: list[Member] = []
         self._idle: list[Member] = []
+        self._leaving: set[Member] = set()  # told to exit, or killed
         self._handovers: dict[int, int] = {}  # of jobs whose workers died before they had begun
         self._modules: set[str] = set()  # whose functions have run in a worker
         self._copier = SideThread("executors-copier", loop)
@@ -89,11 +90,10 @@ class Pool:
         """Forget a queued job; kill the worker of a running one, with its process group."""
         for member in self._members:
             if member.ahead is job:
-                taken_back = member.take_back() is not None
-                if not taken_back:  # the worker has begun it, or is about to
+                if member.take_back() is None:  # the worker has begun it, or is about to
                     member.channel.receive_all()
-                    member.kill()
-                self._schedule(replacing=0 if taken_back else 1)
+                    self._kill(member)
+                self._schedule()
                 return
             if member.job is job:
                 self._stop(member, job)
@@ -109,23 +109,18 @@ class Pool:
             member.channel.receive_all()  # if it goes on with the next one, it has told how this one ended
             if member.job is not job:
                 return
-        member.kill()
-        self._schedule(replacing=1)
+        self._kill(member)
+        self._schedule()
 
-    def _schedule(self, *, replacing: int = 0) -> None:
-        """Give queued jobs to workers, and start workers for those that remain, or to replace some."""
+    def _schedule(self) -> None:
+        """Give queued jobs to workers, and start workers for those that remain."""
         while self._idle and (job := self._next_job()) is not None:
             self._assign(job)
-        if len(self._backlog):
-            now = time.monotonic()
+        if waiting := len(self._backlog):
             for member in self._members:
-                if member.may_pull_ahead(now):
+                if member.ahead is None and member.may_pull_ahead():
                     self._pull_ahead(member)
-        wanted = max(len(self._backlog), replacing) - self._starter.starting
-        if wanted > 0 and not self._closing and self._starter.may_start():
-            modules = frozenset(self._modules)
-            for _ in range(min(wanted, self._size - self._serving() - self._starter.starting)):
-                self._starter.start(modules)
+            self._start(waiting - self._starter.starting)
 
     def _assign(self, job: Job) -> None:
         member = self._idle.pop()  # before the job starts: hooks hear of that, and may submit another
@@ -136,15 +131,13 @@ class Pool:
 
     def _next_job(self) -> Job | None:
         """Return the job that is first in line: one sent ahead to a worker that turned out to be slow, or queued."""
-        now = time.monotonic()
-        overdue = [member for member in self._members if member.ahead is not None and member.is_slow(now)]
-        for member in overdue:
-            if (job := member.take_back()) is not None:
+        for member in self._members:
+            if member.ahead is not None and member.is_slow() and (job := member.take_back()) is not None:
                 return job
         if (job := self._backlog.popleft()) is not None:
             return job
         for member in self._members:
-            if (job := member.take_back()) is not None:
+            if member.ahead is not None and (job := member.take_back()) is not None:
                 return job
         return None
 
@@ -181,10 +174,9 @@ class Pool:
         following = member.ended()
         if following is not None:
             following.start()
-        if member.is_retiring:
+        if member in self._leaving:
             return
-        too_many = len(self._members) > self._size and self._serving() > self._size
-        if self._closing or too_many or member.is_due_for_replacement():
+        if self._closing or len(self._members) > self._size or member.is_due_for_replacement():
             if (job := member.take_back()) is not None:
                 self._backlog.put_back(job)
             if member.job is None:
@@ -195,13 +187,33 @@ class Pool:
 
     # --- workers ------------------------------------------------------------------------------------------
 
-    def _serving(self) -> int:
-        return sum(not member.is_retiring for member in self._members)
+    def _start(self, count: int) -> None:
+        """Start so many workers, as far as there may be more."""
+        room = self._size - len(self._members) - self._starter.starting
+        if room > 0 and not self._closing and self._starter.may_start():
+            for _ in range(min(count, room)):
+                self._starter.start(frozenset(self._modules))
+
+    def _kill(self, member: Member) -> None:
+        """Kill a worker with its process group, and have another take its place at once."""
+        self._leave(member)
+        member.launched.kill()
+        self._start(1)
+
+    def _retire(self, member: Member) -> None:
+        """Have an idle worker exit."""
+        self._leave(member)
+        member.channel.send([frame(Kind.EXIT)])
+        member.patience = self._loop.call_later(RETIRE_TIME, member.launched.kill)
+
+    def _leave(self, member: Member) -> None:
+        self._members.remove(member)
+        self._leaving.add(member)
 
     def resize(self, size: int) -> None:
         """Have so many workers at most. Those that are too many end once they are idle."""
         self._size = size
-        while self._idle and self._serving() > size:
+        while self._idle and len(self._members) > size:
             self._retire(self._idle.pop(0))
         self._schedule()
 
@@ -209,7 +221,7 @@ class Pool:
         member = Member(launched, self._loop, self._copier, self._shared, self._recycling, self._heard, self._exited)
         self._members.append(member)
         if self._closing:
-            member.kill()
+            self._kill(member)
         else:
             self._rest(member)
             self._schedule()
@@ -243,27 +255,26 @@ class Pool:
         if self._idle:
             self._rounds = self._loop.call_later(self._recycling.round_time(TRIM_TIME), self._make_rounds)
 
-    def _retire(self, member: Member) -> None:
-        member.dismiss()
-        member.patience = self._loop.call_later(RETIRE_TIME, member.kill)
-
     def _exited(self, member: Member) -> None:
-        is_unexpected, member.is_retiring = not member.is_retiring, True
+        is_unexpected = member in self._members
+        if is_unexpected:
+            self._leave(member)
+        if member in self._idle:
+            self._idle.remove(member)
         member.channel.receive_all()  # it may have answered before it ended
         entered = member.launched.entered()
         exitcode = member.launched.reap()
-        self._members.remove(member)
-        if member in self._idle:
-            self._idle.remove(member)
-        is_unused = is_unexpected and not member.tasks and member.job is None
+        self._leaving.remove(member)
         if (ahead := member.ahead) is not None:  # it has not been begun, or else the job would have ended
             self._backlog.put_back(ahead)
         if member.job is not None:
             self._lost(member, member.job, exitcode, begun=entered == member.job.handle.id)
         member.release()
-        if is_unused and not self._closing:
-            self._starter.failed(f"the process ended with exit code {exitcode} before it had a task")
-        self._schedule(replacing=1 if is_unexpected and not is_unused else 0)
+        if is_unexpected and not self._closing:
+            if not member.tasks and member.job is None:
+                self._starter.failed(f"the process ended with exit code {exitcode} before it had a task")
+            self._start(1)
+        self._schedule()
         self._check_gone()
 
     def _lost(self, member: Member, job: Job, exitcode: int | None, *, begun: bool) -> None:
@@ -286,11 +297,11 @@ class Pool:
         self._all_gone = self._loop.new_waiter()
         if self._rounds is not None:
             self._rounds.cancel()
-        for member in self._members:
+        for member in list(self._members):
             if member in self._idle:
                 self._retire(member)
-            elif not member.is_retiring:
-                member.kill()
+            else:
+                self._kill(member)
         self._idle.clear()
         impatience = self._loop.call_later(EXIT_TIME, self._kill_all)
         self._check_gone()
@@ -300,19 +311,20 @@ class Pool:
         await self._starter.close()
 
     def _kill_all(self) -> None:
-        for member in self._members:
-            member.kill()
+        for member in self._leaving:
+            member.launched.kill()
 
     def _check_gone(self) -> None:
-        if self._all_gone is not None and not self._members and not self._starter.starting:
+        if self._all_gone is not None and not (self._members or self._leaving or self._starter.starting):
             self._all_gone.wake()
 
     def kill(self) -> None:
         """Kill and reap every worker, now. Any thread."""
         self._closing = True
-        members, self._members = self._members, []
+        members = [*self._members, *self._leaving]
+        self._members, self._leaving = [], set()
         for member in members:
-            member.kill()
+            member.launched.kill()
             member.launched.reap()
             member.release()
         self._idle.clear()
