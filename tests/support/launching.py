@@ -33,6 +33,7 @@ def config(**changes: Any) -> dict[str, Any]:
         "parent": os.getpid(),
         "path": sys.path,
         "preload": True,
+        "shared": 0,
         "setup": None,
         **changes,
     }
