@@ -13,8 +13,8 @@ from contextlib import nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
 from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError
-from executors.loops import EventLoop, guarded
-from executors.waiting import LOOK_AFTER_LOOP, Sleeper, ThreadSleeper, UnseenFailure, blocking_wait
+from executors.loops import EventLoop
+from executors.waiting import LOOK_AFTER_LOOP, Sleeper, ThreadSleeper, UnseenFailure, blocking_wait, call_back
 
 T = TypeVar("T")
 
@@ -293,7 +293,7 @@ class TaskHandle(Generic[T]):
             if not self.done():  # looked at last: see `_tell_waiters`
                 return
             self._callbacks.remove(function)
-        self._owner.loop.post(function, self)
+        self._owner.loop.post(call_back, function, self)
 
     def cancel(self) -> bool:
         """Ask the task to stop; don't wait for it. Any thread, never blocks, may be called again.
@@ -365,7 +365,7 @@ class TaskHandle(Generic[T]):
         self._finished = time.monotonic()
         self._state = state  # last: other threads look at it first
         if error is not None and self._report_failure and state is not CANCELLED:
-            self._unseen = UnseenFailure(self.name, error)
+            self._unseen = UnseenFailure(self._owner.loop, self.name, error)
 
     def _tell_waiters(self) -> None:
         """Wake everyone who waits for the final state, and call the callbacks. On the loop's thread.
@@ -380,4 +380,4 @@ class TaskHandle(Generic[T]):
         for sleeper in sleepers or ():
             sleeper.wake()
         for callback in callbacks or ():
-            guarded(callback, self)
+            call_back(callback, self)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
+
+from executors.loops import EventLoop
 
 if TYPE_CHECKING:
     from executors.handle import TaskHandle
 
 logger = logging.getLogger("executors")
+
+UNSEEN = "task %r failed, and nobody asked for its result"
 
 LOOK_AFTER_LOOP = 1.0
 """After how many seconds a thread that waits for something of the loop's looks whether there still is a loop."""
@@ -36,12 +41,24 @@ class BlockingWait(threading.local):
 blocking_wait = BlockingWait()
 
 
+def call_back(function: Callable[[TaskHandle[Any]], object], handle: TaskHandle[Any]) -> None:
+    """Call a user's callback; log whatever it raises: its SystemExit must not end the server."""
+    try:
+        function(handle)
+    except BaseException:
+        logger.exception("a callback failed: %r", function)
+
+
 class UnseenFailure:
-    """Lives as long as nobody has asked for a failed task's error; logs it when it goes unasked."""
+    """Lives as long as nobody has asked for a failed task's error; has it logged when it goes unasked.
 
-    __slots__ = ("_error", "_name")
+    It goes at any time, in any thread and in the middle of anything: the line is written later, on the loop's thread.
+    """
 
-    def __init__(self, name: str, error: BaseException) -> None:
+    __slots__ = ("_error", "_loop", "_name")
+
+    def __init__(self, loop: EventLoop, name: str, error: BaseException) -> None:
+        self._loop = loop
         self._name = name
         self._error: BaseException | None = error
 
@@ -50,4 +67,39 @@ class UnseenFailure:
 
     def __del__(self) -> None:
         if self._error is not None:
-            logger.error("task %r failed, and nobody asked for its result", self._name, exc_info=self._error)
+            self._loop.post(_FailureLine(self._name, self._error).write)
+
+
+class _FailureLine:
+    """A failure's line on its way to the loop's thread. Where no loop is left to write it, it writes itself."""
+
+    __slots__ = ("_error", "_name")
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        self._name = name
+        self._error: BaseException | None = error
+
+    def write(self) -> None:
+        """Log it, with the traceback."""
+        error, self._error = self._error, None
+        logger.error(UNSEEN, self._name, exc_info=error)
+
+    def __del__(self) -> None:
+        if self._error is not None:  # the loop has ended, and what was posted to it is dropped
+            logger.error(f"{UNSEEN}\n%s", self._name, text_of(self._error))
+
+
+def text_of(error: BaseException) -> str:
+    """Format an error with its traceback, without the marks under its lines.
+
+    For finalizers: the marks are found with `ast`, which fails in Python 3.11.7 and 3.12.1 and before if the
+    finalizer runs within a call of `ast.parse` (python/cpython#106905). A formatter of `logging` would ask for them.
+    """
+    formatted = traceback.TracebackException.from_exception(error)
+    unmarked = [formatted]
+    while unmarked:
+        each = unmarked.pop()
+        for frame in each.stack:
+            frame.colno = frame.end_colno = None
+        unmarked += [linked for linked in (each.__cause__, each.__context__, *(each.exceptions or ())) if linked]
+    return "".join(formatted.format()).rstrip()
