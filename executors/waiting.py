@@ -22,6 +22,11 @@ LOOK_AFTER_LOOP = 1.0
 """After how many seconds a thread that waits for something of the loop's looks whether there still is a loop."""
 
 
+transition = threading.RLock()
+"""Guards who waits for any task's end, and a start in another thread against an end. Reentrant: a coroutine that waits
+may be collected as garbage at any time, also by a thread that is in here, and stops waiting then."""
+
+
 class Sleeper(Protocol):
     """A party that waits for a task's end: a coroutine's waiter, or another thread's event."""
 
@@ -32,6 +37,71 @@ class ThreadSleeper(threading.Event):
     wake = threading.Event.set
 
 
+def call_back(function: Callable[[Any], object], handle: Awaited) -> None:
+    """Call a user's callback; log whatever it raises: its SystemExit must not end the server."""
+    try:
+        function(handle)
+    except BaseException:
+        logger.exception("a callback failed: %r", function)
+
+
+class Awaited:
+    """What somebody may wait for: keeps those who do, until its end. Any thread, but for `_tell_waiters`.
+
+    The lock is held by those who come and go. `_tell_waiters` takes it only where it sees somebody: who comes joins
+    first and looks whether the end is here afterwards, so that one of both sees the other.
+    """
+
+    __slots__ = ("_callbacks", "_sleepers")
+
+    _sleepers: list[Sleeper] | None
+    _callbacks: list[Callable[[Any], object]] | None
+
+    def done(self) -> bool:
+        """Whether the end is here."""
+        raise NotImplementedError
+
+    def _add_sleeper(self, sleeper: Sleeper) -> bool:
+        """Have the sleeper woken at the end, unless that is here; return whether it will be."""
+        with transition:
+            if self._sleepers is None:
+                self._sleepers = [sleeper]
+            else:
+                self._sleepers.append(sleeper)
+            return not self.done()
+
+    def _remove_sleeper(self, sleeper: Sleeper) -> None:
+        if self._sleepers is None:  # the end has taken them all
+            return
+        with transition:
+            if self._sleepers is not None and sleeper in self._sleepers:  # type: ignore[redundant-expr]  # threads
+                self._sleepers.remove(sleeper)
+
+    def _keep_callback(self, function: Callable[[Any], object]) -> bool:
+        """Have `function` called at the end, unless that is here; return whether it will be."""
+        with transition:
+            if self._callbacks is None:
+                self._callbacks = [function]
+            else:
+                self._callbacks.append(function)
+            if not self.done():
+                return True
+            self._callbacks.remove(function)
+            return False
+
+    def _tell_waiters(self) -> None:
+        """Wake everyone who waits for the final state, and call the callbacks. On the loop's thread."""
+        if self._sleepers is None and self._callbacks is None:
+            return
+        with transition:
+            sleepers, self._sleepers = self._sleepers, None
+            callbacks, self._callbacks = self._callbacks, None
+        for sleeper in sleepers or ():
+            sleeper.wake()
+        for callback in callbacks or ():
+            call_back(callback, self)
+
+
 class BlockingWait(threading.local):
     """What a pool does about one of its threads that is about to wait for a task. Set per thread."""
 
@@ -39,14 +109,6 @@ class BlockingWait(threading.local):
 
 
 blocking_wait = BlockingWait()
-
-
-def call_back(function: Callable[[TaskHandle[Any]], object], handle: TaskHandle[Any]) -> None:
-    """Call a user's callback; log whatever it raises: its SystemExit must not end the server."""
-    try:
-        function(handle)
-    except BaseException:
-        logger.exception("a callback failed: %r", function)
 
 
 class UnseenFailure:
