@@ -143,11 +143,11 @@ class Dispatcher:
         target = call.target
         backend, options = target.backend, target.options
         handle: TaskHandle[Any] = TaskHandle(self, options.name or name_of(call.limited_by), options.tag, backend.name)
-        handle._claim = call.claim
         job = Job(
             self, backend, handle, call.function, call.args, call.kwargs, copy_context(), target.is_coroutine, queued
         )
         job.timeout = options.timeout
+        job.claim = call.claim
         if options.max_concurrency is not None:
             job.max_concurrency = options.max_concurrency
             job.key = innermost(call.limited_by)

@@ -123,5 +123,5 @@ class Hooks:
         for hook in self._hooks:
             try:
                 hook(event)
-            except Exception:
+            except BaseException:  # its SystemExit must not end the server
                 logger.exception("the hook %r failed on %s", hook, event_type.__name__)

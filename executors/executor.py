@@ -11,10 +11,10 @@ import anyio
 
 from executors.admission import Phase
 from executors.backends.base import ExecutorBackend
-from executors.backends.loop import LoopBackend
-from executors.context import CarriedVariables, WorkerProcess, refuse_in_worker
+from executors.context import WorkerProcess, refuse_in_worker
 from executors.dispatch import Call, Dispatcher
 from executors.drain import DrainReport, drain
+from executors.equipment import equip
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook
 from executors.handle import TaskHandle
@@ -102,7 +102,7 @@ class Executor(Submitter):
             self._dispatcher.give_up()
         loop = running_loop()
         self._settings = settings = self._configured()
-        backends, tags = self._equip(settings)
+        backends, tags = equip(settings)
         started: list[ExecutorBackend] = []
         try:
             for name, backend in backends.items():
@@ -126,37 +126,6 @@ class Executor(Submitter):
     def _worker_setup(self) -> tuple[str, tuple[Any, ...]] | None:
         """Return what worker processes do before their first job; see `ExecutorBackend.setup`."""
         return None
-
-    def _equip(self, settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str]]:
-        from executors.backends.thread import ThreadBackend  # noqa: PLC0415
-
-        backends = dict(settings.backends or {})
-        if "loop" not in backends:
-            backends["loop"] = LoopBackend()
-        if "thread" not in backends:
-            backends["thread"] = ThreadBackend(settings.thread_count())
-        if "process" not in backends and settings.process_count():
-            backends["process"] = self._process_backend(settings)
-        tags = {"cpu": "process", **(settings.tags or {})}
-        for tag, name in tags.items():
-            if name not in backends and name != "process":
-                raise ConfigurationError(
-                    f"the tag {tag!r} is mapped to {name!r}, and there is no such backend; there are "
-                    f"{', '.join(sorted(backends))}"
-                )
-        return backends, tags
-
-    def _process_backend(self, settings: Settings) -> ExecutorBackend:
-        from executors.backends.process import ProcessBackend  # noqa: PLC0415
-
-        return ProcessBackend(
-            settings.process_count(),
-            nice=settings.worker_nice,
-            max_tasks_per_worker=settings.max_tasks_per_worker,
-            memory_limit=settings.worker_memory_limit,
-            max_payload=settings.max_payload,
-            carried=CarriedVariables(settings.contextvars),
-        )
 
     async def drain(self, timeout: float | None = None) -> DrainReport:
         """Close to new tasks, wait for those under way, stop what is left at the deadline, end the backends.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import enum
 import itertools
 import math
-import threading
 import time
 import types
 from collections.abc import Callable, Generator
@@ -13,33 +11,28 @@ from contextlib import nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
 from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError
-from executors.loops import EventLoop, guarded
-from executors.waiting import LOOK_AFTER_LOOP, Sleeper, ThreadSleeper, UnseenFailure, blocking_wait
+from executors.loops import EventLoop
+from executors.states import CANCELLED, FAILED, LOST, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT, TaskState
+from executors.waiting import LOOK_AFTER_LOOP, Awaited, ThreadSleeper, UnseenFailure, blocking_wait, call_back
+from executors.waiting import transition as _transition
+
+__all__ = [
+    "CANCELLED",
+    "FAILED",
+    "LOST",
+    "QUEUED",
+    "RUNNING",
+    "SUCCEEDED",
+    "TIMED_OUT",
+    "HandleOwner",
+    "TaskHandle",
+    "TaskState",
+]
 
 T = TypeVar("T")
 
 _ids = itertools.count(1)
-# Guards every change of any task's state, and who waits for it. Reentrant: a coroutine that waits may be collected as
-# garbage at any time, also by a thread that is in here, and stops waiting then.
-_transition = threading.RLock()
 _EPOCH = time.time() - time.monotonic()
-
-
-class TaskState(enum.StrEnum):
-    """The states of a task. The first transition to one of the last five wins."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed_out"
-    LOST = "lost"
-
-
-QUEUED, RUNNING = TaskState.QUEUED, TaskState.RUNNING
-SUCCEEDED, FAILED, CANCELLED = TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED
-TIMED_OUT, LOST = TaskState.TIMED_OUT, TaskState.LOST
 
 
 class HandleOwner(Protocol):
@@ -52,7 +45,7 @@ class HandleOwner(Protocol):
         """Have the task asked to stop. Any thread; does nothing for a task that has ended."""
 
 
-class TaskHandle(Generic[T]):
+class TaskHandle(Awaited, Generic[T]):
     """A task as its caller sees it. Made by an executor; safe to read from any thread.
 
     `await handle` gives the task's value or raises its error. Cancelling a waiter doesn't cancel the task.
@@ -69,13 +62,10 @@ class TaskHandle(Generic[T]):
 
     __slots__ = (
         "__weakref__",
-        "_callbacks",
-        "_claim",
         "_error",
         "_finished",
         "_owner",
         "_report_failure",
-        "_sleepers",
         "_started",
         "_state",
         "_submitted",
@@ -106,9 +96,7 @@ class TaskHandle(Generic[T]):
         self._finished: float | None = None
         self._value: T | None = None
         self._error: BaseException | None = None
-        self._sleepers: list[Sleeper] | None = None
-        self._callbacks: list[Callable[[TaskHandle[T]], object]] | None = None
-        self._claim: Callable[[], bool] | None = None  # asked as the task starts: whether it still is to
+        self._sleepers = self._callbacks = None
         self._unseen: UnseenFailure | None = None
 
     # --- what it is -------------------------------------------------------------------------------------
@@ -201,22 +189,6 @@ class TaskHandle(Generic[T]):
             finally:
                 self._remove_sleeper(waiter)
 
-    def _add_sleeper(self, sleeper: Sleeper) -> bool:
-        """Have the sleeper woken at the end, unless that is here; return whether it will be."""
-        with _transition:
-            if self._sleepers is None:
-                self._sleepers = [sleeper]
-            else:
-                self._sleepers.append(sleeper)
-            return not self.done()  # looked at last: see `_tell_waiters`
-
-    def _remove_sleeper(self, sleeper: Sleeper) -> None:
-        if self._sleepers is None:  # the end has taken them all
-            return
-        with _transition:
-            if self._sleepers is not None and sleeper in self._sleepers:  # type: ignore[redundant-expr]  # threads
-                self._sleepers.remove(sleeper)
-
     def result(self, timeout: float | None = None) -> T:
         """Wait for the task in another thread, blocking it, and return its value or raise its error.
 
@@ -287,15 +259,8 @@ class TaskHandle(Generic[T]):
 
         What it raises is logged.
         """
-        with _transition:
-            if self._callbacks is None:
-                self._callbacks = [function]
-            else:
-                self._callbacks.append(function)
-            if not self.done():  # looked at last: see `_tell_waiters`
-                return
-            self._callbacks.remove(function)
-        self._owner.loop.post(function, self)
+        if not self._keep_callback(function):
+            self._owner.loop.post(call_back, function, self)
 
     def cancel(self) -> bool:
         """Ask the task to stop; don't wait for it. Any thread, never blocks, may be called again.
@@ -324,9 +289,6 @@ class TaskHandle(Generic[T]):
         Returns:
             False if it was cancelled meanwhile: then it must not be run.
         """
-        claim, self._claim = self._claim, None
-        if claim is not None and not claim():  # outside of the lock, as it takes locks of its own
-            return False
         with _transition:
             if self._state is not QUEUED:
                 return False
@@ -370,19 +332,4 @@ class TaskHandle(Generic[T]):
         self._finished = time.monotonic()
         self._state = state  # last: other threads look at it first
         if error is not None and self._report_failure and state is not CANCELLED:
-            self._unseen = UnseenFailure(self.name, error)
-
-    def _tell_waiters(self) -> None:
-        """Wake everyone who waits for the final state, and call the callbacks. On the loop's thread.
-
-        Where nobody waits this takes no lock: who joins is seen here, or sees the final state after joining.
-        """
-        if self._sleepers is None and self._callbacks is None:
-            return
-        with _transition:
-            sleepers, self._sleepers = self._sleepers, None
-            callbacks, self._callbacks = self._callbacks, None
-        for sleeper in sleepers or ():
-            sleeper.wake()
-        for callback in callbacks or ():
-            guarded(callback, self)
+            self._unseen = UnseenFailure(self._owner.loop, self.name, error)

@@ -140,6 +140,18 @@ async def test_raising_hook_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "TaskSubmitted" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+async def test_a_hook_does_not_end_the_server(kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    """What would end the event loop is logged, too."""
+
+    def leave(event: TaskEvent, /) -> None:
+        raise kind("out of the hook")
+
+    async with Executor(processes=0, hooks=[leave]) as executor:
+        assert await executor.run(anyio.sleep, 0) is None
+    assert caplog.text.count(f"{kind.__name__}: out of the hook") == 3
+
+
 def test_events_are_frozen_and_tell_no_payload() -> None:
     """An event can't be changed, and has no place for arguments or results."""
     event = TaskSubmitted(1, "n", None, "loop")

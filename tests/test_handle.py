@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import gc
 import logging
+import re
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -24,6 +28,7 @@ from executors import (
 )
 from executors.handle import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT
 from executors.loops import running_loop
+from executors.waiting import text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -42,11 +47,12 @@ class Owner:
 
 
 @pytest.fixture
-def errors_logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Return what was logged as an error so far, once what nobody refers to is gone."""
+def errors_logged(caplog: pytest.LogCaptureFixture) -> Callable[[], Awaitable[list[str]]]:
+    """Return what was logged as an error so far, once what nobody refers to is gone, and the loop has heard of it."""
 
-    def logged() -> list[str]:
+    async def logged() -> list[str]:
         gc.collect()
+        await anyio.wait_all_tasks_blocked()
         return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
     return logged
@@ -336,6 +342,25 @@ async def test_raising_callback_is_logged(caplog: pytest.LogCaptureFixture) -> N
     assert "in the callback" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+async def test_a_callback_does_not_end_the_server(kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    """What would end the event loop is logged, too, from a callback added before the end or after it."""
+    called = anyio.Event()
+
+    def leave(handle: TaskHandle[None]) -> None:
+        raise kind("out of the callback")
+
+    async with Executor(processes=0) as executor:
+        handle = executor.submit(anyio.sleep, 0)
+        handle.add_done_callback(leave)
+        await handle
+        handle.add_done_callback(leave)
+        handle.add_done_callback(lambda _: called.set())
+        with anyio.fail_after(PATIENCE):
+            await called.wait()
+    assert caplog.text.count(f"{kind.__name__}: out of the callback") == 2
+
+
 async def test_unretrieved_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """The error of a submitted task that nobody asked for is logged, once, with its traceback."""
     async with Executor(threads=1, processes=0) as executor:
@@ -343,13 +368,71 @@ async def test_unretrieved_error_is_logged_once(caplog: pytest.LogCaptureFixture
         executor.options(name="forgotten too").submit(int, "no number")
         await executor.wait_idle()
     gc.collect()
+    await anyio.wait_all_tasks_blocked()
     failures = [record for record in caplog.records if "nobody asked" in record.getMessage()]
     assert sorted(record.getMessage().split("'")[1] for record in failures) == ["forgotten", "forgotten too"]
     assert "why" in caplog.text
     assert all(record.exc_info for record in failures)
 
 
-async def test_retrieved_errors_are_not_logged(errors_logged: Callable[[], list[str]]) -> None:
+async def test_a_finalizer_writes_nothing_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """A handle may be collected in the middle of anything: the line about its failure is written later, by the loop."""
+    async with Executor(processes=0) as executor:
+        handle = executor.submit(fail)
+        await handle.wait()
+        writers: list[int] = []
+        logging.getLogger("executors").addFilter(keep := lambda record: writers.append(record.thread) or True)
+        try:
+            thread = threading.Thread(target=gc.collect)
+            del handle
+            thread.start()
+            thread.join()
+            assert caplog.records == []
+            await anyio.wait_all_tasks_blocked()
+            assert "nobody asked" in caplog.text
+        finally:
+            logging.getLogger("executors").removeFilter(keep)
+        assert writers == [threading.get_ident()]
+
+
+@pytest.mark.parametrize("ends_before", ["the handle goes", "it hears of it"])
+def test_nothing_is_lost_when_the_loop_ends(ends_before: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the loop ends before it could write the line, the line is written all the same, with the traceback."""
+    loop = asyncio.new_event_loop()
+
+    async def main() -> TaskHandle[None]:
+        async with Executor(processes=0) as executor:
+            handle = executor.submit(fail, "forgotten")
+            await handle.wait()
+            return handle
+
+    handle = loop.run_until_complete(main())
+    if ends_before == "the handle goes":
+        loop.close()
+    del handle
+    gc.collect()
+    loop.close()
+    gc.collect()
+    (record,) = caplog.records
+    assert "'fail' failed, and nobody asked for its result" in record.getMessage()
+    assert "raise LookupError(text)\nLookupError: forgotten" in record.getMessage()
+
+
+def test_a_finalizer_within_the_parser(caplog: pytest.LogCaptureFixture) -> None:
+    """A failed task's handle may go while Python makes a syntax tree: that one is made all the same."""
+    error: LookupError | None = None
+    try:
+        asyncio.run(fail())
+    except LookupError as caught:
+        error = caught
+    assert error is not None
+    assert text_of(error) == re.sub(r"\n +[~^]+(?=\n)", "", "".join(traceback.format_exception(error)).rstrip())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ast, "parse", lambda *_: pytest.fail("the parser was called"))
+        assert "LookupError: broken" in text_of(error)
+
+
+async def test_retrieved_errors_are_not_logged(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
     """An error that somebody got by any way is not logged; nor is a cancellation."""
     async with Executor(threads=1, processes=0) as executor:
         awaited, asked, blocked = (executor.submit(fail) for _ in range(3))
@@ -369,26 +452,26 @@ async def test_retrieved_errors_are_not_logged(errors_logged: Callable[[], list[
                 raise AssertionError("the first is to fail")
         await executor.wait_idle()
         del awaited, asked, blocked
-        assert errors_logged() == []
+        assert await errors_logged() == []
 
 
-async def test_wait_alone_does_not_count_as_seen(errors_logged: Callable[[], list[str]]) -> None:
+async def test_wait_alone_does_not_count_as_seen(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
     """Who only waits, or asks for the type, hasn't seen the error."""
     async with Executor(processes=0) as executor:
         handle = executor.submit(fail)
         await handle.wait()
         assert handle._error_type is LookupError
-        assert errors_logged() == []
+        assert await errors_logged() == []
         del handle
-        assert len(errors_logged()) == 1
+        assert len(await errors_logged()) == 1
 
 
-async def test_forgotten_timeout_is_logged(errors_logged: Callable[[], list[str]]) -> None:
+async def test_forgotten_timeout_is_logged(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
     """A timeout that nobody asked for is a failure too."""
     async with Executor(processes=0) as executor:
         executor.options(timeout=0.01).submit(anyio.sleep_forever)
         await executor.wait_idle()
-    assert len(errors_logged()) == 1
+    assert len(await errors_logged()) == 1
 
 
 async def test_marked_function_is_still_callable() -> None:

@@ -50,6 +50,7 @@ class Job:
         timeout: Seconds that it may run, or None. The executor's affair, for a backend's information.
         max_concurrency: How many jobs of `key` may run at a time, or None.
         key: What `max_concurrency` counts by.
+        claim: Asked as it starts whether it still is to; None if nobody but the executor has a say.
         queued: Whether it takes room in its backend's queue until it starts.
         dispatched: Whether the executor has seen to it: a job is submitted by any thread, and seen to on the loop's.
         entered: Whether the event loop has come to its function, once it has a task there.
@@ -63,6 +64,7 @@ class Job:
     __slots__ = (
         "args",
         "backend",
+        "claim",
         "context",
         "counted",
         "dispatched",
@@ -106,6 +108,7 @@ class Job:
         self.timeout: float | None = None
         self.max_concurrency: int | None = None
         self.key: object = None
+        self.claim: Callable[[], bool] | None = None
         self.dispatched = False
         self.entered = False
         self.counted = False
@@ -120,6 +123,9 @@ class Job:
         Returns:
             False if it was cancelled meanwhile: drop it, and report nothing.
         """
+        claim, self.claim = self.claim, None
+        if claim is not None and not claim():
+            return False
         if not (self.handle._start() if self.queued else self.handle._start_at_once()):
             return False
         self.owner.job_started(self)

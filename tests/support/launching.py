@@ -50,8 +50,8 @@ def send(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     from executors.backends.process.channel import BlockingChannel, Kind, frame  # noqa: PLC0415
 
     channel = BlockingChannel(worker.sock)
-    data = pickling.dump_call("call", function, args, {}, {}, 1024 * 1024, main_is_importable=False)
-    channel.send(frame(Kind.JOB, data, 1))
+    data, _ = pickling.dump_call("call", function, args, {}, {}, 1024 * 1024, [], main_is_importable=False)
+    channel.send([frame(Kind.JOB, data, 1)])
     return channel
 
 
@@ -60,9 +60,9 @@ def call(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     from executors.backends.process.channel import Kind  # noqa: PLC0415
 
     channel = send(worker, function, *args)
-    kind, body = Kind.LOG, bytearray()
+    kind, body = int(Kind.LOG), b""
     while kind == Kind.LOG:
-        kind, _, body = channel.receive()
+        kind, _, _, body = channel.receive()
     assert kind == Kind.VALUE, body
     return pickle.loads(body)
 

@@ -1,0 +1,47 @@
+"""Which backends an executor has, and which tags lead there, by its settings."""
+
+from __future__ import annotations
+
+from executors.backends.base import ExecutorBackend
+from executors.backends.loop import LoopBackend
+from executors.context import CarriedVariables
+from executors.errors import ConfigurationError
+from executors.settings import Settings
+
+
+def equip(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str]]:
+    """Make the backends that aren't given, and return all by name; and the names of backends by tag.
+
+    Raises:
+        ConfigurationError: A tag leads nowhere, or a backend can't be made.
+    """
+    from executors.backends.thread import ThreadBackend  # noqa: PLC0415
+
+    backends = dict(settings.backends or {})
+    if "loop" not in backends:
+        backends["loop"] = LoopBackend()
+    if "thread" not in backends:
+        backends["thread"] = ThreadBackend(settings.thread_count())
+    if "process" not in backends and settings.process_count():
+        backends["process"] = _process_backend(settings)
+    tags = {"cpu": "process", **(settings.tags or {})}
+    for tag, name in tags.items():
+        if name not in backends and name != "process":
+            raise ConfigurationError(
+                f"the tag {tag!r} is mapped to {name!r}, and there is no such backend; there are "
+                f"{', '.join(sorted(backends))}"
+            )
+    return backends, tags
+
+
+def _process_backend(settings: Settings) -> ExecutorBackend:
+    from executors.backends.process import ProcessBackend  # noqa: PLC0415
+
+    return ProcessBackend(
+        settings.process_count(),
+        nice=settings.worker_nice,
+        max_tasks_per_worker=settings.max_tasks_per_worker,
+        memory_limit=settings.worker_memory_limit,
+        max_payload=settings.max_payload,
+        carried=CarriedVariables(settings.contextvars),
+    )
