@@ -114,7 +114,7 @@ def test_exit_functions_run_in_forks(launcher, launch, tmp_path) -> None:
     path = tmp_path / "exits"
     forks = launcher(setup(launching.say_at_exit, str(path)))
     worker = launch(forks)
-    BlockingChannel(worker.sock).send(frame(Kind.EXIT))
+    BlockingChannel(worker.sock).send([frame(Kind.EXIT)])
     assert wait_for_end(worker.pid, DEATH_TIME)
     assert worker.reap() == 0
     worker.close()
@@ -128,7 +128,7 @@ def test_what_an_import_prints_is_printed_once(launcher, launch, capfd) -> None:
     forks = launcher(setup(launching.write, "imported"))
     workers = [launch(forks) for _ in range(2)]
     for worker in workers:
-        BlockingChannel(worker.sock).send(frame(Kind.EXIT))
+        BlockingChannel(worker.sock).send([frame(Kind.EXIT)])
         assert wait_for_end(worker.pid, DEATH_TIME)
     forks.close()
     assert capfd.readouterr().err == "imported"
