@@ -150,9 +150,10 @@ class _InChunks(futures.Executor):
         self._over = over
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> futures.Future[Any]:
+        (chunk,) = args
         call = self._over._executor._prepare(fn, (), {}, self._over._said)
         run: Callable[..., Any] = run_chunk_of_coroutines if call.is_coroutine else run_chunk
-        return self._over._submit(call._replace(function=run, args=(fn, *args)))
+        return self._over._submit(call._replace(function=run, args=(fn, *zip(*chunk, strict=True))))
 
 
 def _one_by_one(chunks: Iterator[Any]) -> Iterator[Any]:

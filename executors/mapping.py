@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -12,6 +12,7 @@ from executors.errors import InvalidTaskError
 from executors.options import TaskOptions
 
 if TYPE_CHECKING:
+    from executors.dispatch import Call
     from executors.executor import Executor
     from executors.handle import TaskHandle
 
@@ -21,10 +22,15 @@ UNBOUNDED_BUFFER = 64
 """How many tasks `map` has under way on a backend without a bound of its own."""
 
 
-def run_chunk(function: Callable[..., T], items: list[tuple[Any, ...]]) -> list[T]:
-    """Run a plain function over a chunk, where the task runs. What it returns to await is awaited, in turn."""
-    values = [function(*item) for item in items]
-    if any(hasattr(type(value), "__await__") for value in values):
+def run_chunk(function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
+    """Run a plain function over a chunk, where the task runs. What it returns to await is awaited, in turn.
+
+    Args:
+        function: What is mapped.
+        columns: Of each of the iterables, this chunk's items.
+    """
+    values = list(map(function, *columns))
+    if any(hasattr(kind, "__await__") for kind in set(map(type, values))):
         return _awaited(values)  # type: ignore[return-value]  # the backend sees to it
     return values
 
@@ -33,9 +39,9 @@ async def _awaited(values: list[Any]) -> list[Any]:
     return [await value if hasattr(type(value), "__await__") else value for value in values]
 
 
-async def run_chunk_of_coroutines(function: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
+async def run_chunk_of_coroutines(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
     """Run a coroutine function over a chunk, one item after the other, where the task runs."""
-    return [await function(*item) for item in items]
+    return [await function(*item) for item in zip(*columns, strict=True)]
 
 
 class MapResults(Generic[T]):
@@ -57,7 +63,8 @@ class MapResults(Generic[T]):
         self._executor = executor
         self._call = executor._prepare(function, (), {}, said)
         workers = executor.backend(self._call.backend).workers
-        self._items = zip(*iterables, strict=False)
+        self._is_single = len(iterables) == 1
+        self._items: Iterator[Any] = iter(iterables[0]) if self._is_single else zip(*iterables, strict=False)
         self._chunksize = chunksize
         self._buffersize = buffersize or (2 * workers if workers is not None else UNBOUNDED_BUFFER)
         self._exhausted = False
@@ -67,6 +74,8 @@ class MapResults(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
+        if self._ready:
+            return self._ready.popleft()
         try:
             return await self._next()
         except StopAsyncIteration:
@@ -93,7 +102,7 @@ class MapResults(Generic[T]):
 
     async def _fill(self) -> None:
         while not self._exhausted and len(self._handles) < self._buffersize:
-            chunk: list[tuple[Any, ...]] = []
+            chunk: list[Any] = []
             try:
                 chunk.extend(itertools.islice(self._items, self._chunksize or 1))
             except Exception as error:  # noqa: BLE001  (raised in its place: after the results before it)
@@ -101,11 +110,14 @@ class MapResults(Generic[T]):
             if not chunk:
                 self._exhausted = True
                 return
-            call = self._call._replace(args=chunk[0])
-            if self._chunksize:
-                run: Callable[..., Any] = run_chunk_of_coroutines if call.is_coroutine else run_chunk
-                call = call._replace(function=run, args=(call.function, chunk))
-            self._handles.append(await self._executor._submit_when_room(call))
+            self._handles.append(await self._executor._submit_when_room(self._task_of(chunk)))
+
+    def _task_of(self, chunk: list[Any]) -> Call:
+        if not self._chunksize:
+            return self._call._replace(args=(chunk[0],) if self._is_single else chunk[0])
+        run: Callable[..., Any] = run_chunk_of_coroutines if self._call.is_coroutine else run_chunk
+        columns = (chunk,) if self._is_single else tuple(zip(*chunk, strict=True))
+        return self._call._replace(function=run, args=(self._call.function, *columns))
 
     def cancel(self) -> None:
         """Cancel what is under way. Any thread; called when the block is left, or a task has failed."""

@@ -26,7 +26,7 @@ BRISK = 0.005
 """Seconds. A worker whose last task took less is sent its next one ahead of time, and one is taken back from a worker
 that has been at a task for longer: handing it over costs a hundredth of that."""
 
-COPY_SIZE = 256 * 1024
+COPY_SIZE = 2 * 1024 * 1024
 """Payloads of up to so many bytes are copied on the loop's thread; larger ones beside it."""
 
 
