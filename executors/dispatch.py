@@ -126,13 +126,18 @@ class Dispatcher:
         return self._accept(call, on_loop=on_loop, queued=True)
 
     async def submit_when_room(self, call: Call) -> TaskHandle[Any]:
-        """Take a call in as soon as there is room. On the loop; raises as `Admission.wait_for_place`."""
-        if call.target.starts_at_once:
+        """Take a call in as soon as there is room, for one who sees to its failure. On the loop.
+
+        Raises as `Admission.wait_for_place`.
+        """
+        queued = not call.target.starts_at_once
+        if not queued:
             self.admission.check(call.target.backend)
-            return self._accept(call, on_loop=True, queued=False)
-        if not self.admission.admit_if_room(call.target.backend.name):
+        elif not self.admission.admit_if_room(call.target.backend.name):
             await self.admission.wait_for_place(call.target.backend.name)
-        return self._accept(call, on_loop=True, queued=True)
+        handle = self._accept(call, on_loop=True, queued=queued)
+        handle._mark_seen()
+        return handle
 
     def is_inside(self) -> bool:
         """Whether the calling code belongs to an unfinished task of this run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor as FuturesExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -199,17 +199,15 @@ class Executor(Submitter):
         """Take a task in at once; `submit` tells the rest."""
         return self._started().submit(call)
 
-    async def _submit_when_room(self, call: Call) -> TaskHandle[Any]:
-        """Take a task in as soon as there is room; its failure is the caller's to tell."""
+    def _submit_when_room(self, call: Call) -> Coroutine[Any, Any, TaskHandle[Any]]:
+        """Take a task in as soon as there is room; its failure is the caller's to tell. To be awaited at once."""
         dispatcher = self._started()
         if not dispatcher.loop.is_current():
             raise WrongThreadError(
                 "`run` and `map` work on the event loop that the executor was started on; from another thread "
                 "use `submit(…).result()`"
             )
-        handle = await dispatcher.submit_when_room(call)
-        handle._mark_seen()
-        return handle
+        return dispatcher.submit_when_room(call)
 
     def _prepare(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], said: TaskOptions

@@ -71,11 +71,12 @@ class Awaited:
             return not self.done()
 
     def _remove_sleeper(self, sleeper: Sleeper) -> None:
-        if self._sleepers is None:  # the end has taken them all
+        sleepers = self._sleepers
+        if sleepers is None:  # the end has taken them all
             return
         with transition:
-            if self._sleepers is not None and sleeper in self._sleepers:  # type: ignore[redundant-expr]  # threads
-                self._sleepers.remove(sleeper)
+            if self._sleepers is sleepers and sleeper in sleepers:
+                sleepers.remove(sleeper)
 
     def _keep_callback(self, function: Callable[[Any], object]) -> bool:
         """Have `function` called at the end, unless that is here; return whether it will be."""
