@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from lines import hear, say
@@ -46,6 +47,13 @@ class SpeechlessBaseError(BaseException):
         raise RuntimeError("no text")
 
 
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """Lets no attribute be set."""
+
+    code: int
+
+
 class HoldingError(Exception):
     """Holds what it is given later."""
 
@@ -66,6 +74,13 @@ def raise_holding(make: Callable[..., Any], *args: Any) -> None:
     error = HoldingError("holding")
     error.held = make(*args)
     raise error
+
+
+def raise_frozen(code: int) -> None:
+    try:
+        {}["missing"]
+    except KeyError as error:
+        raise FrozenError(code) from error
 
 
 def raise_group() -> None:
@@ -238,6 +253,10 @@ def leave_child() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         return subprocess.Popen(["/bin/sleep", "1000"], close_fds=False).pid
+
+
+def say_child(path: str) -> None:
+    say(path, leave_child())
 
 
 def leave_child_and_exit(path: str, code: int) -> None:

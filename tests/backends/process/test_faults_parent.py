@@ -61,6 +61,24 @@ async def test_a_killed_server_leaves_no_worker(line) -> None:
         again.bind(("127.0.0.1", port))
 
 
+async def test_a_killed_server_leaves_nothing_of_its_tasks(line) -> None:
+    """What tasks have started, and what earlier ones have left behind, is gone two seconds after the server."""
+    says = line()
+    with start_script(SERVER, says.path, "stay_with_grandchild", "say_child") as server:
+        try:
+            with anyio.fail_after(PATIENCE):
+                said = [await says.hear() for _ in range(4)]
+        finally:
+            server.kill()
+        deadline = time.monotonic() + DEATH_TIME
+    pids = {int(number) for text in said if not text.startswith("port") for number in text.split()}
+    assert len(pids) >= 4  # two workers or three, and two programs
+    left = [pid for pid in pids if not wait_for_end(pid, max(0, deadline - time.monotonic()))]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
+
+
 STOPPING = """
     import asyncio, signal, sys
     import lines, worker_tasks

@@ -17,12 +17,15 @@ import pytest
 import worker_tasks as tasks
 from faults import PATIENCE, Fault, under_fault
 
-from executors import SerializationError, WorkerLostError
+from executors import SerializationError, TaskExitedError, WorkerLostError
 from executors.handle import RUNNING
 
 pytestmark = pytest.mark.anyio
 
 MEGABYTE = 1024 * 1024
+
+PLACES = [f"{what} {how}" for what in ("argument", "result", "exception") for how in ("pickled", "unpickled")]
+"""Where a trap may act: arguments are unpickled in the worker, results and exceptions here."""
 
 ANYWHERE = 0
 """No process's id: a trap whose home it is acts wherever it is pickled or unpickled."""
@@ -54,17 +57,7 @@ async def sprung(fault: Fault, place: str, act: Any, *args: Any) -> BaseExceptio
     return await fault.error_of(fault_tasks.raise_holding, fault_tasks.Trap, when, home, act, *args)
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "argument pickled",
-        "argument unpickled",
-        "result pickled",
-        "result unpickled",
-        "exception pickled",
-        "exception unpickled",
-    ],
-)
+@pytest.mark.parametrize("place", PLACES)
 async def test_what_raises_on_its_way(line, place: str) -> None:
     """Whatever pickling or unpickling raises, on either side, fails the task alone, and the error tells of it."""
     async with under_fault(line, survives=True) as fault:
@@ -195,13 +188,40 @@ async def test_an_exception_without_text(line) -> None:
         assert type(await fault.error_of(tasks.raise_it, fault_tasks.SpeechlessError)) is fault_tasks.SpeechlessError
 
 
-@pytest.mark.parametrize("place", ["argument pickled", "result pickled", "exception pickled"])
-async def test_pickling_that_raises_an_error_without_text(line, place: str) -> None:
-    """What pickling raises may have no text: the task still fails alone, with the type of what was raised."""
+@pytest.mark.parametrize("place", PLACES)
+async def test_an_error_without_text_on_the_way(line, place: str) -> None:
+    """What pickling or unpickling raises may have no text: the task fails alone, with the type of what was raised."""
     async with under_fault(line, survives=True) as fault:
         error = await sprung(fault, place, fault_tasks.raise_it, fault_tasks.SpeechlessError)
         assert isinstance(error, SerializationError)
         assert "SpeechlessError" in str(error)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_an_error_with_half_a_character_on_the_way(line, place: str) -> None:
+    """What it raises may quote a file's name that isn't UTF-8, as Python's own errors do."""
+    async with under_fault(line, survives=True) as fault:
+        error = await sprung(fault, place, fault_tasks.raise_it, ValueError, "no such file: \udcff")
+        assert isinstance(error, SerializationError)
+        assert "ValueError: no such file" in str(error)
+
+
+async def test_a_base_exception_without_text(line) -> None:
+    """What may not leave a task fails it, text or not."""
+    async with under_fault(line, survives=True) as fault:
+        error = await fault.error_of(tasks.raise_it, fault_tasks.SpeechlessBaseError)
+        assert isinstance(error, TaskExitedError)
+        assert type(error.__cause__) is fault_tasks.SpeechlessBaseError
+
+
+async def test_an_exception_that_cannot_be_changed(line) -> None:
+    """An exception that is a frozen dataclass, which takes no attribute any more, arrives with its cause and a note."""
+    async with under_fault(line, survives=True) as fault:
+        error = await fault.error_of(fault_tasks.raise_frozen, 5)
+        assert type(error) is fault_tasks.FrozenError
+        assert error.code == 5
+        assert repr(error.__cause__) == "KeyError('missing')"
+        assert "in raise_frozen" in error.__notes__[-1]
 
 
 # --- a death in the midst ---------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ MEMORY = """
 """
 
 
-@pytest.mark.parametrize(("direction", "room"), [("argument", 75), ("argument", 15), ("result", 75)])
+@pytest.mark.parametrize(("direction", "room"), [("argument", 75), ("argument", 15), ("result", 75), ("result", 15)])
 def test_short_of_memory(direction: str, room: int) -> None:
     """A server that has too few megabytes for a payload of 60 fails its task, and goes on."""
     assert run_script(MEMORY, direction, room) == "FINE\n"
