@@ -12,7 +12,7 @@ from executors.errors import SerializationError
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from executors.backends.process.channel import Buffer
@@ -43,7 +43,23 @@ class _BoundedFile:
         return size
 
 
-def dumps(value: Any, limit: int, *, by_value: bool = False, buffers: list[memoryview] | None = None) -> bytes:
+class _Apart:
+    """Has a pickler take every exception apart, instead of noting how to make it: see `_rebuild`."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, BaseException):
+            return _rebuild, (type(value), value.args), value.__dict__, None, None, _restore
+        above: Callable[[Any], Any] | None = getattr(super(), "reducer_override", None)
+        return NotImplemented if above is None else above(value)
+
+
+class _PlainApart(_Apart, pickle.Pickler):
+    pass
+
+
+def dumps(
+    value: Any, limit: int, *, by_value: bool = False, buffers: list[memoryview] | None = None, apart: bool = False
+) -> bytes:
     """Pickle, with cloudpickle where plain pickle can't.
 
     Args:
@@ -51,6 +67,7 @@ def dumps(value: Any, limit: int, *, by_value: bool = False, buffers: list[memor
         limit: How many bytes may come of it, apart from the buffers.
         by_value: Go to cloudpickle at once, which takes functions of ``__main__`` by value.
         buffers: Takes the large buffers of arrays and the like, which are then left out of the pickle.
+        apart: Take exceptions apart, so that they come back without a call of their ``__init__``.
 
     Raises:
         TooLargeError: More would come of it.
@@ -58,7 +75,7 @@ def dumps(value: Any, limit: int, *, by_value: bool = False, buffers: list[memor
     """
     if not by_value:
         try:
-            return _dump(pickle.Pickler, value, limit, buffers)
+            return _dump(_PlainApart if apart else pickle.Pickler, value, limit, buffers)
         except TooLargeError:
             raise
         except (pickle.PicklingError, AttributeError, TypeError):
@@ -67,8 +84,9 @@ def dumps(value: Any, limit: int, *, by_value: bool = False, buffers: list[memor
             raise unpicklable(value, error) from error
     import cloudpickle  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import, seldom needed)
 
+    pickler = type("_CloudApart", (_Apart, cloudpickle.Pickler), {}) if apart else cloudpickle.Pickler
     try:
-        return _dump(cloudpickle.Pickler, value, limit, buffers)
+        return _dump(pickler, value, limit, buffers)
     except TooLargeError:
         raise
     except BaseException as error:
@@ -135,7 +153,16 @@ def loads_in_thread(parts: Sequence[Buffer]) -> Any:
 
 def unpicklable(value: Any, error: BaseException) -> SerializationError:
     """Say that `value` can't be pickled. Of the value itself only the type is told."""
-    return SerializationError(f"a {type(value).__qualname__} can't be pickled: {type(error).__name__}: {error}")
+    return SerializationError(f"a {type(value).__qualname__} can't be pickled: {describe(error)}")
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and text, whatever asking for the text does."""
+    try:
+        text = str(error)
+    except BaseException as problem:  # noqa: BLE001  (it is the user's code)
+        text = f"[its text can't be told: {type(problem).__name__}]"
+    return f"{type(error).__name__}: {text}"
 
 
 # --- a call -----------------------------------------------------------------------------------------------
@@ -234,22 +261,20 @@ def dump_value(value: Any, limit: int, buffers: list[memoryview]) -> bytes:
 # --- an error ---------------------------------------------------------------------------------------------
 
 
-def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     """Make an exception without calling its ``__init__``, which may take other arguments than it keeps."""
     error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(state)
+    _set(error, "args", args)
     return error
 
 
-class _Rebuilt:
-    """Stands for an exception whose own way of pickling doesn't come back."""
+def _restore(error: BaseException, state: dict[str, Any]) -> None:
+    error.__dict__.update(state)
 
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
 
-    def __reduce__(self) -> Any:
-        return _rebuild, (type(self._error), self._error.args, self._error.__dict__)
+def _set(error: BaseException, name: str, value: object) -> None:
+    """Set an attribute of an exception that may not let itself be changed, as one that is a frozen dataclass."""
+    BaseException.__setattr__(error, name, value)
 
 
 _MOST_LINKS = 16
@@ -289,13 +314,22 @@ def _dump_one(error: BaseException, limit: int) -> bytes:
     try:
         data = dumps(error, limit)
         copy = pickle.loads(data)
-        if type(copy) is type(error) and str(copy) == str(error):  # `__init__` may have changed its argument twice
+        if _are_alike(error, copy):
             return data
     except TooLargeError:
         raise
     except BaseException:  # noqa: BLE001, S110  (two-argument exceptions fail on the way back)
         pass
-    return dumps(_Rebuilt(error), limit)
+    return dumps(error, limit, apart=True)
+
+
+def _are_alike(error: BaseException, copy: object) -> bool:
+    """Whether an exception has come back as it was: `__init__` may have changed its argument twice."""
+    if type(copy) is not type(error) or str(copy) != str(error):
+        return False
+    if isinstance(error, BaseExceptionGroup) and isinstance(copy, BaseExceptionGroup):
+        return all(map(_are_alike, error.exceptions, copy.exceptions))
+    return True
 
 
 def load_error(data: Any, where: str) -> BaseException:
@@ -310,7 +344,10 @@ def load_error(data: Any, where: str) -> BaseException:
     """
     links, trace = pickle.loads(data)
     error = _load_links(links)
-    error.add_note(f"\nTraceback in {where}:\n{trace.rstrip()}")
+    error.__dict__["__notes__"] = [
+        *error.__dict__.get("__notes__", ()),
+        f"\nTraceback in {where}:\n{trace.rstrip()}",
+    ]
     return error
 
 
@@ -320,8 +357,8 @@ def _load_links(links: tuple[bytes, Any, Any, bool]) -> BaseException:
     if not isinstance(error, BaseException):
         raise SerializationError(f"an exception came back as a {type(error).__qualname__}")
     if context is not None:
-        error.__context__ = _load_links(context)
+        _set(error, "__context__", _load_links(context))
     if cause is not None:
-        error.__cause__ = _load_links(cause)
-    error.__suppress_context__ = suppress
+        _set(error, "__cause__", _load_links(cause))
+    _set(error, "__suppress_context__", suppress)
     return error

@@ -161,9 +161,12 @@ async def test_a_fork_of_a_task_logs_nothing_to_the_parent(cpu, caplog) -> None:
 
 
 async def test_warnings_are_forwarded(cpu, caplog) -> None:
-    """What a task warns of is a log record of `py.warnings`."""
-    await cpu.run(tasks.warn, "old hat")
-    assert "old hat" in named(caplog, "py.warnings")[-1].getMessage()
+    """What a task warns of is a log record of `py.warnings`, marked as any."""
+    handle = cpu.options(name="warning task").submit(tasks.warn, "old hat")
+    await handle
+    record = named(caplog, "py.warnings")[-1]
+    assert "old hat" in record.getMessage()
+    assert (record.taskName, record.task_id, record.process) == ("warning task", handle.id, await cpu.run(tasks.pid))
 
 
 async def test_a_flood_is_cut_and_counted(cpu, caplog) -> None:

@@ -143,15 +143,6 @@ async def test_the_culprit_is_named(cpu) -> None:
     assert "the function: a " in str(handle.exception())
 
 
-@pytest.mark.parametrize("kind", [ValueError, SystemExit])
-async def test_an_argument_that_cannot_be_unpickled(cpu, kind) -> None:
-    """What unpickling in the worker raises fails the task alone."""
-    error = await error_of(cpu, tasks.identity, tasks.Explosive(kind))
-    assert isinstance(error, SerializationError)
-    assert kind.__name__ in str(error)
-    assert "unpickled elsewhere" in str(error)
-
-
 @pytest.mark.parametrize("kind", [TypeError, ValueError, SystemExit, KeyboardInterrupt])
 async def test_a_result_that_refuses_to_be_pickled(cpu, kind) -> None:
     """The same for a result, whose type the error names."""
@@ -159,20 +150,6 @@ async def test_a_result_that_refuses_to_be_pickled(cpu, kind) -> None:
     assert isinstance(error, SerializationError)
     assert "the result can't be sent back: a Stubborn" in str(error)
     assert kind.__name__ in str(error)
-
-
-@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
-async def test_a_result_that_cannot_be_unpickled(cpu, kind) -> None:
-    """What unpickling here raises fails the task alone, and can't end the server."""
-    error = await error_of(cpu, tasks.make, tasks.Explosive, kind)
-    assert isinstance(error, SerializationError)
-    assert kind.__name__ in str(error)
-
-
-async def test_deep_nesting(cpu) -> None:
-    """What is nested too deep for pickle fails its task, whether an argument or a result."""
-    assert isinstance(await error_of(cpu, tasks.length, tasks.nested(100_000)), SerializationError)
-    assert isinstance(await error_of(cpu, tasks.nested, 100_000), SerializationError)
 
 
 async def test_lambdas_and_closures(cpu) -> None:

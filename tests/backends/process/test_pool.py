@@ -9,45 +9,13 @@ import pytest
 import worker_tasks as tasks
 from processes import ended, is_alive
 
-from executors import Executor, TaskCancelledError, TaskTimeoutError, WorkerLostError
-from executors.handle import CANCELLED, LOST, TIMED_OUT
+from executors import Executor, WorkerLostError
+from executors.handle import CANCELLED, LOST
 
 pytestmark = pytest.mark.anyio
 
 ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 """For what takes long, and where the loop makes no difference."""
-
-CRASHES = [
-    pytest.param(tasks.segfault, (), -signal.SIGSEGV, id="segfault"),
-    pytest.param(tasks.kill_self, (signal.SIGKILL,), -signal.SIGKILL, id="SIGKILL"),
-    pytest.param(tasks.kill_self, (signal.SIGABRT,), -signal.SIGABRT, id="SIGABRT"),
-    pytest.param(tasks.exit_with, (0,), 0, id="exit-0"),
-    pytest.param(tasks.exit_with, (7,), 7, id="exit-7"),
-    pytest.param(tasks.close_every_descriptor, (), 1, id="close-descriptors"),
-]
-
-
-@pytest.mark.parametrize(("crash", "args", "exitcode"), CRASHES)
-async def test_a_crash_costs_its_own_task_alone(line, crash, args, exitcode) -> None:
-    """The task that kills its worker is lost, with how it died; its neighbour and those that follow are not."""
-    says, hears = line(), line()
-    async with Executor(threads=1, processes=2) as executor:
-        cpu = executor.options(tag="cpu")
-        bystander = cpu.submit(tasks.talk, says.path, hears.path)
-        bystander_pid = int(await says.hear())
-        victim = await cpu.run(tasks.pid)
-        handle = cpu.submit(crash, *args)
-        followers = [cpu.submit(tasks.identity, number) for number in range(5)]
-        with pytest.raises(WorkerLostError) as caught:
-            await handle
-        error = caught.value
-        assert handle.state is LOST
-        assert (error.task_id, error.pid, error.exitcode) == (handle.id, victim, exitcode)
-        assert error.signal == (signal.Signals(-exitcode) if exitcode < 0 else None)
-        assert [await follower for follower in followers] == list(range(5))
-        hears.tell()
-        assert await bystander == bystander_pid
-        assert await cpu.run(tasks.pid) != victim
 
 
 async def test_a_death_is_seen_while_a_child_holds_the_socket(line) -> None:
@@ -63,38 +31,6 @@ async def test_a_death_is_seen_while_a_child_holds_the_socket(line) -> None:
             assert is_alive(child)
         finally:
             os.kill(child, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("task", [tasks.stay, tasks.spin, tasks.sleep_in_c, tasks.digest, tasks.stop_self])
-async def test_a_timeout_kills_what_does_not_listen(line, task) -> None:
-    """A task that sleeps, spins, is stuck in C code or is stopped ends at its timeout, and its worker with it."""
-    says = line()
-    async with Executor(threads=1, processes=1) as executor:
-        await executor.options(tag="cpu").run(tasks.pid)  # has the worker import the module, which takes time
-        handle = executor.options(tag="cpu", timeout=0.3).submit(task, says.path)
-        worker = int(await says.hear())
-        with pytest.raises(TaskTimeoutError):
-            await handle
-        assert handle.state is TIMED_OUT
-        assert not is_alive(worker)
-        assert await executor.options(tag="cpu").run(tasks.identity, 5) == 5
-
-
-@pytest.mark.parametrize("end", ["cancel", "timeout"])
-async def test_a_worker_is_killed_with_its_group(line, end: str) -> None:
-    """What a task has started goes with it."""
-    says = line()
-    async with Executor(threads=1, processes=1) as executor:
-        await executor.options(tag="cpu").run(tasks.pid)
-        options = {"timeout": 0.3} if end == "timeout" else {}
-        handle = executor.options(tag="cpu", **options).submit(tasks.stay_with_grandchild, says.path)
-        worker, grandchild = map(int, (await says.hear()).split())
-        if end == "cancel":
-            assert handle.cancel()
-        with pytest.raises(TaskTimeoutError if end == "timeout" else TaskCancelledError):
-            await handle
-        await ended(grandchild)
-        assert not is_alive(worker)
 
 
 async def test_what_a_crashed_task_has_started_ends(line) -> None:

@@ -1,0 +1,133 @@
+"""The harness of the tests of faults: a victim between others, and a look at the pool afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import anyio
+import fault_tasks
+import worker_tasks
+from lines import Line
+from processes import is_alive
+
+import executors
+from executors import Executor
+from executors.submitter import Submitter
+
+SUPPORT = Path(__file__).parent
+
+PROMPTLY = 1.0
+"""Seconds within which a victim hears of its fault."""
+
+PATIENCE = 15.0
+"""Seconds after which a test gives up on what nothing bounds."""
+
+
+class Fault:
+    """What a test of a fault works with.
+
+    Attributes:
+        cpu: Submits to the two workers.
+        worker: The process id of the worker that is free for the victim; the other one is the bystander's.
+    """
+
+    def __init__(self, cpu: Submitter) -> None:
+        self.cpu = cpu
+        self.worker = 0
+
+    async def error_of(
+        self, function: Callable[..., Any], *args: Any, within: float = PATIENCE, **options: Any
+    ) -> BaseException:
+        """Run a victim with tasks right behind it, and return what it failed with; those behind must have their values.
+
+        Args:
+            function: The victim.
+            args: Its arguments.
+            within: Seconds that it may take, after its timeout if it has one: `PROMPTLY` where it is the fault that is
+                waited for, and nothing to be imported or computed before.
+            options: The victim's.
+        """
+        handle = self.cpu.options(**options).submit(function, *args)
+        behind = [self.cpu.submit(worker_tasks.identity, number) for number in range(3)]
+        with anyio.fail_after(options.get("timeout", 0) + within):
+            await handle.wait()
+        with anyio.fail_after(PATIENCE):
+            assert [await follower for follower in behind] == [0, 1, 2]
+        error = handle.exception()
+        assert error is not None, f"{function.__name__} came to a value"
+        return error
+
+
+@asynccontextmanager
+async def under_fault(make_line: Callable[[], Line], *, survives: bool, **settings: Any) -> AsyncIterator[Fault]:
+    """Run a fault beside a bystander, and see that it costs nobody else anything. Workers are as fast as the server.
+
+    The bystander starts before and is released after; it and the next task must have their own values, then both
+    workers must be there, and in the end none.
+
+    Args:
+        make_line: The fixture `line`.
+        survives: Whether the victim's worker must live on, or must be gone.
+        settings: The executor's.
+    """
+    says, hears = make_line(), make_line()
+    settings = {"threads": 1, "processes": 2, "shutdown_timeout": 1, "worker_nice": 0, **settings}
+    async with Executor(**settings) as executor:
+        fault = Fault(executor.options(tag="cpu"))
+        with anyio.fail_after(PATIENCE):
+            bystander = fault.cpu.submit(worker_tasks.talk, says.path, hears.path)
+            bystanders = int(await says.hear())
+            fault.worker = await fault.cpu.run(fault_tasks.pid)  # has imported the tasks' module by now
+        yield fault
+        with anyio.fail_after(PATIENCE):
+            assert await fault.cpu.run(worker_tasks.identity, "next") == "next"
+            assert not bystander.done()
+            hears.tell()
+            assert await bystander == bystanders
+            workers = await meet(fault.cpu, make_line)
+        assert bystanders in workers
+        assert (fault.worker in workers) is survives
+    assert not [pid for pid in {*workers, fault.worker} if is_alive(pid)]
+
+
+async def meet(cpu: Submitter, make_line: Callable[[], Line]) -> set[int]:
+    """Run two tasks that wait for each other; return the process ids of their workers."""
+    one, other = make_line(), make_line()
+    meeting = [cpu.submit(fault_tasks.meet, *pair) for pair in ((one.path, other.path), (other.path, one.path))]
+    workers = {await handle for handle in meeting}
+    assert len(workers) == 2
+    return workers
+
+
+def start_script(text: str, *args: object, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[str]:
+    """Start a program of its own, which finds the modules of this folder; its output comes by pipes.
+
+    Args:
+        text: The program.
+        args: Its arguments.
+        before: The start of the command, where that isn't the interpreter.
+        options: As `subprocess.Popen` has them.
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    paths = [str(SUPPORT), str(Path(executors.__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*before, sys.executable, "-c", dedent(text), *map(str, args)]
+    return subprocess.Popen(command, env=environment, **{**pipes, **options})
+
+
+def run_script(text: str, *args: object, **options: Any) -> str:
+    """Run such a program to its end, which must be a good one; return what it printed."""
+    with start_script(text, *args, **options) as process:
+        try:
+            out, err = process.communicate(timeout=50)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    return out
