@@ -8,11 +8,13 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from lines import say
@@ -64,6 +66,20 @@ def call(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
         kind, _, body = channel.receive()
     assert kind == Kind.VALUE, body
     return pickle.loads(body)
+
+
+def started(script: str) -> subprocess.Popen[bytes]:
+    """Start a program that can import what tests can, with its output to be read."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", dedent(script)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+
+
+def run(script: str, timeout: float = 60) -> None:
+    """Run such a program, which is to succeed."""
+    with started(script) as program:
+        out, _ = program.communicate(timeout=timeout)
+        assert program.returncode == 0, out.decode()
 
 
 # --- setups -----------------------------------------------------------------------------------------------
@@ -166,8 +182,6 @@ def value_of(module: str, name: str) -> Any:
 
 
 def start_grandchild() -> int:
-    import subprocess  # noqa: PLC0415
-
     return subprocess.Popen(["/bin/sleep", "1000"]).pid
 
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from textwrap import dedent
 
 import launching
 import pytest
-from launching import call, config, send, setup
+from launching import call, config, run, send, setup, started
 from processes import is_alive, wait_for_end
 
 from executors.backends.process.launcher import StartError
 
 DEATH_TIME = 2.0
-SUPPORT = Path(launching.__file__).parent
+PR_SET_CHILD_SUBREAPER = 36
 MODULE = "launching_module_of_a_test"
 
 
@@ -121,8 +118,9 @@ def test_exit_functions_run_in_forks(launcher, launch, tmp_path) -> None:
     assert path.read_text() == f"{worker.pid}\n"
 
 
-def test_what_an_import_prints_is_printed_once(launcher, launch, capfd) -> None:
+def test_what_an_import_prints_is_printed_once(launcher, launch, capfd, monkeypatch) -> None:
     """A fork doesn't have the text that isn't written out yet."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     from executors.backends.process.channel import BlockingChannel, Kind, frame  # noqa: PLC0415
 
     forks = launcher(setup(launching.write, "imported"))
@@ -296,6 +294,28 @@ def test_workers_end_with_the_zygote(launcher, launch) -> None:
     assert call(other, os.getppid) != zygote
 
 
+def test_the_group_of_a_worker_that_is_gone() -> None:
+    """Where the system has reaped a worker of a dead zygote, what it has started is ended all the same."""
+    run(f"""
+        import ctypes, os, signal
+        from launching import call, config, start_grandchild
+        from executors.backends.process.launcher import Launcher
+        from processes import wait_for_end
+
+        ctypes.CDLL(None).prctl({PR_SET_CHILD_SUBREAPER}, 1)  # this process stands for the system's first
+        launcher = Launcher(config)
+        worker = launcher.launch()
+        grandchild = call(worker, start_grandchild)
+        os.kill(call(worker, os.getppid), signal.SIGKILL)
+        assert wait_for_end(worker.pid, 2)
+        launcher.close()
+        assert os.waitpid(worker.pid, 0) == (worker.pid, signal.SIGKILL)
+        assert worker.reap() is None
+        assert wait_for_end(grandchild, 2)
+        worker.close()
+    """)
+
+
 def test_what_is_left_ends_with_the_launcher(launcher, launch) -> None:
     """Closing it ends the zygote, and workers that nobody has ended, with what they have started."""
     forks = launcher()
@@ -312,7 +332,7 @@ def test_what_is_left_ends_with_the_launcher(launcher, launch) -> None:
 @pytest.mark.parametrize("held", [False, True])
 def test_all_end_with_a_killed_parent(held: bool) -> None:
     """Two seconds after a SIGKILL to the server nothing of it is left, also where a fork of it has its descriptors."""
-    script = dedent(f"""
+    script = f"""
         import os, sys, time
         from launching import call, config, start_grandchild
         from executors.backends.process.launcher import Launcher
@@ -324,10 +344,8 @@ def test_all_end_with_a_killed_parent(held: bool) -> None:
             time.sleep(1000)
         print(holder, worker.pid, call(worker, os.getppid), call(worker, start_grandchild), flush=True)
         time.sleep(1000)
-    """)
-    path = os.pathsep.join([str(SUPPORT), *sys.path])
-    command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as parent:
+    """
+    with started(script) as parent:
         assert parent.stdout is not None
         holder, *pids = map(int, parent.stdout.readline().split())
         assert all(is_alive(pid) for pid in pids)
