@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -146,6 +147,14 @@ def ignore_children(_worker: Any) -> Any:
     return plain
 
 
+def import_numpy(_worker: Any) -> Any:
+    """Stand for an app that imports NumPy, whose generator doesn't notice a fork."""
+    module = types.ModuleType("numpy.random")
+    module.seed = lambda: kept.append(os.getpid())  # type: ignore[attr-defined]
+    sys.modules["numpy.random"] = module
+    return plain
+
+
 def write(_worker: Any, text: str) -> Any:
     sys.stdout.write(text)
     return plain
@@ -161,6 +170,10 @@ def say_at_exit(_worker: Any, path: str) -> Any:
 
 def read_line() -> str:
     return str(kept[0].readline()).strip()
+
+
+def everything_kept() -> list[Any]:
+    return kept
 
 
 def is_loaded(name: str) -> bool:
