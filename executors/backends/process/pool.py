@@ -99,6 +99,7 @@ class Pool:
         self._launcher = SideThread("executors-launcher", loop)
         self._fresh: list[Launched] = []  # launched, and the loop hasn't heard of it
         self._circuit = StartCircuit()
+        self._retry: Cancellable | None = None
 
     @property
     def unavailable(self) -> str | None:
@@ -225,17 +226,23 @@ class Pool:
             job.lost(WorkerLostError(job.handle.name, job.handle.id, worker.pid, exitcode))
 
     def _start_failed(self, detail: str, *, told: bool = False) -> None:
-        delay = self._circuit.failed(time.monotonic(), detail, told=told)
-        self._loop.call_later(delay, self._try_again)
+        if self._closing:
+            return
+        self._try_in(self._circuit.failed(time.monotonic(), detail, told=told))
         if self.unavailable:
             reason = f": {self.unavailable}"
             while (job := self._backlog.popleft()) is not None:
                 job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, reason))
 
+    def _try_in(self, delay: float) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = self._loop.call_later(delay, self._try_again)
+
     def _try_again(self) -> None:
         remaining = self._circuit.closed_until - time.monotonic()
-        if remaining > 0:  # uvloop's timers may come a little early; and there may have been a failure since
-            self._loop.call_later(remaining, self._try_again)
+        if remaining > 0:  # uvloop's timers may come a little early
+            self._try_in(remaining)
             return
         self._circuit.half_open()
         self._schedule()
@@ -246,6 +253,8 @@ class Pool:
         """End every worker: have idle ones exit, kill the others, and wait until all are reaped."""
         self._closing = True
         self._processes.stop()
+        if self._retry is not None:
+            self._retry.cancel()
         self._all_gone = self._loop.new_waiter()
         for worker in self._workers:
             if worker in self._idle:
