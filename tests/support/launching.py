@@ -8,11 +8,14 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from lines import say
@@ -65,6 +68,20 @@ def call(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
         kind, _, _, body = channel.receive()
     assert kind == Kind.VALUE, body
     return pickle.loads(body)
+
+
+def started(script: str) -> subprocess.Popen[bytes]:
+    """Start a program that can import what tests can, with its output to be read."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", dedent(script)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+
+
+def run(script: str, timeout: float = 60) -> None:
+    """Run such a program, which is to succeed."""
+    with started(script) as program:
+        out, _ = program.communicate(timeout=timeout)
+        assert program.returncode == 0, out.decode()
 
 
 # --- setups -----------------------------------------------------------------------------------------------
@@ -131,6 +148,14 @@ def ignore_children(_worker: Any) -> Any:
     return plain
 
 
+def import_numpy(_worker: Any) -> Any:
+    """Stand for an app that imports NumPy, whose generator doesn't notice a fork."""
+    module = types.ModuleType("numpy.random")
+    module.seed = lambda: kept.append(os.getpid())  # type: ignore[attr-defined]
+    sys.modules["numpy.random"] = module
+    return plain
+
+
 def write(_worker: Any, text: str) -> Any:
     sys.stdout.write(text)
     return plain
@@ -146,6 +171,10 @@ def say_at_exit(_worker: Any, path: str) -> Any:
 
 def read_line() -> str:
     return str(kept[0].readline()).strip()
+
+
+def everything_kept() -> list[Any]:
+    return kept
 
 
 def is_loaded(name: str) -> bool:
@@ -167,8 +196,6 @@ def value_of(module: str, name: str) -> Any:
 
 
 def start_grandchild() -> int:
-    import subprocess  # noqa: PLC0415
-
     return subprocess.Popen(["/bin/sleep", "1000"]).pid
 
 

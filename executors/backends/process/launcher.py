@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from executors.backends.process import logs
@@ -60,7 +61,7 @@ class Launcher:
         self._config = config
         self._start_time = start_time
         self._logged = logged
-        self._forks = sys.platform == "linux"
+        self._forks = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
         self._forking = threading.Lock()  # held by the one who talks with the zygote
         self._zygote: Process | None = None
         self._changing = threading.Lock()  # of the following two
@@ -139,7 +140,8 @@ class Launcher:
             started.kill()
             raise StartError(
                 f"its setup, which imports the app, hasn't ended within {self._start_time:g} s: what takes longer "
-                "belongs where the app is first used"
+                "belongs where the app is first used",
+                told=True,
             ) from None
         finally:
             with self._changing:
@@ -242,6 +244,7 @@ class Launcher:
                 raise EOFError
             kind, _, _, body = channel.receive()
             heard = self._heard(kind, body, launched.pid)
+        launched.sock.settimeout(None)
 
     # --- the end ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from executors.backends.process.circuit import StartCircuit
 from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher, StartError
 from executors.backends.process.side_thread import SideThread
-from executors.loops import EventLoop
+from executors.loops import Cancellable, EventLoop
 
 
 class Starter:
@@ -33,6 +33,8 @@ class Starter:
         self._threads: list[SideThread] = []  # workers end with the threads that have launched them
         self._free_threads: list[SideThread] = []
         self._fresh: list[Launched] = []  # launched, and the loop hasn't heard of it
+        self._retry: Cancellable | None = None
+        self._stopped = False
         self.starting = 0
         """How many are under way."""
 
@@ -75,24 +77,32 @@ class Starter:
 
     def failed(self, detail: str, *, told: bool = False) -> None:
         """A worker didn't start, or has ended before it had a task; with `told` it said why itself."""
-        delay = self._circuit.failed(time.monotonic(), detail, told=told)
-        self._loop.call_later(delay, self._try_again)
+        self._retry_in(self._circuit.failed(time.monotonic(), detail, told=told))
         self._stuck()
+
+    def _retry_in(self, delay: float) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = None if self._stopped else self._loop.call_later(delay, self._try_again)
 
     def succeeded(self) -> None:
         """A worker has proved that it works."""
         self._circuit.started()
 
     def _try_again(self) -> None:
+        self._retry = None
         remaining = self._circuit.closed_until - time.monotonic()
-        if remaining > 0:  # uvloop's timers may come a little early; and there may have been a failure since
-            self._loop.call_later(remaining, self._try_again)
+        if remaining > 0:  # uvloop's timers may come a little early
+            self._retry_in(remaining)
             return
         self._circuit.half_open()
         self._stuck()
 
     def stop(self) -> None:
         """Start nothing more; what is starting fails."""
+        self._stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
         self._launcher.stop()
 
     async def close(self) -> None:

@@ -15,7 +15,6 @@ import pickle
 import select
 import signal
 import socket
-import sys
 import warnings
 from _thread import start_new_thread
 from mmap import mmap
@@ -24,7 +23,7 @@ from executors.backends.process import sharing, signals
 from executors.backends.process.channel import BlockingChannel, Kind, frame
 from executors.backends.process.control import Control, Order
 from executors.backends.process.logs import Outbox
-from executors.backends.process.worker import MAIN_NAME, Worker, describe
+from executors.backends.process.worker import Worker, describe
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
@@ -91,10 +90,10 @@ class SetupLog(Outbox):
 
 def _role(control: Control) -> tuple[Worker, Connection] | None:
     """Return in a worker what it is to serve, once it is ready; None where the process is to end."""
-    before = sharing.descriptors() if sys.platform == "linux" else set()
     _, _, body, fds = control.receive()
     config: dict[str, Any] = pickle.loads(body)
     signals.tell_of_end(config["parent"], signal.SIGKILL)
+    before = sharing.descriptors() if config["forks"] else set()
     connection = None
     if not config["forks"]:
         connection = Connection(fds)
@@ -149,6 +148,7 @@ class Zygote:
         self._preload: bool = config["preload"]
         self._pid = os.getpid()
         self._children: set[int] = set()
+        self._imported: set[str] = set()
         self._to_reopen: list[int] = []
         self._on_child: Any = None  # the app's own handler of SIGCHLD
 
@@ -211,7 +211,9 @@ class Zygote:
         return False
 
     def _import(self, modules: Iterable[str]) -> None:
-        new = [name for name in modules if (MAIN_NAME if name == "__main__" else name) not in sys.modules]
+        """Import what hasn't been; each module is tried once."""
+        new = [name for name in modules if name not in self._imported] if self._preload else []
+        self._imported.update(new)
         for name in new:
             try:
                 if name == "__main__":

@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from textwrap import dedent
 
 import launching
 import pytest
 from launching import call, config, send, setup
-from processes import is_alive, wait_for_end
+from processes import wait_for_end
 
 from executors.backends.process.launcher import StartError
 
 DEATH_TIME = 2.0
-SUPPORT = Path(launching.__file__).parent
 MODULE = "launching_module_of_a_test"
 
 
@@ -52,6 +48,13 @@ def test_forks_are_processes_of_their_own(launcher, launch) -> None:
     (zygote,) = {call(worker, os.getppid) for worker in workers}
     assert zygote not in {os.getpid(), *pids}
     assert len({call(worker, launching.random_number) for worker in workers}) == 3
+
+
+def test_numpys_numbers_differ(launcher, launch) -> None:
+    """Each fork seeds NumPy's generator anew, once; the process that forks doesn't."""
+    forks = launcher(setup(launching.import_numpy))
+    for worker in [launch(forks) for _ in range(2)]:
+        assert call(worker, launching.everything_kept) == [worker.pid]
 
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGSEGV, 0, 7])
@@ -121,8 +124,9 @@ def test_exit_functions_run_in_forks(launcher, launch, tmp_path) -> None:
     assert path.read_text() == f"{worker.pid}\n"
 
 
-def test_what_an_import_prints_is_printed_once(launcher, launch, capfd) -> None:
+def test_what_an_import_prints_is_printed_once(launcher, launch, capfd, monkeypatch) -> None:
     """A fork doesn't have the text that isn't written out yet."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     from executors.backends.process.channel import BlockingChannel, Kind, frame  # noqa: PLC0415
 
     forks = launcher(setup(launching.write, "imported"))
@@ -275,67 +279,3 @@ def test_a_long_log_of_a_setup_keeps_no_app_from_being_forked(launcher, launch, 
     """No thread sends it: it waits for the setup's end."""
     assert launch(launcher(setup(launching.log_much, 50))).is_forked
     assert [record.getMessage().split()[0] for record in named(caplog, "tests.setup")] == list(map(str, range(50)))
-
-
-# --- the end ----------------------------------------------------------------------------------------------
-
-
-def test_workers_end_with_the_zygote(launcher, launch) -> None:
-    """When it is killed its workers end, their groups when they are reaped; how is unknown. The next has another."""
-    forks = launcher()
-    worker = launch(forks)
-    grandchild = call(worker, launching.start_grandchild)
-    zygote = call(worker, os.getppid)
-    os.kill(zygote, signal.SIGKILL)
-    assert wait_for_end(worker.pid, DEATH_TIME)
-    other = launch(forks)
-    assert other.is_forked
-    assert worker.reap() in {None, -signal.SIGKILL}
-    worker.close()
-    assert wait_for_end(grandchild, DEATH_TIME)
-    assert call(other, os.getppid) != zygote
-
-
-def test_what_is_left_ends_with_the_launcher(launcher, launch) -> None:
-    """Closing it ends the zygote, and workers that nobody has ended, with what they have started."""
-    forks = launcher()
-    worker = launch(forks)
-    grandchild = call(worker, launching.start_grandchild)
-    zygote = call(worker, os.getppid)
-    forks.close()
-    for pid in (zygote, worker.pid, grandchild):
-        assert wait_for_end(pid, DEATH_TIME)
-    with pytest.raises(StartError, match="closing"):
-        forks.launch()
-
-
-@pytest.mark.parametrize("held", [False, True])
-def test_all_end_with_a_killed_parent(held: bool) -> None:
-    """Two seconds after a SIGKILL to the server nothing of it is left, also where a fork of it has its descriptors."""
-    script = dedent(f"""
-        import os, sys, time
-        from launching import call, config, start_grandchild
-        from executors.backends.process.launcher import Launcher
-
-        launcher = Launcher(config)
-        worker = launcher.launch()
-        holder = os.fork() if {held} else 0
-        if not holder and {held}:
-            time.sleep(1000)
-        print(holder, worker.pid, call(worker, os.getppid), call(worker, start_grandchild), flush=True)
-        time.sleep(1000)
-    """)
-    path = os.pathsep.join([str(SUPPORT), *sys.path])
-    command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as parent:
-        assert parent.stdout is not None
-        holder, *pids = map(int, parent.stdout.readline().split())
-        assert all(is_alive(pid) for pid in pids)
-        parent.kill()
-        try:
-            for pid in pids:
-                assert wait_for_end(pid, DEATH_TIME)
-            assert not held or is_alive(holder)
-        finally:
-            if held:
-                os.kill(holder, signal.SIGKILL)

@@ -1,0 +1,97 @@
+"""What ends with the zygote, and what it ends with. Real processes, without a pool."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import launching
+import pytest
+from launching import call, run, started
+from processes import is_alive, wait_for_end
+
+from executors.backends.process.launcher import StartError
+
+DEATH_TIME = 2.0
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def test_workers_end_with_the_zygote(launcher, launch) -> None:
+    """When it is killed its workers end, their groups when they are reaped; how is unknown. The next has another."""
+    forks = launcher()
+    worker = launch(forks)
+    grandchild = call(worker, launching.start_grandchild)
+    zygote = call(worker, os.getppid)
+    os.kill(zygote, signal.SIGKILL)
+    assert wait_for_end(worker.pid, DEATH_TIME)
+    other = launch(forks)
+    assert other.is_forked
+    assert worker.reap() in {None, -signal.SIGKILL}
+    worker.close()
+    assert wait_for_end(grandchild, DEATH_TIME)
+    assert call(other, os.getppid) != zygote
+
+
+def test_the_group_of_a_worker_that_is_gone() -> None:
+    """Where the system has reaped a worker of a dead zygote, what it has started is ended all the same."""
+    run(f"""
+        import ctypes, os, signal
+        from launching import call, config, start_grandchild
+        from executors.backends.process.launcher import Launcher
+        from processes import wait_for_end
+
+        ctypes.CDLL(None).prctl({PR_SET_CHILD_SUBREAPER}, 1)  # this process stands for the system's first
+        launcher = Launcher(config)
+        worker = launcher.launch()
+        grandchild = call(worker, start_grandchild)
+        os.kill(call(worker, os.getppid), signal.SIGKILL)
+        assert wait_for_end(worker.pid, 2)
+        launcher.close()
+        assert os.waitpid(worker.pid, 0) == (worker.pid, signal.SIGKILL)
+        assert worker.reap() is None
+        assert wait_for_end(grandchild, 2)
+        worker.close()
+    """)
+
+
+def test_what_is_left_ends_with_the_launcher(launcher, launch) -> None:
+    """Closing it ends the zygote, and workers that nobody has ended, with what they have started."""
+    forks = launcher()
+    worker = launch(forks)
+    grandchild = call(worker, launching.start_grandchild)
+    zygote = call(worker, os.getppid)
+    forks.close()
+    for pid in (zygote, worker.pid, grandchild):
+        assert wait_for_end(pid, DEATH_TIME)
+    with pytest.raises(StartError, match="closing"):
+        forks.launch()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_all_end_with_a_killed_parent(held: bool) -> None:
+    """Two seconds after a SIGKILL to the server nothing of it is left, also where a fork of it has its descriptors."""
+    script = f"""
+        import os, sys, time
+        from launching import call, config, start_grandchild
+        from executors.backends.process.launcher import Launcher
+
+        launcher = Launcher(config)
+        worker = launcher.launch()
+        holder = os.fork() if {held} else 0
+        if not holder and {held}:
+            time.sleep(1000)
+        print(holder, worker.pid, call(worker, os.getppid), call(worker, start_grandchild), flush=True)
+        time.sleep(1000)
+    """
+    with started(script) as parent:
+        assert parent.stdout is not None
+        holder, *pids = map(int, parent.stdout.readline().split())
+        assert all(is_alive(pid) for pid in pids)
+        parent.kill()
+        try:
+            for pid in pids:
+                assert wait_for_end(pid, DEATH_TIME)
+            assert not held or is_alive(holder)
+        finally:
+            if held:
+                os.kill(holder, signal.SIGKILL)
