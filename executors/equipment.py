@@ -42,6 +42,8 @@ def _process_backend(settings: Settings) -> ExecutorBackend:
         nice=settings.worker_nice,
         max_tasks_per_worker=settings.max_tasks_per_worker,
         memory_limit=settings.worker_memory_limit,
+        idle_timeout=settings.worker_idle_timeout,
+        preload=settings.worker_preload,
         max_payload=settings.max_payload,
         carried=CarriedVariables(settings.contextvars),
     )

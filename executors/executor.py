@@ -38,7 +38,9 @@ class Executor(Submitter):
         cancel_grace: Seconds that running work has to stop once told, before it is abandoned.
         worker_nice: The niceness of worker processes, so that the server keeps the CPU.
         max_tasks_per_worker: After how many tasks a worker is replaced.
-        worker_memory_limit: Above how many bytes of resident memory a worker is replaced, once its task ended.
+        worker_memory_limit: Above how many bytes of memory of its own a worker is replaced, once its task ended.
+        worker_idle_timeout: After how many seconds without a task a worker ends; never if None.
+        worker_preload: Whether workers are forked from a process that has imported the app, where that is safe.
         max_payload: How many bytes a task's pickled arguments, or its result, may have.
         contextvars: Context variables that travel to workers, as ``"package.module:variable"``.
         backends: Further backends by name, or others for ``"loop"``, ``"thread"`` and ``"process"``.
@@ -60,6 +62,8 @@ class Executor(Submitter):
         worker_nice: int = 10,
         max_tasks_per_worker: int | None = None,
         worker_memory_limit: int | None = None,
+        worker_idle_timeout: float | None = 300.0,
+        worker_preload: bool = True,
         max_payload: int = 256 * 1024 * 1024,
         contextvars: Sequence[str] = (),
         backends: Mapping[str, ExecutorBackend] | None = None,

@@ -33,6 +33,12 @@ def _patience(value: object, what: str) -> float:
     return positive_seconds(value, what, zero=True)
 
 
+def _switch(value: object, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{what} is {value!r}, and must be True or False")
+    return value
+
+
 def _import_string(value: object, what: str) -> str:
     if not isinstance(value, str) or not all(value.partition(":")):
         raise ConfigurationError(f"{what} is {value!r}, and must look like 'package.module:app'")
@@ -84,6 +90,8 @@ class Settings:
     worker_app: str | None = _setting(_or_none(_import_string))
     max_tasks_per_worker: int | None = _setting(_or_none(_at_least(1)))
     worker_memory_limit: int | None = _setting(_or_none(_at_least(1)))
+    worker_idle_timeout: float | None = _setting(_or_none(positive_seconds), 300.0)
+    worker_preload: bool = _setting(_switch, True)
     max_payload: int = _setting(_at_least(1), 256 * 1024 * 1024)
     contextvars: tuple[str, ...] = _setting(_variables, ())
     backends: Mapping[str, ExecutorBackend] | None = _setting(_or_none(_backends))

@@ -20,6 +20,8 @@ BAD: list[tuple[str, Any]] = [
     *[("worker_nice", value) for value in (-1, 20, 1.5, "10")],
     *[("max_tasks_per_worker", value) for value in (0, -1, "1")],
     *[("worker_memory_limit", value) for value in (0, -1, 1.5)],
+    *[("worker_idle_timeout", value) for value in (0, -1, math.nan, "5")],
+    *[("worker_preload", value) for value in (1, None, "yes")],
     *[("max_payload", value) for value in (0, None, "1")],
     *[("contextvars", value) for value in ("a.b:c", ["a.b"], [":c"], [5], 5)],
     *[("backends", value) for value in ([], {"x": "thread"}, {5: InlineBackend()}, {"loop": InlineBackend()})],

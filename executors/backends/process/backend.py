@@ -40,6 +40,8 @@ class ProcessBackend(ExecutorBackend):
         max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
         memory_limit: Above how many bytes of memory of its own a worker is replaced, once its task has ended.
         idle_timeout: After how many seconds without a task a worker ends; never if None.
+        preload: Whether workers are forked from a process that has imported the app, and what else tasks have needed,
+            where that is safe. Else each imports for itself.
         max_payload: How many bytes a pickled call or result may have.
         carried: Context variables that travel along.
         setup: What a worker calls before its first job: ``"package.module:function"`` and its arguments. It is
@@ -58,6 +60,7 @@ class ProcessBackend(ExecutorBackend):
         max_tasks_per_worker: int | None = None,
         memory_limit: int | None = None,
         idle_timeout: float | None = 300.0,
+        preload: bool = True,
         max_payload: int = 256 * 1024 * 1024,
         carried: CarriedVariables | None = None,
         setup: tuple[str, tuple[Any, ...]] | None = None,
@@ -69,6 +72,7 @@ class ProcessBackend(ExecutorBackend):
         self._recycling = Recycling(
             max_tasks=max_tasks_per_worker, memory_limit=memory_limit, idle_timeout=idle_timeout
         )
+        self._preload = preload
         self._max_payload = max_payload
         self._carried = carried or CarriedVariables()
         self.setup = setup
@@ -102,7 +106,7 @@ class ProcessBackend(ExecutorBackend):
             "nice": self._nice,
             "parent": os.getpid(),
             "path": sys.path,
-            "preload": True,
+            "preload": self._preload,
             "setup": self.setup,
             "shared": self._shared,
         }
