@@ -152,14 +152,14 @@ class Job:
         Expects to be called in the very frame that called the function: that frame is cut from the traceback.
         """
         if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next
+            error = error.with_traceback(error.__traceback__.tb_next)  # by name it might be the class's `__setattr__`
         handle = self.handle
         if isinstance(error, TaskCancelledError) and error.task_id == handle.id and handle.cancel_requested:
             self.finish(CANCELLED, error=error)
         elif isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
             self.finish(FAILED, error=error)
         else:
-            exited = TaskExitedError(handle.name, handle.id, f"{type(error).__name__}({error})")
+            exited = TaskExitedError(handle.name, handle.id, _shown(error))
             exited.__cause__ = error
             self.finish(FAILED, error=exited)
 
@@ -261,3 +261,10 @@ class ExecutorBackend(ABC):
 
     def kill(self) -> None:
         """Give back every resource at once, without a loop: the one it was started on has ended. Any thread."""
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}({error})"
+    except Exception:  # noqa: BLE001  (asking for its text runs the user's code)
+        return type(error).__name__

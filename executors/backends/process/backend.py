@@ -205,9 +205,7 @@ def _report(job: Job, kind: int, parts: Sequence[Buffer], pid: int) -> None:
         else:
             error = SerializationError(f"task {name!r}: {bytes(parts[0]).decode(errors='replace')}")
     except BaseException as problem:  # noqa: BLE001  (it fails this task, whatever it is)
-        error = SerializationError(
-            f"what came of task {name!r} can't be unpickled here: {type(problem).__name__}: {problem}"
-        )
+        error = SerializationError(f"what came of task {name!r} can't be unpickled here: {pickling.describe(problem)}")
         error.__cause__ = problem
     else:
         if kind == Kind.VALUE:

@@ -60,12 +60,20 @@ class Kind(enum.IntEnum):
     """A job that needs the parent's main script."""
 
 
+KIND_BITS = 0x1F
+"""Where the kind is: the other bits say how a payload travels."""
+
+_KINDS = frozenset(Kind)
 ABOUT_SEGMENTS = frozenset({Kind.FREED, Kind.RETIRED, Kind.CLOSED})
 
 
 def frame(kind: int, body: Buffer = b"", task_id: int = 0, cpu_time: float = 0.0) -> bytes:
     """Return a frame."""
     return HEADER.pack(kind, task_id, cpu_time, len(body)) + body
+
+
+class GarbledError(Exception):
+    """What was received is no frame: a task has written to the worker's descriptors. Or there is no memory for it."""
 
 
 class FrameReader:
@@ -92,6 +100,7 @@ class FrameReader:
         Raises:
             EOFError: The other end is closed.
             BlockingIOError: There is nothing now, and the socket doesn't block.
+            GarbledError: It can't be read. Nothing that follows can.
         """
         received, ancillary, _, _ = self._receive_into(self._buffers, _ANCILLARY_SIZE, _RECEIVE_FLAGS)
         for _, _, data in ancillary:
@@ -100,7 +109,7 @@ class FrameReader:
             raise EOFError
         if received >= HEADER.size and not self._rest and self._large is None:
             kind, task_id, cpu_time, length = HEADER.unpack_from(self._buffer)
-            if received == HEADER.size + length:  # one frame, as nearly always
+            if received == HEADER.size + length and kind & KIND_BITS in _KINDS:  # one frame, as nearly always
                 return [(kind, task_id, cpu_time, self._buffer[HEADER.size : received])]
         return self._take(memoryview(self._buffer)[:received])
 
@@ -114,10 +123,15 @@ class FrameReader:
         at, end = 0, len(data)
         while end - at >= HEADER.size:
             kind, task_id, cpu_time, length = HEADER.unpack_from(data, at)
+            if kind & KIND_BITS not in _KINDS:
+                raise GarbledError(f"there is no frame of kind {kind}")
             begin = at + HEADER.size
             at = begin + length
             if at > end:
-                self._large = bytearray(length)
+                try:
+                    self._large = bytearray(length)
+                except (MemoryError, OverflowError):
+                    raise GarbledError(f"there is no memory for a frame of {length} bytes") from None
                 self._large[: end - begin] = data[begin:]
                 self._large_header = kind, task_id, cpu_time
                 self._missing = at - end
@@ -183,14 +197,22 @@ class LoopChannel:
         sock: Made non-blocking here.
         loop: The running loop.
         on_frame: Called with each frame.
+        on_garbled: Called with a text when what is received can't be read. Nothing more is read then.
     """
 
-    def __init__(self, sock: socket.socket, loop: EventLoop, on_frame: Callable[[Frame], object]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: EventLoop,
+        on_frame: Callable[[Frame], object],
+        on_garbled: Callable[[str], object],
+    ) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._loop = loop
         self._reader = FrameReader(sock)
         self._on_frame = on_frame
+        self._on_garbled = on_garbled
         self.descriptors = self._reader.descriptors
         self._unsent: deque[tuple[Buffer, Sequence[int]]] = deque()
         loop.add_reader(sock.fileno(), self._read)
@@ -248,17 +270,24 @@ class LoopChannel:
         except (BlockingIOError, InterruptedError):
             return
         except (EOFError, OSError):
-            self._loop.remove_reader(self._socket.fileno())
+            self._stop_reading()
+            return
+        except GarbledError as error:
+            self._stop_reading()
+            self._on_garbled(str(error))
             return
         for each in frames:
             self._on_frame(each)
+
+    def _stop_reading(self) -> None:
+        self._loop.remove_reader(self._socket.fileno())
 
     def receive_all(self) -> None:
         """Receive what there is, and pass on each frame that is complete."""
         while True:
             try:
                 frames = self._reader.receive()
-            except (EOFError, OSError):
+            except (EOFError, OSError, GarbledError):
                 return
             for each in frames:
                 self._on_frame(each)
@@ -283,18 +312,17 @@ def messages(parts: Sequence[Buffer]) -> Sequence[Buffer]:
     joined: list[Buffer] = []
     size = 0
     for part in parts:
-        view: Buffer = part
-        while len(view) > MESSAGE_SIZE - size:
-            joined.append(memoryview(view)[: MESSAGE_SIZE - size])
-            view = memoryview(view)[MESSAGE_SIZE - size :]
+        if size + len(part) > MESSAGE_SIZE:
             found.append(b"".join(joined))
             joined, size = [], 0
-        if len(view):
-            joined.append(view)
-            size += len(view)
-    if joined:
-        found.append(joined[0] if len(joined) == 1 else b"".join(joined))
-    return found
+        if len(part) > MESSAGE_SIZE:  # not copied
+            view = memoryview(part)
+            found += (view[at : at + MESSAGE_SIZE] for at in range(0, len(view), MESSAGE_SIZE))
+        else:
+            joined.append(part)
+            size += len(part)
+    found.append(b"".join(joined))
+    return [message for message in found if len(message)]
 
 
 def _send(sock: socket.socket, message: Buffer, descriptors: Sequence[int]) -> int:

@@ -188,11 +188,13 @@ class Launched:
         """Kill the process and its group. Harmless once it has ended."""
         if self._is_reaped or not self._has_its_id():
             return
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # macOS refuses where only a zombie is left
             os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # macOS refuses where only a zombie is left
+        with suppress(ProcessLookupError):  # and the process itself, which may have left the group
             if self._popen is not None:
                 self._popen.kill()
+            elif self.pidfd is not None:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def _has_its_id(self) -> bool:
         """Whether the id can't be another's by now: when the zygote has died, the system reaps what it has forked."""

@@ -66,6 +66,8 @@ class Member:
         self.job: Job | None = None
         self.ahead: Job | None = None
         self.tasks = 0
+        self.detail = ""
+        """What is known of its end."""
         self.patience: Cancellable | None = None
         self.parcels = Parcels(shared)
         self._recycling = recycling
@@ -76,7 +78,7 @@ class Member:
         self._began = time.monotonic()  # its job, or to be idle
         self._is_brisk = False
         self._watch = ExitWatch(launched, loop, lambda: exited(self))
-        self.channel = LoopChannel(launched.sock, loop, lambda received: heard(self, received))
+        self.channel = LoopChannel(launched.sock, loop, lambda received: heard(self, received), self._garbled)
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -105,7 +107,8 @@ class Member:
 
     def _copied(self, wrapped: tuple[Sequence[Buffer], Sequence[int]] | None, error: Exception | None) -> None:
         self._copying = False
-        if wrapped is None:  # no thread to be had, or a buffer that its owner has taken back
+        if wrapped is None:  # no thread to be had, or no memory
+            self.detail = f", as the call couldn't be sent: {type(error).__name__}: {error}"
             self.launched.kill()
         elif self._is_released:
             self.parcels.close()
@@ -162,6 +165,11 @@ class Member:
         self.tasks += 1
         self.job, self.ahead = self.ahead, None
         return self.job
+
+    def _garbled(self, detail: str) -> None:
+        """The worker can't be understood any more."""
+        self.detail = f", as what it sent couldn't be read: {detail}"
+        self.launched.kill()
 
     def is_due_for_replacement(self) -> bool:
         """Whether the worker has done enough."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from array import array
 
-from executors.backends.process.channel import HEADER, Kind, frame
+from executors.backends.process.channel import HEADER, KIND_BITS, Kind, frame
 from executors.backends.process.leases import Leases
 from executors.backends.process.segments import MIN_SIZE, Placed, Segments
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _IN_PARTS, _SHARED, _NEW = 0x20, 0x40, 0x80
 """Added to a frame's kind: its body has several parts; they are in a segment; its descriptor comes along."""
 
-_KIND = 0x1F
 _COUNT = struct.Struct("<Q")
 _SEGMENT = struct.Struct("<QQ")
 
@@ -80,14 +79,14 @@ class Parcels:
             lengths = tuple(array("Q", body[_SEGMENT.size :]))
             fd = descriptors.popleft() if kind & _NEW and descriptors else None
             self._leased.add(segment)
-            return kind & _KIND, self._leases.lease(Placed(segment, size, lengths, None), fd)
+            return kind & KIND_BITS, self._leases.lease(Placed(segment, size, lengths, None), fd)
         (count,) = _COUNT.unpack_from(body)
         at = _COUNT.size * (count + 1)
         view, parts = memoryview(body), []
         for length in array("Q", body[_COUNT.size : at]):
             parts.append(view[at : at + length])
             at += length
-        return kind & _KIND, parts
+        return kind & KIND_BITS, parts
 
     def news(self) -> list[bytes]:
         """Return frames that tell the other side which of its segments this side has let go of."""

@@ -283,7 +283,7 @@ class Pool:
         if job.stop is not None or job.handle.done():
             job.cancelled()
         elif begun or handovers == _MOST_HANDOVERS:
-            job.lost(WorkerLostError(job.handle.name, task_id, member.pid, exitcode))
+            job.lost(WorkerLostError(job.handle.name, task_id, member.pid, exitcode, member.detail))
         else:
             self._handovers[task_id] = handovers
             self._backlog.put_back(job)

@@ -15,6 +15,7 @@ from executors.backends.process import pickling
 from executors.backends.process.channel import ABOUT_SEGMENTS, Kind
 from executors.backends.process.logs import Outbox
 from executors.backends.process.parcels import Parcels
+from executors.backends.process.pickling import describe
 from executors.errors import SerializationError
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -202,7 +203,7 @@ class Worker:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next  # our own frames tell nobody anything
-        error.__traceback__ = trace
+        error = error.with_traceback(trace)  # set by name, it would go through the class's `__setattr__`
         text = "".join(traceback.format_exception(error))
         try:
             return Kind.ERROR, [pickling.dump_error(error, text, self._max_payload)]
@@ -240,8 +241,3 @@ class Worker:
 
 def _unsendable(reason: str) -> tuple[Kind, Sequence[Buffer]]:
     return Kind.UNSENDABLE, [reason.encode(errors="replace")]
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception's type and text."""
-    return f"{type(error).__name__}: {error}"

@@ -23,7 +23,8 @@ from executors.backends.process import sharing, signals
 from executors.backends.process.channel import BlockingChannel, Kind, frame
 from executors.backends.process.control import Control, Order
 from executors.backends.process.logs import Outbox
-from executors.backends.process.worker import Worker, describe
+from executors.backends.process.pickling import describe
+from executors.backends.process.worker import Worker
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
