@@ -36,7 +36,7 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 async def test_a_new_worker_that_fails_to_start(line, tmp_path, how: str, times: int) -> None:
     """While one worker is up, failing starts of the other delay tasks, and cost none."""
     marks = tmp_path / "failures"
-    backend = ProcessBackend(2, setup=("fault_tasks:setup_fails", (str(marks), how)))
+    backend = ProcessBackend(2, preload=False, setup=("fault_tasks:setup_fails", (str(marks), how)))
     async with under_fault(line, survives=False, backends={"process": backend}) as fault:
         marks.write_text("x\n" * times)
         handle = fault.cpu.submit(tasks.exit_with, 7)
