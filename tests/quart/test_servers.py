@@ -54,6 +54,12 @@ def can_be_bound(port):
         return True
 
 
+def takes_connections(port):
+    """Whether somebody listens on the port."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Server:
     """A server process with the app, and what the app has recorded."""
 
@@ -77,7 +83,7 @@ class Server:
                 stderr=output,
                 process_group=0,
             )
-        until(lambda: self.process.poll() is not None or not can_be_bound(port))
+        until(lambda: self.process.poll() is not None or takes_connections(port))
 
     def lines(self):
         return self.record.read_text().splitlines()
