@@ -74,7 +74,9 @@ class Parcels:
         if kind & _IN_PARTS:
             (count,) = _COUNT.unpack_from(body)
             at = _COUNT.size * (count + 1)
-            view, parts = memoryview(body), []
+            # Objects are made of them where they lie, and are as writable as they were.
+            view = memoryview(body if isinstance(body, bytearray) else bytearray(body))
+            parts = []
             for length in array("Q", body[_COUNT.size : at]):
                 parts.append(view[at : at + length])
                 at += length
