@@ -82,7 +82,9 @@ class Parcels:
             return kind & KIND_BITS, self._leases.lease(Placed(segment, size, lengths, None), fd)
         (count,) = _COUNT.unpack_from(body)
         at = _COUNT.size * (count + 1)
-        view, parts = memoryview(body), []
+        # Objects are made of them where they lie, and are as writable as they were.
+        view = memoryview(body if isinstance(body, bytearray) else bytearray(body))
+        parts: list[Buffer] = []
         for length in array("Q", body[_COUNT.size : at]):
             parts.append(view[at : at + length])
             at += length

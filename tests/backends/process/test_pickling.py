@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import threading
 import traceback
 
 import anyio
 import pytest
 import worker_tasks as tasks
+from pool_tasks import Block
 
 from executors import Executor, SerializationError
 from executors.backends.process import pickling
@@ -251,19 +253,42 @@ def test_pickling_is_broken_off_at_the_limit() -> None:
 def test_large_values_are_unpickled_in_turns(value) -> None:
     """Read piece by piece, a pickle gives the same value; a broken one raises."""
     data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    assert pickling.loads(data) == value
+    assert pickling.loads_in_thread([data]) == pickling.loads([data]) == value
     with pytest.raises((EOFError, pickle.UnpicklingError)):
-        pickling.loads(data[: len(data) // 2])
+        pickling.loads_in_thread([data[: len(data) // 2]])
 
 
-def test_a_call_tells_whether_it_needs_the_main_script() -> None:
-    """The first byte says so, and only where something in the call lives in `__main__`."""
+def test_a_call_tells_whether_it_needs_the_main_script(monkeypatch) -> None:
+    """It does where something in the call lives in `__main__`, and a worker can import that; else it goes by value."""
 
-    def first(function: object) -> int:
-        return pickling.dump_call("task", function, (), {}, {}, MEGABYTE, main_is_importable=True)[0]
+    def dump(function: object, *args: object, importable: bool = True) -> tuple[bytes, bool]:
+        return pickling.dump_call("task", function, args, {}, {}, MEGABYTE, [], main_is_importable=importable)
 
-    assert first(tasks.identity) == 0
-    assert first(len) == 0
+    def of_main() -> str:
+        return "done"
+
+    main = sys.modules["__main__"]
+    of_main.__module__, of_main.__qualname__ = "__main__", "of_main"
+    monkeypatch.setattr(main, "of_main", of_main, raising=False)
+    assert not dump(tasks.identity)[1]
+    assert not dump(len)[1]
+    assert dump(of_main)[1]
+    assert dump(tasks.identity, [of_main])[1]
+    by_value, needs_main = dump(of_main, importable=False)
+    assert not needs_main
+    monkeypatch.delattr(main, "of_main")
+    assert pickling.load_call([by_value])[1]() == "done"
+
+
+def test_large_buffers_are_left_out_of_a_pickle() -> None:
+    """Those of 16 KB and more are kept as they are, and put back by whoever loads it; smaller ones are in it."""
+    blocks = [Block(bytes(size)) for size in (pickling.BUFFER_SIZE - 1, pickling.BUFFER_SIZE, MEGABYTE)]
+    buffers: list[memoryview] = []
+    data = pickling.dumps(blocks, MEGABYTE, buffers=buffers)
+    assert [len(buffer) for buffer in buffers] == [pickling.BUFFER_SIZE, MEGABYTE]
+    assert len(data) < 2 * pickling.BUFFER_SIZE
+    assert buffers[1].obj is blocks[2].data
+    assert pickling.loads([data, *buffers]) == pickling.loads_in_thread([data, *buffers]) == blocks
 
 
 def test_an_error_is_dumped_and_loaded_in_one_process() -> None:

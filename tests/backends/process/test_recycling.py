@@ -1,0 +1,207 @@
+"""When workers are replaced, end and are added: no task is lost or run twice over it."""
+
+from __future__ import annotations
+
+import os
+
+import pool_tasks
+import pytest
+import worker_tasks as tasks
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import ended, is_alive
+
+from executors import ConfigurationError, Executor
+from executors.backends import ProcessBackend
+from executors.backends.process.recycling import Recycling, own_memory
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """Workers are replaced the same way on every loop."""
+    return "asyncio", {}
+
+
+def executor_of(backend: ProcessBackend) -> Executor:
+    return Executor(threads=1, backends={"process": backend})
+
+
+# --- decisions --------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 10_000))
+def test_a_limit_of_tasks_is_undercut_by_a_tenth_at_most(max_tasks: int) -> None:
+    """No worker does more than said, and none is replaced much earlier; few tasks are exactly as many as said."""
+    limit = Recycling(max_tasks=max_tasks).task_limit()
+    assert 0.9 * max_tasks <= limit <= max_tasks
+    assert limit == max_tasks or max_tasks > 10
+
+
+def test_workers_have_different_limits() -> None:
+    """They aren't all replaced at once."""
+    recycling = Recycling(max_tasks=1000)
+    assert len({recycling.task_limit() for _ in range(100)}) > 10
+
+
+def test_nothing_ends_a_worker_unless_it_is_said() -> None:
+    """Without limits it may do any number of tasks, with any memory, and be idle for any time."""
+    recycling = Recycling()
+    assert recycling.task_limit() is None
+    assert not recycling.is_due(10**9, None, os.getpid())
+    assert not recycling.is_idle_for_long(1e9)
+    assert recycling.round_time(10.0) == 10.0
+
+
+def test_limits_are_reached() -> None:
+    """The task, the byte and the second that are one too many each end a worker's service."""
+    assert [Recycling(max_tasks=3).is_due(tasks, 3, 0) for tasks in (2, 3, 4)] == [False, True, True]
+    own = own_memory(os.getpid())
+    assert Recycling(memory_limit=own // 2).is_due(0, None, os.getpid())
+    assert not Recycling(memory_limit=own * 2).is_due(0, None, os.getpid())
+    idle = Recycling(idle_timeout=2.0)
+    assert [idle.is_idle_for_long(seconds) for seconds in (1.9, 2.0)] == [False, True]
+    assert (idle.round_time(10.0), idle.round_time(1.0)) == (2.0, 1.0)
+
+
+def test_a_process_that_is_gone_has_no_memory() -> None:
+    """Where nothing is told of it, no limit is exceeded."""
+    assert own_memory(2**22 + 1) == 0
+
+
+# --- workers that have done enough ------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_has_grown_is_replaced() -> None:
+    """A task that keeps 30 MB ends with its value; the next has a new worker, which stays while it is small."""
+    async with executor_of(ProcessBackend(1)) as executor:
+        usual = own_memory(await executor.options(tag="cpu").run(tasks.pid))
+    async with executor_of(ProcessBackend(1, memory_limit=usual + 15 * MEGABYTE)) as executor:
+        cpu = executor.options(tag="cpu")
+        small = {await cpu.run(tasks.pid) for _ in range(5)}
+        grown = await cpu.run(tasks.allocate, 30 * MEGABYTE)
+        following = {await cpu.run(tasks.pid) for _ in range(5)}
+        assert small == {grown}
+        assert len(following) == 1
+        assert grown not in following
+        await ended(grown)
+
+
+@pytest.mark.anyio
+async def test_recycling_under_load_loses_no_task(tmp_path) -> None:
+    """With all tasks submitted at once and a new worker for every other one, each of them runs, once."""
+    path = tmp_path / "runs"
+    async with Executor(threads=1, processes=2, max_tasks_per_worker=2) as executor:
+        cpu = executor.options(tag="cpu")
+        handles = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(200)]
+        pids = [await handle for handle in handles]
+    assert sorted(pool_tasks.runs(path)) == list(range(200))
+    assert max(pids.count(pid) for pid in pids) == 2
+
+
+@pytest.mark.anyio
+async def test_tasks_that_come_while_a_worker_is_replaced_are_not_lost(tmp_path) -> None:
+    """One task after the other, each at the moment at which the last worker has done its share."""
+    path = tmp_path / "runs"
+    async with Executor(threads=1, processes=1, max_tasks_per_worker=1) as executor:
+        cpu = executor.options(tag="cpu")
+        pids = [await cpu.run(tasks.append_and_tell_pid, str(path), number) for number in range(30)]
+    assert pool_tasks.runs(path) == list(range(30))
+    assert len(set(pids)) == 30
+
+
+# --- idle workers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_idle_workers_end_after_a_while(line) -> None:
+    """A worker without a task ends, one that has a long task doesn't, and the next task has a new one."""
+    says, hears = line(), line()
+    async with executor_of(ProcessBackend(2, idle_timeout=0.05)) as executor:
+        cpu = executor.options(tag="cpu")
+        busy = cpu.submit(tasks.talk, says.path, hears.path)
+        working = int(await says.hear())
+        for _ in range(3):
+            idle = await cpu.run(tasks.pid)
+            assert idle != working
+            await ended(idle)
+        assert is_alive(working)
+        hears.tell()
+        assert await busy == working
+        await ended(working)
+        assert await cpu.run(tasks.identity, 5) == 5
+
+
+# --- more workers and fewer -------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_more_workers_take_what_is_queued(line) -> None:
+    """A second worker starts at once for a task that waits for the first."""
+    says, hears = line(), [line(), line()]
+    backend = ProcessBackend(1)
+    async with executor_of(backend) as executor:
+        cpu = executor.options(tag="cpu")
+        handles = [cpu.submit(tasks.talk, says.path, each.path) for each in hears]
+        first = int(await says.hear())
+        backend.resize(2)
+        assert backend.workers == 2
+        second = int(await says.hear())
+        for each in hears:
+            each.tell()
+        assert [await handle for handle in handles] == [first, second]
+
+
+@pytest.mark.anyio
+async def test_fewer_workers_end_their_tasks_first(line) -> None:
+    """Both of two busy workers go on to their values; then there is one, for all that follows."""
+    says, hears = line(), [line(), line()]
+    backend = ProcessBackend(2)
+    async with executor_of(backend) as executor:
+        cpu = executor.options(tag="cpu")
+        handles = [cpu.submit(tasks.talk, says.path, each.path) for each in hears]
+        pids = {int(await says.hear()), int(await says.hear())}
+        backend.resize(1)
+        queued = [cpu.submit(tasks.pid) for _ in range(10)]
+        hears[0].tell()
+        gone = await handles[0]
+        await ended(gone)
+        assert not any(handle.done() for handle in queued)
+        hears[1].tell()
+        (stays,) = pids - {gone}
+        assert {await handle for handle in [handles[1], *queued]} == {stays}
+
+
+@pytest.mark.anyio
+async def test_fewer_workers_end_idle_ones(line) -> None:
+    """Of three idle workers two end at once; and there may be more again."""
+    says, hears = line(), [line() for _ in range(3)]
+    backend = ProcessBackend(3)
+    async with executor_of(backend) as executor:
+        cpu = executor.options(tag="cpu")
+        for size in (1, 2):
+            backend.resize(3)
+            handles = [cpu.submit(tasks.talk, says.path, each.path) for each in hears]
+            pids = {int(await says.hear()) for _ in hears}
+            for each in hears:
+                each.tell()
+            assert {await handle for handle in handles} == pids
+            backend.resize(size)
+            left = {member.pid for member in backend._pool._members if not member.is_retiring}
+            assert len(left) == size
+            for pid in pids - left:
+                await ended(pid)
+            assert await cpu.run(tasks.pid) in left
+
+
+@pytest.mark.anyio
+async def test_a_size_that_cannot_be() -> None:
+    """Fewer workers than one are refused, and nothing changes."""
+    backend = ProcessBackend(2)
+    async with executor_of(backend) as executor:
+        with pytest.raises(ConfigurationError, match="number of processes"):
+            backend.resize(0)
+        assert backend.workers == 2
+        assert await executor.options(tag="cpu").run(tasks.identity, 1) == 1

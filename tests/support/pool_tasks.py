@@ -1,0 +1,93 @@
+"""Task functions for the insides of the pool: large payloads, and tasks that record that they have run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+from lines import say
+from worker_tasks import append_line, talk
+
+
+class Block:
+    """Bytes that travel as a buffer beside the pickle, as an array's do; what it holds is as writable as it was."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return Block, (pickle.PickleBuffer(self.data),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Block) and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash(bytes(self.data))
+
+
+def is_read_only(value: Any) -> bool:
+    return memoryview(value.data).readonly
+
+
+def add_one(block: Block) -> Block:
+    """Change a block where it lies: its first and last byte."""
+    view = memoryview(block.data)
+    view[0] += 1
+    view[-1] += 1
+    return block
+
+
+def make_block(size: int, byte: int = 0) -> Block:
+    return Block(bytearray([byte]) * size)
+
+
+def segments(pid: int | str = "self") -> int:
+    """Return how many descriptors of segments a process has (Linux)."""
+    found = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found += "executors-segment" in os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:  # closed meanwhile
+            continue
+    return found
+
+
+class Telling(Block):
+    """A block that says the process id when it is pickled in a worker."""
+
+    def __init__(self, data: Any, path: str) -> None:
+        super().__init__(data)
+        self.path = path
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        say(self.path, os.getpid())
+        return super().__reduce_ex__(protocol)
+
+
+def make_telling_block(size: int, path: str) -> Telling:
+    return Telling(bytes(size), path)
+
+
+# --- records of runs --------------------------------------------------------------------------------------
+
+
+def talk_and_record(says: str, hears: str, path: str, number: int) -> int:
+    """Record a run, say the process id, and wait for an answer."""
+    append_line(path, number)
+    return talk(says, hears)
+
+
+def talk_by_pid(says: str, lines: dict[int, str]) -> int:
+    """Say the process id, then wait for an answer on the line that is this process's."""
+    return talk(says, lines[os.getpid()])
+
+
+def record_with(path: str, number: int, _padding: bytes) -> None:
+    append_line(path, number)
+
+
+def runs(path: Any) -> list[int]:
+    """Return what was recorded, in order."""
+    with open(path) as file:
+        return list(map(int, file.read().split()))
