@@ -91,11 +91,9 @@ class Pool:
         """Forget a queued job; kill the worker of a running one, with its process group."""
         for member in self._members:
             if member.ahead is job:
-                taken_back = member.take_back() is not None
-                if not taken_back:  # the worker has begun it, or is about to
+                if member.take_back() is None:  # the worker has begun it, or will after the job that it is at
                     member.channel.receive_all()
-                    member.kill()
-                self._schedule(replacing=0 if taken_back else 1)
+                self._schedule()
                 return
             if member.job is job:
                 self._stop(member, job)
@@ -175,8 +173,9 @@ class Pool:
         if not member.tasks:
             self._circuit.started()
         following = member.ended()
-        if following is not None:
-            following.start()
+        if following is not None and not following.start() and not member.is_retiring:
+            member.kill()  # it has begun a job that was cancelled; the one before has ended, and none is behind it
+            self._schedule(replacing=1)
         if member.is_retiring:
             return
         too_many = len(self._members) > self._size and self._serving() > self._size
