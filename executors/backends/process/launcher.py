@@ -256,10 +256,14 @@ class Launcher:
                 started.kill()
 
     def kill(self) -> None:
-        """Stop, and kill the zygote, and so its workers, but not what they have started. Any thread, never blocks."""
+        """Stop, and kill the zygote, and so its workers, but not what they have started. Any thread; milliseconds."""
         self.stop()
         if (zygote := self._zygote) is not None:
             zygote.kill()
+            zygote.popen.wait()  # nobody else may be left to reap it
+            if self._forking.acquire(blocking=False):  # else the one who talks with it sees its end, and closes it
+                zygote.close()
+                self._forking.release()
 
     def close(self) -> None:
         """Stop, and end the zygote, with the workers that are left. Any thread; blocks for some milliseconds."""

@@ -14,7 +14,7 @@ from executors.backends.process import logs
 from executors.backends.process.channel import ABOUT_SEGMENTS, Buffer, Frame, Kind, frame
 from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher
-from executors.backends.process.members import Member
+from executors.backends.process.members import BRISK, Member
 from executors.backends.process.recycling import Recycling
 from executors.backends.process.side_thread import SideThread
 from executors.backends.process.starter import Starter
@@ -90,9 +90,10 @@ class Pool:
         """Forget a queued job; kill the worker of a running one, with its process group."""
         for member in self._members:
             if member.ahead is job:
-                if member.take_back() is None:  # the worker has begun it, or is about to
+                if member.take_back() is None:  # the worker has begun it, or will after the job that it is at
                     member.channel.receive_all()
-                    self._kill(member)
+                    if member.ahead is job:  # it is about to begin the one before, which mustn't be harmed
+                        self._loop.call_later(BRISK, self.cancel, job)
                 self._schedule()
                 return
             if member.job is job:
@@ -172,8 +173,8 @@ class Pool:
         if not member.tasks:
             self._starter.succeeded()
         following = member.ended()
-        if following is not None:
-            following.start()
+        if following is not None and not following.start() and member in self._members:
+            self._kill(member)  # it has begun a job that was cancelled; the one before has ended, and none is behind it
         if member in self._leaving:
             return
         if self._closing or len(self._members) > self._size or member.is_due_for_replacement():

@@ -1,0 +1,228 @@
+"""What the state machine of the process backend drives: a real executor, its tasks, and its worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import machine_tasks as tasks
+from lines import Line
+from machine_book import UNAVAILABLE_AFTER, Book, Task
+from processes import wait_for_end
+
+from executors import BackendUnavailableError, DrainReport, Executor, TaskState
+
+PATIENCE = 60.0
+"""Seconds after which something is taken to hang."""
+
+SETTLE_TIME = 2.0
+"""Seconds that a process which was killed when a drain's time was up has to be gone."""
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+class Harness:
+    """An executor on an event loop that turns only when it is told to: what is done between two turns is done at once.
+
+    Args:
+        loop: The loop.
+        failures: What fails is written here, too; see `Book`.
+        processes: How many workers there may be.
+        options: Further arguments of the executor.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, failures: list[str], processes: int, **options: Any) -> None:
+        self._loop = loop
+        self._before = descriptors()
+        self._folder = Path(tempfile.mkdtemp(prefix="machine-"))
+        self._next = 0
+        self._seen: set[int] = set()
+        self.book = Book(self._folder / "entries", failures)
+        self.executor = Executor(threads=1, processes=processes, hooks=[self.book.hear], **options)
+        self.start()
+
+    # --- the executor -----------------------------------------------------------------------------------------
+
+    def _run(self, what: Coroutine[Any, Any, Any]) -> Any:
+        """Turn the loop until this is done."""
+        try:
+            return self._loop.run_until_complete(asyncio.wait_for(what, PATIENCE))
+        except TimeoutError:
+            self.book.expect(False, "it hangs:", *map(self.book.story, self.book.unfinished()))
+
+    def turn(self, seconds: float) -> None:
+        """Let the loop turn for so long; 0 is one round."""
+        self.book.note("turn", seconds)
+        self._run(asyncio.sleep(seconds))
+
+    def start(self) -> None:
+        """Start the executor, for the first time or again."""
+
+        async def start() -> None:
+            self.executor.start()
+
+        self.book.note("start")
+        self._run(start())
+
+    def resize(self, size: int) -> None:
+        self.book.note("resize", size)
+        self.executor.backend("process").resize(size)  # type: ignore[attr-defined]
+
+    def wait_idle(self) -> None:
+        """Have every task end by itself."""
+        self.book.note("wait until idle")
+        self.release_all()
+        self._run(self.executor.wait_idle())
+        self.book.check_ends()
+
+    def drain(self, timeout: float) -> None:
+        """Drain; what still runs when the time is up is cancelled. Then look at everything."""
+        self.book.note("drain", timeout)
+        unfinished: list[Task] = []
+
+        async def drain() -> DrainReport:
+            unfinished.extend(self.book.unfinished())  # now, as the first round of the loop may end some
+            return await self.executor.drain(timeout)
+
+        report = self._run(drain())
+        self.book.expect(not report.abandoned and report.duration < timeout + 1, report)
+        named = {each.id for each in report.unsuccessful}
+        for task in unfinished:
+            task.cancelled |= report.duration >= timeout
+            is_named = task.handle.id in named
+            self.book.expect(is_named == (task.handle.state is not TaskState.SUCCEEDED), report, self.book.story(task))
+        self.book.check_ends()
+        self._check_nothing_left()
+
+    def _check_nothing_left(self) -> None:
+        deadline = time.monotonic() + SETTLE_TIME
+        while left := children_of({os.getpid()}):
+            self.book.expect(time.monotonic() < deadline, left, "are left by", self.executor.drain_report)
+            time.sleep(0.001)
+        for pid in self._seen | {entry.pid for entry in self.book.entries()}:
+            self.book.expect(wait_for_end(pid, SETTLE_TIME), "process", pid, "is left")
+        expected = {task.line._fd for task in self.book.tasks.values() if task.line is not None} | {*self._before}
+        open_now = descriptors()
+        self.book.expect(open_now.keys() <= expected, "descriptors are left among", open_now)
+
+    def close(self) -> None:
+        """End all, look at all of it, and see that a new start works."""
+        try:
+            self.wait_idle()
+            self.drain(PATIENCE)
+            self.start()
+            self.submit("quick")
+            self.wait_idle()
+            self.drain(PATIENCE)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Give everything back, after a failure too."""
+        if self.executor.phase == "open":
+            self._run(self.executor.drain(0))
+        for task in self.book.tasks.values():
+            if task.line is not None:
+                task.line.close()
+        self.book.problems.close()
+        shutil.rmtree(self._folder)
+
+    # --- tasks ------------------------------------------------------------------------------------------------
+
+    def submit(self, kind: str, argument: Any = None) -> int:
+        """Submit a task of a kind, the name of its function; return its number. The backend may refuse it."""
+        number, self._next = self._next, self._next + 1
+        self.book.note("submit", kind, number, "" if argument is None else argument)
+        timeout, value, args, line = None, number, (), None
+        if kind in {"held", "overdue"}:
+            line = Line(self._folder / f"line-{number}")
+            args, timeout = (line.path,), argument
+        elif kind == "compute":
+            args = (argument,)
+        elif kind == "echo":
+            value = bytes([number % 256]) * argument
+            args = (value,)
+        function = tasks.held if kind == "overdue" else getattr(tasks, kind)
+        options = self.executor.options(tag="cpu", timeout=timeout)
+        try:
+            handle = options.submit(function, str(self.book.log), number, *args)
+        except BackendUnavailableError as error:
+            self.book.expect(len(self.book.killed) >= UNAVAILABLE_AFTER, "refused:", error)
+            if line is not None:
+                line.close()
+        else:
+            self.book.tasks[number] = Task(number, kind, handle, value, line, self.book.events[handle.id])
+        return number
+
+    def release(self, number: int) -> None:
+        """Give a task that is held the word that it waits for, if it wasn't refused."""
+        self.book.note("release", number)
+        if number in self.book.tasks:
+            self.book.tasks[number].line.tell()  # type: ignore[union-attr]
+
+    def release_all(self) -> None:
+        for task in self.book.unfinished():
+            if task.kind == "held":
+                self.release(task.number)
+
+    def cancel(self, place: int) -> None:
+        """Cancel a task that hasn't ended, counted from the one that was submitted first."""
+        if unfinished := self.book.unfinished():
+            task = unfinished[place % len(unfinished)]
+            self.book.note("cancel", task.number)
+            task.cancelled |= task.handle.cancel()
+
+    # --- processes --------------------------------------------------------------------------------------------
+
+    def kill_worker(self, place: int) -> None:
+        """Kill a worker, whatever it is at; it may have just been forked."""
+        _, workers = self._family()
+        if workers:
+            self._kill(workers[place % len(workers)])
+
+    def kill_zygote(self) -> None:
+        """Kill the parent of all workers, which end with it."""
+        zygotes, workers = self._family()
+        self.book.killed.update(workers)
+        for pid in zygotes:
+            self._kill(pid)
+
+    def _family(self) -> tuple[list[int], list[int]]:
+        """Return the zygote, if there is one, and the workers that it has forked, zombies included."""
+        children = children_of({os.getpid()})
+        grandchildren = children_of(set(children))
+        self._seen.update(children, grandchildren)
+        return children, grandchildren
+
+    def _kill(self, pid: int) -> None:
+        self.book.note("kill", pid)
+        self.book.killed.add(pid)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def children_of(parents: set[int]) -> list[int]:
+    """Return all children of these processes, zombies included, in order (Linux)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) in parents:
+                found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def descriptors() -> dict[int, str]:
+    """Return this process's open descriptors, and what they are (Linux)."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the one that listed the others
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found

@@ -1,0 +1,176 @@
+"""What the state machine of the process backend holds against what happened to its tasks.
+
+What the tasks wrote down, and whom the machine killed, is known independently of the library.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lines import Line
+from machine_tasks import RaisedError
+
+from executors import TaskHandle, TaskState, WorkerLostError
+from executors.events import TaskEvent, TaskFinished, TaskStarted, TaskSubmitted
+
+CRASHES = {"leave": 7, "crash": -signal.SIGKILL}
+"""The tasks that end their worker, and its exit code."""
+
+UNAVAILABLE_AFTER = 3
+"""So many workers that die before they have run a task make the backend refuse tasks for a while."""
+
+
+class Entry(NamedTuple):
+    """A line that a task has written: it ran in this process, a child of that one."""
+
+    number: int
+    pid: int
+    parent: int
+
+
+@dataclass
+class Task:
+    """What the machine knows of a task that was accepted."""
+
+    number: int
+    kind: str
+    handle: TaskHandle[Any]
+    value: Any
+    line: Line | None
+    events: list[TaskEvent]
+    cancelled: bool = False
+    """The machine has cancelled it, and was told that this could matter; or a drain's time was up."""
+
+
+class Book:
+    """What was done, what the tasks tell of it, and whether that is in order.
+
+    Args:
+        log: What the tasks write to.
+        failures: What isn't in order is also written here. It may come from a race, and then Hypothesis, which tries
+            the same steps again and finds that they pass, tells of that alone.
+    """
+
+    def __init__(self, log: Path, failures: list[str]) -> None:
+        log.touch()
+        self.log = log
+        self.tasks: dict[int, Task] = {}
+        self.events: dict[int, list[TaskEvent]] = defaultdict(list)
+        self.killed: set[int] = set()
+        """Processes that the machine has killed."""
+        self.problems = Problems()
+        self._failures = failures
+        self._deeds: list[str] = []
+        self._began = time.monotonic()
+
+    def hear(self, event: TaskEvent) -> None:
+        """Keep what the executor tells of a task: its hook."""
+        self.events[event.task_id].append(event)
+
+    def note(self, *deed: object) -> None:
+        """Keep what the machine does."""
+        self._deeds.append(f"{time.monotonic() - self._began:7.4f} {' '.join(map(str, deed))}")
+
+    def expect(self, holds: bool, *what: object) -> None:
+        """Fail, and tell of what and after which deeds, unless it holds."""
+        if not holds:
+            text = "\n".join([" ".join(map(str, what)), "after:", *self._deeds])
+            self._failures.append(text)
+            raise AssertionError(text)
+
+    # --- the tasks --------------------------------------------------------------------------------------------
+
+    def unfinished(self) -> list[Task]:
+        """Return the tasks that haven't ended, in the order in which they were submitted."""
+        return [task for task in self.tasks.values() if not task.handle.done()]
+
+    def entries(self) -> list[Entry]:
+        """Return what the tasks have written, in order."""
+        return [Entry(*map(int, line.split())) for line in self.log.read_text().splitlines()]
+
+    def story(self, task: Task) -> str:
+        """Tell all that is known of a task."""
+        return (
+            f"{task.kind} {task.number}{', cancelled by the machine' if task.cancelled else ''}: {task.handle!r}, "
+            f"{task.handle._error_text}; {[entry for entry in self.entries() if entry.number == task.number]}; "
+            f"{task.events}; killed by the machine: {sorted(self.killed)}"
+        )
+
+    # --- what holds -------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Hold what is true at any time: nothing runs twice, nothing ends twice, no callback fails."""
+        self.expect(not self.problems.texts, *self.problems.texts)
+        for number, runs in Counter(entry.number for entry in self.entries()).items():
+            self.expect(runs == 1, "it ran twice:", self.story(self.tasks[number]))
+        for task in self.tasks.values():
+            ends = sum(isinstance(event, TaskFinished) for event in task.events)
+            self.expect(ends == task.handle.done(), f"it ended {ends} times:", self.story(task))
+
+    def check_ends(self) -> None:
+        """Hold what is true once nothing is under way: each task has ended, and as it should."""
+        self.check()
+        entries = {entry.number: entry for entry in self.entries()}
+        last = {entry.pid: entry.number for entry in self.entries()}
+        for task in self.tasks.values():
+            entry = entries.get(task.number)
+            self.expect(task.handle.done(), "it hasn't ended:", self.story(task))
+            self.expect(self._has_its_events(task), "it has other events:", self.story(task))
+            self.expect(self._ended_rightly(task, entry), "it should have ended in another way:", self.story(task))
+            if entry is not None and task.handle.state in {TaskState.CANCELLED, TaskState.LOST}:
+                self.expect(last[entry.pid] == task.number, "its worker has lived on:", self.story(task))
+
+    def _has_its_events(self, task: Task) -> bool:
+        started = [TaskStarted] if task.handle.started_at is not None else []
+        end = task.events[-1]
+        return (
+            [type(event) for event in task.events] == [TaskSubmitted, *started, TaskFinished]
+            and isinstance(end, TaskFinished)
+            and end.state is task.handle.state
+        )
+
+    def _ended_rightly(self, task: Task, entry: Entry | None) -> bool:
+        """Whether a task's end can be accounted for by what it does, and what was done to it."""
+        state, error = task.handle.state, task.handle.exception()
+        if state is TaskState.CANCELLED:
+            return task.cancelled
+        if state is TaskState.TIMED_OUT:
+            return task.kind == "overdue"
+        if isinstance(error, WorkerLostError):
+            return state is TaskState.LOST and self._is_rightly_lost(task, entry, error)
+        if entry is None:
+            return False
+        if state is TaskState.FAILED:
+            return task.kind == "fail" and type(error) is RaisedError and error.args == (task.number,)
+        return task.kind in {"quick", "compute", "held", "echo"} and task.handle._value == task.value
+
+    def _is_rightly_lost(self, task: Task, entry: Entry | None, error: WorkerLostError) -> bool:
+        """Whether its worker ended through the task itself, or was killed by the machine, or there was none."""
+        if error.pid is None:
+            return len(self.killed) >= UNAVAILABLE_AFTER
+        if error.pid in self.killed or (entry is not None and entry.parent in self.killed):
+            return True
+        return entry is not None and entry.pid == error.pid and error.exitcode == CRASHES.get(task.kind)
+
+
+class Problems(logging.Handler):
+    """Collects what the library logs as errors: callbacks that failed, backends that failed to close."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+        logging.getLogger("executors").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "nobody asked for its result" not in record.msg:
+            self.texts.append(logging.Formatter().format(record))
+
+    def close(self) -> None:
+        logging.getLogger("executors").removeHandler(self)
+        super().close()
