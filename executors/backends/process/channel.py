@@ -306,7 +306,7 @@ class LoopChannel:
 
 def messages(parts: Sequence[Buffer]) -> Sequence[Buffer]:
     """Cut frames into messages: small parts are joined, and large ones cut."""
-    if len(parts) == 1 and len(parts[0]) <= MESSAGE_SIZE:
+    if len(parts) == 1 and 0 < len(parts[0]) <= MESSAGE_SIZE:
         return parts
     found: list[Buffer] = []
     joined: list[Buffer] = []

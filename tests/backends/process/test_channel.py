@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from executors.backends.process.channel import (
     MESSAGE_SIZE,
     BlockingChannel,
+    Frame,
     FrameReader,
+    GarbledError,
     Kind,
     LoopChannel,
     frame,
@@ -35,6 +37,7 @@ CUTS = st.lists(st.integers(1, MESSAGE_SIZE), min_size=1, max_size=30)
 
 KEEPS_MESSAGES = pytest.mark.skipif(JOB_SOCKET_TYPE == socket.SOCK_STREAM, reason="the system's sockets keep none")
 
+AT = [(number, 0.0) for number in range(6)]
 Pair = tuple[socket.socket, socket.socket]
 
 
@@ -73,8 +76,12 @@ def chunks_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
         yield data[begin : begin + max(cuts[-1], 5_000)]
 
 
+def fail(detail: str) -> None:
+    raise AssertionError(detail)
+
+
 def texts(channel: BlockingChannel, count: int) -> list[bytes]:
-    return [bytes(channel.receive()[2]) for _ in range(count)]
+    return [bytes(channel.receive()[3]) for _ in range(count)]
 
 
 # --- reading ----------------------------------------------------------------------------------------------
@@ -88,12 +95,13 @@ def test_any_frames_are_read_in_any_chunks(kind: int, sizes: list[int], cuts: li
     stream = b"".join(frame(Kind.VALUE, body, number, cpu_time) for _, number, cpu_time, body in sent)
     received: list[tuple[int, int, float, bytes]] = []
     with opened(kind) as (ours, theirs):
-        reader = FrameReader(ours, lambda *parts: received.append((*parts[:3], bytes(parts[3]))))
+        reader = FrameReader(ours)
         for chunk in chunks_of(stream, cuts):
             theirs.sendall(chunk)
-            assert reader.receive()
+            received += [(*found[:3], bytes(found[3])) for found in reader.receive()]
         theirs.close()
-        assert not reader.receive()
+        with pytest.raises(EOFError):
+            reader.receive()
     assert received == sent
 
 
@@ -113,7 +121,9 @@ def test_the_worker_reads_any_frames_in_any_chunks(kind: int, sizes: list[int], 
         thread = threading.Thread(target=write, args=(ours,))
         thread.start()
         channel = BlockingChannel(theirs)
-        assert [channel.receive() for _ in bodies] == [(Kind.JOB, *pair) for pair in enumerate(bodies)]
+        assert [channel.receive() for _ in bodies] == [
+            (Kind.JOB, *at, body) for at, body in zip(AT, bodies, strict=False)
+        ]
         with pytest.raises(EOFError):
             channel.receive()
         thread.join()
@@ -131,7 +141,7 @@ def test_a_message_stays_in_the_socket_until_those_before_are_used_up(groups: li
         channel = BlockingChannel(theirs)
         for number, sizes in enumerate(groups):
             for size in sizes:
-                assert channel.receive()[2] == body_of(size, size)
+                assert channel.receive()[3] == body_of(size, size)
                 if number + 1 < len(sent):
                     assert theirs.recv(MESSAGE_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT) == sent[number + 1]
 
@@ -153,11 +163,41 @@ def test_a_message_that_was_taken_back_is_not_read() -> None:
         for body in (b"first", b"second", b"third"):
             ours.send(frame(Kind.JOB, body))
         channel = BlockingChannel(theirs)
-        assert channel.receive()[2] == b"first"
+        assert channel.receive()[3] == b"first"
         assert duplicate.recv(MESSAGE_SIZE, socket.MSG_DONTWAIT) == frame(Kind.JOB, b"second")
-        assert channel.receive()[2] == b"third"
+        assert channel.receive()[3] == b"third"
         with pytest.raises(BlockingIOError):
             duplicate.recv(MESSAGE_SIZE, socket.MSG_DONTWAIT)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"x" * 1000, frame(Kind.VALUE, b"")[:-8] + b"\xff" * 8], ids=["of no kind", "of an impossible length"]
+)
+def test_what_is_no_frame_is_refused(pair: Pair, garbage: bytes) -> None:
+    """What a task has written into the socket is told from frames, and asks for no memory that isn't there."""
+    ours, theirs = pair
+    theirs.send(garbage)
+    with pytest.raises(GarbledError):
+        FrameReader(ours).receive()
+
+
+@pytest.mark.anyio
+async def test_the_parent_hears_once_of_garbage(pair: Pair) -> None:
+    """After it nothing more is read."""
+    ours, theirs = pair
+    heard: list[str] = []
+    told = anyio.Event()
+
+    def on_garbled(detail: str) -> None:
+        heard.append(detail)
+        told.set()
+
+    with closing(LoopChannel(ours, running_loop(), lambda _: None, on_garbled)):
+        theirs.send(b"x" * 100)
+        await told.wait()
+        theirs.send(b"x" * 100)
+        await anyio.wait_all_tasks_blocked()
+    assert len(heard) == 1
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -166,12 +206,13 @@ def test_a_message_that_was_taken_back_is_not_read() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(SIZES | st.just(MESSAGE_SIZE), st.sampled_from([bytes, bytearray, memoryview])), max_size=8))
 def test_messages_are_cut_and_joined(shapes: list[tuple[int, type]]) -> None:
-    """Joined, the messages are what the parts were; none is empty or too large, and all but the last are full."""
+    """Joined, the messages are what the parts were; none is empty or too large, and small parts are together."""
     parts = [make(body_of(size, number)) for number, (size, make) in enumerate(shapes)]
     found = messages(parts)
     assert b"".join(found) == b"".join(parts)
-    assert all(len(message) == MESSAGE_SIZE for message in found[:-1])
     assert all(0 < len(message) <= MESSAGE_SIZE for message in found)
+    if sum(map(len, parts)) <= MESSAGE_SIZE:
+        assert len(found) <= 1
 
 
 @pytest.mark.anyio
@@ -182,7 +223,8 @@ async def test_both_ends_carry_more_than_the_socket_holds(pair: Pair) -> None:
     done = anyio.Event()
     bodies = [body_of(size, size) for size in (3_000_000, 0, 17, 1_000_000, 65_536, 1)]
 
-    def on_frame(_kind: int, task_id: int, _cpu_time: float, body: bytes | bytearray) -> None:
+    def on_frame(found: Frame) -> None:
+        _, task_id, _, body = found
         assert task_id == len(received)
         received.append(bytes(body))
         if len(received) == len(bodies):
@@ -191,12 +233,12 @@ async def test_both_ends_carry_more_than_the_socket_holds(pair: Pair) -> None:
     def echo() -> None:
         channel = BlockingChannel(theirs)
         for _ in bodies:
-            _, task_id, body = channel.receive()
+            _, task_id, _, body = channel.receive()
             channel.send([frame(Kind.VALUE, b"", task_id)[:-8], len(body).to_bytes(8, "little"), body])
 
     thread = threading.Thread(target=echo)
     thread.start()
-    channel = LoopChannel(ours, running_loop(), on_frame)
+    channel = LoopChannel(ours, running_loop(), on_frame, fail)
     for number, body in enumerate(bodies):
         channel.send([frame(Kind.JOB, body, number)])
     await done.wait()
@@ -211,9 +253,9 @@ async def test_several_frames_go_out_in_one_message(pair: Pair) -> None:
     """What the worker sends together is received at once and in order, the empty ones too."""
     ours, theirs = pair
     kinds = []
-    channel = LoopChannel(ours, running_loop(), lambda *parts: kinds.append((parts[0], bytes(parts[3]))))
+    channel = LoopChannel(ours, running_loop(), lambda found: kinds.append((found[0], bytes(found[3]))), fail)
     BlockingChannel(theirs).send([frame(Kind.LOG, b"one"), frame(Kind.READY), frame(Kind.VALUE, b"two")])
-    assert channel.receive()
+    channel.receive_all()
     channel.close()
     assert kinds == [(Kind.LOG, b"one"), (Kind.READY, b""), (Kind.VALUE, b"two")]
 
@@ -222,7 +264,7 @@ async def test_several_frames_go_out_in_one_message(pair: Pair) -> None:
 async def test_what_is_tried_is_sent_at_once_or_not_at_all(pair: Pair) -> None:
     """A frame that finds the socket full, or others waiting, isn't sent; those that were arrive whole and in order."""
     ours, theirs = pair
-    with closing(LoopChannel(ours, running_loop(), lambda *_: None)) as channel:
+    with closing(LoopChannel(ours, running_loop(), lambda _: None, fail)) as channel:
         sent = [b"%d" % number + b"x" * 5000 for number in range(1000)]
         count = next(number for number, body in enumerate(sent) if not channel.try_send(frame(Kind.JOB, body)))
         channel.send([frame(Kind.JOB, b"waits")])
@@ -238,7 +280,7 @@ async def test_what_a_byte_stream_takes_in_part_follows() -> None:
     """A frame of which only a part could be sent counts as sent, and its rest goes when there is room."""
     with opened(socket.SOCK_STREAM) as (ours, theirs):
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the system's least, some kilobytes
-        with closing(LoopChannel(ours, running_loop(), lambda *_: None)) as channel:
+        with closing(LoopChannel(ours, running_loop(), lambda _: None, fail)) as channel:
             assert channel.try_send(frame(Kind.JOB, b"x" * 60_000))
             assert not channel.try_send(frame(Kind.EXIT))
             assert await anyio.to_thread.run_sync(texts, BlockingChannel(theirs), 1) == [b"x" * 60_000]
@@ -248,11 +290,10 @@ async def test_what_a_byte_stream_takes_in_part_follows() -> None:
 async def test_a_hung_up_worker_is_no_error(pair: Pair) -> None:
     """Writing to, and reading from, a worker that is gone does nothing: its death is seen elsewhere."""
     ours, theirs = pair
-    channel = LoopChannel(ours, running_loop(), lambda *_: None)
+    channel = LoopChannel(ours, running_loop(), lambda _: None, fail)
     theirs.close()
     channel.send([frame(Kind.JOB, b"x" * 5_000_000)])
     assert not channel.try_send(frame(Kind.JOB))
-    assert not channel.receive()
     channel.receive_all()
     channel.send([frame(Kind.EXIT)])
     channel.close()
@@ -286,7 +327,8 @@ async def test_descriptors_go_along_with_frames(pair: Pair, size: int) -> None:
         back: list[bytes] = []
         came = anyio.Event()
 
-        def on_frame(_kind: int, task_id: int, _cpu_time: float, _body: bytes | bytearray) -> None:
+        def on_frame(found: Frame) -> None:
+            task_id = found[1]
             back.append(answer_to(channel.descriptors.popleft(), task_id, made))
             if task_id == 5:
                 came.set()
@@ -294,13 +336,13 @@ async def test_descriptors_go_along_with_frames(pair: Pair, size: int) -> None:
         def work() -> list[bytes]:
             channel, there = BlockingChannel(theirs), []
             for _ in range(3):
-                _, number, _ = channel.receive()
+                _, number, _, _ = channel.receive()
                 there.append(answer_to(channel.descriptors.popleft(), number, made))
             for number in range(3, 6):
                 channel.send([frame(Kind.VALUE, bytes(size), number)], [made[number][1]])
             return there
 
-        channel = LoopChannel(ours, running_loop(), on_frame)
+        channel = LoopChannel(ours, running_loop(), on_frame, fail)
         for number in range(3):
             channel.send([frame(Kind.JOB, bytes(size), number)], [made[number][1]])
         assert await anyio.to_thread.run_sync(work) == [b"0", b"1", b"2"]
@@ -314,7 +356,7 @@ async def test_descriptors_go_along_with_frames(pair: Pair, size: int) -> None:
 async def test_descriptors_wait_with_their_frame(pair: Pair) -> None:
     """Those of a frame that finds the socket full go when it does."""
     ours, theirs = pair
-    with pipes(1) as made, closing(LoopChannel(ours, running_loop(), lambda *_: None)) as channel:
+    with pipes(1) as made, closing(LoopChannel(ours, running_loop(), lambda _: None, fail)) as channel:
         channel.send([frame(Kind.JOB, bytes(1_000_000))])
         channel.send([frame(Kind.JOB)], [made[0][1]])
         worker = BlockingChannel(theirs)
@@ -327,9 +369,9 @@ async def test_descriptors_that_nobody_takes_are_closed(pair: Pair) -> None:
     """A channel that is closed closes what came along with frames: the guard of the suite finds none left."""
     ours, theirs = pair
     with pipes(1) as made:
-        channel = LoopChannel(ours, running_loop(), lambda *_: None)
+        channel = LoopChannel(ours, running_loop(), lambda _: None, fail)
         BlockingChannel(theirs).send([frame(Kind.VALUE)], made[0])
-        assert channel.receive()
+        channel.receive_all()
         assert len(channel.descriptors) == 2
         channel.close()
         assert not channel.descriptors

@@ -38,19 +38,17 @@ class Side:
 
     def send(self, *parts: Any, task_id: int = 7) -> list[int]:
         """Send a payload with the news; return the descriptors that went along."""
-        wrapped = self.parcels.wrap(Kind.VALUE, parts, task_id, 0.5)
+        frames, descriptors = self.parcels.wrap(Kind.VALUE, parts, task_id, 0.5)
         # In a thread, as the other side reads in this one.
-        thread = threading.Thread(
-            target=self.channel.send, args=([*self.parcels.news(), *wrapped.parts], wrapped.descriptors)
-        )
+        thread = threading.Thread(target=self.channel.send, args=([*self.parcels.news(), *frames], descriptors))
         thread.start()
         self.sending = thread
-        return list(wrapped.descriptors)
+        return list(descriptors)
 
     def receive(self, sender: Side) -> tuple[int, Sequence[Any]]:
         """Wait for the payload that `sender` has sent, and hear its news."""
         while True:
-            kind, task_id, body = self.channel.receive()
+            kind, task_id, _, body = self.channel.receive()
             if kind not in ABOUT_SEGMENTS:
                 break
             self.hear(kind, body)
@@ -68,7 +66,7 @@ class Side:
         """Send the other side what is to be known of segments."""
         self.channel.send(frames)
         for _ in frames:
-            kind, _, body = other.channel.receive()
+            kind, _, _, body = other.channel.receive()
             other.hear(kind, body)
 
 
@@ -231,11 +229,11 @@ def test_a_segment_is_retired_where_its_descriptor_did_not_come() -> None:
     here, there = Parcels({PLENTY}), Parcels({PLENTY})
 
     def send():
-        wrapped = here.wrap(Kind.JOB, [bytes({MEGABYTE})], 1)
-        ours.send(wrapped.parts, wrapped.descriptors)
+        frames, descriptors = here.wrap(Kind.JOB, [bytes({MEGABYTE})], 1)
+        ours.send(frames, descriptors)
 
     def receive():
-        kind, _, body = theirs.receive()
+        kind, _, _, body = theirs.receive()
         return there.unwrap(kind, body, theirs.descriptors)
 
     send()
@@ -254,7 +252,7 @@ def test_a_segment_is_retired_where_its_descriptor_did_not_come() -> None:
     for fd in taken:
         os.close(fd)
     theirs.send(there.news())
-    kind, _, body = ours.receive()
+    kind, _, _, body = ours.receive()
     print(kind == Kind.RETIRED)
     here.hear(kind, body)
     print(not here.in_use and not there.in_use)

@@ -189,7 +189,7 @@ async def test_fewer_workers_end_idle_ones(line) -> None:
                 each.tell()
             assert {await handle for handle in handles} == pids
             backend.resize(size)
-            left = {member.pid for member in backend._pool._members if not member.is_retiring}
+            left = {member.pid for member in backend._pool._members}
             assert len(left) == size
             for pid in pids - left:
                 await ended(pid)
