@@ -156,7 +156,6 @@ async def test_shared_memory_is_given_back_some_time_after_the_last_task(monkeyp
         cpu = executor.options(tag="cpu")
         worker = await cpu.run(tasks.pid)
         held = await cpu.run(tasks.identity, Block(b"x" * 5 * MEGABYTE))
-        assert mapped() >= 2
         await until(lambda: mapped() == 1)
         assert held.data == b"x" * 5 * MEGABYTE
         del held
