@@ -42,7 +42,7 @@ class ProcessMachine(RuleBasedStateMachine):
         self.loop = self.new_loop()
         self.harness: Harness | None = None
 
-    @initialize(processes=st.integers(1, 3), max_tasks=st.sampled_from([None, None, None, 3]))
+    @initialize(processes=st.integers(1, 3), max_tasks=st.sampled_from([None, None, None, 10]))
     def begin(self, processes: int, max_tasks: int | None) -> None:
         self.harness = Harness(self.loop, self.failures, processes, max_tasks_per_worker=max_tasks)
 
