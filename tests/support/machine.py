@@ -110,8 +110,10 @@ class Harness:
         for pid in self._seen | {entry.pid for entry in self.book.entries()}:
             self.book.expect(wait_for_end(pid, SETTLE_TIME), "process", pid, "is left")
         expected = {task.line._fd for task in self.book.tasks.values() if task.line is not None} | {*self._before}
-        open_now = descriptors()
-        self.book.expect(open_now.keys() <= expected, "descriptors are left among", open_now)
+        while open_now := {fd: what for fd, what in descriptors().items() if fd not in expected}:
+            report = self.executor.drain_report
+            self.book.expect(time.monotonic() < deadline, "descriptors", open_now, "are left by", report)
+            time.sleep(0.001)
 
     def close(self) -> None:
         """End all, look at all of it, and see that a new start works."""

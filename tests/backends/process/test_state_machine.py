@@ -42,7 +42,7 @@ class ProcessMachine(RuleBasedStateMachine):
         self.loop = self.new_loop()
         self.harness: Harness | None = None
 
-    @initialize(processes=st.integers(1, 3), max_tasks=st.sampled_from([None, None, None, 3]))
+    @initialize(processes=st.integers(1, 3), max_tasks=st.sampled_from([None, None, None, 10]))
     def begin(self, processes: int, max_tasks: int | None) -> None:
         self.harness = Harness(self.loop, self.failures, processes, max_tasks_per_worker=max_tasks)
 
@@ -93,6 +93,23 @@ class ProcessMachine(RuleBasedStateMachine):
         for place in places:
             self.harness.cancel(place)
         self._turn(turn)
+
+    @rule(
+        count=st.integers(5, 40),
+        rounds=st.integers(1, 8),
+        turn=st.sampled_from([0, 0.0005, 0.002]),
+        places=st.lists(st.integers(0, 3), max_size=3),
+    )
+    def strike_amid_many(self, count: int, rounds: int, turn: float, places: list[int]) -> None:
+        """Cancel some of those that run or were sent ahead, or kill a worker, while it goes from task to task."""
+        for _ in range(count):
+            self.harness.submit("quick")
+        for _ in range(rounds):
+            self._turn(turn)
+        for place in places:
+            self.harness.cancel(place)
+        if not places:
+            self.harness.kill_worker(rounds)
 
     # --- workers ----------------------------------------------------------------------------------------------
 
@@ -150,7 +167,7 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 @pytest.mark.parametrize(
     ("loop", "examples"),
     [
-        pytest.param("asyncio", 15, id="asyncio"),
+        pytest.param("asyncio", 12, id="asyncio"),
         pytest.param("asyncio", 1500, id="asyncio-stress", marks=[pytest.mark.stress, pytest.mark.timeout(1800)]),
         pytest.param("uvloop", 1500, id="uvloop-stress", marks=[pytest.mark.stress, pytest.mark.timeout(1800)]),
     ],
