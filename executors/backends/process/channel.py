@@ -214,6 +214,7 @@ class LoopChannel:
         self._on_frame = on_frame
         self._on_garbled = on_garbled
         self.descriptors = self._reader.descriptors
+        self._received: deque[Frame] = deque()
         self._unsent: deque[tuple[Buffer, Sequence[int]]] = deque()
         loop.add_reader(sock.fileno(), self._read)
 
@@ -276,8 +277,13 @@ class LoopChannel:
             self._stop_reading()
             self._on_garbled(str(error))
             return
-        for each in frames:
-            self._on_frame(each)
+        self._pass_on(frames)
+
+    def _pass_on(self, frames: list[Frame]) -> None:
+        """Pass frames on in order, also where one of them has more received before the others are passed on."""
+        self._received.extend(frames)
+        while self._received:
+            self._on_frame(self._received.popleft())
 
     def _stop_reading(self) -> None:
         self._loop.remove_reader(self._socket.fileno())
@@ -289,8 +295,7 @@ class LoopChannel:
                 frames = self._reader.receive()
             except (EOFError, OSError, GarbledError):
                 return
-            for each in frames:
-                self._on_frame(each)
+            self._pass_on(frames)
 
     def close(self) -> None:
         """Close the socket. May be called again."""

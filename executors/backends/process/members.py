@@ -66,6 +66,8 @@ class Member:
         self.job: Job | None = None
         self.ahead: Job | None = None
         self.tasks = 0
+        self.is_due = False
+        """It has done enough, and is to be replaced once it is idle."""
         self.detail = ""
         """What is known of its end."""
         self.patience: Cancellable | None = None
@@ -119,6 +121,7 @@ class Member:
         """Whether the worker should be sent a further job while it runs one."""
         return (
             self._is_brisk
+            and not self.is_due
             and self.job is not None
             and self.ahead is None
             and not self._copying
@@ -164,6 +167,7 @@ class Member:
         self._began = now
         self.tasks += 1
         self.job, self.ahead = self.ahead, None
+        self.is_due = self.is_due or self._recycling.is_due(self.tasks, self._task_limit, self.pid)
         return self.job
 
     def _garbled(self, detail: str) -> None:
@@ -171,14 +175,11 @@ class Member:
         self.detail = f", as what it sent couldn't be read: {detail}"
         self.launched.kill()
 
-    def is_due_for_replacement(self) -> bool:
-        """Whether the worker has done enough."""
-        return self._recycling.is_due(self.tasks, self._task_limit, self.pid)
-
     def trim(self) -> None:
         """Give back the shared memory that is kept for its next task; it is idle."""
-        if self.parcels.in_use:
-            self.channel.send([*self.parcels.trim(), frame(Kind.TRIM)])
+        if self.parcels.in_use and not self._copying:
+            self._copying = True  # a next task's payload would wait its turn anyway
+            self._copier.call(lambda: ([*self.parcels.trim(), frame(Kind.TRIM)], ()), self._copied)
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -190,5 +191,9 @@ class Member:
         self._watch.close()
         self.channel.close()
         self.launched.close()
-        if not self._copying:
+        if self._copying:
+            return  # `_copied` closes what is being written to
+        if self.parcels.in_use:  # which takes a while
+            self._copier.call(self.parcels.close, lambda *_: None)
+        else:
             self.parcels.close()

@@ -68,6 +68,7 @@ class Pool:
         self._modules: set[str] = set()  # whose functions have run in a worker
         self._copier = SideThread("executors-copier", loop)
         self._rounds: Cancellable | None = None
+        self._look_again: Cancellable | None = None
         self._closing = False
         self._all_gone: Waiter | None = None
 
@@ -99,17 +100,18 @@ class Pool:
             if member.job is job:
                 self._stop(member, job)
                 return
-        if job.handle.id in self._handovers:
+        if self._handovers.pop(job.handle.id, None) is not None:
             job.cancelled()  # its worker died before it had begun, and it waits for another
         self._backlog.forget(job)
 
     def _stop(self, member: Member, job: Job) -> None:
-        if (ahead := member.take_back()) is not None:
-            self._backlog.put_back(ahead)
-        else:
-            member.channel.receive_all()  # if it goes on with the next one, it has told how this one ended
-            if member.job is not job:
+        if member.ahead is not None:
+            if (ahead := member.take_back()) is None:
+                member.channel.receive_all()
+                if member.job is job:  # it is about to begin this one, and may have begun the next before it is killed
+                    self._loop.call_later(BRISK, self.cancel, job)
                 return
+            self._backlog.put_back(ahead)
         self._kill(member)
         self._schedule()
 
@@ -118,10 +120,18 @@ class Pool:
         while self._idle and (job := self._next_job()) is not None:
             self._assign(job)
         if waiting := len(self._backlog):
-            for member in self._members:
-                if member.ahead is None and member.may_pull_ahead():
-                    self._pull_ahead(member)
             self._start(waiting - self._starter.starting)
+            if len(self._members) + self._starter.starting >= self._size:
+                for member in self._members:
+                    if member.ahead is None and member.may_pull_ahead():
+                        self._pull_ahead(member)
+        elif self._idle and self._look_again is None and any(member.ahead is not None for member in self._members):
+            self._look_again = self._loop.call_later(BRISK, self._take_another_look)
+
+    def _take_another_look(self) -> None:
+        """See to jobs that were sent ahead, and couldn't be taken back when there was an idle worker."""
+        self._look_again = None
+        self._schedule()
 
     def _assign(self, job: Job) -> None:
         member = self._idle.pop()  # before the job starts: hooks hear of that, and may submit another
@@ -177,13 +187,13 @@ class Pool:
             self._kill(member)  # it has begun a job that was cancelled; the one before has ended, and none is behind it
         if member in self._leaving:
             return
-        if self._closing or len(self._members) > self._size or member.is_due_for_replacement():
-            if (job := member.take_back()) is not None:
-                self._backlog.put_back(job)
-            if member.job is None:
+        if self._closing or len(self._members) > self._size:
+            member.is_due = True
+        if member.job is None:
+            if member.is_due:
                 self._retire(member)
-        elif member.job is None:
-            self._rest(member)
+            else:
+                self._rest(member)
         self._schedule()
 
     # --- workers ------------------------------------------------------------------------------------------
@@ -223,6 +233,8 @@ class Pool:
         self._members.append(member)
         if self._closing:
             self._kill(member)
+        elif len(self._members) > self._size:  # since fewer are wanted
+            self._retire(member)
         else:
             self._rest(member)
             self._schedule()
@@ -296,8 +308,9 @@ class Pool:
         self._closing = True
         self._starter.stop()
         self._all_gone = self._loop.new_waiter()
-        if self._rounds is not None:
-            self._rounds.cancel()
+        for timer in (self._rounds, self._look_again):
+            if timer is not None:
+                timer.cancel()
         for member in list(self._members):
             if member in self._idle:
                 self._retire(member)
