@@ -25,7 +25,8 @@ import pytest
 import executors
 import executors.backends
 from executors import errors
-from executors.backends import ExecutorBackend
+from executors.backends import ExecutorBackend, ProcessBackend
+from executors.backends.process import backend, circuit, launcher, members, memory, pickling, pool, segments
 from executors.errors import ConfigurationError, ExecutorError
 from executors.quart.config import settings_of
 from executors.settings import Settings
@@ -220,6 +221,34 @@ def test_every_backend_has_its_column() -> None:
             if attribute == "workers":
                 expected = f"`{parameters[0].name}`" if parameters else str(value)
             assert row[f"`{name}`"].partition(",")[0] == expected, (name, attribute)
+
+
+def test_every_argument_of_the_process_backend_has_its_row() -> None:
+    """The table has each argument with the executor's setting that it is made of."""
+    rows = table(REFERENCE / "backends.md", "Argument")
+    assert list(rows) == list(inspect.signature(ProcessBackend).parameters)
+    settings = {name: row["Setting of the executor"] for name, row in rows.items()}
+    assert settings.pop("setup") == "made by `QuartExecutor`"
+    assert {setting.strip("`") for setting in settings.values()} <= set(Settings.__dataclass_fields__)
+
+
+def test_the_constants_of_the_process_backend_are_as_told() -> None:
+    """The table of what can't be set has the values that the code has."""
+    starts = circuit.StartCircuit()
+    pauses = [starts.failed(0.0, "") for _ in range(20)]
+    sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, backend.INLINE_LIMIT]
+    assert list(table(REFERENCE / "backends.md", "Constant")) == [
+        f"{1000 * members.BRISK:g} ms",
+        *(f"{size // 1024} KiB" for size in sizes),
+        f"{members.COPY_SIZE // 1024**2} MiB",
+        "a quarter of the memory",
+        f"{memory._MOST_SHARED // 1024**3} GiB, {segments._MOST_SEGMENTS} segments",
+        f"{pool.TRIM_TIME:g} s",
+        f"{launcher.START_TIME:g} s",
+        f"{1000 * pauses[0]:g} ms, {1000 * pauses[1]:g} ms, {pauses[2]:g} s, {pauses[3]:g} s, … {pauses[-1]:g} s",
+        f"{pool._MOST_HANDOVERS} workers",
+        f"{pool.RETIRE_TIME:g} s",
+    ]
 
 
 def test_every_public_name_is_described() -> None:
