@@ -38,7 +38,7 @@ class Executor(Submitter):
         cancel_grace: Seconds that running work has to stop once told, before it is abandoned.
         worker_nice: The niceness of worker processes, so that the server keeps the CPU.
         max_tasks_per_worker: After how many tasks a worker is replaced.
-        worker_memory_limit: Above how many bytes of memory of its own a worker is replaced, once its task ended.
+        worker_memory_limit: After having grown by how many bytes a worker is replaced, once its task has ended.
         worker_idle_timeout: After how many seconds without a task a worker ends; never if None.
         worker_preload: Whether workers are forked from a process that has imported the app, where that is safe.
         max_payload: How many bytes a task's pickled arguments, or its result, may have.

@@ -38,7 +38,7 @@ class ProcessBackend(ExecutorBackend):
         size: How many workers there may be. They start when needed.
         nice: Their niceness above the server's.
         max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
-        memory_limit: Above how many bytes of memory of its own a worker is replaced, once its task has ended.
+        memory_limit: After having grown by how many bytes a worker is replaced, once its task has ended.
         idle_timeout: After how many seconds without a task a worker ends; never if None.
         preload: Whether workers are forked from a process that has imported the app, and what else tasks have needed,
             where that is safe. Else each imports for itself.

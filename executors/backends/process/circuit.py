@@ -26,8 +26,8 @@ class StartCircuit:
     def failed(self, now: float, detail: str, *, told: bool = False) -> float:
         """A worker has died before it was ready; return the seconds until the next may be started.
 
-        Several that fail at the same time count once. With `told` it said why before it ended, as when the app can't be imported: another would find the same, and
-        the circuit opens at once.
+        Several that fail at the same time count once. With `told` it said why before it ended, as when the app can't
+        be imported: another would find the same, and the circuit opens at once.
         """
         if now < self.closed_until and not told:  # several at once are one failure
             return self.closed_until - now

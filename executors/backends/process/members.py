@@ -74,6 +74,7 @@ class Member:
         self.parcels = Parcels(shared)
         self._recycling = recycling
         self._task_limit = recycling.task_limit()
+        self._memory_at_start = recycling.memory_of(launched.pid)
         self._copier = copier
         self._copying = False
         self._is_released = False
@@ -142,18 +143,35 @@ class Member:
         """Whether the worker has been at its job for long."""
         return time.monotonic() - self._began >= BRISK
 
+    def _has_done_enough(self) -> bool:
+        if self._task_limit is not None and self.tasks >= self._task_limit:
+            return True
+        return self._recycling.has_grown(self._memory_at_start, self.pid)
+
     def take_back(self) -> Job | None:
-        """Take the job back that was sent ahead; None if there is none, or the worker has begun it or may soon."""
+        """Take a job back that the worker hasn't read; None if it has read all.
+
+        That is the job sent ahead; or the one before it, where the worker read the other just now: then it runs that.
+        """
         if self.job is None or self.ahead is None:
             return None
-        if self.launched.entered() != self.job.handle.id:  # that one's message may be unread, too, and comes first
+        if type(self.job.token) is not bytes and self.launched.entered() != self.job.handle.id:
+            return None  # parts of that one may be unread, and come first
+        if (message := self._unread()) is None:
             return None
+        if message != self.ahead.token:
+            if self._unread() is None:
+                taken, self.job, self.ahead = self.job, self.ahead, None
+                return taken
+            self.channel.try_send(message)
+        taken, self.ahead = self.ahead, None
+        return taken
+
+    def _unread(self) -> bytes | None:
         try:
-            self.launched.theirs.recv(MESSAGE_SIZE, _DONTWAIT)
+            return self.launched.theirs.recv(MESSAGE_SIZE, _DONTWAIT)
         except BlockingIOError:
             return None
-        job, self.ahead = self.ahead, None
-        return job
 
     @property
     def idle_since(self) -> float:
@@ -167,7 +185,7 @@ class Member:
         self._began = now
         self.tasks += 1
         self.job, self.ahead = self.ahead, None
-        self.is_due = self.is_due or self._recycling.is_due(self.tasks, self._task_limit, self.pid)
+        self.is_due = self.is_due or self._has_done_enough()
         return self.job
 
     def _garbled(self, detail: str) -> None:

@@ -91,11 +91,7 @@ class Pool:
         """Forget a queued job; kill the worker of a running one, with its process group."""
         for member in self._members:
             if member.ahead is job:
-                if member.take_back() is None:  # the worker has begun it, or will after the job that it is at
-                    member.channel.receive_all()
-                    if member.ahead is job:  # it is about to begin the one before, which mustn't be harmed
-                        self._loop.call_later(BRISK, self.cancel, job)
-                self._schedule()
+                self._cancel_ahead(member, job)
                 return
             if member.job is job:
                 self._stop(member, job)
@@ -104,16 +100,42 @@ class Pool:
             job.cancelled()  # its worker died before it had begun, and it waits for another
         self._backlog.forget(job)
 
-    def _stop(self, member: Member, job: Job) -> None:
-        if member.ahead is not None:
-            if (ahead := member.take_back()) is None:
-                member.channel.receive_all()
-                if member.job is job:  # it is about to begin this one, and may have begun the next before it is killed
-                    self._loop.call_later(BRISK, self.cancel, job)
-                return
-            self._backlog.put_back(ahead)
-        self._kill(member)
+    def _cancel_ahead(self, member: Member, job: Job) -> None:
+        taken = self._take_back(member)
+        if taken is None:  # the worker has begun it, and will be killed for it when that is known; or will begin it
+            self._retry(member, job)
+        elif taken is not job:  # the worker has just begun it, instead of the one before
+            self._backlog.put_back(taken)
+            self._kill(member)
         self._schedule()
+
+    def _stop(self, member: Member, job: Job) -> None:
+        taken = self._take_back(member)
+        if taken is job:  # it hasn't been begun
+            self._handovers.pop(job.handle.id)
+            job.cancelled()
+        elif taken is None and member.ahead is not None:
+            self._retry(member, job)
+        else:
+            if taken is not None:
+                self._backlog.put_back(taken)
+            self._kill(member)
+        self._schedule()
+
+    def _retry(self, member: Member, job: Job) -> None:
+        """Hear where the worker is, and cancel again soon if it still has the job."""
+        member.channel.receive_all()
+        if job in {member.job, member.ahead} and member in self._members:
+            self._loop.call_later(BRISK, self.cancel, job)
+
+    def _take_back(self, member: Member) -> Job | None:
+        """Take a job back that the worker hasn't read, to be put back or dropped. As `Member.take_back`."""
+        before = member.job
+        taken = member.take_back()
+        if taken is not None and taken is before and member.job is not None:
+            self._handovers.setdefault(taken.handle.id, 0)  # it has been started
+            member.job.start()
+        return taken
 
     def _schedule(self) -> None:
         """Give queued jobs to workers, and start workers for those that remain."""
@@ -143,12 +165,12 @@ class Pool:
     def _next_job(self) -> Job | None:
         """Return the job that is first in line: one sent ahead to a worker that turned out to be slow, or queued."""
         for member in self._members:
-            if member.ahead is not None and member.is_slow() and (job := member.take_back()) is not None:
+            if member.ahead is not None and member.is_slow() and (job := self._take_back(member)) is not None:
                 return job
         if (job := self._backlog.popleft()) is not None:
             return job
         for member in self._members:
-            if member.ahead is not None and (job := member.take_back()) is not None:
+            if member.ahead is not None and (job := self._take_back(member)) is not None:
                 return job
         return None
 

@@ -16,7 +16,7 @@ class Recycling:
 
     Attributes:
         max_tasks: After how many tasks it is replaced, less up to a tenth; never if None.
-        memory_limit: Above how many bytes of memory of its own; never if None.
+        memory_limit: After having grown by how many bytes of memory of its own since its start; never if None.
         idle_timeout: After how many seconds without a task it ends; never if None.
     """
 
@@ -30,11 +30,13 @@ class Recycling:
             return None
         return self.max_tasks - int(random.random() * self.max_tasks * _JITTER)  # noqa: S311
 
-    def is_due(self, tasks: int, task_limit: int | None, pid: int) -> bool:
-        """Tell whether a worker that has ended this many tasks is to be replaced."""
-        if task_limit is not None and tasks >= task_limit:
-            return True
-        return self.memory_limit is not None and own_memory(pid) > self.memory_limit
+    def memory_of(self, pid: int) -> int:
+        """Return the bytes of memory of its own that a worker has, if that matters."""
+        return 0 if self.memory_limit is None else own_memory(pid)
+
+    def has_grown(self, at_start: int, pid: int) -> bool:
+        """Tell whether a worker has more memory than it may, given what it had at its start."""
+        return self.memory_limit is not None and own_memory(pid) - at_start > self.memory_limit
 
     def is_idle_for_long(self, seconds: float) -> bool:
         """Tell whether a worker that has been idle for so long is to end."""

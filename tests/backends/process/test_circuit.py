@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import pytest
+
 from executors.backends.process.circuit import StartCircuit
 
 
 def test_the_first_failures_only_delay() -> None:
     """One or two failed starts make the next one wait, longer each time, and refuse nothing."""
     circuit = StartCircuit()
-    delays = [circuit.failed(10.0, "x"), circuit.failed(10.0, "x")]
+    delays = [circuit.failed(10.0, "x"), circuit.failed(11.0, "x")]
     assert delays == [0.05, 0.1]
-    assert circuit.closed_until == 10.1
+    assert circuit.closed_until == 11.1
     assert not circuit.is_open
+
+
+def test_several_that_fail_at_once_count_once() -> None:
+    """Workers that end together, as they do with what they are forked from, don't open the circuit."""
+    circuit = StartCircuit()
+    assert [circuit.failed(10.0, "x") for _ in range(8)] == pytest.approx([0.05] * 8)
+    assert not circuit.is_open
+    assert circuit.failed(10.0, "x", told=True) == 1.0
+    assert circuit.is_open
 
 
 def test_the_third_failure_opens_it() -> None:
     """Three failures in a row open it, with a reason that tells what happened and when it goes on."""
     circuit = StartCircuit()
-    for _ in range(3):
-        delay = circuit.failed(0.0, "no memory")
+    for now in range(3):
+        delay = circuit.failed(float(now), "no memory")
     assert circuit.is_open
     assert delay == 1.0
     assert circuit.reason is not None
@@ -29,7 +40,7 @@ def test_the_third_failure_opens_it() -> None:
 def test_pauses_grow_to_a_bound() -> None:
     """Each further failure doubles the pause, up to half a minute."""
     circuit = StartCircuit()
-    delays = [circuit.failed(0.0, "x") for _ in range(12)]
+    delays = [circuit.failed(100.0 * number, "x") for number in range(12)]
     assert delays[2:8] == [1, 2, 4, 8, 16, 30]
     assert delays[-1] == 30
 
@@ -37,8 +48,8 @@ def test_pauses_grow_to_a_bound() -> None:
 def test_half_open_takes_tasks_and_remembers() -> None:
     """After the pause tasks are taken again, but the next failure opens it at once."""
     circuit = StartCircuit()
-    for _ in range(3):
-        circuit.failed(0.0, "x")
+    for now in range(3):
+        circuit.failed(float(now), "x")
     circuit.half_open()
     assert not circuit.is_open
     assert circuit.failed(5.0, "x") == 2.0
@@ -48,8 +59,8 @@ def test_half_open_takes_tasks_and_remembers() -> None:
 def test_a_start_forgets_failures() -> None:
     """A worker that comes up closes it, and the count begins anew."""
     circuit = StartCircuit()
-    for _ in range(4):
-        circuit.failed(0.0, "x")
+    for now in range(4):
+        circuit.failed(100.0 * now, "x")
     circuit.started()
     assert (circuit.is_open, circuit.closed_until) == (False, 0.0)
     assert circuit.failed(0.0, "x") == 0.05

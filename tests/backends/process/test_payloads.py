@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -48,6 +49,7 @@ async def cpu():
 async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(20):
         while not condition():
+            gc.collect()  # what is mapped may be held by cycles
             await anyio.sleep(0.001)
 
 

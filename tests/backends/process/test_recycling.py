@@ -49,17 +49,18 @@ def test_nothing_ends_a_worker_unless_it_is_said() -> None:
     """Without limits it may do any number of tasks, with any memory, and be idle for any time."""
     recycling = Recycling()
     assert recycling.task_limit() is None
-    assert not recycling.is_due(10**9, None, os.getpid())
+    assert not recycling.has_grown(0, os.getpid())
     assert not recycling.is_idle_for_long(1e9)
     assert recycling.round_time(10.0) == 10.0
 
 
 def test_limits_are_reached() -> None:
-    """The task, the byte and the second that are one too many each end a worker's service."""
-    assert [Recycling(max_tasks=3).is_due(tasks, 3, 0) for tasks in (2, 3, 4)] == [False, True, True]
+    """The growth and the second that are too much each end a worker's service."""
     own = own_memory(os.getpid())
-    assert Recycling(memory_limit=own // 2).is_due(0, None, os.getpid())
-    assert not Recycling(memory_limit=own * 2).is_due(0, None, os.getpid())
+    recycling = Recycling(memory_limit=own // 2)
+    assert recycling.has_grown(0, os.getpid())
+    assert not recycling.has_grown(recycling.memory_of(os.getpid()), os.getpid())
+    assert Recycling().memory_of(os.getpid()) == 0
     idle = Recycling(idle_timeout=2.0)
     assert [idle.is_idle_for_long(seconds) for seconds in (1.9, 2.0)] == [False, True]
     assert (idle.round_time(10.0), idle.round_time(1.0)) == (2.0, 1.0)
@@ -76,9 +77,7 @@ def test_a_process_that_is_gone_has_no_memory() -> None:
 @pytest.mark.anyio
 async def test_a_worker_that_has_grown_is_replaced() -> None:
     """A task that keeps 30 MB ends with its value; the next has a new worker, which stays while it is small."""
-    async with executor_of(ProcessBackend(1)) as executor:
-        usual = own_memory(await executor.options(tag="cpu").run(tasks.pid))
-    async with executor_of(ProcessBackend(1, memory_limit=usual + 15 * MEGABYTE)) as executor:
+    async with executor_of(ProcessBackend(1, memory_limit=15 * MEGABYTE)) as executor:
         cpu = executor.options(tag="cpu")
         small = {await cpu.run(tasks.pid) for _ in range(5)}
         grown = await cpu.run(tasks.allocate, 30 * MEGABYTE)
