@@ -17,6 +17,7 @@ from executors.backends.process.memory import shared_limit
 from executors.backends.process.pool import Pool
 from executors.backends.process.recycling import Recycling
 from executors.backends.process.side_thread import SideThread
+from executors.backends.process.small_calls import SmallCalls
 from executors.backends.process.worker import MAIN_NAME
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
@@ -84,6 +85,7 @@ class ProcessBackend(ExecutorBackend):
         main = sys.modules.get("__main__")
         if main is not None:
             sys.modules[MAIN_NAME] = main  # results of classes of the main script come back under that name
+        self._small_calls = SmallCalls()
         self._pickler = SideThread("executors-pickler", loop)
         self._shared = shared_limit(self.workers)
         self._pool = Pool(
@@ -143,8 +145,12 @@ class ProcessBackend(ExecutorBackend):
     def _dump(self, job: Job, limit: int) -> bytes | Payload:
         """Pickle a call, as a frame or, if it is too large for a message, a payload."""
         handle = job.handle
-        buffers: list[memoryview] = []
         variables = self._carried.capture(job.context)
+        if not (job.kwargs or variables):
+            small = self._small_calls.dump(handle.name, job.function, job.args)
+            if small is not None and len(small) <= self._max_payload:
+                return frame(Kind.SMALL_JOB, small, handle.id)
+        buffers: list[memoryview] = []
         data, needs_main = pickling.dump_call(
             handle.name, job.function, job.args, job.kwargs, variables, limit, buffers,
             main_is_importable=self._main is not None,

@@ -56,6 +56,8 @@ class Kind(enum.IntEnum):
     """The sender has closed these shared segments of its own."""
     TRIM = 13
     """The worker is to close the segments that it has free."""
+    SMALL_JOB = 15
+    """A job with a few small arguments: `small_calls`."""
     JOB_OF_MAIN = 14
     """A job that needs the parent's main script."""
 

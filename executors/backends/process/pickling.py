@@ -6,8 +6,8 @@ Plain pickle first; cloudpickle where it must be: lambdas, closures, functions o
 from __future__ import annotations
 
 import pickle
-from types import FunctionType
 
+from executors.backends.process.small_calls import is_small
 from executors.errors import SerializationError
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -168,11 +168,6 @@ def describe(error: BaseException) -> str:
 # --- a call -----------------------------------------------------------------------------------------------
 
 
-_ATOMS = frozenset({int, float, bool, type(None), complex})
-_SMALL = 1000
-_FEW = 100
-
-
 def dump_call(
     name: str,
     function: Any,
@@ -203,7 +198,7 @@ def dump_call(
     """
     call = (name, function, args, kwargs, variables)
     try:
-        data = _dump_small(call) or dumps(call, limit, buffers=buffers)
+        data = dumps(call, limit, buffers=buffers)
         if b"__main__" in data or b"__mp_main__" in data:  # `MAIN_NAMES`
             if main_is_importable:
                 return data, True
@@ -211,22 +206,6 @@ def dump_call(
     except SerializationError as error:
         raise SerializationError(_culprit(name, function, args, kwargs, limit) or str(error)) from error.__cause__
     return data, False
-
-
-def _dump_small(call: tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]) -> bytes | None:
-    """Pickle a call of a function with small atoms, which needs no watching over its size; None for any other."""
-    _, function, args, kwargs, variables = call
-    if kwargs or variables or type(function) is not FunctionType or len(args) > _FEW or not all(map(_is_small, args)):
-        return None
-    try:
-        return pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
-    except (pickle.PicklingError, AttributeError):  # a lambda
-        return None
-
-
-def _is_small(value: Any) -> bool:
-    kind = type(value)
-    return kind in _ATOMS or ((kind is str or kind is bytes) and len(value) < _SMALL)
 
 
 def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int) -> str | None:
@@ -253,7 +232,7 @@ def load_call(parts: Sequence[Buffer]) -> tuple[str, Any, tuple[Any, ...], dict[
 
 def dump_value(value: Any, limit: int, buffers: list[memoryview]) -> bytes:
     """Pickle a result, in the worker. As `dumps`."""
-    if _is_small(value):
+    if is_small(value):
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     return dumps(value, limit, buffers=buffers)
 

@@ -85,7 +85,11 @@ class Pool:
             self._assign(job)
         else:
             self._backlog.append(job)
-            self._schedule()
+            waiting = len(self._backlog)
+            if waiting == 1:  # with others before it there is nobody to take it
+                self._schedule()
+            elif len(self._members) + self._starter.starting < self._size:
+                self._start(waiting - self._starter.starting)
 
     def cancel(self, job: Job) -> None:
         """Forget a queued job; kill the worker of a running one, with its process group."""

@@ -16,6 +16,7 @@ from executors.backends.process.channel import ABOUT_SEGMENTS, Kind
 from executors.backends.process.logs import Outbox
 from executors.backends.process.parcels import Parcels
 from executors.backends.process.pickling import describe
+from executors.backends.process.small_calls import SmallCalls
 from executors.errors import SerializationError
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -59,6 +60,7 @@ class Worker:
         self._main: dict[str, str] | None = config["main"]
         self._max_payload: int = config["max_payload"]
         self._parcels = Parcels(config["shared"])
+        self._small_calls = SmallCalls()
         self._setup: tuple[str, tuple[Any, ...]] | None = config["setup"]
         self.on_trio = config["library"] == "trio"
         self._runner: asyncio.Runner | None = None
@@ -123,8 +125,13 @@ class Worker:
                 self.import_main()
             except BaseException as error:  # noqa: BLE001  (the script may raise anything)
                 return self._error(error)
+        kwargs: dict[str, Any] = {}
+        variables: dict[str, Any] = {}
         try:
-            name, function, args, kwargs, variables = pickling.load_call(parts)
+            if kind == Kind.SMALL_JOB:
+                name, function, args = self._small_calls.load(parts[0])
+            else:
+                name, function, args, kwargs, variables = pickling.load_call(parts)
         except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
             return _unsendable(f"the call can't be unpickled in a worker: {describe(error)}")
         job = RunningJob(task_id, name)
