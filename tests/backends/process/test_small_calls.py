@@ -60,7 +60,7 @@ def test_no_more_functions_are_kept_than_a_thousand() -> None:
     for _ in range(3):
         assert calls.dump("name", tasks.identity, ()) is not None
     assert len(calls._pickles) == 1
-    calls._pickles.update({number: None for number in range(1000)})  # type: ignore[misc]
+    calls._pickles.update(dict.fromkeys(range(1000)))  # type: ignore[misc]
     assert calls.dump("name", tasks.pid, ()) is not None
     assert len(calls._pickles) == 1
 
