@@ -25,7 +25,31 @@ T = TypeVar("T")
 class TaskFuture(futures.Future[T]):
     """What a caller holds of a task that was submitted through a `BackendFutures`."""
 
-    _is_wanted: bool | None = None
+    def __init__(self, executor: Executor) -> None:
+        super().__init__()
+        self._executor = executor
+        self._is_wanted: bool | None = None
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the task in another thread, and return its value or raise its error.
+
+        Raises:
+            WrongThreadError: Called on the thread of the event loop that the task needs, before the task has ended.
+        """
+        self._refuse_to_block()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the task in another thread, and return its error; None if it has a value. Raises as `result`."""
+        self._refuse_to_block()
+        return super().exception(timeout)
+
+    def _refuse_to_block(self) -> None:
+        if not self.done() and self._executor._owns_this_thread():
+            raise WrongThreadError(
+                "waiting for this future would block the event loop that its task needs: await "
+                "`asyncio.wrap_future(future)`, or use `executor.submit` and await the handle"
+            )
 
     def _claim(self) -> bool:
         """Take the future for its task, which starts now, or ends without having started. Any thread.
@@ -72,7 +96,7 @@ class BackendFutures(futures.Executor):
         return self._submit(self._executor._prepare(fn, args, kwargs, self._said))
 
     def _submit(self, call: Call) -> futures.Future[Any]:
-        future: TaskFuture[Any] = TaskFuture()
+        future: TaskFuture[Any] = TaskFuture(self._executor)
         with self._lock:
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")

@@ -19,6 +19,7 @@ from executors import (
     InvalidTaskError,
     QueueFullError,
     TaskCancelledError,
+    WrongThreadError,
     cpu_bound,
     task,
 )
@@ -277,6 +278,18 @@ async def test_shutdown_can_cancel_what_is_queued() -> None:
         release.set()
         await executor.wait_idle()
     assert ran == []
+
+
+async def test_waiting_on_the_loops_thread_is_refused() -> None:
+    """There it would wait for what the loop is to do: it says so at once; a future that has ended can be asked."""
+    async with Executor(threads=1, processes=0) as executor:
+        pool = executor.as_futures("thread")
+        future = pool.submit(len, "abc")
+        for wait in (future.result, future.exception, lambda: next(pool.map(len, ["abc"]))):
+            with pytest.raises(WrongThreadError, match="block the event loop"):
+                wait()
+        await executor.wait_idle()
+        assert (future.result(), future.exception()) == (3, None)
 
 
 async def test_closed_executor_refuses() -> None:

@@ -17,6 +17,7 @@ import signal
 import socket
 import warnings
 from _thread import start_new_thread
+from contextlib import suppress
 from mmap import mmap
 
 from executors.backends.process import sharing, signals
@@ -69,11 +70,15 @@ class Connection:
     def watch(self) -> None:
         """Have this process killed with its group when the parent's end is closed."""
 
+        group = os.getpgrp()  # now: a task may move this process to another's
+
         def wait() -> None:
             poll = select.poll()
             poll.register(self._socket, 0)  # only that the other end has hung up
             poll.poll()
-            os.killpg(0, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
 
         start_new_thread(wait, ())
 
