@@ -235,7 +235,7 @@ def test_every_argument_of_the_process_backend_has_its_row() -> None:
 def test_the_constants_of_the_process_backend_are_as_told() -> None:
     """The table of what can't be set has the values that the code has."""
     starts = circuit.StartCircuit()
-    pauses = [starts.failed(0.0, "") for _ in range(20)]
+    pauses = [starts.failed(100.0 * number, "") for number in range(20)]
     sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, backend.INLINE_LIMIT]
     assert list(table(REFERENCE / "backends.md", "Constant")) == [
         f"{1000 * members.BRISK:g} ms",

@@ -202,7 +202,7 @@ async def test_replaced_workers(app, executor, key, value):
     """A worker that has done its share, or grown too large, is replaced."""
     app.config[key] = value
     async with app.test_app():
-        assert await app.add_background_task(background.pid) != await app.add_background_task(background.pid)
+        assert await app.add_background_task(background.grow) != await app.add_background_task(background.grow)
 
 
 async def test_contextvar_that_is_none(app, executor):

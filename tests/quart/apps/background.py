@@ -10,10 +10,19 @@ from contextvars import ContextVar
 
 from executors import cpu_bound, current_task
 
+kept: list[bytes] = []
+
 
 @cpu_bound
 def task_id() -> int | None:
     return current_task().id
+
+
+@cpu_bound
+def grow() -> int:
+    """Keep some memory, and tell the process."""
+    kept.append(b"x" * 2**20)
+    return os.getpid()
 
 
 @cpu_bound
