@@ -20,6 +20,8 @@ from executors.backends.process.recycling import Recycling
 from executors.backends.process.side_thread import SideThread
 from executors.loops import Cancellable, EventLoop
 
+Wrapped = tuple[Sequence[Buffer], Sequence[int]]
+
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 BRISK = 0.005
@@ -76,7 +78,7 @@ class Member:
         self._task_limit = recycling.task_limit()
         self._memory_at_start = recycling.memory_of(launched.pid)
         self._copier = copier
-        self._copying = False
+        self._copies = 0  # that the copier has yet to make
         self._is_released = False
         self._began = time.monotonic()  # its job, or to be idle
         self._is_brisk = False
@@ -97,7 +99,7 @@ class Member:
             self.channel.send([*news, payload])
 
     def _run_large(self, job: Job, payload: Payload, news: list[bytes]) -> None:
-        def wrap() -> tuple[Sequence[Buffer], Sequence[int]]:
+        def wrap() -> Wrapped:
             return self.parcels.wrap(payload.kind, payload.parts, job.handle.id)
 
         if payload.size <= COPY_SIZE:
@@ -105,16 +107,21 @@ class Member:
             self.channel.send([*news, *parts], descriptors)
         else:
             self.channel.send(news)
-            self._copying = True
-            self._copier.call(wrap, self._copied)
+            self._copy(wrap)
 
-    def _copied(self, wrapped: tuple[Sequence[Buffer], Sequence[int]] | None, error: Exception | None) -> None:
-        self._copying = False
-        if wrapped is None:  # no thread to be had, or no memory
+    def _copy(self, wrap: Callable[[], Wrapped]) -> None:
+        """Make frames beside the loop, and send them."""
+        self._copies += 1
+        self._copier.call(wrap, self._copied)
+
+    def _copied(self, wrapped: Wrapped | None, error: Exception | None) -> None:
+        self._copies -= 1
+        if self._is_released:
+            if not self._copies:
+                self.parcels.close()
+        elif wrapped is None:  # no thread to be had, or no memory
             self.detail = f", as the call couldn't be sent: {type(error).__name__}: {error}"
             self.launched.kill()
-        elif self._is_released:
-            self.parcels.close()
         else:
             self.channel.send(*wrapped)
 
@@ -125,7 +132,7 @@ class Member:
             and not self.is_due
             and self.job is not None
             and self.ahead is None
-            and not self._copying
+            and not self._copies
             and self.launched.keeps_messages
             and (self._task_limit is None or self.tasks + 1 < self._task_limit)
             and not self.is_slow()
@@ -156,22 +163,31 @@ class Member:
         if self.job is None or self.ahead is None:
             return None
         if type(self.job.token) is not bytes and self.launched.entered() != self.job.handle.id:
-            return None  # parts of that one may be unread, and come first
-        if (message := self._unread()) is None:
-            return None
-        if message != self.ahead.token:
-            if self._unread() is None:
-                taken, self.job, self.ahead = self.job, self.ahead, None
-                return taken
-            self.channel.try_send(message)
-        taken, self.ahead = self.ahead, None
+            return None  # parts of that one may be unread
+        unread = self._take_unread()
+        taken = None
+        if self.ahead.token in unread:
+            unread.remove(self.ahead.token)
+            taken, self.ahead = self.ahead, None
+        else:
+            for at, message in enumerate(unread):
+                if message.endswith(self.job.token):
+                    unread[at] = message.removesuffix(self.job.token)  # news come before it
+                    taken, self.job, self.ahead = self.job, self.ahead, None
+                    break
+        for message in unread:
+            if message:
+                self.channel.send([message])
         return taken
 
-    def _unread(self) -> bytes | None:
-        try:
-            return self.launched.theirs.recv(MESSAGE_SIZE, _DONTWAIT)
-        except BlockingIOError:
-            return None
+    def _take_unread(self) -> list[bytes]:
+        """Take all messages that the worker hasn't read. While it waits for one it may still get the next."""
+        unread: list[bytes] = []
+        while True:
+            try:
+                unread.append(self.launched.theirs.recv(MESSAGE_SIZE, _DONTWAIT))
+            except BlockingIOError:
+                return unread
 
     @property
     def idle_since(self) -> float:
@@ -195,9 +211,9 @@ class Member:
 
     def trim(self) -> None:
         """Give back the shared memory that is kept for its next task; it is idle."""
-        if self.parcels.in_use and not self._copying:
-            self._copying = True  # a next task's payload would wait its turn anyway
-            self._copier.call(lambda: ([*self.parcels.trim(), frame(Kind.TRIM)], ()), self._copied)
+        if self.parcels.in_use and not self._copies:
+            news = self.parcels.news()
+            self._copy(lambda: ([*news, *self.parcels.close_free(), frame(Kind.TRIM)], ()))
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -209,7 +225,7 @@ class Member:
         self._watch.close()
         self.channel.close()
         self.launched.close()
-        if self._copying:
+        if self._copies:
             return  # `_copied` closes what is being written to
         if self.parcels.in_use:  # which takes a while
             self._copier.call(self.parcels.close, lambda *_: None)

@@ -100,7 +100,11 @@ class Parcels:
 
     def trim(self) -> list[bytes]:
         """Close the own segments that are free; return frames that tell of it, with the `news`."""
-        return [*self.news(), *_frames((Kind.CLOSED, self._segments.trim()))]
+        return [*self.news(), *self.close_free()]
+
+    def close_free(self) -> list[bytes]:
+        """Close the own segments that are free; return frames that tell of it. Any thread."""
+        return _frames((Kind.CLOSED, self._segments.trim()))
 
     def hear(self, kind: int, body: Buffer) -> None:
         """Take in what the other side's `news` or `trim` tells."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import socket
 import time
 from collections import Counter
@@ -79,6 +81,33 @@ async def test_a_cancel_of_a_job_sent_ahead_seldom_costs_a_worker(tmp_path) -> N
             pids.add(await before)
     begun = len(pool_tasks.runs(path)) if path.exists() else 0
     assert begun <= len(pids) - 1 < 50
+
+
+@pytest.mark.parametrize("order", ["before", "between", "after", "without"])
+@pytest.mark.parametrize("which", [0, 1], ids=["first", "second"])
+async def test_a_job_is_taken_back_from_among_others(tmp_path, order: str, which: int) -> None:
+    """Of what a worker hasn't read only the cancelled job is lost, wherever word of shared memory lies between.
+
+    The first of the two counts as running, so that its worker is killed.
+    """
+    path = tmp_path / "runs"
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        worker = await cpu.run(tasks.pid)
+        (member,) = executor.backend("process")._pool._members  # type: ignore[attr-defined]
+        os.kill(worker, signal.SIGSTOP)
+        handles = []
+        for at in ("before", "between", "after"):
+            if order == at:
+                member.channel.send([frame(Kind.TRIM)])
+            if at != "after":
+                handles.append(cpu.submit(tasks.append_and_tell_pid, str(path), len(handles)))
+        handles[which].cancel()
+        os.kill(worker, signal.SIGCONT)
+        assert (await handles[1 - which] == worker) is (which == 1)
+        assert (await cpu.run(tasks.pid) == worker) is (which == 1)
+        assert handles[which].state is CANCELLED
+    assert pool_tasks.runs(path) == [1 - which]
 
 
 async def test_a_job_behind_a_long_task_has_a_worker_started(line, monkeypatch) -> None:
