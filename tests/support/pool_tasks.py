@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
+from contextlib import suppress
 from typing import Any
 
 from lines import say
@@ -91,3 +93,11 @@ def runs(path: Any) -> list[int]:
     """Return what was recorded, in order."""
     with open(path) as file:
         return list(map(int, file.read().split()))
+
+
+def garble() -> None:
+    """Write into the worker's own connection, and go on."""
+    for fd in range(3, 64):
+        with suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, b"\xff" * 100)

@@ -296,23 +296,28 @@ class Pool:
 
     def _exited(self, member: Member) -> None:
         is_unexpected = member in self._members
+        is_unused = is_unexpected and not member.tasks and member.job is None
         if is_unexpected:
             self._leave(member)
+            if not is_unused:
+                self._start(1)  # first, as it takes a while
         if member in self._idle:
             self._idle.remove(member)
         member.channel.receive_all()  # it may have answered before it ended
         entered = member.launched.entered()
         exitcode = member.launched.reap()
         self._leaving.remove(member)
-        if (ahead := member.ahead) is not None:  # it has not been begun, or else the job would have ended
-            self._backlog.put_back(ahead)
+        has_begun_ahead = member.ahead is not None and entered == member.ahead.handle.id  # and its word of that is lost
+        if member.ahead is not None:
+            if not has_begun_ahead:
+                self._backlog.put_back(member.ahead)
+            elif member.ahead.start():
+                self._lost(member, member.ahead, exitcode, begun=True)
         if member.job is not None:
-            self._lost(member, member.job, exitcode, begun=entered == member.job.handle.id)
+            self._lost(member, member.job, exitcode, begun=has_begun_ahead or entered == member.job.handle.id)
         member.release()
-        if is_unexpected and not self._closing:
-            if not member.tasks and member.job is None:
-                self._starter.failed(f"the process ended with exit code {exitcode} before it had a task")
-            self._start(1)
+        if is_unused and not self._closing:
+            self._starter.failed(f"the process ended with exit code {exitcode} before it had a task")
         self._schedule()
         self._check_gone()
 

@@ -19,7 +19,7 @@ from executors import Executor
 from executors.backends import ProcessBackend
 from executors.backends.process import members
 from executors.backends.process.channel import Frame, Kind, LoopChannel, frame
-from executors.handle import CANCELLED, SUCCEEDED
+from executors.handle import CANCELLED, LOST, SUCCEEDED
 from executors.loops import running_loop
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +108,25 @@ async def test_a_job_is_taken_back_from_among_others(tmp_path, order: str, which
         assert (await cpu.run(tasks.pid) == worker) is (which == 1)
         assert handles[which].state is CANCELLED
     assert pool_tasks.runs(path) == [1 - which]
+
+
+async def test_a_job_behind_one_that_garbles_the_connection_runs_once(tmp_path) -> None:
+    """The worker may have begun it when its word can't be read any more: then it is lost, and not run again."""
+    path = tmp_path / "runs"
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        for number in range(20):
+            await cpu.run(tasks.pid)
+            handles = [
+                cpu.submit(pool_tasks.garble),
+                cpu.submit(tasks.append_and_tell_pid, str(path), number),
+            ]
+            for handle in handles:
+                await handle.wait()
+            count = pool_tasks.runs(path).count(number) if path.exists() else 0
+            assert handles[1].state in {SUCCEEDED, LOST}
+            assert count <= 1
+            assert count == 1 or handles[1].state is LOST
 
 
 async def test_a_job_behind_a_long_task_has_a_worker_started(line, monkeypatch) -> None:
