@@ -95,9 +95,9 @@ def runs(path: Any) -> list[int]:
         return list(map(int, file.read().split()))
 
 
-def garble() -> None:
+def garble(data: bytes) -> None:
     """Write into the worker's own connection, and go on."""
     for fd in range(3, 64):
         with suppress(OSError):
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
-                os.write(fd, b"\xff" * 100)
+                os.write(fd, data)

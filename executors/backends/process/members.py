@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from executors.backends.base import Job
 from executors.backends.process.channel import MESSAGE_SIZE, Buffer, Frame, Kind, LoopChannel, frame
@@ -20,7 +20,8 @@ from executors.backends.process.recycling import Recycling
 from executors.backends.process.side_thread import SideThread
 from executors.loops import Cancellable, EventLoop
 
-Wrapped = tuple[Sequence[Buffer], Sequence[int]]
+if TYPE_CHECKING:
+    from executors.backends.process.parcels import Wrapped
 
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
@@ -83,7 +84,7 @@ class Member:
         self._began = time.monotonic()  # its job, or to be idle
         self._is_brisk = False
         self._watch = ExitWatch(launched, loop, lambda: exited(self))
-        self.channel = LoopChannel(launched.sock, loop, lambda received: heard(self, received), self._garbled)
+        self.channel = LoopChannel(launched.sock, loop, lambda received: heard(self, received), self.garbled)
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -204,7 +205,7 @@ class Member:
         self.is_due = self.is_due or self._has_done_enough()
         return self.job
 
-    def _garbled(self, detail: str) -> None:
+    def garbled(self, detail: str) -> None:
         """The worker can't be understood any more."""
         self.detail = f", as what it sent couldn't be read: {detail}"
         self.launched.kill()

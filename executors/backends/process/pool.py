@@ -195,6 +195,9 @@ class Pool:
                 kind, parts = member.parcels.unwrap(kind, body, member.channel.descriptors)
             except OSError as error:
                 kind, parts = Kind.UNSENDABLE, [f"what came of it can't be received: {error}".encode()]
+            except Exception as error:  # noqa: BLE001  (a task has written what looks like a frame, and isn't one)
+                member.garbled(f"{type(error).__name__}: {error}")
+                return
             job = member.job
             if job is not None and job.handle.id == task_id:
                 job.handle.cpu_time = cpu_time

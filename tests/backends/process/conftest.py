@@ -1,4 +1,4 @@
-"""Launching workers without a pool."""
+"""Launching workers without a pool, and having a pool send jobs ahead."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 from launching import config
 
+from executors.backends.process import members
 from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every task count as short, however busy the machine is: each worker is sent its next job ahead."""
+    monkeypatch.setattr(members, "BRISK", 1000.0)
 
 
 @pytest.fixture

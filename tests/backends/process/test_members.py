@@ -23,6 +23,7 @@ from executors.handle import CANCELLED, LOST, QUEUED, SUCCEEDED
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.usefixtures("brisk"),
     pytest.mark.skipif(JOB_SOCKET_TYPE.name != "SOCK_SEQPACKET", reason="sockets keep no messages"),
 ]
 
@@ -31,12 +32,6 @@ pytestmark = [
 def anyio_backend() -> tuple[str, dict[str, object]]:
     """Jobs are sent ahead the same way on every loop."""
     return "asyncio", {}
-
-
-@pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every task count as short, however busy the machine is: each worker is sent its next job ahead."""
-    monkeypatch.setattr(members, "BRISK", 1000.0)
 
 
 def members_of(executor: Executor) -> list[Member]:

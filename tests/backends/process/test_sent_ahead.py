@@ -17,24 +17,17 @@ import worker_tasks as tasks
 
 from executors import Executor
 from executors.backends import ProcessBackend
-from executors.backends.process import members
 from executors.backends.process.channel import Frame, Kind, LoopChannel, frame
 from executors.handle import CANCELLED, LOST, SUCCEEDED
 from executors.loops import running_loop
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("brisk")]
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
     """Jobs are sent ahead the same way on every loop."""
     return "asyncio", {}
-
-
-@pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every task count as short, however busy the machine is: each worker is sent its next job ahead."""
-    monkeypatch.setattr(members, "BRISK", 1000.0)
 
 
 async def pause(seconds: float) -> None:
@@ -110,15 +103,20 @@ async def test_a_job_is_taken_back_from_among_others(tmp_path, order: str, which
     assert pool_tasks.runs(path) == [1 - which]
 
 
-async def test_a_job_behind_one_that_garbles_the_connection_runs_once(tmp_path) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff" * 100, *(frame(Kind.VALUE | flag, b"no payload") for flag in (0x20, 0x40, 0x80))],
+    ids=["no frame", "no parts", "no segment", "no descriptor"],
+)
+async def test_a_job_behind_one_that_garbles_the_connection_runs_once(tmp_path, data: bytes) -> None:
     """The worker may have begun it when its word can't be read any more: then it is lost, and not run again."""
     path = tmp_path / "runs"
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
-        for number in range(20):
-            await cpu.run(tasks.pid)
+        for number in range(10):
+            worker = await cpu.run(tasks.pid)
             handles = [
-                cpu.submit(pool_tasks.garble),
+                cpu.submit(pool_tasks.garble, data),
                 cpu.submit(tasks.append_and_tell_pid, str(path), number),
             ]
             for handle in handles:
@@ -127,6 +125,7 @@ async def test_a_job_behind_one_that_garbles_the_connection_runs_once(tmp_path) 
             assert handles[1].state in {SUCCEEDED, LOST}
             assert count <= 1
             assert count == 1 or handles[1].state is LOST
+            assert await cpu.run(tasks.pid) != worker
 
 
 async def test_a_job_behind_a_long_task_has_a_worker_started(line, monkeypatch) -> None:
