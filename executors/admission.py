@@ -98,7 +98,8 @@ class Admission:
         """Take a place in the backend's queue if there is room; return whether it did. Else as `admit`."""
         queue = self._queues[backend]
         with self._lock:
-            self.check(queue.backend)
+            if self.phase is not Phase.OPEN or queue.backend.unavailable is not None:
+                self.check(queue.backend)
             if queue.queued >= self._limit:
                 return False
             queue.queued += 1
@@ -138,8 +139,12 @@ class Admission:
 
     def left_queue(self, backend: str) -> None:
         """A queued task has started, or ended unstarted. Any thread."""
+        queue = self._queues[backend]
         with self._lock:
-            self._free(self._queues[backend])
+            if queue.waiting:
+                self._free(queue)
+            else:
+                queue.queued -= 1
 
     def _free(self, queue: _Queue) -> None:
         """Hand the room to the first who waits, so that no newcomer takes it."""

@@ -131,6 +131,8 @@ class CarriedVariables:
 
     def capture(self, context: Context) -> dict[str, Any]:
         """Take the values that are set in `context`."""
+        if not self._variables:
+            return {}
         return {path: context[variable] for path, variable in self._variables.items() if variable in context}
 
 

@@ -225,10 +225,9 @@ class Dispatcher:
         if job.timer is not None or job.stop is not None:
             self.deadlines.forget(job)
             state, value, error = outcome(job, state, value, error)
-        before = job.handle._finish(state, value, error)
-        if before is not None:
-            self._tell_end(job, before, state)
-        self._left(job)
+        self._settle(job, state, value, error)
+        if job.counted or self._idle is not None:
+            self._left(job)
 
     def _settle(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         before = job.handle._finish(state, value, error)

@@ -162,9 +162,9 @@ class TaskHandle(Awaited, Generic[T]):
     # --- waiting ----------------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, Any, T]:
-        if not self.done():
+        if self._state is QUEUED or self._state is RUNNING:
             yield from self._wait()
-        return self._outcome()
+        return self._value if self._error is None else self._outcome()  # type: ignore[return-value]
 
     async def wait(self) -> None:
         """Wait until the state is final. Never raises the task's error.
@@ -177,12 +177,13 @@ class TaskHandle(Awaited, Generic[T]):
 
     @types.coroutine
     def _wait(self) -> Generator[Any, Any, None]:
-        if not self._owner.loop.is_current():
+        loop = self._owner.loop
+        if not loop.is_current():
             raise WrongThreadError(
                 f"{self!r} belongs to another event loop than the one that awaits it: use "
                 "`handle.result(timeout)` in another thread, or await it where its executor was started"
             )
-        waiter = self._owner.loop.new_waiter()
+        waiter = loop.new_waiter()
         if self._add_sleeper(waiter):
             try:
                 yield from waiter.__await__()

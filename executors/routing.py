@@ -14,6 +14,9 @@ _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x10
 KIND_FLAGS = _GENERATOR | _COROUTINE | _ITERABLE_COROUTINE | _ASYNC_GENERATOR
 """Of a code object's flags, those that tell what calling it gives."""
 
+COROUTINE_MARK = "_is_coroutine_mark"
+"""What `inspect.markcoroutinefunction` sets on a function."""
+
 
 class BackendName(str):
     """A tag that leads to the backend of this name, whatever the tags are mapped to."""
@@ -50,7 +53,7 @@ def _flags(function: Callable[..., Any]) -> int:
     found = innermost(function)
     code = getattr(found, "__code__", None)
     flags = code.co_flags if isinstance(code, CodeType) else 0
-    if hasattr(found, "_is_coroutine_mark"):  # inspect.markcoroutinefunction
+    if hasattr(found, COROUTINE_MARK):
         flags |= _COROUTINE
     return flags
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from executors.backends.base import ExecutorBackend
 from executors.errors import ConfigurationError
-from executors.options import NO_OPTIONS, TaskOptions
-from executors.routing import KIND_FLAGS, is_coroutine_function, mark_on, name_of, route
+from executors.options import MARK, TaskOptions
+from executors.routing import COROUTINE_MARK, KIND_FLAGS, is_coroutine_function, mark_on, name_of, route
 
 MOST_REMEMBERED = 1024
 """How many decisions are kept: an app has a few, but may make options anew for each task."""
@@ -49,20 +49,17 @@ class Targets:
         self._backends = backends
         self._tags = tags
         self._no_process_backend = no_process_backend
-        self._known: dict[tuple[int, int, bool], Target] = {}
-        self._plain: dict[int, Target] = {}  # of functions on which nothing is set, by the flags of their kind
+        self._known: dict[tuple[int, int, int], Target] = {}
 
     def find(self, function: Callable[..., Any], said: TaskOptions) -> Target:
         """Return where a function goes, if it can run there. Raises as `Executor.submit` does."""
-        if said is NO_OPTIONS and type(function) is FunctionType and not function.__dict__:
+        if type(function) is FunctionType and COROUTINE_MARK not in function.__dict__:
+            mark = function.__dict__.get(MARK)
             kind = function.__code__.co_flags & KIND_FLAGS
-            target = self._plain.get(kind)
-            if target is None:
-                target = self._plain[kind] = self._decide(function, said, None)
-            return target
-        is_coroutine = is_coroutine_function(function)
-        mark = mark_on(function)
-        key = (id(said), id(mark), is_coroutine)
+        else:
+            mark = mark_on(function)
+            kind = is_coroutine_function(function)
+        key = (id(said), id(mark), kind)
         target = self._known.get(key)
         if target is None:
             target = self._decide(function, said, mark)

@@ -7,35 +7,29 @@ from collections import OrderedDict
 from executors.backends.base import Job
 
 
-class Backlog:
+class Backlog(OrderedDict[Job, None]):
     """A queue of jobs from which a cancelled one can be dropped without searching for it.
 
     Not safe for threads: a backend that has some holds its lock.
     """
 
-    def __init__(self) -> None:
-        self._jobs: OrderedDict[Job, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
     def append(self, job: Job) -> None:
         """Add a job at the end."""
-        self._jobs[job] = None
+        self[job] = None
 
     def put_back(self, job: Job) -> None:
         """Add a job in front of all others."""
-        self._jobs[job] = None
-        self._jobs.move_to_end(job, last=False)
+        self[job] = None
+        self.move_to_end(job, last=False)
 
     def popleft(self) -> Job | None:
         """Take the first job that isn't cancelled; None if there is none."""
-        while self._jobs:
-            job, _ = self._jobs.popitem(last=False)
+        while self:
+            job, _ = self.popitem(last=False)
             if not job.handle.done():
                 return job
         return None
 
     def forget(self, job: Job) -> None:
         """Drop a job whose handle has become final, if it is still here: a worker may have taken it just before."""
-        self._jobs.pop(job, None)
+        self.pop(job, None)

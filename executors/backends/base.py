@@ -123,9 +123,10 @@ class Job:
         Returns:
             False if it was cancelled meanwhile: drop it, and report nothing.
         """
-        claim, self.claim = self.claim, None
-        if claim is not None and not claim():
-            return False
+        if self.claim is not None:
+            claim, self.claim = self.claim, None
+            if not claim():
+                return False
         if not (self.handle._start() if self.queued else self.handle._start_at_once()):
             return False
         self.owner.job_started(self)

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
 from executors.loops.base import Cancellable, EventLoop, Waiter, guarded
 
 
-class _FutureWaiter:
-    __slots__ = ("_future",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._future = loop.create_future()
-
+class _FutureWaiter(asyncio.Future[None]):
     def wake(self) -> None:
-        if not self._future.done():
+        if not self.done():
             try:
-                self._future.set_result(None)
+                self.set_result(None)
             except RuntimeError:  # the loop has been closed, and whoever waited on it with it
                 return
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return self._future.__await__()
 
 
 class AsyncioLoop(EventLoop):
@@ -60,7 +52,7 @@ class AsyncioLoop(EventLoop):
         return self._loop.create_task(function(*args), name=name, context=context)
 
     def new_waiter(self) -> Waiter:
-        return _FutureWaiter(self._loop)
+        return _FutureWaiter(loop=self._loop)
 
     def add_reader(self, fd: int, function: Callable[[], object]) -> None:
         self._loop.add_reader(fd, guarded, function)

@@ -37,11 +37,10 @@ class SmallCalls:
 
     def dump(self, name: str, function: Any, args: tuple[Any, ...]) -> bytes | None:
         """Pickle a call; None if it is of another kind: its function isn't found by name, or is the main script's."""
-        if type(function) is not FunctionType or len(args) > _FEW or not all(map(is_small, args)):
+        if type(function) is not FunctionType or (args and (len(args) > _FEW or not all(map(is_small, args)))):
             return None
-        try:
-            head = self._pickles[function]
-        except KeyError:
+        head = self._pickles.get(function)
+        if head is None:
             head = self._remember(function)
         return None if head is None else head + pickle.dumps((name, args), pickle.HIGHEST_PROTOCOL)
 
