@@ -239,6 +239,7 @@ def test_the_constants_of_the_process_backend_are_as_told() -> None:
     sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, backend.INLINE_LIMIT]
     assert list(table(REFERENCE / "backends.md", "Constant")) == [
         f"{1000 * members.BRISK:g} ms",
+        f"{members.MOST_AHEAD} tasks",
         *(f"{size // 1024} KiB" for size in sizes),
         f"{members.COPY_SIZE // 1024**2} MiB",
         "a quarter of the memory",

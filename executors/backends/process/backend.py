@@ -146,7 +146,7 @@ class ProcessBackend(ExecutorBackend):
         """Pickle a call, as a frame or, if it is too large for a message, a payload."""
         handle = job.handle
         variables = self._carried.capture(job.context)
-        if not (job.kwargs or variables):
+        if not job.kwargs and not variables:
             small = self._small_calls.dump(handle.name, job.function, job.args)
             if small is not None and len(small) <= self._max_payload:
                 return frame(Kind.SMALL_JOB, small, handle.id)

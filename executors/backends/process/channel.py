@@ -30,6 +30,12 @@ HEADER = struct.Struct("<BQdQ")
 MESSAGE_SIZE = 64 * 1024
 """No message has more bytes: the kernel sends each whole or not at all, and larger ones may be more than it takes."""
 
+_HEADER_SIZE = HEADER.size
+_unpack_header = HEADER.unpack_from
+
+_MOST_AT_ONCE = 8
+"""How many messages are received before the event loop has its turn."""
+
 _ANCILLARY_SIZE = socket.CMSG_SPACE(4 * 4)
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
@@ -109,10 +115,10 @@ class FrameReader:
             self.descriptors.extend(array.array("i", data))
         if not received:
             raise EOFError
-        if received >= HEADER.size and not self._rest and self._large is None:
-            kind, task_id, cpu_time, length = HEADER.unpack_from(self._buffer)
-            if received == HEADER.size + length and kind & KIND_BITS in _KINDS:  # one frame, as nearly always
-                return [(kind, task_id, cpu_time, self._buffer[HEADER.size : received])]
+        if received >= _HEADER_SIZE and not self._rest and self._large is None:
+            kind, task_id, cpu_time, length = _unpack_header(self._buffer)
+            if received == _HEADER_SIZE + length and kind & KIND_BITS in _KINDS:  # one frame, as nearly always
+                return [(kind, task_id, cpu_time, self._buffer[_HEADER_SIZE:received])]
         return self._take(memoryview(self._buffer)[:received])
 
     def _take(self, data: memoryview) -> list[Frame]:
@@ -198,7 +204,7 @@ class LoopChannel:
     Args:
         sock: Made non-blocking here.
         loop: The running loop.
-        on_frame: Called with each frame.
+        on_frame: Called with each frame; returns whether there may be another by now.
         on_garbled: Called with a text when what is received can't be read. Nothing more is read then.
     """
 
@@ -206,7 +212,7 @@ class LoopChannel:
         self,
         sock: socket.socket,
         loop: EventLoop,
-        on_frame: Callable[[Frame], object],
+        on_frame: Callable[[Frame], bool],
         on_garbled: Callable[[str], object],
     ) -> None:
         sock.setblocking(False)
@@ -268,24 +274,34 @@ class LoopChannel:
             self._loop.remove_writer(self._socket.fileno())
 
     def _read(self) -> None:
-        try:
-            frames = self._reader.receive()
-        except (BlockingIOError, InterruptedError):
-            return
-        except (EOFError, OSError):
-            self._stop_reading()
-            return
-        except GarbledError as error:
-            self._stop_reading()
-            self._on_garbled(str(error))
-            return
-        self._pass_on(frames)
+        for _ in range(_MOST_AT_ONCE):
+            try:
+                frames = self._reader.receive()
+            except (BlockingIOError, InterruptedError):
+                return
+            except (EOFError, OSError):
+                self._stop_reading()
+                return
+            except GarbledError as error:
+                self._stop_reading()
+                self._on_garbled(str(error))
+                return
+            if not self._pass_on(frames):
+                return
 
-    def _pass_on(self, frames: list[Frame]) -> None:
-        """Pass frames on in order, also where one of them has more received before the others are passed on."""
+    def _pass_on(self, frames: list[Frame]) -> bool:
+        """Pass frames on in order, also where one of them has more received before the others are passed on.
+
+        Returns:
+            Whether there may be another by now.
+        """
+        if len(frames) == 1 and not self._received:  # as nearly always
+            return self._on_frame(frames[0])
+        more = False
         self._received.extend(frames)
         while self._received:
-            self._on_frame(self._received.popleft())
+            more = self._on_frame(self._received.popleft())
+        return more
 
     def _stop_reading(self) -> None:
         self._loop.remove_reader(self._socket.fileno())

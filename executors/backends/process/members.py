@@ -1,15 +1,17 @@
-"""A worker process as the parent sees it: the job it runs, and the one that it has been sent ahead of time.
+"""A worker process as the parent sees it: the job it runs, and those that it has been sent ahead of time.
 
-While a worker runs a short task it is sent the next one, so that it needn't wait for the parent. The parent keeps a
-duplicate of the worker's end of their socket, and can take such a job back as long as the worker hasn't read it: the
-kernel hands a message to one reader only.
+While a worker runs a short task it is sent the next ones, so that it needn't wait for the parent. The parent keeps a
+duplicate of the worker's end of their socket, and can take such jobs back as long as the worker hasn't read them: the
+kernel hands a message to one reader only, and the worker reads one when it has ended the one before.
 """
 
 from __future__ import annotations
 
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from executors.backends.base import Job
@@ -26,8 +28,13 @@ if TYPE_CHECKING:
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 BRISK = 0.005
-"""Seconds. A worker whose last task took less is sent its next one ahead of time, and one is taken back from a worker
-that has been at a task for longer: handing it over costs a hundredth of that."""
+"""Seconds. A worker is sent as many jobs ahead of time as would take so long together, if each took what its last one
+did; and they are taken back from one that has been at a task for longer: handing over costs a hundredth of that."""
+
+MOST_AHEAD = 4
+"""How many jobs are sent ahead at most. Together they cost one wake-up on either side."""
+
+_INSTANT = 1e-6  # nothing takes less
 
 COPY_SIZE = 2 * 1024 * 1024
 """Payloads of up to so many bytes are copied on the loop's thread; larger ones beside it."""
@@ -50,7 +57,7 @@ class Member:
         copier: Copies large payloads.
         shared: How many bytes of shared memory each side may have.
         recycling: What ends its service.
-        heard: Called with this and each frame.
+        heard: Called with this and each frame; returns whether there may be another by now.
         exited: Called with this when the process has ended, before it is reaped.
     """
 
@@ -61,13 +68,13 @@ class Member:
         copier: SideThread,
         shared: int,
         recycling: Recycling,
-        heard: Callable[[Member, Frame], None],
+        heard: Callable[[Member, Frame], bool],
         exited: Callable[[Member], None],
     ) -> None:
         self.launched = launched
         self.pid = launched.pid
         self.job: Job | None = None
-        self.ahead: Job | None = None
+        self.ahead: deque[Job] = deque()
         self.tasks = 0
         self.is_due = False
         """It has done enough, and is to be replaced once it is idle."""
@@ -82,9 +89,9 @@ class Member:
         self._copies = 0  # that the copier has yet to make
         self._is_released = False
         self._began = time.monotonic()  # its job, or to be idle
-        self._is_brisk = False
-        self._watch = ExitWatch(launched, loop, lambda: exited(self))
-        self.channel = LoopChannel(launched.sock, loop, lambda received: heard(self, received), self.garbled)
+        self._pace = 0  # how many jobs like its last one take no longer than `BRISK`
+        self._watch = ExitWatch(launched, loop, partial(exited, self))
+        self.channel = LoopChannel(launched.sock, loop, partial(heard, self), self.garbled)
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -126,25 +133,26 @@ class Member:
         else:
             self.channel.send(*wrapped)
 
-    def may_pull_ahead(self) -> bool:
-        """Whether the worker should be sent a further job while it runs one."""
-        return (
-            self._is_brisk
-            and not self.is_due
-            and self.job is not None
-            and self.ahead is None
-            and not self._copies
-            and self.launched.keeps_messages
-            and (self._task_limit is None or self.tasks + 1 < self._task_limit)
-            and not self.is_slow()
-        )
+    def room_ahead(self) -> int:
+        """Return how many further jobs the worker should be sent while it runs one. None before those are used up."""
+        if (
+            not self._pace
+            or self.ahead
+            or self.job is None
+            or self.is_due
+            or self._copies
+            or not self.launched.keeps_messages
+            or self.is_slow()
+        ):
+            return 0
+        return self._pace if self._task_limit is None else min(self._pace, self._task_limit - self.tasks - 1)
 
-    def pull_ahead(self, job: Job) -> bool:
-        """Send the worker a job to begin with once it has ended its own; return whether that can be."""
+    def send_ahead(self, job: Job) -> bool:
+        """Send the worker a job to go on with once it has ended those before; return whether that can be."""
         payload = job.token
         if isinstance(payload, Payload) or not self.channel.try_send(payload):
             return False
-        self.ahead = job
+        self.ahead.append(job)
         return True
 
     def is_slow(self) -> bool:
@@ -156,25 +164,27 @@ class Member:
             return True
         return self._recycling.has_grown(self._memory_at_start, self.pid)
 
-    def take_back(self) -> Job | None:
-        """Take a job back that the worker hasn't read; None if it has read all.
+    def take_back(self) -> list[Job]:
+        """Take the jobs back that were sent ahead and that the worker hasn't read, in their order.
 
-        That is the job sent ahead; or the one before it, where the worker read the other just now: then it runs that.
+        With them comes the one before, where the worker has read one behind it just now: then it runs that.
         """
-        if self.job is None or self.ahead is None:
-            return None
-        if type(self.job.token) is not bytes and self.launched.entered() != self.job.handle.id:
-            return None  # parts of that one may be unread
+        job = self.job
+        if job is None or not self.ahead:
+            return []
+        if type(job.token) is not bytes and self.launched.entered() != job.handle.id:
+            return []  # parts of that one may be unread
         unread = self._take_unread()
-        taken = None
-        if self.ahead.token in unread:
-            unread.remove(self.ahead.token)
-            taken, self.ahead = self.ahead, None
-        else:
+        taken = [each for each in self.ahead if each.token in unread]
+        self.ahead = deque(each for each in self.ahead if each not in taken)
+        for each in taken:
+            unread.remove(each.token)
+        if self.ahead and type(job.token) is bytes:
             for at, message in enumerate(unread):
-                if message.endswith(self.job.token):
-                    unread[at] = message.removesuffix(self.job.token)  # news come before it
-                    taken, self.job, self.ahead = self.job, self.ahead, None
+                if message.endswith(job.token):
+                    unread[at] = message.removesuffix(job.token)  # news come before it
+                    taken.insert(0, job)
+                    self.job = self.ahead.popleft()
                     break
         for message in unread:
             if message:
@@ -196,12 +206,12 @@ class Member:
         return self._began
 
     def ended(self) -> Job | None:
-        """The worker has ended its job, and goes on with the one sent ahead, if there is one: return that."""
+        """The worker has ended its job, and goes on with the next one sent ahead, if there is one: return that."""
         now = time.monotonic()
-        self._is_brisk = now - self._began < BRISK
+        self._pace = min(MOST_AHEAD, int(BRISK / (now - self._began + _INSTANT)))
         self._began = now
         self.tasks += 1
-        self.job, self.ahead = self.ahead, None
+        self.job = self.ahead.popleft() if self.ahead else None
         self.is_due = self.is_due or self._has_done_enough()
         return self.job
 

@@ -94,64 +94,52 @@ class Pool:
     def cancel(self, job: Job) -> None:
         """Forget a queued job; kill the worker of a running one, with its process group."""
         for member in self._members:
-            if member.ahead is job:
-                self._cancel_ahead(member, job)
-                return
-            if member.job is job:
+            if job is member.job or job in member.ahead:
                 self._stop(member, job)
+                self._schedule()
                 return
-        if self._handovers.pop(job.handle.id, None) is not None:
-            job.cancelled()  # its worker died before it had begun, and it waits for another
-        self._backlog.forget(job)
+        self._forget(job)
 
-    def _cancel_ahead(self, member: Member, job: Job) -> None:
-        taken = self._take_back(member)
-        if taken is None:  # the worker has begun it, and will be killed for it when that is known; or will begin it
-            self._retry(member, job)
-        elif taken is not job:  # the worker has just begun it, instead of the one before
-            self._backlog.put_back(taken)
-            self._kill(member)
-        self._schedule()
+    def _forget(self, job: Job) -> None:
+        self._backlog.forget(job)
+        if self._handovers.pop(job.handle.id, None) is not None:
+            job.cancelled()  # it had been started, but no worker had begun it
 
     def _stop(self, member: Member, job: Job) -> None:
-        taken = self._take_back(member)
-        if taken is job:  # it hasn't been begun
-            self._handovers.pop(job.handle.id)
-            job.cancelled()
-        elif taken is None and member.ahead is not None:
-            self._retry(member, job)
-        else:
-            if taken is not None:
-                self._backlog.put_back(taken)
+        """Have a worker never begin a job, or kill it."""
+        self._take_back(member)
+        if job is member.job and not member.ahead:  # it is what the worker is at
             self._kill(member)
-        self._schedule()
+        elif job is member.job or job in member.ahead:  # it has ended, or those before have: that is about to be heard
+            member.channel.receive_all()
+            if (job is member.job or job in member.ahead) and member in self._members:
+                self._loop.call_later(BRISK, self.cancel, job)
+        else:
+            self._forget(job)
 
-    def _retry(self, member: Member, job: Job) -> None:
-        """Hear where the worker is, and cancel again soon if it still has the job."""
-        member.channel.receive_all()
-        if job in {member.job, member.ahead} and member in self._members:
-            self._loop.call_later(BRISK, self.cancel, job)
-
-    def _take_back(self, member: Member) -> Job | None:
-        """Take a job back that the worker hasn't read, to be put back or dropped. As `Member.take_back`."""
-        before = member.job
+    def _take_back(self, member: Member) -> None:
+        """Put the jobs back in line that a worker has been sent ahead of time, and hasn't read."""
+        first = member.job
         taken = member.take_back()
-        if taken is not None and taken is before and member.job is not None:
-            self._handovers.setdefault(taken.handle.id, 0)  # it has been started
+        for job in reversed(taken):
+            if not job.handle.done():
+                self._backlog.put_back(job)
+                if job is first:
+                    self._handovers.setdefault(job.handle.id, 0)  # it has been started
+        if member.job is not None and member.job is not first:
             member.job.start()
-        return taken
 
     def _schedule(self) -> None:
         """Give queued jobs to workers, and start workers for those that remain."""
         while self._idle and (job := self._next_job()) is not None:
             self._assign(job)
-        if waiting := len(self._backlog):
-            self._start(waiting - self._starter.starting)
+        if self._backlog:
+            if len(self._members) < self._size:
+                self._start(len(self._backlog) - self._starter.starting)
             if len(self._members) + self._starter.starting >= self._size:
                 for member in self._members:
-                    if member.ahead is None and member.may_pull_ahead():
-                        self._pull_ahead(member)
-        elif self._idle and self._look_again is None and any(member.ahead is not None for member in self._members):
+                    self._send_ahead(member)
+        elif self._idle and self._look_again is None and any(member.ahead for member in self._members):
             self._look_again = self._loop.call_later(BRISK, self._take_another_look)
 
     def _take_another_look(self) -> None:
@@ -168,22 +156,24 @@ class Pool:
 
     def _next_job(self) -> Job | None:
         """Return the job that is first in line: one sent ahead to a worker that turned out to be slow, or queued."""
-        for member in self._members:
-            if member.ahead is not None and member.is_slow() and (job := self._take_back(member)) is not None:
-                return job
-        if (job := self._backlog.popleft()) is not None:
-            return job
-        for member in self._members:
-            if member.ahead is not None and (job := self._take_back(member)) is not None:
-                return job
-        return None
+        for member in [*self._members]:
+            if member.ahead and (not self._backlog or member.is_slow()):
+                self._take_back(member)
+        return self._backlog.popleft()
 
-    def _pull_ahead(self, member: Member) -> None:
-        job = self._backlog.popleft()
-        if job is not None and (job.handle.id in self._handovers or not member.pull_ahead(job)):
-            self._backlog.put_back(job)
+    def _send_ahead(self, member: Member) -> None:
+        """Send a worker its share of what is queued, as far as that would take it next to no time."""
+        share = -(-len(self._backlog) // len(self._members))
+        for _ in range(min(share, member.room_ahead())):
+            job = self._backlog.popleft()
+            if job is None:
+                return
+            if job.handle.id in self._handovers or not member.send_ahead(job):
+                self._backlog.put_back(job)
+                return
 
-    def _heard(self, member: Member, received: Frame) -> None:
+    def _heard(self, member: Member, received: Frame) -> bool:
+        """Take in a frame; return whether there may be another by now."""
         kind, task_id, cpu_time, body = received
         if kind == Kind.LOG:
             guarded(logs.replay, body, member.pid)
@@ -197,7 +187,7 @@ class Pool:
                 kind, parts = Kind.UNSENDABLE, [f"what came of it can't be received: {error}".encode()]
             except Exception as error:  # noqa: BLE001  (a task has written what looks like a frame, and isn't one)
                 member.garbled(f"{type(error).__name__}: {error}")
-                return
+                return False
             job = member.job
             if job is not None and job.handle.id == task_id:
                 job.handle.cpu_time = cpu_time
@@ -207,23 +197,30 @@ class Pool:
                     self._handovers.pop(task_id, None)
                 self._went_on(member)
                 guarded(self._answered, job, kind, parts, member.pid)
+                return member.job is not None
+        return False
 
     def _went_on(self, member: Member) -> None:
         if not member.tasks:
             self._starter.succeeded()
         following = member.ended()
-        if following is not None and not following.start() and member in self._members:
-            self._kill(member)  # it has begun a job that was cancelled; the one before has ended, and none is behind it
+        is_wanted = following is None or following.start()
         if member in self._leaving:
             return
         if self._closing or len(self._members) > self._size:
             member.is_due = True
-        if member.job is None:
-            if member.is_due:
-                self._retire(member)
-            else:
-                self._rest(member)
+        if following is None:
+            self._free(member)
+        elif not is_wanted:  # it was cancelled, and couldn't be taken back
+            self._stop(member, following)
         self._schedule()
+
+    def _free(self, member: Member) -> None:
+        """A worker has nothing to do."""
+        if member.is_due:
+            self._retire(member)
+        else:
+            self._rest(member)
 
     # --- workers ------------------------------------------------------------------------------------------
 
@@ -310,14 +307,15 @@ class Pool:
         entered = member.launched.entered()
         exitcode = member.launched.reap()
         self._leaving.remove(member)
-        has_begun_ahead = member.ahead is not None and entered == member.ahead.handle.id  # and its word of that is lost
-        if member.ahead is not None:
-            if not has_begun_ahead:
-                self._backlog.put_back(member.ahead)
-            elif member.ahead.start():
-                self._lost(member, member.ahead, exitcode, begun=True)
         if member.job is not None:
-            self._lost(member, member.job, exitcode, begun=has_begun_ahead or entered == member.job.handle.id)
+            jobs = [member.job, *member.ahead]
+            begun = next((at + 1 for at, job in enumerate(jobs) if job.handle.id == entered), 0)
+            for job in reversed(jobs[max(begun, 1) :]):
+                self._backlog.put_back(job)
+            for job in jobs[1:begun]:  # and the word of what came before it is lost
+                if job.start():
+                    self._lost(member, job, exitcode, begun=True)
+            self._lost(member, member.job, exitcode, begun=begun > 0)
         member.release()
         if is_unused and not self._closing:
             self._starter.failed(f"the process ended with exit code {exitcode} before it had a task")

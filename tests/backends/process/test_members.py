@@ -44,24 +44,53 @@ def backlog_of(executor: Executor) -> int:
 
 def ahead_in(executor: Executor) -> list[TaskHandle]:
     """Return the handles of the jobs that were sent ahead."""
-    return [member.ahead.handle for member in members_of(executor) if member.ahead is not None]
+    return [job.handle for member in members_of(executor) for job in member.ahead]
 
 
-async def test_one_job_is_sent_ahead_and_no_more(line, tmp_path) -> None:
-    """A busy worker is sent the next task, which is queued until its turn; those after it wait in the parent."""
+async def test_a_few_jobs_are_sent_ahead_and_no_more(line, tmp_path) -> None:
+    """A busy worker is sent the next tasks, each queued until its turn; those after them wait in the parent."""
     path, says, hears = tmp_path / "runs", line(), line()
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
         await cpu.run(tasks.pid)
         busy = cpu.submit(pool_tasks.talk_and_record, says.path, hears.path, str(path), 0)
         await says.hear()
-        queued = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(1, 5)]
-        assert ahead_in(executor) == queued[:1]
-        assert backlog_of(executor) == 3
-        assert {(handle.state, handle.started_at) for handle in queued} == {(QUEUED, None)}
+        following = cpu.submit(pool_tasks.talk_and_record, says.path, hears.path, str(path), 1)
+        queued = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(2, 10)]
+        assert ahead_in(executor) == [following]
+        assert backlog_of(executor) == 8  # it is sent more once that is used up
         hears.tell()
-        assert {await handle for handle in [busy, *queued]} == {await busy}
-    assert pool_tasks.runs(path) == list(range(5))
+        await busy
+        assert ahead_in(executor) == queued[: members.MOST_AHEAD]
+        assert backlog_of(executor) == 8 - members.MOST_AHEAD
+        assert {(handle.state, handle.started_at) for handle in queued} == {(QUEUED, None)}
+        await says.hear()
+        hears.tell()
+        assert {await handle for handle in [busy, following, *queued]} == {await busy}
+    assert pool_tasks.runs(path) == list(range(10))
+
+
+async def test_any_of_several_jobs_sent_ahead_can_be_cancelled(line, tmp_path) -> None:
+    """It never runs; those before it and behind it do, in their order and in the same worker."""
+    path, says, hears = tmp_path / "runs", line(), line()
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        worker = await cpu.run(tasks.pid)
+        for cancelled in range(members.MOST_AHEAD):
+            busy = [cpu.submit(tasks.talk, says.path, hears.path) for _ in range(2)]
+            ahead = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(members.MOST_AHEAD)]
+            await says.hear()
+            hears.tell()
+            await busy[0]
+            await says.hear()
+            assert ahead_in(executor) == ahead
+            assert ahead[cancelled].cancel()
+            assert ahead_in(executor) == [handle for handle in ahead if not handle.done()]
+            hears.tell()
+            assert {await handle for handle in [busy[1], *ahead] if not handle.done()} == {worker}
+    expected = [number for cancelled in range(members.MOST_AHEAD) for number in range(members.MOST_AHEAD)
+                if number != cancelled]  # fmt: skip
+    assert pool_tasks.runs(path) == expected
 
 
 async def test_large_payloads_are_not_sent_ahead(line) -> None:

@@ -148,7 +148,7 @@ async def test_a_job_behind_a_long_task_has_a_worker_started(line, monkeypatch) 
 
 async def one_brisk_worker(executor, cpu):
     found = executor.backend("process")._pool._members
-    while not found or not found[0]._is_brisk:
+    while not found or not found[0]._pace:
         await cpu.run(tasks.identity)
     return found
 
