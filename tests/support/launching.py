@@ -50,7 +50,8 @@ def setup(function: Callable[..., Any], *args: Any, **changes: Any) -> dict[str,
 def send(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     """Have a worker call a function; return the channel."""
     from executors.backends.process import pickling  # noqa: PLC0415  (workers import this module, and need no more)
-    from executors.backends.process.channel import BlockingChannel, Kind, frame  # noqa: PLC0415
+    from executors.backends.process.channel import BlockingChannel  # noqa: PLC0415
+    from executors.backends.process.frames import Kind, frame  # noqa: PLC0415
 
     channel = BlockingChannel(worker.sock)
     data, _ = pickling.dump_call("call", function, args, {}, {}, 1024 * 1024, [], main_is_importable=False)
@@ -60,7 +61,7 @@ def send(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
 
 def call(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function in a worker, and wait for its value."""
-    from executors.backends.process.channel import Kind  # noqa: PLC0415
+    from executors.backends.process.frames import Kind  # noqa: PLC0415
 
     channel = send(worker, function, *args)
     kind, body = int(Kind.LOG), b""

@@ -10,7 +10,7 @@ from typing import Any
 
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.process import logs, pickling
-from executors.backends.process.channel import HEADER, MESSAGE_SIZE, Buffer, Kind, frame
+from executors.backends.process.frames import HEADER, MESSAGE_SIZE, Buffer, Kind, frame
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.members import Payload
 from executors.backends.process.memory import shared_limit

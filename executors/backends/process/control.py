@@ -6,7 +6,8 @@ import enum
 import os
 import socket
 
-from executors.backends.process.channel import HEADER, BlockingChannel, frame
+from executors.backends.process.channel import BlockingChannel
+from executors.backends.process.frames import HEADER, frame
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:

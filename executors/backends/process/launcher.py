@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from executors.backends.process import logs
-from executors.backends.process.channel import BlockingChannel, Kind
+from executors.backends.process.channel import BlockingChannel
 from executors.backends.process.control import Order
+from executors.backends.process.frames import Kind
 from executors.backends.process.launched import Ends, Launched, Process
 
 START_TIME = 60.0

@@ -8,14 +8,15 @@ import pickle
 import threading
 from collections import deque
 
-from executors.backends.process.channel import BlockingChannel, Kind, frame
+from executors.backends.process.channel import BlockingChannel
+from executors.backends.process.frames import Kind, frame
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from executors.backends.process.channel import Buffer
+    from executors.backends.process.frames import Buffer
     from executors.backends.process.worker import RunningJob
 
 _MOST_PENDING = 1000

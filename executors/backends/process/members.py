@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from executors.backends.base import Job
-from executors.backends.process.channel import MESSAGE_SIZE, Buffer, Frame, Kind, LoopChannel, frame
+from executors.backends.process.channel import LoopChannel
+from executors.backends.process.frames import MESSAGE_SIZE, Buffer, Frame, Kind, frame
 from executors.backends.process.launched import ExitWatch, Launched
 from executors.backends.process.parcels import Parcels
 from executors.backends.process.recycling import Recycling

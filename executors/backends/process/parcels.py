@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from array import array
 
-from executors.backends.process.channel import HEADER, KIND_BITS, Kind, frame
+from executors.backends.process.frames import HEADER, KIND_BITS, Kind, frame
 from executors.backends.process.leases import Leases
 from executors.backends.process.segments import MIN_SIZE, Placed, Segments
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Sequence
 
-    from executors.backends.process.channel import Buffer
+    from executors.backends.process.frames import Buffer
 
     Wrapped = tuple[Sequence[Buffer], Sequence[int]]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from executors.backends.process.channel import Buffer
+    from executors.backends.process.frames import Buffer
 
 MAIN_NAMES = ("__main__", "__mp_main__")
 """What the parent's main script may be called there; the second in a process that `multiprocessing` spawned."""

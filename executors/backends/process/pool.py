@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from executors.backends.backlog import Backlog
 from executors.backends.base import Job
 from executors.backends.process import logs
-from executors.backends.process.channel import ABOUT_SEGMENTS, Buffer, Frame, Kind, frame
+from executors.backends.process.frames import ABOUT_SEGMENTS, Buffer, Frame, Kind, frame
 from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.members import BRISK, Member

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from executors.backends.process.channel import Buffer
+    from executors.backends.process.frames import Buffer
 
 _ATOMS = frozenset({int, float, bool, type(None), complex})
 _SMALL = 1000

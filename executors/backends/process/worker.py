@@ -12,7 +12,7 @@ import time
 
 from executors import context
 from executors.backends.process import pickling
-from executors.backends.process.channel import ABOUT_SEGMENTS, Kind
+from executors.backends.process.frames import ABOUT_SEGMENTS, Kind
 from executors.backends.process.logs import Outbox
 from executors.backends.process.parcels import Parcels
 from executors.backends.process.pickling import describe
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mmap import mmap
     from typing import Any
 
-    from executors.backends.process.channel import BlockingChannel, Buffer
+    from executors.backends.process.channel import BlockingChannel
+    from executors.backends.process.frames import Buffer
 
 MAIN_NAME = "__executors_main__"
 """What the parent's main script is called in a worker, so that `if __name__ == "__main__":` doesn't hold."""

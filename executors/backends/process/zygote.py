@@ -21,8 +21,9 @@ from contextlib import suppress
 from mmap import mmap
 
 from executors.backends.process import sharing, signals
-from executors.backends.process.channel import BlockingChannel, Kind, frame
+from executors.backends.process.channel import BlockingChannel
 from executors.backends.process.control import Control, Order
+from executors.backends.process.frames import Kind, frame
 from executors.backends.process.logs import Outbox
 from executors.backends.process.pickling import describe
 from executors.backends.process.worker import Worker

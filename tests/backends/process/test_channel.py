@@ -15,17 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executors.backends.process.channel import (
-    MESSAGE_SIZE,
-    BlockingChannel,
-    Frame,
-    FrameReader,
-    GarbledError,
-    Kind,
-    LoopChannel,
-    frame,
-    messages,
-)
+from executors.backends.process.channel import BlockingChannel, LoopChannel
+from executors.backends.process.frames import MESSAGE_SIZE, Frame, FrameReader, GarbledError, Kind, frame, messages
 from executors.backends.process.launched import JOB_SOCKET_TYPE
 from executors.loops import running_loop
 

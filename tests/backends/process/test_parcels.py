@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pool_tasks import segments
 from shared_memory import mapped, output_of
 
-from executors.backends.process.channel import ABOUT_SEGMENTS, BlockingChannel, Kind
+from executors.backends.process.channel import BlockingChannel
+from executors.backends.process.frames import ABOUT_SEGMENTS, Kind
 from executors.backends.process.launched import JOB_SOCKET_TYPE
 from executors.backends.process.parcels import Parcels
 from executors.backends.process.segments import MIN_SIZE
@@ -222,7 +223,8 @@ def test_a_segment_is_retired_where_its_descriptor_did_not_come() -> None:
     """A receiver without a descriptor left says so; the sender closes the segment, and the next one has its own."""
     program = f"""
     import os, resource, socket, sys
-    from executors.backends.process.channel import BlockingChannel, Kind
+    from executors.backends.process.channel import BlockingChannel
+    from executors.backends.process.frames import Kind
     from executors.backends.process.parcels import Parcels
 
     ours, theirs = map(BlockingChannel, socket.socketpair(type=socket.SOCK_SEQPACKET))

@@ -17,7 +17,8 @@ import worker_tasks as tasks
 
 from executors import Executor
 from executors.backends import ProcessBackend
-from executors.backends.process.channel import Frame, Kind, LoopChannel, frame
+from executors.backends.process.channel import LoopChannel
+from executors.backends.process.frames import Frame, Kind, frame
 from executors.handle import CANCELLED, LOST, SUCCEEDED
 from executors.loops import running_loop
 

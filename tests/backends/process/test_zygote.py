@@ -112,7 +112,8 @@ def test_an_idle_fork_takes_little_memory(launcher, launch) -> None:
 
 def test_exit_functions_run_in_forks(launcher, launch, tmp_path) -> None:
     """What the app has registered with `atexit` runs in a worker that is told to exit."""
-    from executors.backends.process.channel import BlockingChannel, Kind, frame  # noqa: PLC0415
+    from executors.backends.process.channel import BlockingChannel  # noqa: PLC0415
+    from executors.backends.process.frames import Kind, frame  # noqa: PLC0415
 
     path = tmp_path / "exits"
     forks = launcher(setup(launching.say_at_exit, str(path)))
@@ -127,7 +128,8 @@ def test_exit_functions_run_in_forks(launcher, launch, tmp_path) -> None:
 def test_what_an_import_prints_is_printed_once(launcher, launch, capfd, monkeypatch) -> None:
     """A fork doesn't have the text that isn't written out yet."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
-    from executors.backends.process.channel import BlockingChannel, Kind, frame  # noqa: PLC0415
+    from executors.backends.process.channel import BlockingChannel  # noqa: PLC0415
+    from executors.backends.process.frames import Kind, frame  # noqa: PLC0415
 
     forks = launcher(setup(launching.write, "imported"))
     workers = [launch(forks) for _ in range(2)]
