@@ -138,7 +138,8 @@ class Pool:
                 self._start(len(self._backlog) - self._starter.starting)
             if len(self._members) + self._starter.starting >= self._size:
                 for member in self._members:
-                    self._send_ahead(member)
+                    if not member.ahead:
+                        self._send_ahead(member)
         elif self._idle and self._look_again is None and any(member.ahead for member in self._members):
             self._look_again = self._loop.call_later(BRISK, self._take_another_look)
 
