@@ -19,7 +19,7 @@ from executors.errors import ConfigurationError
 from executors.events import Hook
 from executors.handle import TaskHandle
 from executors.options import TaskOptions
-from executors.quart.app_context import around_coroutine, around_plain, run_on_loop
+from executors.quart.app_context import around_coroutine, around_plain, begin_on_loop, run_on_loop
 from executors.quart.config import settings_of
 from executors.quart.reports import FailureReports
 from executors.quart.worker import SETUP, find_app
@@ -132,8 +132,8 @@ class QuartExecutor(ExecutorWithWorkerHooks):
             return call
         if call.is_coroutine:
             return call._replace(function=around_coroutine(self.app, call.function))
-        run = functools.partial(run_on_loop, self._started().loop)
-        return call._replace(function=around_plain(self.app, call.function, run))
+        run, begin = (functools.partial(how, self._started().loop) for how in (run_on_loop, begin_on_loop))
+        return call._replace(function=around_plain(self.app, call.function, run, begin))
 
     # --- starting and ending --------------------------------------------------------------------------------------
 

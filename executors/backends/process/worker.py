@@ -178,7 +178,8 @@ class Worker:
         return self.run_awaitable(value) if hasattr(type(value), "__await__") else value
 
     def run_awaitable(self, awaitable: Any, in_context: contextvars.Context | None = None) -> Any:
-        """Await something on an event loop of the kind that the executor has; asyncio's lasts from task to task."""
+        """Await something on an event loop of the kind that the executor has. asyncio's lasts from job to job; on trio
+        each is a run of its own: what is bound to one can't be kept for the next."""
         in_context = in_context or contextvars.copy_context()
 
         async def outcome() -> tuple[Any, BaseException | None]:
