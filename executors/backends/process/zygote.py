@@ -20,6 +20,7 @@ from _thread import start_new_thread
 from contextlib import suppress
 from mmap import mmap
 
+import executors
 from executors.backends.process import sharing, signals
 from executors.backends.process.channel import BlockingChannel, Kind, frame
 from executors.backends.process.control import Control, Order
@@ -31,6 +32,8 @@ TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(executors.__file__)), "")
 
 
 def main(control_fd: int) -> None:
@@ -130,7 +133,10 @@ def _role(control: Control) -> tuple[Worker, Connection] | None:
 def _tell_failure(log: SetupLog, error: BaseException) -> None:
     import traceback  # noqa: PLC0415  (slow to import, and needed for failures only)
 
-    reason = f"{describe(error)}\n\n{''.join(traceback.format_exception(error))}"
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        trace = trace.tb_next  # our own frames tell nobody anything
+    reason = f"{describe(error)}\n\n{''.join(traceback.format_exception(error.with_traceback(trace)))}"
     log.send([frame(Kind.NOT_READY, reason.encode(errors="replace"))])
 
 
