@@ -10,10 +10,12 @@ from pathlib import Path
 import in_app
 import pytest
 import worker_app
+from quart import current_app, g, has_request_context, request
 
 from executors import ConfigurationError, ExecutorInWorkerError, WorkerLostError
 from executors.backends import ProcessBackend
 from executors.errors import AppNotFoundError
+from executors.quart import current_executor
 from executors.quart.worker import import_app
 
 pytestmark = pytest.mark.anyio
@@ -137,6 +139,54 @@ async def test_unknown_app(app, executor):
         with pytest.raises(AppNotFoundError, match="EXECUTOR_WORKER_APP"):
             await app.add_background_task(in_app.mark_g, "mark")
         assert await app.add_background_task(in_app.own_executor) == 4
+        assert not await app.add_background_task(in_app.has_context)
+        assert await app.add_background_task(in_app.in_context_of_its_own) == "own"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_unknown_app_is_told_once(app, executor, caplog):
+    """The first task that goes to a worker which won't know the app has that logged, with what to set."""
+
+    def warnings():
+        return [record for record in caplog.records if "EXECUTOR_WORKER_APP" in record.getMessage()]
+
+    async with app.test_app():
+        await app.add_background_task(lambda: None)
+        assert not warnings()
+        for _ in range(2):
+            await app.add_background_task(in_app.has_context)
+        (warning,) = warnings()
+    assert "the app 'background' is no variable of a module" in warning.getMessage()
+
+
+async def test_proxies_in_lambdas(module_app):
+    """Lambdas and closures that name Quart's proxies, or ours, travel; there these stand for what the worker has."""
+    app = current_app
+
+    def names():
+        return app.name, g.get("mark"), has_request_context(), repr(request), current_executor.app.name
+
+    cpu = module_app.extensions["executor"].options(tag="cpu")
+    async with module_app.test_app(), module_app.test_request_context("/"):
+        g.mark = "the server's"
+        assert await cpu.run(lambda: current_app.name) == "worker_app"
+        name, mark, has_request, _, executors_name = await cpu.run(names)
+        assert (name, mark, has_request, executors_name) == ("worker_app", None, False, "worker_app")
+
+
+async def test_one_context_for_both_parts(recorded):
+    """A plain function that returns something to await has one context, which ends when that has ended."""
+    async with recorded.test_app():
+        await recorded.add_background_task(in_app.heard)
+        assert await recorded.add_background_task(in_app.marks_g_and_goes_on) == "marked"
+        heard = await recorded.add_background_task(in_app.heard)
+    around = {"async teardown recorded", "sync teardown None", "popped"}
+    assert (set(heard[:3]), heard[3:5], set(heard[5:8]), heard[8:]) == (
+        around,
+        ["pushed", "goes on"],
+        around,
+        ["pushed"],
+    )
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
