@@ -80,9 +80,15 @@ def import_app(worker: Worker, path: str) -> Quart:
     if path.startswith("__main__:"):
         worker.import_main()
     calls = path.endswith("()")
-    app = resolve(path.removesuffix("()"), KEY)
-    if calls:
-        app = app()
+    try:
+        app = resolve(path.removesuffix("()"), KEY)
+        if calls:
+            app = app()
+    except ConfigurationError:  # it says so itself
+        raise
+    except BaseException as error:
+        error.add_note(f"This happened while a worker process got the app from {path!r} ({KEY}, or found by itself).")
+        raise
     if not isinstance(app, Quart):
         raise ConfigurationError(
             f"{KEY} is {path!r}, which is a {type(app).__name__} and not a Quart app; for a function that makes "

@@ -12,11 +12,9 @@ import pytest
 import worker_app
 from quart import current_app, g, has_request_context, request
 
-from executors import ConfigurationError, ExecutorInWorkerError, WorkerLostError
+from executors import ExecutorInWorkerError
 from executors.backends import ProcessBackend
-from executors.errors import AppNotFoundError
 from executors.quart import current_executor
-from executors.quart.worker import import_app
 
 pytestmark = pytest.mark.anyio
 
@@ -130,35 +128,6 @@ async def test_named_app_goes_before_the_found_one(module_app):
         del module_app.config["EXECUTOR_WORKER_APP"]
 
 
-async def test_unknown_app(app, executor):
-    """Without an app in the worker tasks run, and one that uses `current_app` or `g` is told what to set."""
-    async with app.test_app():
-        for function in (in_app.app_name, in_app.app_name_async):
-            with pytest.raises(AppNotFoundError, match=r"Set EXECUTOR_WORKER_APP to 'package\.module:app'"):
-                await app.add_background_task(function)
-        with pytest.raises(AppNotFoundError, match="EXECUTOR_WORKER_APP"):
-            await app.add_background_task(in_app.mark_g, "mark")
-        assert await app.add_background_task(in_app.own_executor) == 4
-        assert not await app.add_background_task(in_app.has_context)
-        assert await app.add_background_task(in_app.in_context_of_its_own) == "own"
-
-
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_unknown_app_is_told_once(app, executor, caplog):
-    """The first task that goes to a worker which won't know the app has that logged, with what to set."""
-
-    def warnings():
-        return [record for record in caplog.records if "EXECUTOR_WORKER_APP" in record.getMessage()]
-
-    async with app.test_app():
-        await app.add_background_task(lambda: None)
-        assert not warnings()
-        for _ in range(2):
-            await app.add_background_task(in_app.has_context)
-        (warning,) = warnings()
-    assert "the app 'background' is no variable of a module" in warning.getMessage()
-
-
 async def test_proxies_in_lambdas(module_app):
     """Lambdas and closures that name Quart's proxies, or ours, travel; there these stand for what the worker has."""
     app = current_app
@@ -187,34 +156,6 @@ async def test_one_context_for_both_parts(recorded):
         around,
         ["pushed"],
     )
-
-
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_app_that_cannot_be_imported(app, executor):
-    """The task fails with the worker's own words on why there is no app, and soon."""
-    app.config["EXECUTOR_WORKER_APP"] = "broken_app:app"
-    async with app.test_app():
-        with pytest.raises(WorkerLostError) as caught:
-            await app.add_background_task(in_app.app_name)
-    text = str(caught.value)
-    assert "broken_app.py" in text
-    assert "KeyError: 'DATABASE'" in text
-
-
-@pytest.mark.parametrize(
-    ("path", "says"),
-    [
-        ("no_such_module:app", "No module named 'no_such_module'"),
-        ("worker_app:missing", "EXECUTOR_WORKER_APP is 'worker_app:missing', and 'worker_app' has no 'missing'"),
-        ("worker_app:create_nothing()", "is a str and not a Quart app"),
-        ("worker_app:create_app", r"is a function and not a Quart app.*create_app\(\)'"),
-        ("worker_app.app", "EXECUTOR_WORKER_APP is 'worker_app.app', which should look like"),
-    ],
-)
-def test_paths_that_lead_to_no_app(path, says):
-    """What `EXECUTOR_WORKER_APP` names and is no app is told for what it is."""
-    with pytest.raises((ConfigurationError, ImportError), match=says):
-        import_app(None, path)
 
 
 def run_python(*arguments):
