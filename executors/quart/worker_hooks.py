@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("executors")
 
+LONGEST_EXIT = 5.0
+"""Seconds that a drain gives idle workers to close what they have opened, as far as there are as many until its end."""
+
 F = TypeVar("F", bound=Callable[[], object])
 
 
@@ -29,6 +32,12 @@ class ExecutorWithWorkerHooks(Executor):
         self._worker_init: list[Callable[[], object]] = []
         self._worker_exit: list[Callable[[], object]] = []
         self._warning: str | None = None
+
+    def start(self) -> None:
+        """Start as `Executor` does."""
+        super().start()
+        for backend in self._backends.values():
+            backend.patience = LONGEST_EXIT if self._worker_exit and backend.requires_pickle else 0.0
 
     def worker_init(self, function: F) -> F:
         """Have each worker process call a function before its first task, in the app's context. A decorator.

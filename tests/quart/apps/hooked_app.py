@@ -40,6 +40,8 @@ def go_wrong(where: str) -> None:
         sys.exit(7)
     if goes_wrong(f"{where} hangs"):
         time.sleep(1000)
+    if goes_wrong(f"{where} is slow"):
+        time.sleep(1.0)
 
 
 def make(app: Quart) -> Quart:
