@@ -60,7 +60,7 @@ def setup(worker: Worker, path: str | None, name: str, needed: bool) -> Dress:
     app.name = name
     worker.on_trio = app.event_class.__module__.partition(".")[0] == "trio"  # as Quart-Trio's apps
     from executors.quart.app_context import around_coroutine, around_plain  # noqa: PLC0415  (imports Quart)
-    from executors.quart.extension import EXTENSION  # noqa: PLC0415  (the same)
+    from executors.quart.extension import EXTENSION, QuartExecutor  # noqa: PLC0415  (the same)
 
     def dress(function: Callable[..., Any]) -> Callable[..., Any]:
         if is_coroutine_function(function):
@@ -68,7 +68,7 @@ def setup(worker: Worker, path: str | None, name: str, needed: bool) -> Dress:
         return around_plain(app, function, worker.run_awaitable)
 
     executor = app.extensions.get(EXTENSION)
-    if executor is not None:
+    if isinstance(executor, QuartExecutor):
         executor._hook_worker(worker, dress)
     return dress
 
