@@ -115,13 +115,15 @@ async def drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[Execu
     for job in list(dispatcher.active.values()):
         dispatcher.abandon(job)
     stacks = {job.handle.id: job.backend.stack_of(job) for job in dispatcher.adrift.values()}
-    await _close(backends)
+    await _close(backends, timeout - (time.monotonic() - began))
     handles = list((dispatcher.watched or {}).values())
     return _report(timeout, time.monotonic() - began, handles, stacks)
 
 
-async def _close(backends: Iterable[ExecutorBackend]) -> None:
+async def _close(backends: Iterable[ExecutorBackend], left: float) -> None:
     unclosed = set(backends)
+    for backend in unclosed:
+        backend.patience = max(0.0, min(backend.patience, left))
 
     async def close(backend: ExecutorBackend) -> None:
         try:
@@ -131,7 +133,7 @@ async def _close(backends: Iterable[ExecutorBackend]) -> None:
         else:
             unclosed.discard(backend)
 
-    with anyio.move_on_after(CLOSE_TIME):
+    with anyio.move_on_after(CLOSE_TIME + max(backend.patience for backend in unclosed)):
         async with anyio.create_task_group() as group:
             for backend in tuple(unclosed):
                 group.start_soon(close, backend)

@@ -28,7 +28,10 @@ EXCEPTIONS = {("options", "routing")}
 """A mark is judged by the routing's rules, which a worker that only calls marked functions needn't load before."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-OPTIONAL = {"quart", "quart_trio", "trio", "uvloop", "rich", "cloudpickle", "hypercorn", "uvicorn", "dask", "anyio"}
+OPTIONAL = {
+    *("anyio", "cloudpickle", "dask", "hypercorn", "opentelemetry", "quart", "quart_trio", "rich", "trio", "uvicorn"),
+    "uvloop",
+}
 
 
 def name_of(path: Path) -> str:

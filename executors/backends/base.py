@@ -227,6 +227,10 @@ class ExecutorBackend(ABC):
     """What its worker processes call before their first job, where it has such: ``"package.module:function"`` and its
     arguments. The executor of an app sets it, before `start`, where it is None."""
 
+    patience: float = 0.0
+    """Seconds that its workers may take to end beyond the usual, in `close`. The executor of an app sets it, where they
+    have something to close, and a drain leaves of it what there is until its deadline."""
+
     name: str = ""
     """What the executor calls it; set before `start`."""
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import in_app
 import pytest
 import worker_app
+from quart import current_app, g, has_request_context, request
 
-from executors import ConfigurationError, ExecutorInWorkerError, WorkerLostError
+from executors import ExecutorInWorkerError
 from executors.backends import ProcessBackend
-from executors.errors import AppNotFoundError
-from executors.quart.worker import import_app
+from executors.quart import current_executor
 
 pytestmark = pytest.mark.anyio
 
@@ -128,43 +128,34 @@ async def test_named_app_goes_before_the_found_one(module_app):
         del module_app.config["EXECUTOR_WORKER_APP"]
 
 
-async def test_unknown_app(app, executor):
-    """Without an app in the worker tasks run, and one that uses `current_app` or `g` is told what to set."""
-    async with app.test_app():
-        for function in (in_app.app_name, in_app.app_name_async):
-            with pytest.raises(AppNotFoundError, match=r"Set EXECUTOR_WORKER_APP to 'package\.module:app'"):
-                await app.add_background_task(function)
-        with pytest.raises(AppNotFoundError, match="EXECUTOR_WORKER_APP"):
-            await app.add_background_task(in_app.mark_g, "mark")
-        assert await app.add_background_task(in_app.own_executor) == 4
+async def test_proxies_in_lambdas(module_app):
+    """Lambdas and closures that name Quart's proxies, or ours, travel; there these stand for what the worker has."""
+    app = current_app
+
+    def names():
+        return app.name, g.get("mark"), has_request_context(), repr(request), current_executor.app.name
+
+    cpu = module_app.extensions["executor"].options(tag="cpu")
+    async with module_app.test_app(), module_app.test_request_context("/"):
+        g.mark = "the server's"
+        assert await cpu.run(lambda: current_app.name) == "worker_app"
+        name, mark, has_request, _, executors_name = await cpu.run(names)
+        assert (name, mark, has_request, executors_name) == ("worker_app", None, False, "worker_app")
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_app_that_cannot_be_imported(app, executor):
-    """The task fails with the worker's own words on why there is no app, and soon."""
-    app.config["EXECUTOR_WORKER_APP"] = "broken_app:app"
-    async with app.test_app():
-        with pytest.raises(WorkerLostError) as caught:
-            await app.add_background_task(in_app.app_name)
-    text = str(caught.value)
-    assert "broken_app.py" in text
-    assert "KeyError: 'DATABASE'" in text
-
-
-@pytest.mark.parametrize(
-    ("path", "says"),
-    [
-        ("no_such_module:app", "No module named 'no_such_module'"),
-        ("worker_app:missing", "EXECUTOR_WORKER_APP is 'worker_app:missing', and 'worker_app' has no 'missing'"),
-        ("worker_app:create_nothing()", "is a str and not a Quart app"),
-        ("worker_app:create_app", r"is a function and not a Quart app.*create_app\(\)'"),
-        ("worker_app.app", "EXECUTOR_WORKER_APP is 'worker_app.app', which should look like"),
-    ],
-)
-def test_paths_that_lead_to_no_app(path, says):
-    """What `EXECUTOR_WORKER_APP` names and is no app is told for what it is."""
-    with pytest.raises((ConfigurationError, ImportError), match=says):
-        import_app(None, path)
+async def test_one_context_for_both_parts(recorded):
+    """A plain function that returns something to await has one context, which ends when that has ended."""
+    async with recorded.test_app():
+        await recorded.add_background_task(in_app.heard)
+        assert await recorded.add_background_task(in_app.marks_g_and_goes_on) == "marked"
+        heard = await recorded.add_background_task(in_app.heard)
+    around = {"async teardown recorded", "sync teardown None", "popped"}
+    assert (set(heard[:3]), heard[3:5], set(heard[5:8]), heard[8:]) == (
+        around,
+        ["pushed", "goes on"],
+        around,
+        ["pushed"],
+    )
 
 
 def run_python(*arguments):

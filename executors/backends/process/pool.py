@@ -336,8 +336,12 @@ class Pool:
 
     # --- the end ------------------------------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """End every worker: have idle ones exit, kill the others, and wait until all are reaped."""
+    async def close(self, patience: float = 0.0) -> None:
+        """End every worker: have idle ones exit, kill the others, and wait until all are reaped.
+
+        Args:
+            patience: How many seconds longer than usual idle workers have.
+        """
         self._closing = True
         self._starter.stop()
         self._all_gone = self._loop.new_waiter()
@@ -350,7 +354,7 @@ class Pool:
             else:
                 self._kill(member)
         self._idle.clear()
-        impatience = self._loop.call_later(EXIT_TIME, self._kill_all)
+        impatience = self._loop.call_later(EXIT_TIME + patience, self._kill_all)
         self._check_gone()
         await self._all_gone
         impatience.cancel()

@@ -20,6 +20,7 @@ from _thread import start_new_thread
 from contextlib import suppress
 from mmap import mmap
 
+import executors
 from executors.backends.process import sharing, signals
 from executors.backends.process.channel import BlockingChannel
 from executors.backends.process.control import Control, Order
@@ -32,6 +33,8 @@ TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(executors.__file__)), "")
 
 
 def main(control_fd: int) -> None:
@@ -110,6 +113,8 @@ def _role(control: Control) -> tuple[Worker, Connection] | None:
         worker = Worker(config)
         if config["preload"] or connection is not None:
             worker.set_up()
+        if connection is not None:
+            worker.begin()
     except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
         _tell_failure(log, error)
         return None
@@ -129,7 +134,10 @@ def _role(control: Control) -> tuple[Worker, Connection] | None:
 def _tell_failure(log: SetupLog, error: BaseException) -> None:
     import traceback  # noqa: PLC0415  (slow to import, and needed for failures only)
 
-    reason = f"{describe(error)}\n\n{''.join(traceback.format_exception(error))}"
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        trace = trace.tb_next  # our own frames tell nobody anything
+    reason = f"{describe(error)}\n\n{''.join(traceback.format_exception(error.with_traceback(trace)))}"
     log.send([frame(Kind.NOT_READY, reason.encode(errors="replace"))])
 
 
@@ -186,12 +194,23 @@ class Zygote:
             os.waitpid(child, 0)
         return None
 
-    def _serve(self, fds: list[int]) -> Connection:
+    def _serve(self, fds: list[int]) -> Connection | None:
         connection = Connection(fds)
         connection.watch()
         signals.ignore()  # what was imported may have had its own way
-        self._log.send([frame(Kind.READY)])
-        return connection
+        return connection if self._has_begun(self._log) else None
+
+    def _has_begun(self, log: SetupLog) -> bool:
+        """Get this process, which is a worker now, ready for jobs, and tell whether that went well."""
+        try:
+            if not self._preload:
+                self._worker.set_up()
+            self._worker.begin()
+        except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
+            _tell_failure(log, error)
+            return False
+        log.send([frame(Kind.READY)])
+        return True
 
     # --- forking ------------------------------------------------------------------------------------------
 
@@ -257,15 +276,9 @@ class Zygote:
         connection = Connection(fds)
         connection.watch()
         log = SetupLog(connection.channel, {})
-        try:
-            if not self._preload:
-                self._worker.set_up()
-        except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
-            _tell_failure(log, error)
-            return None
-        log.send([frame(Kind.READY)])
+        has_begun = self._has_begun(log)
         log.end()
-        return connection
+        return connection if has_begun else None
 
     # --- the end ------------------------------------------------------------------------------------------
 

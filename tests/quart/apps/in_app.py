@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import anyio.lowlevel
 import counting
-from quart import current_app, g, has_app_context
+from quart import Quart, current_app, g, has_app_context
 
 from executors import Executor, cpu_bound
 from executors.quart import current_executor
@@ -42,8 +42,25 @@ def imports() -> list[str]:
 
 
 @cpu_bound
-def heard_without_app() -> bool:
-    return has_app_context()
+def has_context() -> bool:
+    return has_app_context() or bool(current_app)
+
+
+@cpu_bound
+async def in_context_of_its_own() -> str:
+    async with Quart("own").app_context():
+        return current_app.name
+
+
+@cpu_bound
+def marks_g_and_goes_on() -> object:
+    async def go_on() -> str:
+        await anyio.lowlevel.checkpoint()
+        counting.heard.append("goes on")
+        return str(g.mark)
+
+    g.mark = "marked"
+    return go_on()
 
 
 @cpu_bound

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import counting
 from quart import Quart, appcontext_popped, appcontext_pushed, current_app
 from quart_trio import QuartTrio
@@ -68,3 +70,11 @@ def create_trio_app() -> Quart:
 
 def create_nothing() -> str:
     return "nothing"
+
+
+def create_for(name: str) -> Quart:
+    return make(Quart(name))
+
+
+def leave() -> Quart:
+    sys.exit(3)

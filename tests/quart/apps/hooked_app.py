@@ -1,0 +1,120 @@
+"""Apps whose workers open something before their first task, and close it after their last; all is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import anyio.lowlevel
+from quart import Quart, current_app, g
+from quart_trio import QuartTrio
+
+from executors import cpu_bound
+from executors.quart import QuartExecutor
+
+RECORD = "HOOKED_RECORD"
+HOW = "HOOKED_HOW"
+"""Says what goes wrong in the hooks, or at the import."""
+
+
+def record(what: str) -> None:
+    """Tell what happens in which process, which process that comes from, and which app is there."""
+    with Path(os.environ[RECORD]).open("a") as file:
+        file.write(f"{what} {os.getpid()} {os.getppid()} {current_app.name}\n")
+
+
+def goes_wrong(how: str) -> bool:
+    """Whether something is to go wrong: it is in the variable's value, or in the file that this names."""
+    value = os.environ.get(HOW, "")
+    return how in (Path(value).read_text() if value.startswith("/") else value).split(", ")
+
+
+def go_wrong(where: str) -> None:
+    if goes_wrong(f"{where} fails"):
+        raise LookupError("no database")
+    if goes_wrong(f"{where} exits"):
+        sys.exit(7)
+    if goes_wrong(f"{where} hangs"):
+        time.sleep(1000)
+    if goes_wrong(f"{where} is slow"):
+        time.sleep(1.0)
+
+
+def make(app: Quart) -> Quart:
+    app.config.update(EXECUTOR_PROCESSES=1, EXECUTOR_THREADS=1)
+    add_hooks(QuartExecutor(app))
+    return app
+
+
+def add_hooks(executor: QuartExecutor) -> None:
+    @executor.worker_init
+    def open_connection() -> None:
+        go_wrong("init")
+        g.connection = "gone with this call"
+        assert threading.current_thread() is threading.main_thread()
+        current_app.extensions["connection"] = os.getpid()
+        record("open")
+
+    @executor.worker_init
+    async def open_on_loop() -> None:
+        await anyio.lowlevel.checkpoint()
+        go_wrong("async init")
+        current_app.extensions["loop"] = running_loop()
+        record("open_on_loop")
+
+    @executor.worker_exit
+    def close_connection() -> None:
+        record("close")
+
+    @executor.worker_exit
+    async def close_on_loop() -> None:
+        await anyio.lowlevel.checkpoint()
+        go_wrong("exit")
+        assert running_loop() is current_app.extensions["loop"] or running_loop() is None
+        record("close_on_loop")
+
+
+def running_loop() -> object:
+    """Return asyncio's loop, of which a worker has one; None on trio, where each coroutine has a run of its own."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+app = make(Quart(__name__))
+trio_app = make(QuartTrio(__name__))
+
+if goes_wrong("import keeps a thread"):
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+
+
+@cpu_bound
+def connection() -> tuple[int, int, bool]:
+    """Return what the worker has opened, the parent of its process, and whether a hook's `g` is here."""
+    return current_app.extensions["connection"], os.getppid(), "connection" in g
+
+
+@cpu_bound
+async def is_on_the_loop_of_the_start() -> bool:
+    await anyio.lowlevel.checkpoint()
+    return running_loop() is current_app.extensions["loop"]
+
+
+@cpu_bound(timeout=0.1)
+def too_long() -> None:
+    time.sleep(1000)
+
+
+@cpu_bound
+def meet(path: str, answer: str) -> int:
+    """Say that it has begun, and wait for word."""
+    from lines import hear, say  # noqa: PLC0415  (of the tests' support)
+
+    say(path, "here")
+    hear(answer)
+    return os.getpid()

@@ -1,0 +1,108 @@
+"""Apps that workers can't get: what is told to tasks, what is logged, and how often."""
+
+from __future__ import annotations
+
+import logging
+
+import in_app
+import pytest
+from quart import Quart
+
+from executors import BackendUnavailableError, ConfigurationError, WorkerLostError
+from executors.errors import AppNotFoundError
+from executors.quart import QuartExecutor
+from executors.quart.worker import import_app
+
+pytestmark = pytest.mark.anyio
+
+ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    """Run on asyncio and trio: uvloop's loop is the same to a worker as asyncio's."""
+    return request.param
+
+
+async def test_unknown_app(app, executor):
+    """Without an app in the worker tasks run, and one that uses `current_app` or `g` is told what to set."""
+    async with app.test_app():
+        for function in (in_app.app_name, in_app.app_name_async):
+            with pytest.raises(AppNotFoundError, match=r"Set EXECUTOR_WORKER_APP to 'package\.module:app'"):
+                await app.add_background_task(function)
+        with pytest.raises(AppNotFoundError, match="EXECUTOR_WORKER_APP"):
+            await app.add_background_task(in_app.mark_g, "mark")
+        assert await app.add_background_task(in_app.own_executor) == 4
+        assert not await app.add_background_task(in_app.has_context)
+        assert await app.add_background_task(in_app.in_context_of_its_own) == "own"
+
+
+@ON_ASYNCIO
+async def test_unknown_app_is_told_once(app, executor, caplog):
+    """The first task that goes to a worker which won't know the app has that logged, with what to set."""
+
+    def warnings():
+        return [record for record in caplog.records if "EXECUTOR_WORKER_APP" in record.getMessage()]
+
+    async with app.test_app():
+        await app.add_background_task(lambda: None)
+        assert not warnings()
+        for _ in range(2):
+            await app.add_background_task(in_app.has_context)
+        (warning,) = warnings()
+    assert "the app 'background' is no variable of a module" in warning.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("broken_app:app", ["broken_app.py", "KeyError: 'DATABASE'", "got the app from 'broken_app:app'"]),
+        ("no_such_module:app", ["No module named 'no_such_module'", "EXECUTOR_WORKER_APP"]),
+        ("worker_app:create_nothing()", ["EXECUTOR_WORKER_APP is 'worker_app:create_nothing()', which is a str"]),
+        ("worker_app:create_for()", ["TypeError: create_for() missing 1 required", "'worker_app:create_for()'"]),
+        ("worker_app:leave()", ["SystemExit: 3", "worker_app.py", "got the app from 'worker_app:leave()'"]),
+    ],
+)
+@ON_ASYNCIO
+async def test_worker_that_has_no_app(app, executor, caplog, path, says):
+    """Each task fails with the worker's own words on why there is no app, and the log says so once."""
+    app.config.update(EXECUTOR_WORKER_APP=path, EXECUTOR_PROCESSES=2)
+    async with app.test_app():
+        for handle in [executor.submit(in_app.app_name) for _ in range(3)]:
+            with pytest.raises(WorkerLostError) as caught:
+                await handle
+            assert [text for text in says if text not in str(caught.value)] == []
+        with pytest.raises(BackendUnavailableError, match="worker processes don't start") as refused:
+            executor.submit(in_app.app_name)
+        assert [text for text in says if text not in str(refused.value)] == []
+    (logged,) = [record for record in caplog.records if "worker processes don't start" in record.getMessage()]
+    assert (logged.levelno, logged.name) == (logging.ERROR, "executors")
+    assert [text for text in says if text not in logged.getMessage()] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("no_such_module:app", "No module named 'no_such_module'"),
+        ("worker_app:missing", "EXECUTOR_WORKER_APP is 'worker_app:missing', and 'worker_app' has no 'missing'"),
+        ("worker_app:create_nothing()", "is a str and not a Quart app"),
+        ("worker_app:create_app", r"is a function and not a Quart app.*create_app\(\)'"),
+        ("worker_app.app", "EXECUTOR_WORKER_APP is 'worker_app.app', which should look like"),
+    ],
+)
+def test_paths_that_lead_to_no_app(path, says):
+    """What `EXECUTOR_WORKER_APP` names and is no app is told for what it is."""
+    with pytest.raises((ConfigurationError, ImportError), match=says):
+        import_app(None, path)
+
+
+async def test_extension_initialised_twice(app, executor):
+    """A second executor for an app, and a second app for an executor, are refused, and the first goes on."""
+    with pytest.raises(ConfigurationError, match="'background' has an executor already: use that one"):
+        QuartExecutor(app)
+    with pytest.raises(ConfigurationError, match="'background' has an executor already"):
+        executor.init_app(app)
+    with pytest.raises(ConfigurationError, match="is the executor of 'background': make another for 'other'"):
+        executor.init_app(Quart("other"))
+    async with app.test_app():
+        assert await app.add_background_task(lambda: 3) == 3
