@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearing_down
 
-from executors.errors import ConfigurationError, ExecutorClosedError
+from executors.errors import ExecutorClosedError
 from executors.loops import EventLoop
 from executors.quart.spawning import Spawned
 from executors.waiting import LOOK_AFTER_LOOP
@@ -42,7 +42,10 @@ def around_plain(app: Quart, function: Callable[..., Any], run_coroutine: RunCor
         app_context = app.app_context()
 
         def run(coroutine: Coroutine[Any, Any, Any]) -> None:
-            (run_coroutine if has_something_to_wait_for(app) else run_at_once)(coroutine, context)
+            if has_something_to_wait_for(app):
+                run_coroutine(coroutine, context)
+            else:
+                context.run(run_at_once, coroutine)
 
         run(app_context.push())
         try:
@@ -51,9 +54,14 @@ def around_plain(app: Quart, function: Callable[..., Any], run_coroutine: RunCor
             run(app_context.pop(error))
             raise
         run(app_context.pop(None))
-        return around_coroutine(app, _awaited)(value) if hasattr(type(value), "__await__") else value
+        return awaited_in_context(app, value)
 
     return in_app_context
+
+
+def awaited_in_context(app: Quart, value: Any) -> Any:
+    """Return the value itself, or if it is something to await a coroutine that awaits it in an app context."""
+    return around_coroutine(app, _awaited)(value) if hasattr(type(value), "__await__") else value
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
@@ -70,16 +78,9 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
     """Run a coroutine on the executor's loop, from another thread, and wait for it.
 
     Raises:
-        ConfigurationError: This is the loop's own thread.
         ExecutorClosedError: The loop has ended.
         BaseException: What the coroutine raised.
     """
-    if loop.owns_this_thread():
-        coroutine.close()
-        raise ConfigurationError(
-            "a plain function of the inline backend runs on the event loop's own thread, where the app's "
-            "teardown_appcontext functions and receivers of its context's signals can't be waited for"
-        )
     ended = threading.Event()
     outcome: list[Any] = []
     spawned: list[Spawned] = []
@@ -106,10 +107,10 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
     return value
 
 
-def run_at_once(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
+def run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine that waits for nothing, without an event loop."""
     try:
-        context.run(coroutine.send, None)
+        coroutine.send(None)
     except StopIteration as end:
         return end.value
     coroutine.close()

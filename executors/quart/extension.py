@@ -20,8 +20,9 @@ from executors.events import Hook
 from executors.executor import Executor
 from executors.handle import TaskHandle
 from executors.options import TaskOptions
-from executors.quart.app_context import around_coroutine, around_plain, run_on_loop
+from executors.quart.app_context import around_coroutine
 from executors.quart.config import settings_of
+from executors.quart.in_place import around_plain_anywhere
 from executors.quart.reports import FailureReports
 from executors.quart.worker import SETUP, find_app
 from executors.settings import Settings
@@ -131,8 +132,7 @@ class QuartExecutor(Executor):
             return call
         if call.is_coroutine:
             return call._replace(function=around_coroutine(self.app, call.function))
-        run = functools.partial(run_on_loop, self._started().loop)
-        return call._replace(function=around_plain(self.app, call.function, run))
+        return call._replace(function=around_plain_anywhere(self.app, call.function, self._started().loop))
 
     # --- starting and ending --------------------------------------------------------------------------------------
 
