@@ -116,7 +116,7 @@ class QuartExecutor(Executor):
             ExecutorError: As `submit`.
         """
         handle = self.submit(func, *args, **kwargs)
-        handle._mark_seen()
+        handle._report_to_app()
         handle.add_done_callback(functools.partial(self._reports.tell, self._started().loop, copy_context()))
         return handle
 
