@@ -23,6 +23,7 @@ from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine
 from executors.quart.config import settings_of
 from executors.quart.in_place import around_plain_anywhere
+from executors.quart.patience import wait_out_drains
 from executors.quart.reports import FailureReports
 from executors.quart.worker import SETUP, find_app
 from executors.settings import Settings
@@ -90,6 +91,7 @@ class QuartExecutor(Executor):
         self._start_serving, self._stop_serving = app.startup, app.shutdown
         app.startup, app.shutdown = self._startup, self._shutdown  # type: ignore[method-assign]
         app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]
+        wait_out_drains(app, self)
         if WorkerProcess.active:
             app.run = app.run_task = _refuse_to_serve  # type: ignore[method-assign]
         else:
