@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextvars import Context, ContextVar
 from importlib import import_module
 
@@ -116,8 +117,13 @@ def resolve(path: str, what: str) -> Any:
     return found
 
 
+TRACE = "opentelemetry"
+"""Stands for OpenTelemetry's context among what is carried, which travels as its propagators write it."""
+
+
 class CarriedVariables:
-    """Context variables that travel to worker processes, each named by ``"package.module:variable"``."""
+    """What of a task's context travels to worker processes: context variables, each named by
+    ``"package.module:variable"``, and OpenTelemetry's context where this process has imported that."""
 
     def __init__(self, paths: tuple[str, ...] = ()) -> None:
         self._variables: dict[str, ContextVar[Any]] = {}
@@ -130,11 +136,26 @@ class CarriedVariables:
             self._variables[path] = variable
 
     def capture(self, context: Context) -> dict[str, Any]:
-        """Take the values that are set in `context`."""
-        return {path: context[variable] for path, variable in self._variables.items() if variable in context}
+        """Take the values that are set in `context`, which nobody has entered."""
+        values = {path: context[variable] for path, variable in self._variables.items() if variable in context}
+        if "opentelemetry.context" in sys.modules and (trace := context.run(_inject_trace)):
+            values[TRACE] = trace
+        return values
+
+
+def _inject_trace() -> dict[str, str]:
+    """Return what OpenTelemetry's propagators make of the calling context; nothing without a span or baggage."""
+    carrier: dict[str, str] = {}
+    if import_module("opentelemetry.context").get_current():
+        import_module("opentelemetry.propagate").inject(carrier)
+    return carrier
 
 
 def restore(values: dict[str, Any]) -> None:
     """Set what `CarriedVariables.capture` took, in the calling context of another process."""
     for path, value in values.items():
-        resolve(path, "a carried context variable").set(value)
+        if path == TRACE:
+            extracted = import_module("opentelemetry.propagate").extract(value)
+            import_module("opentelemetry.context").attach(extracted)
+        else:
+            resolve(path, "a carried context variable").set(value)

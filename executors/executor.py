@@ -113,7 +113,8 @@ class Executor(Submitter):
         try:
             for name, backend in backends.items():
                 backend.name = name
-                backend.setup = backend.setup or self._worker_setup()
+                if backend.requires_pickle:
+                    backend.setup = backend.setup or self._worker_setup()
                 backend.start(loop)
                 started.append(backend)
         except BaseException:

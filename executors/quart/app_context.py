@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any, TypeAlias
 
 from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearing_down
 
-from executors.errors import ExecutorClosedError
+from executors.context import running
+from executors.errors import ExecutorClosedError, TaskCancelledError
 from executors.loops import EventLoop
 from executors.quart.spawning import Spawned
 from executors.waiting import LOOK_AFTER_LOOP
+
+logger = logging.getLogger("executors")
 
 RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Context], Any]
 """Runs a coroutine in a context on some event loop, from a thread that isn't that loop's, and waits for it."""
@@ -28,24 +33,27 @@ def around_coroutine(app: Quart, function: Callable[..., Awaitable[Any]]) -> Cal
     return in_app_context
 
 
-def around_plain(app: Quart, function: Callable[..., Any], run_coroutine: RunCoroutine) -> Callable[..., Any]:
-    """Wrap a plain function. Something to await that it returns is awaited in an app context, too.
+def around_plain(
+    app: Quart, function: Callable[..., Any], run_coroutine: RunCoroutine, begin_coroutine: RunCoroutine | None = None
+) -> Callable[..., Any]:
+    """Wrap a plain function. Where it returns something to await, the context lasts until that has ended.
 
     Args:
         app: The app.
         function: The function.
         run_coroutine: Is used where pushing or popping the context has to wait for something.
+        begin_coroutine: The same, but from the loop's own thread, where nobody can wait.
     """
 
     def in_app_context(*args: Any, **kwargs: Any) -> Any:
         context = copy_context()  # of its own: a loop may enter it, too
         app_context = app.app_context()
 
-        def run(coroutine: Coroutine[Any, Any, Any]) -> None:
-            if has_something_to_wait_for(app):
-                run_coroutine(coroutine, context)
-            else:
-                context.run(run_at_once, coroutine)
+        def run(coroutine: Coroutine[Any, Any, Any], how: RunCoroutine = run_coroutine) -> None:
+            (how if has_something_to_wait_for(app) else run_at_once)(coroutine, context)
+
+        def discard() -> None:
+            run(app_context.pop(cancelled(context)), begin_coroutine or run_coroutine)
 
         run(app_context.push())
         try:
@@ -53,19 +61,83 @@ def around_plain(app: Quart, function: Callable[..., Any], run_coroutine: RunCor
         except BaseException as error:
             run(app_context.pop(error))
             raise
+        if hasattr(type(value), "__await__"):
+            return RestInContext(value, app_context, context, discard)
         run(app_context.pop(None))
-        return awaited_in_context(app, value)
+        return value
 
     return in_app_context
 
 
-def awaited_in_context(app: Quart, value: Any) -> Any:
-    """Return the value itself, or if it is something to await a coroutine that awaits it in an app context."""
-    return around_coroutine(app, _awaited)(value) if hasattr(type(value), "__await__") else value
+def cancelled(context: Context) -> TaskCancelledError:
+    """Return what ends the app's context of a task that was cancelled before all of it had run."""
+    task = context[running]
+    assert task is not None
+    return TaskCancelledError(task.name, task.id)
 
 
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+class RestInContext(Coroutine[Any, Any, Any]):
+    """What a plain function has returned to be awaited, in the app's context that it ran in, which ends with it.
+
+    Args:
+        awaitable: What it has returned.
+        app_context: The app's context, which is pushed.
+        context: Where it is pushed. Popping it elsewhere is an error, so all of this runs in there.
+        discard: Pops it where this is closed without having been awaited.
+    """
+
+    def __init__(
+        self, awaitable: Awaitable[Any], app_context: Any, context: Context, discard: Callable[[], None]
+    ) -> None:
+        self._awaitable = awaitable
+        self._app_context = app_context
+        self._context = context
+        self._discard: Callable[[], None] | None = discard
+        self._steps = self._step_by_step()
+
+    async def _run(self) -> Any:
+        try:
+            value = await self._awaitable
+        except BaseException as error:
+            await self._app_context.pop(error)
+            raise
+        await self._app_context.pop(None)
+        return value
+
+    def _step_by_step(self) -> Generator[Any, Any, Any]:
+        self._discard = None
+        coroutine = self._run()
+        step = functools.partial(coroutine.send, None)
+        while True:
+            try:
+                waits_for = self._context.run(step)
+            except StopIteration as end:
+                return end.value
+            try:
+                step = functools.partial(coroutine.send, (yield waits_for))
+            except BaseException as error:  # noqa: BLE001  (its cancellation, for one)
+                step = functools.partial(coroutine.throw, error)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._steps
+
+    def send(self, value: Any) -> Any:
+        """Go on."""
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with an error."""
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        """End it. If it hasn't begun, only the app's context is left. On the loop's thread."""
+        discard, self._discard = self._discard, None
+        if discard is None:
+            self._steps.close()
+            return
+        if isinstance(self._awaitable, Coroutine):
+            self._awaitable.close()
+        discard()
 
 
 def has_something_to_wait_for(app: Quart) -> bool:
@@ -107,10 +179,36 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
     return value
 
 
-def run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+_begun: dict[object, Spawned | None] = {}  # loops refer to their tasks weakly
+
+
+def begin_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
+    """Run a coroutine on the executor's loop without waiting, from the loop's thread. What it raises is logged."""
+    key = object()
+
+    async def run() -> None:
+        try:
+            await coroutine
+        except Exception:
+            logger.exception("leaving the app's context of a task that was cancelled failed")
+        finally:
+            del _begun[key]
+
+    _begun[key] = None
+    try:
+        spawned = Spawned(loop, run, context)
+    except RuntimeError:  # the loop is ending
+        del _begun[key]
+        coroutine.close()
+        return
+    if key in _begun:  # an eager task may have ended
+        _begun[key] = spawned
+
+
+def run_at_once(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
     """Run a coroutine that waits for nothing, without an event loop."""
     try:
-        coroutine.send(None)
+        context.run(coroutine.send, None)
     except StopIteration as end:
         return end.value
     coroutine.close()

@@ -17,7 +17,6 @@ from executors.context import WorkerProcess, refuse_in_worker
 from executors.dispatch import Call
 from executors.errors import ConfigurationError
 from executors.events import Hook
-from executors.executor import Executor
 from executors.handle import TaskHandle
 from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine
@@ -26,6 +25,7 @@ from executors.quart.in_place import around_plain_anywhere
 from executors.quart.patience import wait_out_drains
 from executors.quart.reports import FailureReports
 from executors.quart.worker import SETUP, find_app
+from executors.quart.worker_hooks import ExecutorWithWorkerHooks
 from executors.settings import Settings
 
 P = ParamSpec("P")
@@ -38,7 +38,7 @@ REPORT_TIME = 1.0
 """Seconds that reports of failures have to end, once the tasks have been drained."""
 
 
-class QuartExecutor(Executor):
+class QuartExecutor(ExecutorWithWorkerHooks):
     """The executor of one app. `app.add_background_task` hands its tasks to it from here on.
 
     It reads the app's configuration and starts before the app's `before_serving` functions run, and drains after
@@ -130,7 +130,8 @@ class QuartExecutor(Executor):
         if self._is_without_loop():
             self._start_by_itself()
         call = super()._prepare(function, args, kwargs, said)
-        if self.backend(call.backend).requires_pickle:  # there the worker does it
+        if call.target.backend.requires_pickle:  # there the worker does it
+            self._goes_to_worker()
             return call
         if call.is_coroutine:
             return call._replace(function=around_coroutine(self.app, call.function))
@@ -143,7 +144,10 @@ class QuartExecutor(Executor):
 
     def _worker_setup(self) -> tuple[str, tuple[Any, ...]]:
         declared = self._settings.worker_app
-        return SETUP, (declared or find_app(self.app), self.app.name, declared is not None)
+        path = declared or find_app(self.app)
+        if path is None:
+            self._missing_in_workers(self.app)
+        return SETUP, (path, self.app.name, declared is not None or self._has_worker_hooks())
 
     async def _startup(self) -> None:
         if self._is_without_loop() or self.phase == "closed":

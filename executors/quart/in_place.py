@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 from quart import Quart, appcontext_pushed
-from quart.ctx import AppContext
 
 from executors.loops import EventLoop
 from executors.quart.app_context import (
+    RestInContext,
     around_plain,
-    awaited_in_context,
+    begin_on_loop,
+    cancelled,
     has_something_to_wait_for,
     run_at_once,
     run_on_loop,
@@ -31,55 +33,54 @@ def around_plain_anywhere(app: Quart, function: Callable[..., Any], loop: EventL
         function: The function.
         loop: The executor's loop.
     """
-    in_thread = around_plain(app, function, functools.partial(run_on_loop, loop))
+    run, begin = (functools.partial(how, loop) for how in (run_on_loop, begin_on_loop))
+    in_thread = around_plain(app, function, run, begin)
 
     def in_app_context(*args: Any, **kwargs: Any) -> Any:
         if loop.owns_this_thread():
-            return _in_place(app, functools.partial(function, *args, **kwargs))
+            return _run_in_place(app, functools.partial(function, *args, **kwargs), loop)
         return in_thread(*args, **kwargs)
 
     return in_app_context
 
 
-def _in_place(app: Quart, call: Callable[[], Any]) -> Any:
+def _run_in_place(app: Quart, call: Callable[[], Any], loop: EventLoop) -> Any:
     if appcontext_pushed.has_receivers_for(app):
-        return _as_task(app, call)
+        return _run_as_task(app, call)
+    context = copy_context()  # of its own, as in a thread: what a task of the loop does of it is done in there
     app_context = app.app_context()
-    run_at_once(app_context.push())
+
+    def discard() -> None:
+        begin_on_loop(loop, app_context.pop(cancelled(context)), context)
+
+    run_at_once(app_context.push(), context)
     try:
-        value = call()
+        value = context.run(call)
     except BaseException as error:
         if has_something_to_wait_for(app):
-            return _pop_and_fail(app_context, error)
-        run_at_once(app_context.pop(error))
+            return RestInContext(_raise(error), app_context, context, discard)
+        run_at_once(app_context.pop(error), context)
         raise
+    if hasattr(type(value), "__await__"):
+        return RestInContext(value, app_context, context, discard)
     if has_something_to_wait_for(app):
-        return _pop_and_return(app, app_context, value)
-    run_at_once(app_context.pop(None))
-    return awaited_in_context(app, value)
+        return RestInContext(_return(value), app_context, context, discard)
+    run_at_once(app_context.pop(None), context)
+    return value
 
 
-async def _as_task(app: Quart, call: Callable[[], Any]) -> Any:
+async def _run_as_task(app: Quart, call: Callable[[], Any]) -> Any:
     async with app.app_context():
         value = call()
-    return await _final(app, value)
+        return await value if hasattr(type(value), "__await__") else value
 
 
-async def _pop_and_return(app: Quart, app_context: AppContext, value: Any) -> Any:
-    await app_context.pop(None)
-    return await _final(app, value)
+async def _return(value: Any) -> Any:
+    return value
 
 
-async def _pop_and_fail(app_context: AppContext, error: BaseException) -> None:
+async def _raise(error: BaseException) -> None:
     try:
-        raise error  # noqa: TRY301  (so that it is the context of what the teardown raises)
-    except BaseException:
-        await app_context.pop(error)
-        raise
+        raise error
     finally:
         del error  # its traceback refers to this frame
-
-
-async def _final(app: Quart, value: Any) -> Any:
-    value = awaited_in_context(app, value)
-    return await value if hasattr(type(value), "__await__") else value

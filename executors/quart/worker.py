@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from executors.context import resolve
 from executors.errors import AppNotFoundError, ConfigurationError
@@ -34,15 +34,16 @@ def find_app(app: Quart) -> str | None:
     return None
 
 
-def setup(worker: Worker, path: str | None, name: str, declared: bool) -> Dress:
+def setup(worker: Worker, path: str | None, name: str, needed: bool) -> Dress:
     """Get a worker ready for an app's tasks, and return what wraps each task's function. Called once.
 
     Args:
         worker: The worker.
         path: Where the app is: ``"package.module:app"``, or ``"package.module:create_app()"``.
         name: The app's name. One of the main script takes it from the script, which has another name here.
-        declared: Whether the configuration says `path`. Else it was found in the server's process, and an app that is
-            made under the main script's guard isn't there in a worker: only a task that asks for the app fails.
+        needed: Whether a worker is no use without the app: the configuration says `path`, or the app has functions for
+            workers to begin with. Else `path` was found in the server's process, and an app that is made under the main
+            script's guard isn't there in a worker: only a task that asks for the app fails.
 
     Raises:
         ConfigurationError: There is no Quart app.
@@ -53,18 +54,22 @@ def setup(worker: Worker, path: str | None, name: str, declared: bool) -> Dress:
     try:
         app = import_app(worker, path)
     except ConfigurationError:
-        if declared:
+        if needed:
             raise
         return without_app
     app.name = name
     worker.on_trio = app.event_class.__module__.partition(".")[0] == "trio"  # as Quart-Trio's apps
     from executors.quart.app_context import around_coroutine, around_plain  # noqa: PLC0415  (imports Quart)
+    from executors.quart.extension import EXTENSION  # noqa: PLC0415  (the same)
 
     def dress(function: Callable[..., Any]) -> Callable[..., Any]:
         if is_coroutine_function(function):
             return around_coroutine(app, function)
         return around_plain(app, function, worker.run_awaitable)
 
+    executor = app.extensions.get(EXTENSION)
+    if executor is not None:
+        executor._hook_worker(worker, dress)
     return dress
 
 
@@ -86,24 +91,47 @@ def import_app(worker: Worker, path: str) -> Quart:
     return app
 
 
-class _UnknownApp:
-    """Stands in the place of the app's context, and says what to do when something is asked of it."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AppNotFoundError(
-            "this worker process doesn't know the app: importing a module makes none (a factory does, perhaps, or the "
-            f"main script under its guard). Set {KEY} to 'package.module:app' or 'package.module:create_app()'; for a "
-            "function of the main script to '__main__:create_app()'"
-        )
+def app_not_found(reason: str) -> AppNotFoundError:
+    """Return the error that says why a worker has no app, and what to set."""
+    return AppNotFoundError(
+        f"{reason}. Set {KEY} to 'package.module:app' or 'package.module:create_app()'; for a function of the main "
+        "script to '__main__:create_app()'"
+    )
 
 
 def without_app(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that using `current_app` says what to set."""
+    """Wrap a function so that using `current_app` or `g` says what to set."""
 
     def with_unknown_app(*args: Any, **kwargs: Any) -> Any:
-        quart_globals = sys.modules.get("quart.globals")
-        if quart_globals is not None:
-            quart_globals._cv_app.set(_UnknownApp())
+        _explain_missing_app()
         return function(*args, **kwargs)
 
     return with_unknown_app
+
+
+def _explain_missing_app() -> None:
+    """Have Quart's proxies, once they are imported, tell more than that there is no app context."""
+    quart_globals = sys.modules.get("quart.globals")
+    if quart_globals is None or quart_globals in _explained:
+        return
+    _explained.append(quart_globals)
+    for name in ("app_ctx", "current_app", "g"):
+        _explain(vars(quart_globals)[name])
+
+
+_explained: list[object] = []
+
+
+def _explain(proxy: Any) -> None:
+    look_up = proxy._get_current_object
+
+    def look_up_or_explain() -> Any:
+        try:
+            return look_up()  # a task may have pushed the context of an app of its own
+        except RuntimeError:
+            raise app_not_found(
+                "this worker process doesn't know the app: importing a module makes none (a factory does, perhaps, or "
+                "the main script under its guard)"
+            ) from None
+
+    object.__setattr__(proxy, "_get_current_object", look_up_or_explain)  # its own attributes are the app's

@@ -11,7 +11,17 @@ import background
 import pytest
 from quart import appcontext_popped, appcontext_pushed, current_app, g, request
 
-from executors import ConfigurationError, Executor, TaskExitedError, TaskState, cpu_bound, current_task, io_bound, task
+from executors import (
+    ConfigurationError,
+    Executor,
+    TaskCancelledError,
+    TaskExitedError,
+    TaskState,
+    cpu_bound,
+    current_task,
+    io_bound,
+    task,
+)
 from executors.backends import InlineBackend, LoopBackend, ThreadBackend
 from executors.quart import QuartExecutor
 
@@ -222,6 +232,38 @@ async def test_awaitable_of_a_function(app, executor):
         app.teardown_appcontext(lambda error: None)
         assert await executor.run(both) == "background"
         app.teardown_appcontext_funcs.clear()
+
+
+@pytest.mark.parametrize("with_rest", [False, True])
+async def test_cancelled_before_the_rest(app, executor, with_rest):
+    """A task in place that is cancelled before its rest has begun is torn down all the same."""
+    heard, torn_down = [], anyio.Event()
+
+    @app.teardown_appcontext
+    async def teardown(error):
+        await anyio.lowlevel.checkpoint()
+        if g.pop("mark", None):
+            heard.append(type(error))
+            torn_down.set()
+
+    def look():
+        g.mark = True
+        return where() if with_rest else None
+
+    async with app.test_app():
+        handle = executor.submit(look)
+        assert handle.cancel()
+        await handle.wait()
+        assert handle.state is TaskState.CANCELLED
+        await torn_down.wait()
+    assert heard == [TaskCancelledError]
+
+
+async def test_no_worker_is_looked_for(app, executor):
+    """An app that workers couldn't import runs, even with functions for them, which aren't called."""
+    executor.worker_init(lambda: pytest.fail("it was called"))
+    async with app.test_app():
+        assert await executor.run(here) == threading.get_ident()
 
 
 async def test_without_a_lifespan(app, executor):

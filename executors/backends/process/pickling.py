@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 
+from executors.backends.process.named import ByName
 from executors.backends.process.small_calls import is_small
 from executors.errors import SerializationError
 
@@ -84,7 +85,7 @@ def dumps(
             raise unpicklable(value, error) from error
     import cloudpickle  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import, seldom needed)
 
-    pickler = type("_CloudApart", (_Apart, cloudpickle.Pickler), {}) if apart else cloudpickle.Pickler
+    pickler = type("_Cloud", (_Apart, ByName, cloudpickle.Pickler) if apart else (ByName, cloudpickle.Pickler), {})
     try:
         return _dump(pickler, value, limit, buffers)
     except TooLargeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher, StartError
 from executors.backends.process.side_thread import SideThread
 from executors.loops import Cancellable, EventLoop
+
+logger = logging.getLogger("executors")
 
 
 class Starter:
@@ -35,6 +38,7 @@ class Starter:
         self._fresh: list[Launched] = []  # launched, and the loop hasn't heard of it
         self._retry: Cancellable | None = None
         self._stopped = False
+        self._is_reported = False
         self.starting = 0
         """How many are under way."""
 
@@ -78,6 +82,9 @@ class Starter:
     def failed(self, detail: str, *, told: bool = False) -> None:
         """A worker didn't start, or has ended before it had a task; with `told` it said why itself."""
         self._retry_in(self._circuit.failed(time.monotonic(), detail, told=told))
+        if self.reason is not None and not (self._is_reported or self._stopped):
+            self._is_reported = True  # once, however many tasks fail for it, and not again before a worker has worked
+            logger.error("worker processes don't start, which is tried again with the next tasks: %s", detail)
         self._stuck()
 
     def _retry_in(self, delay: float) -> None:
@@ -88,6 +95,7 @@ class Starter:
     def succeeded(self) -> None:
         """A worker has proved that it works."""
         self._circuit.started()
+        self._is_reported = False
 
     def _try_again(self) -> None:
         self._retry = None

@@ -6,6 +6,7 @@ Jobs run in the main thread, one at a time. The parent owns all state; when it i
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
 import sys
 import time
@@ -65,12 +66,37 @@ class Worker:
         self.on_trio = config["library"] == "trio"
         self._runner: asyncio.Runner | None = None
         self._dress: Callable[[Any], Any] = lambda function: function
+        self.at_start: list[Callable[[], Any]] = []
+        """What the setup has called in each worker, in order, before its first job, and after the fork if it is one.
+        What such a call returns to be awaited is, on the loop of the jobs. One that raises keeps it from starting."""
+        self.at_end: list[Callable[[], Any]] = []
+        """The like, called in reverse order when the worker is told to exit. What one raises is logged."""
 
     def set_up(self) -> None:
         """Call the setup, which imports the app. Raises whatever that does."""
         if self._setup is not None:
             path, args = self._setup
             self._dress = context.resolve(path, "the worker's setup")(self, *args)
+
+    def begin(self) -> None:
+        """Call what the setup has left for the process that is the worker. Raises whatever that does."""
+        for function in self.at_start:
+            self._call_and_await(function)
+
+    def _end(self) -> None:
+        for function in reversed(self.at_end):
+            try:
+                self._call_and_await(function)
+            except BaseException:  # the others have something to close, too
+                logging.getLogger("executors").exception("a function that ends a worker process failed")
+
+    def _call_and_await(self, function: Callable[[], Any]) -> None:
+        def call() -> None:
+            value = function()
+            if hasattr(type(value), "__await__"):
+                self.run_awaitable(value)
+
+        contextvars.copy_context().run(call)
 
     def serve(self, channel: BlockingChannel, board: mmap) -> None:
         """Run jobs until told to exit, or the parent closes its end. In the process that is the worker.
@@ -96,6 +122,7 @@ class Worker:
                 self._parcels.hear(kind, body)
             else:
                 self._do(kind, task_id, body)
+        self._end()
         if self._runner is not None:
             self._runner.close()
         self._outbox.send()
@@ -151,7 +178,8 @@ class Worker:
         return self.run_awaitable(value) if hasattr(type(value), "__await__") else value
 
     def run_awaitable(self, awaitable: Any, in_context: contextvars.Context | None = None) -> Any:
-        """Await something on an event loop of the kind that the executor has; asyncio's lasts from task to task."""
+        """Await something on an event loop of the kind that the executor has. asyncio's lasts from job to job; on trio
+        each is a run of its own: what is bound to one can't be kept for the next."""
         in_context = in_context or contextvars.copy_context()
 
         async def outcome() -> tuple[Any, BaseException | None]:

@@ -109,6 +109,8 @@ def _role(control: Control) -> tuple[Worker, Connection] | None:
         worker = Worker(config)
         if config["preload"] or connection is not None:
             worker.set_up()
+        if connection is not None:
+            worker.begin()
     except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
         _tell_failure(log, error)
         return None
@@ -185,12 +187,23 @@ class Zygote:
             os.waitpid(child, 0)
         return None
 
-    def _serve(self, fds: list[int]) -> Connection:
+    def _serve(self, fds: list[int]) -> Connection | None:
         connection = Connection(fds)
         connection.watch()
         signals.ignore()  # what was imported may have had its own way
-        self._log.send([frame(Kind.READY)])
-        return connection
+        return connection if self._has_begun(self._log) else None
+
+    def _has_begun(self, log: SetupLog) -> bool:
+        """Get this process, which is a worker now, ready for jobs, and tell whether that went well."""
+        try:
+            if not self._preload:
+                self._worker.set_up()
+            self._worker.begin()
+        except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
+            _tell_failure(log, error)
+            return False
+        log.send([frame(Kind.READY)])
+        return True
 
     # --- forking ------------------------------------------------------------------------------------------
 
@@ -256,15 +269,9 @@ class Zygote:
         connection = Connection(fds)
         connection.watch()
         log = SetupLog(connection.channel, {})
-        try:
-            if not self._preload:
-                self._worker.set_up()
-        except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
-            _tell_failure(log, error)
-            return None
-        log.send([frame(Kind.READY)])
+        has_begun = self._has_begun(log)
         log.end()
-        return connection
+        return connection if has_begun else None
 
     # --- the end ------------------------------------------------------------------------------------------
 
