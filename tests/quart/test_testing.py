@@ -205,7 +205,7 @@ MODULE = """
     @pytest.fixture
     def app(anyio_backend):
         app = (QuartTrio if anyio_backend == "trio" else Quart)("tested")
-        app.config.update(EXECUTOR_PROCESSES=1, EXECUTOR_THREADS=1)
+        app.config.update(EXECUTOR_PROCESSES=1, EXECUTOR_THREADS=1, EXECUTOR_SHUTDOWN_TIMEOUT=60)
         QuartExecutor(app)
         return app
 
@@ -306,7 +306,7 @@ MODULE = """
     async def test_good_log_as_ever(app, caplog, unseen_failures):
         async with app.test_app():
             app.add_background_task(go_wrong)
-        assert [(record.name, str(record.exc_info[1])) for record in caplog.records] == [("tested", "wrong")]
+        assert [str(record.exc_info[1]) for record in caplog.records if record.name == "tested"] == ["wrong"]
         assert len(unseen_failures) == 1
         unseen_failures.clear()
 """
@@ -331,6 +331,7 @@ LOOPS = ("asyncio", "trio")
     [('pytest_plugins = ["executors.quart.testing"]', ""), ("from executors.testing import unseen_failures", "own")],
     ids=["plugin of the extension", "import of the core"],
 )
+@pytest.mark.timeout(120)
 def test_unseen_failures(tmp_path, conftest, chosen):
     """A test that leaves a failure unseen is failed, with the task's name and traceback; a test that sees it isn't."""
     (tmp_path / "conftest.py").write_text(conftest)
@@ -347,7 +348,7 @@ def test_unseen_failures(tmp_path, conftest, chosen):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=110,
     )
     said = done.stdout + done.stderr
     outcomes = set(re.findall(r"^(PASSED|ERROR|FAILED) test_them.py::(\w+\[?\w*\]?)", said, re.MULTILINE))
