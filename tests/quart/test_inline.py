@@ -255,7 +255,8 @@ async def test_cancelled_before_the_rest(app, executor, with_rest):
         assert handle.cancel()
         await handle.wait()
         assert handle.state is TaskState.CANCELLED
-        await torn_down.wait()
+        with anyio.fail_after(10):
+            await torn_down.wait()
     assert heard == [TaskCancelledError]
 
 
