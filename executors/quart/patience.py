@@ -11,9 +11,6 @@ from quart import Quart
 if TYPE_CHECKING:
     from executors.quart.extension import QuartExecutor
 
-LONGEST = 86_400.0
-"""Seconds that are added for a drain without end: not every loop takes an infinite timeout."""
-
 MOST_NAMES = 10
 
 
@@ -41,7 +38,7 @@ async def _shut_down(
 ) -> None:
     timeout = executor._settings.shutdown_timeout  # as it was read when the app started
     if test_app.shutdown_timeout == own:
-        test_app.shutdown_timeout = own + min(timeout, LONGEST)
+        test_app.shutdown_timeout = own + timeout
     try:
         await shut_down()
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from quart import current_app
 from quart.signals import got_background_exception
 
 from executors import TaskState, cpu_bound, io_bound
+from executors.quart import QuartExecutor
 from executors.quart.testing import wait_for_tasks
 
 pytestmark = pytest.mark.anyio
@@ -89,10 +91,8 @@ async def test_the_client_alone(app, executor):
     await wait_for_tasks(app)
 
 
-async def test_inline_failures_are_told(new_app):
+async def test_inline_failures_are_told(new_app, caplog):
     """What fails in place is told to the app, too: before `wait_for_tasks` returns, and before the app stops."""
-    from executors.quart import QuartExecutor  # noqa: PLC0415
-
     told = []
     app = new_app(EXECUTOR_INLINE=True)
     QuartExecutor(app)
@@ -105,8 +105,10 @@ async def test_inline_failures_are_told(new_app):
             app.add_background_task(background.fail, "first")
             await wait_for_tasks(app)
             assert told == ["first"]
+            gc.collect()
             app.add_background_task(background.fail, "second")
     assert told == ["first", "second"]
+    assert [record.name for record in caplog.records] == ["background"] * 2  # not by `executors`, too
 
 
 # --- how long `test_app()` waits --------------------------------------------------------------------------------------
