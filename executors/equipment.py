@@ -15,15 +15,9 @@ def equip(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str
     Raises:
         ConfigurationError: A tag leads nowhere, or a backend can't be made.
     """
-    from executors.backends.thread import ThreadBackend  # noqa: PLC0415
-
-    backends = dict(settings.backends or {})
+    backends = _inline(settings) if settings.inline else _pools(settings)
     if "loop" not in backends:
         backends["loop"] = LoopBackend()
-    if "thread" not in backends:
-        backends["thread"] = ThreadBackend(settings.thread_count())
-    if "process" not in backends and settings.process_count():
-        backends["process"] = _process_backend(settings)
     tags = {"cpu": "process", **(settings.tags or {})}
     for tag, name in tags.items():
         if name not in backends and name != "process":
@@ -32,6 +26,30 @@ def equip(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str
                 f"{', '.join(sorted(backends))}"
             )
     return backends, tags
+
+
+def _pools(settings: Settings) -> dict[str, ExecutorBackend]:
+    from executors.backends.thread import ThreadBackend  # noqa: PLC0415
+
+    backends = dict(settings.backends or {})
+    if "thread" not in backends:
+        backends["thread"] = ThreadBackend(settings.thread_count())
+    if "process" not in backends and settings.process_count():
+        backends["process"] = _process_backend(settings)
+    return backends
+
+
+def _inline(settings: Settings) -> dict[str, ExecutorBackend]:
+    """Put what runs in place where each backend would be: what is routed there, or refused, stays the same."""
+    from executors.backends.inline import InlineBackend  # noqa: PLC0415
+    from executors.backends.thread import ThreadBackend  # noqa: PLC0415
+
+    backends: dict[str, ExecutorBackend] = {"thread": InlineBackend.in_place_of(ThreadBackend)}
+    if settings.processes != 0:  # on Windows, too: here is no process to start
+        backends["process"] = InlineBackend()
+    for name, backend in (settings.backends or {}).items():
+        backends[name] = backend if isinstance(backend, LoopBackend) else InlineBackend.in_place_of(backend)
+    return backends
 
 
 def _process_backend(settings: Settings) -> ExecutorBackend:

@@ -45,6 +45,7 @@ class Executor(Submitter):
         contextvars: Context variables that travel to workers, as ``"package.module:variable"``.
         backends: Further backends by name, or others for ``"loop"``, ``"thread"`` and ``"process"``.
         tags: From a tag to a backend's name; ``{"cpu": "process"}`` holds unless said otherwise.
+        inline: For tests: every backend but the loop runs its tasks in place, under its own name.
         hooks: Hear of what happens to tasks.
 
     Raises:
@@ -68,6 +69,7 @@ class Executor(Submitter):
         contextvars: Sequence[str] = (),
         backends: Mapping[str, ExecutorBackend] | None = None,
         tags: Mapping[str, str] | None = None,
+        inline: bool = False,
         hooks: Iterable[Hook] = (),
     ) -> None:
         said = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}

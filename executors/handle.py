@@ -31,6 +31,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+LOG, APP = "log", "app"
+"""Who reports a failure that nobody asks for."""
+
 _ids = itertools.count(1)
 _EPOCH = time.time() - time.monotonic()
 
@@ -65,7 +68,7 @@ class TaskHandle(Awaited, Generic[T]):
         "_error",
         "_finished",
         "_owner",
-        "_report_failure",
+        "_reporter",
         "_started",
         "_state",
         "_submitted",
@@ -88,7 +91,7 @@ class TaskHandle(Awaited, Generic[T]):
         self.cpu_time: float | None = None
         self.cancel_requested = False
         self.abandoned = False
-        self._report_failure = True
+        self._reporter: str | None = LOG
         self._owner = owner
         self._state = QUEUED
         self._submitted = time.monotonic()
@@ -238,9 +241,15 @@ class TaskHandle(Awaited, Generic[T]):
         self._mark_seen()
         return self._error
 
+    def _report_to_app(self) -> None:
+        """An app is told of this task's failure: it needn't be logged, and is unseen until somebody asks."""
+        self._reporter = APP
+        if self._unseen is not None:  # it has failed already
+            self._unseen.is_logged = False
+
     def _mark_seen(self) -> None:
-        """Somebody takes care of this task's failure: it needn't be logged as unseen."""
-        self._report_failure = False
+        """Somebody takes care of this task's failure."""
+        self._reporter = None
         if self._unseen is not None:
             self._unseen.seen()
             self._unseen = None
@@ -332,5 +341,5 @@ class TaskHandle(Awaited, Generic[T]):
         self._value, self._error = value, error
         self._finished = time.monotonic()
         self._state = state  # last: other threads look at it first
-        if error is not None and self._report_failure and state is not CANCELLED:
-            self._unseen = UnseenFailure(self._owner.loop, self.name, error)
+        if error is not None and self._reporter is not None and state is not CANCELLED:
+            self._unseen = UnseenFailure(self._owner.loop, self.name, error, self._reporter is LOG)

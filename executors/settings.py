@@ -96,6 +96,7 @@ class Settings:
     contextvars: tuple[str, ...] = _setting(_variables, ())
     backends: Mapping[str, ExecutorBackend] | None = _setting(_or_none(_backends))
     tags: Mapping[str, str] | None = _setting(_or_none(_tags))
+    inline: bool = _setting(_switch, False)
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], label: Callable[[str], str] = str) -> Settings:

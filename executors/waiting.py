@@ -112,25 +112,55 @@ class BlockingWait(threading.local):
 blocking_wait = BlockingWait()
 
 
+class Failure:
+    """A task's failure, as long as nobody has asked for its error.
+
+    Attributes:
+        name: The task's name.
+        error: The error; None once somebody has asked for it.
+    """
+
+    __slots__ = ("error", "name")
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        self.name = name
+        self.error: BaseException | None = error
+
+
+class FailureWatch:
+    """Who is told of every failure that nobody has asked about yet, in whichever executor.
+
+    There is one for the process, as `threading.excepthook` is: a test doesn't know which executors the code that it
+    tests makes. `executors.testing` sets it while a test runs, and nothing else does.
+    """
+
+    tell: Callable[[Failure], object] | None = None
+
+
 class UnseenFailure:
     """Lives as long as nobody has asked for a failed task's error; has it logged when it goes unasked.
 
     It goes at any time, in any thread and in the middle of anything: the line is written later, on the loop's thread.
+
+    Attributes:
+        is_logged: Whether it is to be logged; else somebody is told of it in another way.
     """
 
-    __slots__ = ("_error", "_loop", "_name")
+    __slots__ = ("_failure", "_loop", "is_logged")
 
-    def __init__(self, loop: EventLoop, name: str, error: BaseException) -> None:
+    def __init__(self, loop: EventLoop, name: str, error: BaseException, is_logged: bool) -> None:
         self._loop = loop
-        self._name = name
-        self._error: BaseException | None = error
+        self._failure = Failure(name, error)
+        self.is_logged = is_logged
+        if FailureWatch.tell is not None:
+            FailureWatch.tell(self._failure)
 
     def seen(self) -> None:
-        self._error = None
+        self._failure.error = None
 
     def __del__(self) -> None:
-        if self._error is not None:
-            self._loop.post(_FailureLine(self._name, self._error).write)
+        if self.is_logged and self._failure.error is not None:
+            self._loop.post(_FailureLine(self._failure.name, self._failure.error).write)
 
 
 class _FailureLine:

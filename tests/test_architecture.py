@@ -19,7 +19,7 @@ PACKAGE = Path(executors.__file__).parent
 ROOMS = [
     *("errors", "cpus", "loops", "states", "waiting", "context", "events", "options", "handle", "routing", "backends"),
     *("targets", "admission", "deadlines", "dispatch", "drain", "settings", "equipment", "snapshot", "mapping"),
-    *("submitter", "futures", "executor", "monitor", "instrumentation", "quart", "testing", "bench", "demo", "cli"),
+    *("submitter", "futures", "executor", "monitor", "instrumentation", "testing", "quart", "bench", "demo", "cli"),
     "__main__",
 ]
 """From the top of the table down. A room imports itself and those before it."""

@@ -173,7 +173,7 @@ def test_every_key_has_its_row() -> None:
         assert row["Default"] == expected, name
         assert not row["Default"].startswith("none") or not field.default
         if name in keywords:
-            assert keywords[name].default == (field.default or None) or name == "contextvars"
+            assert keywords[name].default == field.default
 
 
 def test_bad_values_are_refused_as_the_table_says() -> None:

@@ -16,6 +16,14 @@ class InlineBackend(ExecutorBackend):
     starts_at_once = True
     workers = 1
 
+    @classmethod
+    def in_place_of(cls, backend: ExecutorBackend | type[ExecutorBackend]) -> InlineBackend:
+        """Return one that takes the functions that `backend` would take, and refuses the others, as that does."""
+        stand_in = cls()
+        stand_in.supports_coroutines = backend.supports_coroutines
+        stand_in.supports_functions = backend.supports_functions
+        return stand_in
+
     def submit(self, job: Job) -> None:
         """Run the function here and now."""
         if not job.start():

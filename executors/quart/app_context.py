@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearing_down
 
 from executors.context import running
-from executors.errors import ConfigurationError, ExecutorClosedError, TaskCancelledError
+from executors.errors import ExecutorClosedError, TaskCancelledError
 from executors.loops import EventLoop
 from executors.quart.spawning import Spawned
 from executors.waiting import LOOK_AFTER_LOOP
@@ -53,7 +53,7 @@ def around_plain(
             (how if has_something_to_wait_for(app) else run_at_once)(coroutine, context)
 
         def discard() -> None:
-            run(app_context.pop(_cancelled(context)), begin_coroutine or run_coroutine)
+            run(app_context.pop(cancelled(context)), begin_coroutine or run_coroutine)
 
         run(app_context.push())
         try:
@@ -69,7 +69,8 @@ def around_plain(
     return in_app_context
 
 
-def _cancelled(context: Context) -> TaskCancelledError:
+def cancelled(context: Context) -> TaskCancelledError:
+    """Return what ends the app's context of a task that was cancelled before all of it had run."""
     task = context[running]
     assert task is not None
     return TaskCancelledError(task.name, task.id)
@@ -149,16 +150,9 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
     """Run a coroutine on the executor's loop, from another thread, and wait for it.
 
     Raises:
-        ConfigurationError: This is the loop's own thread.
         ExecutorClosedError: The loop has ended.
         BaseException: What the coroutine raised.
     """
-    if loop.owns_this_thread():
-        coroutine.close()
-        raise ConfigurationError(
-            "a plain function of the inline backend runs on the event loop's own thread, where the app's "
-            "teardown_appcontext functions and receivers of its context's signals can't be waited for"
-        )
     ended = threading.Event()
     outcome: list[Any] = []
     spawned: list[Spawned] = []

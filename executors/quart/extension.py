@@ -19,8 +19,10 @@ from executors.errors import ConfigurationError
 from executors.events import Hook
 from executors.handle import TaskHandle
 from executors.options import TaskOptions
-from executors.quart.app_context import around_coroutine, around_plain, begin_on_loop, run_on_loop
+from executors.quart.app_context import around_coroutine
 from executors.quart.config import settings_of
+from executors.quart.in_place import around_plain_anywhere
+from executors.quart.patience import wait_out_drains
 from executors.quart.reports import FailureReports
 from executors.quart.worker import SETUP, find_app
 from executors.quart.worker_hooks import ExecutorWithWorkerHooks
@@ -89,6 +91,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         self._start_serving, self._stop_serving = app.startup, app.shutdown
         app.startup, app.shutdown = self._startup, self._shutdown  # type: ignore[method-assign]
         app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]
+        wait_out_drains(app, self)
         if WorkerProcess.active:
             app.run = app.run_task = _refuse_to_serve  # type: ignore[method-assign]
         else:
@@ -115,7 +118,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
             ExecutorError: As `submit`.
         """
         handle = self.submit(func, *args, **kwargs)
-        handle._mark_seen()
+        handle._report_to_app()
         handle.add_done_callback(functools.partial(self._reports.tell, self._started().loop, copy_context()))
         return handle
 
@@ -132,8 +135,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
             return call
         if call.is_coroutine:
             return call._replace(function=around_coroutine(self.app, call.function))
-        run, begin = (functools.partial(how, self._started().loop) for how in (run_on_loop, begin_on_loop))
-        return call._replace(function=around_plain(self.app, call.function, run, begin))
+        return call._replace(function=around_plain_anywhere(self.app, call.function, self._started().loop))
 
     # --- starting and ending --------------------------------------------------------------------------------------
 

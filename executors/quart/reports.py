@@ -36,7 +36,7 @@ class FailureReports:
 
     def tell(self, loop: EventLoop, context: Context, handle: TaskHandle[Any]) -> None:
         """Report a task's failure, if it failed, in the context of who submitted it."""
-        error = handle.exception()
+        error = handle._error  # without asking for it: that is up to who has the handle
         if error is None or handle.state is CANCELLED:
             return
         self._under_way[handle.id] = None
@@ -71,7 +71,7 @@ class FailureReports:
 
     async def wait(self, timeout: float) -> None:
         """Wait until none is under way, at most `timeout` seconds; what is left then is cancelled."""
-        if await self._none_within(timeout):
+        if await self.none_within(timeout):
             return
         logger.warning(
             "%d reports of failed tasks took longer than %g s and are cancelled", len(self._under_way), timeout
@@ -79,9 +79,10 @@ class FailureReports:
         for report in list(self._under_way.values()):
             if report is not None:
                 report.cancel()
-        await self._none_within(CANCEL_TIME)
+        await self.none_within(CANCEL_TIME)
 
-    async def _none_within(self, timeout: float) -> bool:
+    async def none_within(self, timeout: float) -> bool:
+        """Wait until none is under way, at most `timeout` seconds; return whether that is so."""
         with anyio.move_on_after(timeout):
             while self._under_way:
                 await self._none_left.wait()

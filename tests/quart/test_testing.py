@@ -1,0 +1,377 @@
+"""Tests of an app: Quart's two ways, the fixture that no failure goes unseen, and how long `test_app()` waits."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import anyio
+import anyio.lowlevel
+import background
+import pytest
+import trio
+from quart import current_app
+from quart.signals import got_background_exception
+
+from executors import TaskState, cpu_bound, io_bound
+from executors.quart import QuartExecutor
+from executors.quart.testing import wait_for_tasks
+
+pytestmark = pytest.mark.anyio
+
+
+# --- Quart's two ways -------------------------------------------------------------------------------------------------
+
+
+async def test_leaving_test_app_waits(app, executor):
+    """Leaving `app.test_app()` waits for background tasks on every backend, as Quart's documentation has it."""
+    ended = []
+
+    async def on_loop():
+        await app.shutdown_event.wait()
+        ended.append(current_app.name)
+
+    def in_thread():
+        ended.append(current_app.name)
+
+    @app.post("/")
+    async def route():
+        handles.extend(map(app.add_background_task, (on_loop, in_thread)))
+        handles.append(app.add_background_task(background.double, 2))
+        return "", 202
+
+    handles = []
+    async with app.test_app() as test_app:
+        assert (await test_app.test_client().post("/")).status_code == 202
+    assert ended == ["background"] * 2
+    assert [handle.state for handle in handles] == [TaskState.SUCCEEDED] * 3
+
+
+@pytest.mark.parametrize("mark", [io_bound, cpu_bound(timeout=3), lambda function: function])
+async def test_calling_the_function_itself(app, executor, mark):
+    """A task's function can be awaited under `app.app_context()`, marked or not; no executor starts for it."""
+
+    @mark
+    async def task(number):
+        await anyio.lowlevel.checkpoint()
+        return f"{current_app.name} {number}"
+
+    async with app.app_context():
+        assert await task(3) == "background 3"
+    assert executor.phase == "new"
+
+
+async def test_the_client_alone(app, executor):
+    """Without a lifespan a request's tasks run as well; `wait_for_tasks` waits for them, and for their reports."""
+    told, ended = [], []
+
+    async def receiver(sender, exception):
+        await anyio.sleep(0.001)
+        told.append(str(exception))
+        app.add_background_task(ended.append, "by the receiver")
+
+    @app.post("/")
+    async def route():
+        app.add_background_task(background.fail, "wrong")
+        app.add_background_task(ended.append, "by the route")
+        return "", 202
+
+    await wait_for_tasks(app)  # there are none, and there is no loop yet to wait on
+    with got_background_exception.connected_to(receiver, app):
+        assert (await app.test_client().post("/")).status_code == 202
+        await wait_for_tasks(app)
+    assert (told, ended) == (["wrong"], ["by the route", "by the receiver"])
+    assert executor.phase == "open"
+    await executor.drain()
+    await wait_for_tasks(app)
+
+
+async def test_inline_failures_are_told(new_app, caplog):
+    """What fails in place is told to the app, too: before `wait_for_tasks` returns, and before the app stops."""
+    told = []
+    app = new_app(EXECUTOR_INLINE=True)
+    QuartExecutor(app)
+
+    async def receiver(sender, exception):
+        told.append(str(exception))
+
+    with got_background_exception.connected_to(receiver, app):
+        async with app.test_app():
+            app.add_background_task(background.fail, "first")
+            await wait_for_tasks(app)
+            assert told == ["first"]
+            gc.collect()
+            app.add_background_task(background.fail, "second")
+    assert told == ["first", "second"]
+    assert [record.name for record in caplog.records] == ["background"] * 2  # not by `executors`, too
+
+
+# --- how long `test_app()` waits --------------------------------------------------------------------------------------
+
+
+def impatient(app, shutdown_timeout):
+    """Give the app a class of test apps that waits for so long by default."""
+    app.test_app_class = functools.partial(app.test_app_class, shutdown_timeout=shutdown_timeout)
+
+
+@pytest.mark.parametrize(
+    "timeouts",
+    [
+        {"EXECUTOR_SHUTDOWN_TIMEOUT": 10},
+        {"BACKGROUND_TASK_SHUTDOWN_TIMEOUT": 10},
+        {"BACKGROUND_TASK_SHUTDOWN_TIMEOUT": None},
+    ],
+    ids=["ours", "Quart's", "without end"],
+)
+async def test_a_longer_shutdown_timeout_holds(app, executor, timeouts):
+    """A drain takes what it may, however short the time is for which `test_app()` waits by itself."""
+    app.config.update(timeouts)
+    impatient(app, 0.05)
+
+    async def task():
+        await app.shutdown_event.wait()
+        await anyio.sleep(0.3)
+
+    async with app.test_app():
+        handle = app.add_background_task(task)
+    assert handle.state is TaskState.SUCCEEDED
+    assert executor.drain_report is not None
+    assert executor.drain_report.clean
+
+
+async def test_its_own_time_comes_on_top(app, executor):
+    """What hangs after the drain is cut as ever: the executor adds its own timeout, and no more."""
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 7
+    test_app = app.test_app()
+    own = test_app.shutdown_timeout
+    async with test_app:
+        assert test_app.shutdown_timeout == own
+    assert test_app.shutdown_timeout == own + 7
+
+
+async def test_a_cut_says_so(app, executor):
+    """Where the test app's own timeout has been set, it holds; its error names both times, and who is unfinished."""
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 30
+    released = anyio.Event()
+    async with app.test_app() as test_app:
+        handles = [executor.options(name=f"slow-{number}").submit(released.wait) for number in range(12)]
+        test_app.shutdown_timeout = 0.05
+        with pytest.raises((TimeoutError, trio.TooSlowError)) as caught:
+            await test_app.shutdown()
+        (note,) = caught.value.__notes__
+        assert "given 0.05 s" in note
+        assert "may take 30 s" in note
+        assert "Unfinished: 'slow-0', 'slow-1'," in note
+        assert note.endswith("'slow-9', and 2 more")
+        test_app.shutdown_timeout = 30
+        released.set()
+    assert {handle.state for handle in handles} == {TaskState.SUCCEEDED}
+
+
+async def test_another_error_has_no_note(app, executor):
+    """What an `after_serving` function raises is left as it is."""
+
+    @app.after_serving
+    async def after():
+        raise LookupError("in after_serving")
+
+    with pytest.raises((Exception, ExceptionGroup), match=r"in after_serving|Trio nursery") as caught:
+        async with app.test_app():
+            pass
+    assert not hasattr(caught.value, "__notes__")
+
+
+# --- the fixture ------------------------------------------------------------------------------------------------------
+
+MODULE = """
+    import logging
+    import anyio
+    import pytest
+    from quart import Quart
+    from quart_trio import QuartTrio
+    from executors import Executor, TaskTimeoutError, WorkerLostError, cpu_bound, io_bound
+    from executors.quart import QuartExecutor
+    import background
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(request):
+        return request.param
+
+    @pytest.fixture
+    def app(anyio_backend):
+        app = (QuartTrio if anyio_backend == "trio" else Quart)("tested")
+        app.config.update(EXECUTOR_PROCESSES=1, EXECUTOR_THREADS=1, EXECUTOR_SHUTDOWN_TIMEOUT=60)
+        QuartExecutor(app)
+        return app
+
+    @pytest.fixture
+    async def running(app):
+        async with app.test_app():
+            yield app
+
+    async def go_wrong(text="wrong"):
+        raise ValueError(text)
+
+    def go_wrong_in_thread():
+        raise ValueError("wrong in a thread")
+
+    @io_bound(timeout=0.01, name="too long")
+    async def too_long():
+        await anyio.sleep_forever()
+
+    kept = []
+
+    async def test_bad_background(app):
+        async with app.test_app():
+            app.add_background_task(go_wrong)
+
+    async def test_bad_in_fixture(running):
+        running.add_background_task(go_wrong_in_thread)
+
+    async def test_bad_process(app):
+        async with app.test_app():
+            app.add_background_task(background.fail, "wrong in a worker")
+            app.add_background_task(background.kill_worker)
+
+    async def test_bad_timeout(running):
+        running.add_background_task(too_long)
+
+    async def test_bad_submit(running):
+        running.extensions["executor"].submit(go_wrong)
+
+    async def test_bad_kept(running):
+        handle = running.extensions["executor"].submit(go_wrong)
+        kept.append(handle)
+        await handle.wait()
+
+    async def test_bad_without_lifespan(app):
+        handle = app.add_background_task(go_wrong)
+        await handle.wait()
+
+    async def test_bad_inline(app):
+        app.config["EXECUTOR_INLINE"] = True
+        async with app.test_app():
+            app.add_background_task(go_wrong_in_thread)
+
+    async def test_bad_executor_of_its_own():
+        async with Executor(processes=0) as executor:
+            executor.submit(go_wrong)
+
+    async def test_good_nothing(running):
+        await running.add_background_task(anyio.sleep, 0)
+
+    async def test_good_awaited(running):
+        executor = running.extensions["executor"]
+        for submit in (running.add_background_task, executor.submit, executor.run):
+            with pytest.raises(ValueError, match="wrong"):
+                await submit(go_wrong)
+        with pytest.raises(TaskTimeoutError):
+            await running.add_background_task(too_long)
+        with pytest.raises(WorkerLostError):
+            await running.add_background_task(background.kill_worker)
+
+    async def test_good_asked(app):
+        async with app.test_app():
+            handle = app.add_background_task(go_wrong)
+        assert isinstance(handle.exception(), ValueError)
+
+    async def test_good_asked_in_callback(running):
+        running.add_background_task(go_wrong).add_done_callback(lambda handle: handle.exception())
+
+    async def test_good_inline_asked(app):
+        app.config["EXECUTOR_INLINE"] = True
+        async with app.test_app():
+            assert isinstance(app.add_background_task(go_wrong_in_thread).exception(), ValueError)
+
+    async def test_good_cancelled(running):
+        running.add_background_task(anyio.sleep_forever).cancel()
+
+    async def test_good_expected(app, unseen_failures):
+        async with app.test_app():
+            app.add_background_task(go_wrong)
+            app.add_background_task(go_wrong_in_thread)
+        assert sorted((failure.name, str(failure.error)) for failure in unseen_failures) == [
+            ("go_wrong", "wrong"), ("go_wrong_in_thread", "wrong in a thread"),
+        ]
+        unseen_failures.clear()
+
+    def test_good_without_a_loop(unseen_failures):
+        assert not unseen_failures
+
+    async def test_good_log_as_ever(app, caplog, unseen_failures):
+        async with app.test_app():
+            app.add_background_task(go_wrong)
+        assert [str(record.exc_info[1]) for record in caplog.records if record.name == "tested"] == ["wrong"]
+        assert len(unseen_failures) == 1
+        unseen_failures.clear()
+"""
+EACH = {
+    "background": ["task 'go_wrong' failed", "ValueError: wrong", "in go_wrong"],
+    "in_fixture": ["task 'go_wrong_in_thread' failed", "ValueError: wrong in a thread", "in go_wrong_in_thread"],
+    "process": ["task 'fail' failed", "ValueError: wrong in a worker", "task 'kill_worker' failed", "WorkerLostError"],
+    "timeout": ["task 'too long' failed", "TaskTimeoutError"],
+    "submit": ["task 'go_wrong' failed"],
+    "kept": ["task 'go_wrong' failed"],
+    "without_lifespan": ["task 'go_wrong' failed"],
+    "inline": ["task 'go_wrong_in_thread' failed"],
+    "executor_of_its_own": ["task 'go_wrong' failed"],
+}
+"""What is said of each test that leaves a failure unseen."""
+
+LOOPS = ("asyncio", "trio")
+
+
+@pytest.mark.parametrize(
+    ("conftest", "chosen"),
+    [('pytest_plugins = ["executors.quart.testing"]', ""), ("from executors.testing import unseen_failures", "own")],
+    ids=["plugin of the extension", "import of the core"],
+)
+@pytest.mark.timeout(120)
+def test_unseen_failures(tmp_path, conftest, chosen):
+    """A test that leaves a failure unseen is failed, with the task's name and traceback; a test that sees it isn't."""
+    (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "test_them.py").write_text(textwrap.dedent(MODULE))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(background.__file__), *filter(None, sys.path)]),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    options = ["-p", "anyio", "-p", "no:cacheprovider", "-W", "error", "-rA", "--color=no", "-k", chosen]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "test_them.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    said = done.stdout + done.stderr
+    outcomes = set(re.findall(r"^(PASSED|ERROR|FAILED) test_them.py::(\w+\[?\w*\]?)", said, re.MULTILINE))
+    names = [name for name in re.findall(r"async def (test_\w+)", MODULE) if chosen in name]
+    both = [f"{name}[{loop}]" for name in names for loop in LOOPS]
+    bad = {("ERROR", name) for name in both if "bad" in name}
+    sync = {("PASSED", name) for name in re.findall(r"^    def (test_\w+)", MODULE, re.MULTILINE) if chosen in name}
+    assert outcomes == {("PASSED", name) for name in both} | bad | sync, said
+    assert {f"test_bad_{name}" for name in EACH if chosen in name} == {name for name in names if "bad" in name}
+    for name, parts in EACH.items():
+        for loop in LOOPS if chosen in name else ():
+            _, _, section = said.partition(f"ERROR at teardown of test_bad_{name}[{loop}]")
+            section, _, _ = section.partition("ERROR at teardown")
+            assert [part for part in parts if part not in section] == [], section
+            assert "look at the fixture `unseen_failures`" in section
+    assert "nobody asked for its result" not in said.partition("short test summary info")[2]
+
+
+@pytest.mark.parametrize("module", ["executors, executors.quart", "executors.backends.process, executors.cli"])
+def test_pytest_is_for_tests_only(module):
+    """What an app imports doesn't import pytest."""
+    code = f"import {module}, sys; print([name for name in sys.modules if 'pytest' in name])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "[]\n"
