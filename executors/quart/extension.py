@@ -23,6 +23,8 @@ from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine, around_plain, run_on_loop
 from executors.quart.config import settings_of
 from executors.quart.reports import FailureReports
+from executors.quart.responses import Refusals
+from executors.quart.stopping import drain_and_stop
 from executors.quart.worker import SETUP, find_app
 from executors.settings import Settings
 
@@ -84,6 +86,7 @@ class QuartExecutor(Executor):
             raise ConfigurationError(
                 f"this QuartExecutor is the executor of {self._app.name!r}: make another for {app.name!r}"
             )
+        Refusals(self).register(app)
         app.extensions[EXTENSION] = self
         self._app = app
         self._start_serving, self._stop_serving = app.startup, app.shutdown
@@ -154,16 +157,15 @@ class QuartExecutor(Executor):
 
     async def _shutdown(self) -> None:
         self.app.shutdown_event.set()  # who waits for it, as a long response may, needn't wait for the tasks
-        try:
-            await self._end()
-        finally:
-            await self._stop_serving()
+        await drain_and_stop(self._end, self._stop_serving)
 
     async def _end(self) -> None:
-        report = await self._drain_shielded()
-        if not report.clean:
-            logger.warning("%s", report)
-        await self._reports.wait(REPORT_TIME)
+        try:
+            report = await self._drain_shielded()
+            if not report.clean:
+                logger.warning("%s", report)
+        finally:
+            await self._reports.wait(REPORT_TIME)
 
     def start(self) -> None:
         """Start inside the running event loop; an app that is served does so by itself. Else as `Executor.start`."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import sys
 import threading
+import traceback
 
 import anyio
 import anyio.lowlevel
 import background
 import pytest
+import quart.ctx
 from quart import current_app
 from quart.signals import got_background_exception
 from until import until
 
-from executors import TaskExitedError, TaskState, TaskTimeoutError, WorkerLostError, io_bound
+from executors import TaskExitedError, TaskState, TaskTimeoutError, WorkerLostError, current_task, io_bound
 from executors.quart import QuartExecutor
 
 pytestmark = pytest.mark.anyio
@@ -65,15 +69,69 @@ def logged(caplog):
     ids=["loop", "thread", "thread then loop", "process"],
 )
 async def test_failures(app, told, caplog, function, args):
-    """A failure goes to the signal's receivers and to the app's log, with its traceback, from every backend."""
+    """A failure goes to the signal's receivers and to the app's log, with its task and traceback, once."""
     async with app.test_app():
         handle = app.add_background_task(function, *args)
         with pytest.raises(ValueError, match="wrong"):
             await handle
     assert told == [handle.exception()]
     assert logged(caplog) == told
-    assert [record.levelno for record in caplog.records if record.name == "background"] == [logging.ERROR]
-    assert told[0].__traceback__ is not None
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.getMessage() == f"Exception in task {handle.name!r} ({handle.id})"
+    assert (record.name, record.levelno) == ("background", logging.ERROR)
+    assert (record.taskName, record.task_id) == (handle.name, handle.id)
+
+
+async def test_the_traceback_is_the_task_s(app, executor):
+    """What the handler is given has the frames of the task, and none of the reporting."""
+    frames = []
+
+    def receiver(sender, exception):
+        frames.extend(frame.name for frame in traceback.extract_tb(exception.__traceback__))
+
+    with got_background_exception.connected_to(receiver, app):
+        async with app.test_app():
+            await app.add_background_task(fail_on_loop).wait()
+    assert frames == ["in_app_context", "fail_on_loop"]
+
+
+async def test_which_task_it_was(app, executor):
+    """Receivers find the failed task by `current_task`, whoever submitted it."""
+    tasks = []
+
+    async def receiver(sender, exception):
+        tasks.append((current_task().id, current_task().name))
+
+    async def submitter():
+        return app.add_background_task(fail_in_thread)
+
+    with got_background_exception.connected_to(receiver, app):
+        async with app.test_app():
+            handle = await app.add_background_task(submitter)
+            await handle.wait()
+    assert tasks == [(handle.id, "fail_in_thread")]
+
+
+async def test_other_lines_stay_as_they_are(app, executor, caplog):
+    """Only the line about the failed task's own error is given its name: a task's and a receiver's others aren't."""
+    caplog.set_level(logging.INFO)
+
+    async def receiver(sender, exception):
+        app.logger.info("told")
+        app.logger.error("another", exc_info=LookupError("another"))
+
+    async def task():
+        app.logger.error("in the task", exc_info=LookupError("in the task"))
+        await fail_on_loop()
+
+    with got_background_exception.connected_to(receiver, app):
+        async with app.test_app():
+            for _ in range(2):  # the logger is prepared by the first
+                await app.add_background_task(task).wait()
+                await until(lambda: not executor._reports._under_way)
+    texts = [record.getMessage().partition(" in task ")[0] for record in caplog.records if record.name == "background"]
+    assert texts == ["in the task", "told", "another", "Exception"] * 2
+    assert sum(hasattr(record, "task_id") for record in caplog.records) == 2
 
 
 @pytest.mark.parametrize(
@@ -132,21 +190,27 @@ async def test_only_of_background_tasks(app, executor, told, caplog):
     assert not logged(caplog)
 
 
-async def test_a_receiver_that_fails(app, executor, caplog):
-    """What a receiver raises is logged, and stops neither other tasks nor the app."""
+@pytest.mark.parametrize("raised", [LookupError, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+async def test_a_receiver_that_fails(app, executor, caplog, raised, is_async):
+    """What a receiver raises is logged with the task's own error, and stops neither other tasks nor the app."""
 
     def receiver(sender, exception):
-        raise LookupError("in the receiver")
+        raise raised("in the receiver")
+
+    async def async_receiver(sender, exception):
+        receiver(sender, exception)
 
     async with app.test_app():
-        with got_background_exception.connected_to(receiver, app):
+        with got_background_exception.connected_to(async_receiver if is_async else receiver, app):
             failing = [app.add_background_task(fail_on_loop) for _ in range(3)]
             for handle in failing:
                 await handle.wait()
             assert await app.add_background_task(background.quadruple, 2) == 8
             await until(lambda: not executor._reports._under_way)
-    texts = [record.getMessage() for record in caplog.records if record.name == "executors"]
-    assert sum("reporting the failure of task 'fail_on_loop' failed" in text for text in texts) == 3
+    records = [record for record in caplog.records if record.name == "executors"]
+    assert [bool(re.search("task 'fail_on_loop' failed", record.getMessage())) for record in records] == [True] * 3
+    assert all("ValueError: wrong" in "".join(traceback.format_exception(*record.exc_info)) for record in records)
 
 
 async def test_own_handler(new_app):
@@ -184,6 +248,9 @@ async def test_failure_of_a_request_s_task(app, told, caplog):
     async with app.test_app() as running:
         assert (await running.test_client().get("/path")).status_code == 200
     assert [str(error) for error in told] == ["wrong"]
+    [line] = [record.getMessage() for record in caplog.records if record.exc_info]
+    request = " on request GET /path" if hasattr(quart.ctx, "RequestContext") else ""  # until Quart 0.22
+    assert line.startswith(f"Exception{request} in task 'fail_in_thread' (")
 
 
 async def test_during_the_drain(app, told, executor):
