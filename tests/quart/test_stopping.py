@@ -185,3 +185,41 @@ async def test_a_report_under_way_when_the_drain_fails(app, executor):
                 await app.shutdown()
         group.cancel_scope.cancel()
     assert order == ["wrong", "after_serving"]
+
+
+async def test_failures_during_the_drain(app, executor):
+    """Failures during the drain are told before the app has stopped, by receivers that take their time, too."""
+    order = []
+    go_on = threading.Event()
+
+    async def slow(sender, exception):
+        await anyio.sleep(0.05)
+        order.append(str(exception))
+
+    def fail_late():
+        go_on.wait()
+        raise ValueError("late")
+
+    @app.after_serving
+    async def after():
+        order.append("after_serving")
+
+    with got_background_exception.connected_to(slow, app):
+        async with app.test_app():
+            app.add_background_task(fail_late)
+            go_on.set()
+    assert order == ["late", "after_serving"]
+
+
+async def test_the_drain_s_report_is_logged(app, executor, caplog):
+    """What didn't succeed is in the log as the drain reports it; a clean drain says nothing."""
+
+    def fail_in_thread():
+        raise ValueError("wrong")
+
+    for clean in (True, False):
+        caplog.clear()
+        async with app.test_app():
+            app.add_background_task(dict if clean else fail_in_thread)
+        texts = [record.getMessage() for record in caplog.records if record.name == "executors"]
+        assert any("1 failed" in text and "fail_in_thread" in text for text in texts) is not clean
