@@ -219,6 +219,8 @@ async def test_a_receiver_that_fails(app, executor, caplog, raised, is_async):
     told += [record for handle in failing for record in records_of(caplog, handle)]
     assert len(told) == 3
     assert all("ValueError: wrong" in "".join(traceback.format_exception(*record.exc_info)) for record in told)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_own_handler(new_app):

@@ -81,8 +81,8 @@ async def test_a_drain_that_fails(app, executor, last):
     async with anyio.create_task_group() as group:
         app.nursery = group  # where Quart-Trio looks
         await app.startup()
-        in_thread = app.add_background_task(released.wait)
         handle = app.add_background_task(anyio.sleep_forever)
+        in_thread = app.add_background_task(released.wait)
         await until(lambda: handle.started_at and in_thread.started_at)
         with pytest.raises(LookupError, match="cancel is broken"):
             await app.shutdown()
