@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 running: ContextVar[_Running | None] = ContextVar("executors.running", default=None)
-"""The task that this context belongs to. Set by the backends only."""
+"""The task that this context belongs to. Set by the backends, and where an ended task's failure is reported."""
 
 
 class CurrentTask:

@@ -306,11 +306,11 @@ class Dispatcher:
             await self.wait_idle()
         return not self.active
 
-    def give_up(self) -> None:
-        """Let go of everything: the event loop ended without a drain. Any thread."""
+    def give_up(self, why: str = "the event loop ended before the task did") -> None:
+        """Let go of everything: nothing can be waited for any more. Any thread."""
         for backend in self._backends.values():
             backend.kill()
         jobs, self.active = self.active, {}
         for job in jobs.values():
-            job.handle._finish(LOST, None, ExecutorClosedError("the event loop ended before the task did"))
+            job.handle._finish(LOST, None, ExecutorClosedError(why))
             job.handle._tell_waiters()

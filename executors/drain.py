@@ -105,7 +105,22 @@ async def drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[Execu
 
     Returns:
         The report, within `timeout` plus a second.
+
+    Raises:
+        Exception: What a backend raised when it was to stop a task. Everything is let go of then.
     """
+    try:
+        return await _drain(timeout, dispatcher, backends)
+    except Exception as error:
+        dispatcher.admission.enter(Phase.CLOSED)
+        for job in dispatcher.active.values():
+            dispatcher.deadlines.forget(job)
+        await _close(backends)
+        dispatcher.give_up(f"the executor's drain failed: {error!r}")
+        raise
+
+
+async def _drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend]) -> DrainReport:
     began = time.monotonic()
     await dispatcher.idle_within(timeout)
     dispatcher.admission.enter(Phase.CLOSED)

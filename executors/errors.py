@@ -9,6 +9,14 @@ class ExecutorError(Exception):
     """The base of every error of this library."""
 
 
+class Refusal(Exception):
+    """Marks the errors with which an executor turns a task away for now: what is asked of it may do later.
+
+    A class to register one handler for, and never raised itself. It comes last among their bases, so that a handler
+    for the error, for `ExecutorError` or for another base goes before one for this.
+    """
+
+
 class ConfigurationError(ExecutorError, ValueError):
     """A setting is unknown, or its value can't be used. The message names the setting and what would do."""
 
@@ -17,7 +25,7 @@ class InvalidTaskError(ExecutorError, TypeError):
     """What was handed over can't be run as a task: not a callable, a generator, a coroutine object."""
 
 
-class ExecutorClosedError(ExecutorError, RuntimeError):
+class ExecutorClosedError(ExecutorError, RuntimeError, Refusal):
     """The executor takes no work now: it hasn't been started, is draining, or has been drained."""
 
 
@@ -41,7 +49,7 @@ class TaskNotFinishedError(ExecutorError, TimeoutError):
     """A task's outcome was asked for before the task ended."""
 
 
-class QueueFullError(ExecutorError):
+class QueueFullError(ExecutorError, Refusal):
     """A backend has as many queued tasks as it may have.
 
     Attributes:
@@ -61,7 +69,7 @@ class QueueFullError(ExecutorError):
         )
 
 
-class BackendUnavailableError(ExecutorError):
+class BackendUnavailableError(ExecutorError, Refusal):
     """A backend can't run anything at present.
 
     Attributes:

@@ -147,6 +147,7 @@ class Executor(Submitter):
 
         Raises:
             ExecutorClosedError: It hasn't been started.
+            Exception: What a backend raised that failed to stop its tasks; they are lost then.
         """
         dispatcher = self._started()
         if not dispatcher.loop.is_current():
@@ -160,13 +161,17 @@ class Executor(Submitter):
             dispatcher.begin_drain()
             self._draining = dispatcher.loop.spawn(self._drain, dispatcher, timeout, name="executors.drain")
         await self._drained.wait()
-        assert self.drain_report is not None
+        if self.drain_report is None:
+            raise self._drain_failure
         return self.drain_report
 
     async def _drain(self, dispatcher: Dispatcher, timeout: float) -> None:
         assert self._drained is not None
+        self._drain_failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
         try:
             self.drain_report = await drain(timeout, dispatcher, self._backends.values())
+        except Exception as error:  # noqa: BLE001  (raised again by those who wait for the drain)
+            self._drain_failure = error
         finally:
             self._drained.set()
 

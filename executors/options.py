@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from executors.errors import ConfigurationError, InvalidTaskError
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, TypedDict, Unpack
+
+    class MarkKeywords(TypedDict, total=False):
+        """What a mark may say, for type checkers."""
+
+        timeout: float | None
+        name: str | None
+        max_concurrency: int | None
+
+    class CallKeywords(MarkKeywords, total=False):
+        """What a call's options may say, for type checkers."""
+
+        tag: str | None
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -152,7 +165,7 @@ def _mark(function: F, options: TaskOptions) -> F:
     return function
 
 
-def task(tag: str, **options: Any) -> Callable[[F], F]:
+def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
     """Mark a function with a tag: ``@task("reports", timeout=30)``.
 
     The function itself is returned, only marked: it can still be called and pickled.
@@ -174,8 +187,8 @@ def task(tag: str, **options: Any) -> Callable[[F], F]:
 @overload
 def io_bound(function: F, /) -> F: ...
 @overload
-def io_bound(*, timeout: float = ..., name: str = ..., max_concurrency: int = ...) -> Callable[[F], F]: ...
-def io_bound(function: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
+def io_bound(**options: Unpack[MarkKeywords]) -> Callable[[F], F]: ...
+def io_bound(function: F | None = None, /, **options: Unpack[MarkKeywords]) -> F | Callable[[F], F]:
     """Mark a function as waiting on I/O: a coroutine function runs on the event loop, another in a thread.
 
     Used plain or with options, as `task` has them.
@@ -187,8 +200,8 @@ def io_bound(function: F | None = None, /, **options: Any) -> F | Callable[[F], 
 @overload
 def cpu_bound(function: F, /) -> F: ...
 @overload
-def cpu_bound(*, timeout: float = ..., name: str = ..., max_concurrency: int = ...) -> Callable[[F], F]: ...
-def cpu_bound(function: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
+def cpu_bound(**options: Unpack[MarkKeywords]) -> Callable[[F], F]: ...
+def cpu_bound(function: F | None = None, /, **options: Unpack[MarkKeywords]) -> F | Callable[[F], F]:
     """Mark a function as computing: it runs in a worker process, whether it is a coroutine function or not.
 
     Used plain or with options, as `task` has them.

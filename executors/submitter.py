@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from executors.mapping import MapResults
 from executors.options import NO_OPTIONS, TaskOptions, whole_number
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from executors.executor import Executor
     from executors.handle import TaskHandle
+    from executors.options import CallKeywords
 
 P = ParamSpec("P")
 T = TypeVar("T")
+X = TypeVar("X")
 
 
 class Submitter:
@@ -22,7 +26,7 @@ class Submitter:
     _executor: Executor
     _said: TaskOptions = NO_OPTIONS
 
-    def options(self, **options: Any) -> Submitter:
+    def options(self, **options: Unpack[CallKeywords]) -> Submitter:
         """Return something to submit with, for which these options hold.
 
         ``executor.options(tag="cpu", timeout=5, name="thumb").submit(fn, x)``
@@ -36,13 +40,11 @@ class Submitter:
         """
         submitter = Submitter()
         submitter._executor = self._executor
-        submitter._said = TaskOptions.checked(options).over(self._said)
+        submitter._said = TaskOptions.checked({**options}).over(self._said)
         return submitter
 
     @overload
-    def submit(
-        self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskHandle[T]: ...
+    def submit(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
     @overload
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
@@ -66,7 +68,7 @@ class Submitter:
         return self._executor._submit(self._executor._prepare(function, args, kwargs, self._said))
 
     @overload
-    async def run(self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def run(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -94,6 +96,48 @@ class Submitter:
         finally:
             del handle  # an error's traceback refers to this frame
 
+    @overload
+    def map(
+        self,
+        function: Callable[[X], Awaitable[T]],
+        items: Iterable[X],
+        /,
+        *,
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+    ) -> MapResults[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[X], T],
+        items: Iterable[X],
+        /,
+        *,
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+    ) -> MapResults[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[..., Awaitable[T]],
+        items: Iterable[Any],
+        more_items: Iterable[Any],
+        /,
+        *iterables: Iterable[Any],
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+    ) -> MapResults[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[..., T],
+        items: Iterable[Any],
+        more_items: Iterable[Any],
+        /,
+        *iterables: Iterable[Any],
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+    ) -> MapResults[T]: ...
     def map(
         self,
         function: Callable[..., Any],

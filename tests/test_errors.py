@@ -9,7 +9,11 @@ import pytest
 
 from executors import errors
 
-CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, BaseException)]
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, BaseException) and value is not errors.Refusal
+]
 SAMPLES = [
     errors.ExecutorError("a text"),
     errors.ConfigurationError("a text"),
@@ -88,6 +92,14 @@ def test_signal_of_a_lost_worker() -> None:
     unnamed = errors.WorkerLostError("t", 1, 2, -200)
     assert unnamed.signal is None
     assert "200" in str(unnamed)
+
+
+def test_refusals_are_marked_last() -> None:
+    """A handler for an error of a task that was turned away, or for a base of it, goes before one for the mark."""
+    marked = {each for each in CLASSES if issubclass(each, errors.Refusal)}
+    assert marked == {errors.QueueFullError, errors.ExecutorClosedError, errors.BackendUnavailableError}
+    for each in marked:
+        assert each.__mro__[-4:] == (errors.Refusal, Exception, BaseException, object)
 
 
 def test_timeouts_are_timeouts() -> None:

@@ -1,32 +1,67 @@
-"""The types that users see, as mypy sees them."""
+"""The types that users see, as mypy and pyright see them."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-MYPY = [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", "--enable-error-code", "ignore-without-code"]
+TESTS = Path(__file__).parent
+FILES = [TESTS / "typing_api.py", TESTS / "typing_quart.py"]
+MARK = "  # wrong\n"
+
+Place = tuple[str, int]
+"""A file's name, and the number of a line."""
 
 
-def check(path: Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    """Run mypy over one file, with no other settings than these."""
-    command = [*MYPY, "--config-file", "", "--cache-dir", str(cache), str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+def output_of(*command: object) -> str:
+    """Run a type checker over the files, with no settings but these, and with nothing to fetch from the network."""
+    env = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command), *map(str, FILES)],
+        cwd=TESTS.parent,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode in {0, 1}, done.stdout + done.stderr
+    return done.stdout
+
+
+def found_by_mypy(folder: Path) -> dict[Place, str]:
+    output = output_of("mypy", "--strict", "--config-file", "", "--cache-dir", folder / "cache")
+    return {(Path(name).name, int(line)): text for name, line, text in re.findall(r"(.*):(\d+): error: (.*)", output)}
+
+
+def found_by_pyright(folder: Path) -> dict[Place, str]:
+    settings = folder / "pyrightconfig.json"
+    settings.write_text(json.dumps({"extraPaths": [str(TESTS.parent)]}))
+    output = output_of("pyright", "--project", settings, "--pythonpath", sys.executable, "--outputjson")
+    return {
+        (Path(each["file"]).name, each["range"]["start"]["line"] + 1): each["message"]
+        for each in json.loads(output)["generalDiagnostics"]
+    }
 
 
 @pytest.mark.timeout(300)
-def test_api_types(tmp_path: Path) -> None:
-    """The public functions carry the types of what is handed over, and reject what doesn't fit."""
-    done = check(Path(__file__).with_name("typing_api.py"), tmp_path)
-    assert done.returncode == 0, done.stdout
-    wrong = tmp_path / "wrong.py"
-    wrong.write_text(
-        "from executors import Executor\n\nExecutor().submit(len, 5)\nExecutor().submit(5)  # type: ignore\n"
-    )
-    done = check(wrong, tmp_path)
-    assert done.returncode == 1
-    assert "call-overload" in done.stdout
-    assert "ignore-without-code" in done.stdout
+@pytest.mark.parametrize("found_by", [found_by_mypy, found_by_pyright])
+def test_api_types(tmp_path: Path, found_by: Callable[[Path], dict[Place, str]]) -> None:
+    """A type checker finds fault with each line that is marked as wrong, and with no other."""
+    marked = {
+        (path.name, number)
+        for path in FILES
+        for number, line in enumerate(path.read_text().splitlines(keepends=True), 1)
+        if line.endswith(MARK)
+    }
+    found = found_by(tmp_path)
+    assert {place: text for place, text in found.items() if place not in marked} == {}
+    assert marked - found.keys() == set()
+    assert {name for name, _ in marked} == {path.name for path in FILES}

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextvars import copy_context
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast, overload
 
@@ -24,6 +24,8 @@ from executors.quart.config import settings_of
 from executors.quart.in_place import around_plain_anywhere
 from executors.quart.patience import wait_out_drains
 from executors.quart.reports import FailureReports
+from executors.quart.responses import Refusals
+from executors.quart.ending import drain_and_stop
 from executors.quart.worker import SETUP, find_app
 from executors.quart.worker_hooks import ExecutorWithWorkerHooks
 from executors.settings import Settings
@@ -86,6 +88,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
             raise ConfigurationError(
                 f"this QuartExecutor is the executor of {self._app.name!r}: make another for {app.name!r}"
             )
+        Refusals(self).register(app)
         app.extensions[EXTENSION] = self
         self._app = app
         self._start_serving, self._stop_serving = app.startup, app.shutdown
@@ -102,7 +105,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
 
     @overload
     def add_background_task(
-        self, func: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+        self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskHandle[T]: ...
     @overload
     def add_background_task(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
@@ -160,16 +163,15 @@ class QuartExecutor(ExecutorWithWorkerHooks):
 
     async def _shutdown(self) -> None:
         self.app.shutdown_event.set()  # who waits for it, as a long response may, needn't wait for the tasks
-        try:
-            await self._end()
-        finally:
-            await self._stop_serving()
+        await drain_and_stop(self._end, self._stop_serving)
 
     async def _end(self) -> None:
-        report = await self._drain_shielded()
-        if not report.clean:
-            logger.warning("%s", report)
-        await self._reports.wait(REPORT_TIME)
+        try:
+            report = await self._drain_shielded()
+            if not report.clean:
+                logger.warning("%s", report)
+        finally:
+            await self._reports.wait(REPORT_TIME)
 
     def start(self) -> None:
         """Start inside the running event loop; an app that is served does so by itself. Else as `Executor.start`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -12,8 +11,10 @@ from typing import Any, cast
 import anyio
 from quart import Quart
 
+from executors.context import running
 from executors.handle import CANCELLED, TaskHandle
 from executors.loops import EventLoop
+from executors.quart.responses import takes_context
 from executors.quart.spawning import Spawned
 
 logger = logging.getLogger("executors")
@@ -50,18 +51,21 @@ class FailureReports:
             self._under_way[handle.id] = spawned
 
     async def _tell(self, loop: EventLoop, handle: TaskHandle[Any], error: BaseException) -> None:
+        running.set(handle)  # the app's handlers may ask `current_task` which one it was
         handler = cast(Callable[..., Coroutine[Any, Any, None]], self._app.handle_background_exception)
-        takes_context = len(inspect.signature(handler).parameters) == 2  # since Quart 0.23
         try:
+            name_in_log_of(self._app)
             async with self._app.app_context() as app_context:
+                traceback = error.__traceback__
                 try:
                     raise error  # the handler logs the exception that is being handled
                 except type(error):
-                    await (handler(app_context, error) if takes_context else handler(error))
+                    error.with_traceback(traceback)  # as the task left it, without this frame
+                    await (handler(app_context, error) if takes_context(handler) else handler(error))
         except loop.cancelled_error:
             _log_only(handle, error)
             raise
-        except Exception:
+        except BaseException:  # a receiver's SystemExit must not end the server
             logger.exception("reporting the failure of task %r failed", handle.name)
         finally:
             del self._under_way[handle.id], error
@@ -92,3 +96,21 @@ class FailureReports:
 def _log_only(handle: TaskHandle[Any], error: BaseException) -> None:
     text = "task %r failed, and the app wasn't told: the event loop ended, or it took too long"
     logger.error(text, handle.name, exc_info=error)
+
+
+def name_in_log_of(app: Quart) -> None:
+    """Have the app's logger say of every failure that is being reported which task it was.
+
+    Quart's own line is "Exception", with the request's path where it knows one.
+    """
+    if isinstance(app.logger, logging.Logger):  # it may have been replaced
+        app.logger.addFilter(_name_task)
+
+
+def _name_task(record: logging.LogRecord) -> bool:
+    task = running.get()
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(task, TaskHandle) and error is not None and error is task._error and not hasattr(record, "task_id"):
+        record.msg, record.args = f"{record.getMessage()} in task {task.name!r} ({task.id})", ()
+        record.taskName, record.task_id = task.name, task.id  # as records of worker processes have it
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
@@ -39,7 +40,8 @@ class Spawned:
 
     async def _run(self) -> None:
         self._entered = True
-        await self._function()
+        with contextlib.suppress(GeneratorExit):  # from a thread's future: it closes what is beneath, and goes on
+            await self._function()
 
     def cancel(self) -> None:
         """Cancel it, entered or not."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import sys
 import threading
+import traceback
 
 import anyio
 import anyio.lowlevel
 import background
 import pytest
+import quart.ctx
 from quart import current_app
 from quart.signals import got_background_exception
 from until import until
 
-from executors import TaskExitedError, TaskState, TaskTimeoutError, WorkerLostError, io_bound
+from executors import TaskExitedError, TaskState, TaskTimeoutError, WorkerLostError, current_task, io_bound
 from executors.quart import QuartExecutor
 
 pytestmark = pytest.mark.anyio
@@ -59,21 +63,80 @@ def logged(caplog):
     return [record.exc_info[1] for record in caplog.records if record.name == "background" and record.exc_info]
 
 
+def records_of(caplog, handle):
+    """Return everything in the log, whoever wrote it, that tells of a task's error."""
+    return [record for record in caplog.records if record.exc_info and record.exc_info[1] is handle.exception()]
+
+
 @pytest.mark.parametrize(
     ("function", "args"),
     [(fail_on_loop, ()), (fail_in_thread, ()), (awaited_later, ()), (background.fail, ("wrong",))],
     ids=["loop", "thread", "thread then loop", "process"],
 )
 async def test_failures(app, told, caplog, function, args):
-    """A failure goes to the signal's receivers and to the app's log, with its traceback, from every backend."""
+    """A failure goes to the signal's receivers and to the app's log, with its task and traceback, once."""
     async with app.test_app():
         handle = app.add_background_task(function, *args)
         with pytest.raises(ValueError, match="wrong"):
             await handle
     assert told == [handle.exception()]
     assert logged(caplog) == told
-    assert [record.levelno for record in caplog.records if record.name == "background"] == [logging.ERROR]
-    assert told[0].__traceback__ is not None
+    [record] = records_of(caplog, handle)
+    assert record.getMessage() == f"Exception in task {handle.name!r} ({handle.id})"
+    assert (record.name, record.levelno) == ("background", logging.ERROR)
+    assert (record.taskName, record.task_id) == (handle.name, handle.id)
+
+
+async def test_the_traceback_is_the_task_s(app, executor):
+    """What the handler is given has the frames of the task, and none of the reporting."""
+    frames = []
+
+    def receiver(sender, exception):
+        frames.extend(frame.name for frame in traceback.extract_tb(exception.__traceback__))
+
+    with got_background_exception.connected_to(receiver, app):
+        async with app.test_app():
+            await app.add_background_task(fail_on_loop).wait()
+    assert frames == ["in_app_context", "fail_on_loop"]
+
+
+async def test_which_task_it_was(app, executor):
+    """Receivers find the failed task by `current_task`, whoever submitted it."""
+    tasks = []
+
+    async def receiver(sender, exception):
+        tasks.append((current_task().id, current_task().name))
+
+    async def submitter():
+        return app.add_background_task(fail_in_thread)
+
+    with got_background_exception.connected_to(receiver, app):
+        async with app.test_app():
+            handle = await app.add_background_task(submitter)
+            await handle.wait()
+    assert tasks == [(handle.id, "fail_in_thread")]
+
+
+async def test_other_lines_stay_as_they_are(app, executor, caplog):
+    """Only the line about the failed task's own error is given its name: a task's and a receiver's others aren't."""
+    caplog.set_level(logging.INFO)
+
+    async def receiver(sender, exception):
+        app.logger.info("told")
+        app.logger.error("another", exc_info=LookupError("another"))
+
+    async def task():
+        app.logger.error("in the task", exc_info=LookupError("in the task"))
+        await fail_on_loop()
+
+    with got_background_exception.connected_to(receiver, app):
+        async with app.test_app():
+            for _ in range(2):  # the logger is prepared by the first
+                await app.add_background_task(task).wait()
+                await until(lambda: not executor._reports._under_way)
+    texts = [record.getMessage().partition(" in task ")[0] for record in caplog.records if record.name == "background"]
+    assert texts == ["in the task", "told", "another", "Exception"] * 2
+    assert sum(hasattr(record, "task_id") for record in caplog.records) == 2
 
 
 @pytest.mark.parametrize(
@@ -128,25 +191,36 @@ async def test_only_of_background_tasks(app, executor, told, caplog):
         handle = executor.submit(fail_on_loop)
         await handle.wait()
         del handle
+        gc.collect()
+        await until(lambda: "task 'fail_on_loop' failed, and nobody asked" in caplog.text)
     assert not told
     assert not logged(caplog)
 
 
-async def test_a_receiver_that_fails(app, executor, caplog):
-    """What a receiver raises is logged, and stops neither other tasks nor the app."""
+@pytest.mark.parametrize("raised", [LookupError, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+async def test_a_receiver_that_fails(app, executor, caplog, raised, is_async):
+    """What a receiver raises is logged with the task's own error, and stops neither other tasks nor the app."""
 
     def receiver(sender, exception):
-        raise LookupError("in the receiver")
+        raise raised("in the receiver")
+
+    async def async_receiver(sender, exception):
+        receiver(sender, exception)
 
     async with app.test_app():
-        with got_background_exception.connected_to(receiver, app):
+        with got_background_exception.connected_to(async_receiver if is_async else receiver, app):
             failing = [app.add_background_task(fail_on_loop) for _ in range(3)]
             for handle in failing:
                 await handle.wait()
             assert await app.add_background_task(background.quadruple, 2) == 8
             await until(lambda: not executor._reports._under_way)
-    texts = [record.getMessage() for record in caplog.records if record.name == "executors"]
-    assert sum("reporting the failure of task 'fail_on_loop' failed" in text for text in texts) == 3
+    told = [record for record in caplog.records if "the failure of task 'fail_on_loop'" in record.getMessage()]
+    told += [record for handle in failing for record in records_of(caplog, handle)]
+    assert len(told) == 3
+    assert all("ValueError: wrong" in "".join(traceback.format_exception(*record.exc_info)) for record in told)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_own_handler(new_app):
@@ -176,39 +250,19 @@ async def test_own_handler(new_app):
 async def test_failure_of_a_request_s_task(app, told, caplog):
     """A task that a request added is reported in the request's context variables."""
 
+    handles = []
+
     @app.get("/path")
     async def route():
-        app.add_background_task(fail_in_thread)
+        handles.append(app.add_background_task(fail_in_thread))
         return ""
 
     async with app.test_app() as running:
         assert (await running.test_client().get("/path")).status_code == 200
     assert [str(error) for error in told] == ["wrong"]
-
-
-async def test_during_the_drain(app, told, executor):
-    """Failures during the drain are told before the app has stopped, by receivers that take their time, too."""
-    order = []
-    go_on = threading.Event()
-
-    async def slow(sender, exception):
-        await anyio.sleep(0.05)
-        order.append("told")
-
-    def fail_late():
-        go_on.wait()
-        raise ValueError("late")
-
-    @app.after_serving
-    async def after():
-        order.append("after_serving")
-
-    with got_background_exception.connected_to(slow, app):
-        async with app.test_app():
-            app.add_background_task(fail_late)
-            go_on.set()
-    assert order == ["told", "after_serving"]
-    assert [str(error) for error in told] == ["late"]
+    [line] = [record.getMessage() for record in records_of(caplog, handles[0])]
+    request = " on request GET /path" if hasattr(quart.ctx, "RequestContext") else ""  # until Quart 0.22
+    assert line.startswith(f"Exception{request} in task 'fail_in_thread' (")
 
 
 async def test_a_receiver_that_hangs(app, executor, caplog, monkeypatch):
@@ -229,13 +283,3 @@ async def test_a_receiver_that_hangs(app, executor, caplog, monkeypatch):
             assert len(ended) == runs
     texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert sum("1 reports of failed tasks took longer" in text for text in texts) == 2
-
-
-async def test_the_drain_s_report_is_logged(app, executor, caplog):
-    """What didn't succeed is in the log as the drain reports it; a clean drain says nothing."""
-    for clean in (True, False):
-        caplog.clear()
-        async with app.test_app():
-            app.add_background_task(dict if clean else fail_in_thread)
-        texts = [record.getMessage() for record in caplog.records if record.name == "executors"]
-        assert any("1 failed" in text and "fail_in_thread" in text for text in texts) is not clean

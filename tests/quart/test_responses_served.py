@@ -1,0 +1,55 @@
+"""A real server passes on what a client is told when its task was turned away."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from executors.quart import responses
+
+APPS = Path(__file__).parent / "apps"
+HANDSHAKE = (
+    *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
+
+
+def ask(port: int, until: str, *lines: str) -> str:
+    """Send one request to a server, and return its answer, head and body, once there is `until` in it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall("\r\n".join([*lines, f"Host: 127.0.0.1:{port}", "", ""]).encode())
+        answer = ""
+        while until not in answer:
+            part = connection.recv(4096)
+            assert part, answer
+            answer += part.decode()
+    return answer.lower()
+
+
+def test_under_hypercorn(free_port: int) -> None:
+    """The answer arrives whole, also in place of a websocket's handshake, and the server stops as ever."""
+    command = [sys.executable, "-m", "hypercorn", "-w", "0", "-b", f"127.0.0.1:{free_port}", "refusing:app"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(APPS), os.environ.get("PYTHONPATH", "")])}
+    server = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        output = [""]
+        while "Running on" not in output[-1]:
+            output.append(server.stdout.readline())  # type: ignore[union-attr]
+            assert output[-1], output
+        for request in (("GET / HTTP/1.1",), ("GET /ws HTTP/1.1", *HANDSHAKE)):
+            answer = ask(free_port, responses.BUSY, *request)
+            assert answer.startswith("http/1.1 503")
+            assert "retry-after: 5" in answer
+        ask(free_port, "released", "POST /release HTTP/1.1", "Content-Length: 0")
+        server.terminate()
+        rest, _ = server.communicate(timeout=15)
+    finally:
+        server.kill()
+        server.communicate()
+    assert server.returncode == 0, rest
+    assert "after_serving" in rest
+    assert rest.count("answered with status 503") == 1
+    assert "Traceback" not in rest
