@@ -95,19 +95,23 @@ class DrainReport:
         return "\n".join(lines)
 
 
-async def drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend]) -> DrainReport:
+async def drain(
+    timeout: float, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend], patience: anyio.CancelScope
+) -> DrainReport:
     """Wait, then stop what is left, then name what doesn't stop, then close the backends.
 
     Args:
         timeout: Seconds until what is left is told to stop.
         dispatcher: Has the tasks under way, and has begun to drain.
         backends: Are closed in the end.
+        patience: Ends after `timeout`, unless its deadline is brought forward.
 
     Returns:
         The report, within `timeout` plus a second.
     """
     began = time.monotonic()
-    await dispatcher.idle_within(timeout)
+    with patience:
+        await dispatcher.wait_idle()
     dispatcher.admission.enter(Phase.CLOSED)
     for job in reversed(list(dispatcher.active.values())):  # the queued ones before those whose place they'd take
         dispatcher.deadlines.cancel(job)

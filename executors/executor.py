@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor as FuturesExecutor
 from types import TracebackType
@@ -76,6 +77,7 @@ class Executor(Submitter):
         self._hooks = tuple(hooks)
         self._dispatcher: Dispatcher | None = None
         self._drained: anyio.Event | None = None
+        self._patience: anyio.CancelScope | None = None
         self.drain_report: DrainReport | None = None
         """The report of the last drain; None before the first, and from a new start until the next."""
 
@@ -134,7 +136,8 @@ class Executor(Submitter):
     async def drain(self, timeout: float | None = None) -> DrainReport:
         """Close to new tasks, wait for those under way, stop what is left at the deadline, end the backends.
 
-        On the executor's loop. A second call waits for the same drain. Cancelling it doesn't stop the drain.
+        On the executor's loop. A second call waits for the same drain, and can bring its deadline forward. Cancelling
+        it doesn't stop the drain.
 
         Args:
             timeout: Seconds until what is left is told to stop; `shutdown_timeout` if None.
@@ -148,24 +151,33 @@ class Executor(Submitter):
         dispatcher = self._started()
         if not dispatcher.loop.is_current():
             raise WrongThreadError("an executor is drained on the event loop that it was started on")
-        if timeout is None:
-            timeout = self._settings.shutdown_timeout
-        else:
+        if timeout is not None:
             positive_seconds(timeout, "the drain's timeout", zero=True)
         if self._drained is None:
+            if timeout is None:
+                timeout = self._settings.shutdown_timeout
             self._drained = anyio.Event()
             dispatcher.begin_drain()
+            self._patience = anyio.CancelScope(deadline=anyio.current_time() + timeout)
             self._draining = dispatcher.loop.spawn(self._drain, dispatcher, timeout, name="executors.drain")
+        elif timeout is not None and self._patience is not None:
+            self._patience.deadline = min(self._patience.deadline, anyio.current_time() + timeout)
         await self._drained.wait()
         assert self.drain_report is not None
         return self.drain_report
 
     async def _drain(self, dispatcher: Dispatcher, timeout: float) -> None:
         assert self._drained is not None
+        assert self._patience is not None
         try:
-            self.drain_report = await drain(timeout, dispatcher, self._backends.values())
+            self.drain_report = await drain(timeout, dispatcher, self._backends.values(), self._patience)
         finally:
             self._drained.set()
+
+    def _hurry(self) -> None:
+        """Bring the deadline of a drain that is under way forward: it is now. On the loop's thread."""
+        if self._patience is not None and not self._is_drained():
+            self._patience.deadline = -math.inf
 
     async def _drain_shielded(self, timeout: float | None = None) -> DrainReport:
         """Drain, and put a cancellation of the caller off until that is done. Else as `drain`."""

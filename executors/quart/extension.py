@@ -23,6 +23,7 @@ from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine, around_plain, run_on_loop
 from executors.quart.config import settings_of
 from executors.quart.reports import FailureReports
+from executors.quart.stopping import StopSignals
 from executors.quart.worker import SETUP, find_app
 from executors.settings import Settings
 
@@ -56,6 +57,7 @@ class QuartExecutor(Executor):
         super().__init__(hooks=hooks)
         self._app: Quart | None = None
         self._guard: AsyncGenerator[None, None] | None = None
+        self._signals: StopSignals | None = None  # of a server
         if app is not None:
             self.init_app(app)
 
@@ -145,22 +147,41 @@ class QuartExecutor(Executor):
 
     async def _startup(self) -> None:
         if self._is_without_loop() or self.phase == "closed":
-            self.start()
+            self._start_by_itself()
+        self._signals = StopSignals(self._started().loop, self.app.shutdown, self._hurry)
         try:
             await self._start_serving()
         except BaseException:
             await self._drain_shielded()
+            await self._forget_server()
             raise
 
     async def _shutdown(self) -> None:
         self.app.shutdown_event.set()  # who waits for it, as a long response may, needn't wait for the tasks
-        try:
+        if self._signals is None:
             await self._end()
-        finally:
             await self._stop_serving()
+            return
+        await self._signals.drain_begins()
+        try:
+            await self._end(0 if self._signals.is_orphan else None)
+        finally:
+            self._signals.drain_has_ended()
+            try:
+                await self._stop_serving()
+            finally:
+                await self._forget_server()
 
-    async def _end(self) -> None:
-        report = await self._drain_shielded()
+    async def _forget_server(self) -> None:
+        if self._signals is not None:
+            self._signals.close()
+            self._signals = None
+        if self._guard is not None:
+            guard, self._guard = self._guard, None
+            await guard.aclose()
+
+    async def _end(self, timeout: float | None = None) -> None:
+        report = await self._drain_shielded(timeout)
         if not report.clean:
             logger.warning("%s", report)
         await self._reports.wait(REPORT_TIME)
@@ -192,9 +213,12 @@ class QuartExecutor(Executor):
         try:
             yield
         finally:
+            served, self._signals = self._signals, None
+            if served is not None:  # and the server hasn't stopped the app: somebody has no time
+                served.close()
             if self.phase == "open":
                 if self._started().loop.spawns_until_closed:
-                    await self._end()
+                    await self._end(None if served is None else 0)
                 else:  # too late for that: trio has cancelled every task
                     self._started().give_up()
                     self._dispatcher = None
