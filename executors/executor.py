@@ -169,8 +169,15 @@ class Executor(Submitter):
     async def _drain(self, dispatcher: Dispatcher, timeout: float) -> None:
         assert self._drained is not None
         assert self._patience is not None
+        backends = self._backends.values()
         try:
-            self.drain_report = await drain(timeout, dispatcher, self._backends.values(), self._patience)
+            try:
+                self.drain_report = await drain(timeout, dispatcher, backends, self._patience)
+            except dispatcher.loop.cancelled_error:
+                if dispatcher.loop.spawns_until_closed:  # every task is cancelled, once, as the loop is to end: at once
+                    at_once = anyio.CancelScope(deadline=-math.inf)
+                    self.drain_report = await drain(timeout, dispatcher, backends, at_once)
+                raise
         finally:
             self._drained.set()
 

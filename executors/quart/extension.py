@@ -22,6 +22,7 @@ from executors.handle import TaskHandle
 from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine, around_plain, run_on_loop
 from executors.quart.config import settings_of
+from executors.quart.cutting_off import CutOff
 from executors.quart.reports import FailureReports
 from executors.quart.stopping import StopSignals
 from executors.quart.worker import SETUP, find_app
@@ -58,6 +59,7 @@ class QuartExecutor(Executor):
         self._app: Quart | None = None
         self._guard: AsyncGenerator[None, None] | None = None
         self._signals: StopSignals | None = None  # of a server
+        self._cut_off: CutOff | None = None
         if app is not None:
             self.init_app(app)
 
@@ -148,7 +150,9 @@ class QuartExecutor(Executor):
     async def _startup(self) -> None:
         if self._is_without_loop() or self.phase == "closed":
             self._start_by_itself()
-        self._signals = StopSignals(self._started().loop, self.app.shutdown, self._hurry)
+        loop = self._started().loop
+        self._signals = StopSignals(loop, self.app.shutdown, self._hurry)
+        self._cut_off = CutOff(loop, lambda: self.tasks)
         try:
             await self._start_serving()
         except BaseException:
@@ -175,15 +179,19 @@ class QuartExecutor(Executor):
     async def _forget_server(self) -> None:
         if self._signals is not None:
             self._signals.close()
-            self._signals = None
+        if self._cut_off is not None:
+            self._cut_off.close()
+        self._signals = self._cut_off = None
         if self._guard is not None:
             guard, self._guard = self._guard, None
             await guard.aclose()
 
     async def _end(self, timeout: float | None = None) -> None:
-        report = await self._drain_shielded(timeout)
-        if not report.clean:
-            logger.warning("%s", report)
+        try:
+            await self._drain_shielded(timeout)
+        finally:  # also where it was cancelled meanwhile
+            if self.drain_report is not None and not self.drain_report.clean:
+                logger.warning("%s", self.drain_report)
         await self._reports.wait(REPORT_TIME)
 
     def start(self) -> None:
@@ -213,15 +221,17 @@ class QuartExecutor(Executor):
         try:
             yield
         finally:
-            served, self._signals = self._signals, None
-            if served is not None:  # and the server hasn't stopped the app: somebody has no time
-                served.close()
+            cut_off = self._cut_off  # of a server that hasn't stopped the app: somebody has no time
+            self._guard = None
+            await self._forget_server()
             if self.phase == "open":
                 if self._started().loop.spawns_until_closed:
-                    await self._end(None if served is None else 0)
+                    await self._end(None if cut_off is None else 0)
                 else:  # too late for that: trio has cancelled every task
                     self._started().give_up()
                     self._dispatcher = None
+            if cut_off is not None:
+                cut_off.report()
 
 
 def _refuse_to_serve(*_: Any, **__: Any) -> NoReturn:

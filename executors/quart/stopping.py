@@ -1,7 +1,7 @@
 """What stops a served app: the signals that its server leaves to nobody, a second signal, and its parent's end.
 
 Servers differ in what they do with a signal. uvicorn, and Hypercorn without workers, take SIGINT and SIGTERM and stop
-the app. Hypercorn's workers ignore SIGINT and leave SIGTERM to the system, which kills them at once; and their own parent
+the app. Hypercorn's workers ignore SIGINT and leave SIGTERM to the system, which kills them at once; and their parent
 sends them one as soon as another worker has ended. On trio nobody takes SIGTERM, and Ctrl-C is raised wherever code
 happens to run, in a request as well. No server heeds a second signal while the app stops.
 """

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from processes import is_alive
 
 APPS = Path(__file__).parents[1] / "quart" / "apps"
-PATIENCE = 15.0
+PATIENCE = 30.0
+"""Seconds that a busy machine may take for what an idle one does within two."""
+
 T = TypeVar("T")
 
 
@@ -43,7 +46,9 @@ def can_be_bound(port: int) -> bool:
 def takes_connections(port: int) -> bool:
     """Whether somebody listens on the port."""
     with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+        if sock.connect_ex(("127.0.0.1", port)):
+            return False
+        return bool(sock.getsockname() != sock.getpeername())  # else the system let it connect to itself
 
 
 def processes_with(mark: str) -> set[int]:
@@ -93,6 +98,7 @@ class Server:
                 process_group=0,
             )
         until(lambda: self.process.poll() is not None or takes_connections(port))
+        assert self.process.poll() is None, self.output
 
     @property
     def output(self) -> str:
@@ -114,6 +120,20 @@ class Server:
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             text: str = response.read().decode()
             return text
+
+    def work(self, seconds: float) -> None:
+        """Have something of this length under way on all three backends."""
+        before = len(self.recorded("worker"))
+        self.request(f"/work/{float(seconds)}")
+        until(lambda: len(self.recorded("worker")) > before)
+
+    @contextmanager
+    def slow_request(self, seconds: float) -> Iterator[socket.socket]:
+        """Have a request under way that takes so long."""
+        with socket.create_connection(("127.0.0.1", self.port)) as sock:
+            sock.sendall(f"GET /slow/{float(seconds)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            until(lambda: self.recorded("slow"))
+            yield sock
 
     def signal(self, number: int, *, group: bool = False) -> None:
         """Send a signal to the process that was started, or to its whole group."""
