@@ -52,6 +52,16 @@ class CutOff:
 
     def report(self) -> None:
         """Log what was under way and was cancelled; the drain, which came later, hasn't seen it."""
-        cut_off = [f"task {handle.name!r} ({handle.id})" for handle in self._seen if handle.state is CANCELLED]
-        if cut_off:
-            logger.warning("the server ended without stopping the app, which cut off: %s", ", ".join(cut_off))
+        _log(
+            "the server ended without stopping the app, which cut off", [h for h in self._seen if h.state is CANCELLED]
+        )
+
+    def warn(self) -> None:
+        """Log what is under way, as the server may be killed before there is more to say."""
+        _log("the server may be killed before these have ended", self._tasks())
+
+
+def _log(what: str, handles: Iterable[TaskHandle[Any]]) -> None:
+    tasks = ", ".join(f"task {handle.name!r} ({handle.id})" for handle in handles)
+    if tasks:
+        logger.warning("%s: %s", what, tasks)

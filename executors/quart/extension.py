@@ -22,9 +22,8 @@ from executors.handle import TaskHandle
 from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine, around_plain, run_on_loop
 from executors.quart.config import settings_of
-from executors.quart.cutting_off import CutOff
 from executors.quart.reports import FailureReports
-from executors.quart.stopping import StopSignals
+from executors.quart.serving import Serving
 from executors.quart.worker import SETUP, find_app
 from executors.settings import Settings
 
@@ -58,8 +57,7 @@ class QuartExecutor(Executor):
         super().__init__(hooks=hooks)
         self._app: Quart | None = None
         self._guard: AsyncGenerator[None, None] | None = None
-        self._signals: StopSignals | None = None  # of a server
-        self._cut_off: CutOff | None = None
+        self._serving: Serving | None = None
         if app is not None:
             self.init_app(app)
 
@@ -150,9 +148,7 @@ class QuartExecutor(Executor):
     async def _startup(self) -> None:
         if self._is_without_loop() or self.phase == "closed":
             self._start_by_itself()
-        loop = self._started().loop
-        self._signals = StopSignals(loop, self.app.shutdown, self._hurry)
-        self._cut_off = CutOff(loop, lambda: self.tasks)
+        self._serving = Serving(self._started().loop, self.app.shutdown, self._hurry, lambda: self.tasks)
         try:
             await self._start_serving()
         except BaseException:
@@ -162,26 +158,21 @@ class QuartExecutor(Executor):
 
     async def _shutdown(self) -> None:
         self.app.shutdown_event.set()  # who waits for it, as a long response may, needn't wait for the tasks
-        if self._signals is None:
-            await self._end()
-            await self._stop_serving()
-            return
-        await self._signals.drain_begins()
+        timeout = None if self._serving is None else await self._serving.drain_begins()
         try:
-            await self._end(0 if self._signals.is_orphan else None)
+            await self._end(timeout)
         finally:
-            self._signals.drain_has_ended()
+            if self._serving is not None:
+                self._serving.drain_has_ended()
             try:
                 await self._stop_serving()
             finally:
                 await self._forget_server()
 
     async def _forget_server(self) -> None:
-        if self._signals is not None:
-            self._signals.close()
-        if self._cut_off is not None:
-            self._cut_off.close()
-        self._signals = self._cut_off = None
+        if self._serving is not None:
+            self._serving.close()
+            self._serving = None
         if self._guard is not None:
             guard, self._guard = self._guard, None
             await guard.aclose()
@@ -221,17 +212,17 @@ class QuartExecutor(Executor):
         try:
             yield
         finally:
-            cut_off = self._cut_off  # of a server that hasn't stopped the app: somebody has no time
+            serving = self._serving  # and the server hasn't stopped the app: somebody has no time
             self._guard = None
             await self._forget_server()
             if self.phase == "open":
                 if self._started().loop.spawns_until_closed:
-                    await self._end(None if cut_off is None else 0)
+                    await self._end(None if serving is None else 0)
                 else:  # too late for that: trio has cancelled every task
                     self._started().give_up()
                     self._dispatcher = None
-            if cut_off is not None:
-                cut_off.report()
+            if serving is not None:
+                serving.report()
 
 
 def _refuse_to_serve(*_: Any, **__: Any) -> NoReturn:

@@ -57,7 +57,8 @@ class StopSignals:
         self._own_stop: object = None
         self._stops_alone = False
         self._parent_fd: int | None = None
-        self._close_parent_fd = False
+        self.is_under_reloader = False
+        """Quart's reloader is the parent, which kills this process 0.25 s after a Ctrl-C."""
         self.is_orphan = False
         """The server's parent has been killed, and this process is what is left of it: it should end at once."""
         parent = multiprocessing.parent_process()
@@ -150,7 +151,7 @@ class StopSignals:
     def _watch_parent(self, sentinel: int | None) -> None:
         if sentinel is None and os.environ.get("QUART_RUN_MAIN") == "true" and hasattr(os, "pidfd_open"):
             sentinel = os.pidfd_open(os.getppid())  # of Quart's reloader, whose child serves
-            self._close_parent_fd = True
+            self.is_under_reloader = True
         if sentinel is not None:
             self._parent_fd = sentinel
             self._loop.add_reader(sentinel, self._lost_parent)
@@ -166,7 +167,7 @@ class StopSignals:
         if self._parent_fd is not None:
             if not self._loop.has_ended():
                 self._loop.remove_reader(self._parent_fd)
-            if self._close_parent_fd:
+            if self.is_under_reloader:
                 os.close(self._parent_fd)
             self._parent_fd = None
 

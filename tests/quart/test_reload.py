@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from servers import APPS, PATIENCE, Server, until
+from servers import APPS, PATIENCE, Server, find_port, until
 
 RELOADERS = {
     "app.run": ["reloaded.py"],
@@ -30,27 +30,51 @@ def zombies_of(pids: set[int]) -> set[int]:
     return found
 
 
+class Reloaded:
+    """A server of the app in a folder of its own, which can be changed."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        folder.mkdir()
+        self._source = shutil.copy(APPS / "reloaded.py", folder)
+        self.server = Server(RELOADERS[kind], find_port(), folder, PYTHONDONTWRITEBYTECODE="1")
+        self._runs = 0
+        self._size = 0
+
+    def change(self) -> None:
+        """Have it reload."""
+        later = os.stat(self._source).st_mtime + 10
+        os.utime(self._source, (later, later))
+
+    def check(self) -> None:
+        """Its next run has begun, and nothing is left of the one before."""
+        self._runs += 1
+        until(lambda: len(self.server.recorded("worker")) == 2 * self._runs)
+        workers = {int(pid) for pid in self.server.recorded("worker")[-2:]}
+        self._size = self._size or len(self.server.processes())
+        until(lambda: len(self.server.processes()) == self._size)
+        assert workers <= self.server.processes()
+        assert not zombies_of(self.server.processes())
+        assert len(self.server.recorded("serving")) == self._runs
+
+
 @pytest.mark.timeout(180)  # app.run looks at its files once a second
-@pytest.mark.parametrize("kind", RELOADERS)
-def test_ten_reloads(kind, free_port, tmp_path):
-    """What an earlier run of the app has started is gone as soon as the next one serves; Ctrl-C ends all."""
-    source = tmp_path / "reloaded.py"
-    shutil.copy(APPS / "reloaded.py", source)
-    server = Server(RELOADERS[kind], free_port, tmp_path, PYTHONDONTWRITEBYTECODE="1")
+def test_ten_reloads(tmp_path):
+    """What an earlier run of the app has started is gone when the next one serves; Ctrl-C ends all."""
+    reloaded = []
     try:
-        count = None
-        for number in range(RELOADS + 1):
-            until(lambda number=number: len(server.recorded("worker")) == 2 * (number + 1))
-            workers = {int(line.split()[1]) for line in server.recorded("worker")[-2:]}
-            assert len(server.recorded("serving")) == number + 1
-            assert workers <= server.processes()
-            count = count or len(server.processes())
-            until(lambda count=count: len(server.processes()) == count)
-            assert not zombies_of(server.processes())
-            if number < RELOADS:
-                os.utime(source, (stamp := source.stat().st_mtime + 10, stamp))
-        server.signal(signal.SIGINT, group=True)
-        server.process.wait(PATIENCE)
-        until(lambda: not server.processes())
+        for kind in RELOADERS:  # at the same time, which takes half as long
+            reloaded.append(Reloaded(kind, tmp_path / kind))
+        for _ in range(RELOADS):
+            for each in reloaded:
+                each.check()
+            for each in reloaded:
+                each.change()
+        for each in reloaded:
+            each.check()
+            each.server.signal(signal.SIGINT, group=True)
+        for each in reloaded:
+            each.server.process.wait(PATIENCE)
+            until(lambda server=each.server: not server.processes())
     finally:
-        server.kill()
+        for each in reloaded:
+            each.server.kill()

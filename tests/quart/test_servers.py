@@ -37,28 +37,24 @@ ONE, ALL = False, True
 
 ONCE = [
     ("hypercorn", SIGTERM, ONE),
-    ("hypercorn on uvloop", SIGINT, ALL),
-    ("hypercorn on trio", SIGTERM, ONE),
     ("hypercorn on trio", SIGINT, ALL),
-    ("hypercorn, 1 worker", SIGTERM, ALL),
     ("hypercorn on uvloop, 1 worker", SIGTERM, ALL),
     ("hypercorn on trio, 1 worker", SIGTERM, ALL),
     ("hypercorn, 2 workers", SIGTERM, ONE),
-    ("hypercorn, 2 workers", SIGINT, ALL),
     ("uvicorn", SIGTERM, ONE),
     ("uvicorn, 2 workers", SIGTERM, ALL),
-    ("app.run", SIGTERM, ONE),
-    ("app.run on trio", SIGTERM, ALL),
+    ("app.run", SIGINT, ALL),
+    ("app.run on trio", SIGTERM, ONE),
 ]
 TWICE = [
-    ("hypercorn", SIGTERM, ONE),
+    ("hypercorn on uvloop", SIGTERM, ONE),
     ("hypercorn on trio", SIGINT, ALL),
-    ("hypercorn on uvloop, 1 worker", SIGINT, ALL),
-    ("hypercorn, 2 workers", SIGINT, ALL),
+    ("hypercorn, 1 worker", SIGINT, ALL),
     ("uvicorn", SIGINT, ONE),
     ("uvicorn, 2 workers", SIGINT, ALL),
-    ("app.run", SIGINT, ALL),
+    ("app.run", SIGTERM, ALL),
 ]
+KILLED = ["hypercorn", "hypercorn on trio, 1 worker", "uvicorn, 2 workers"]
 
 
 def cells(chosen):
@@ -153,7 +149,7 @@ def test_stopped_twice(start, kind, number, group):
 
 
 @pytest.mark.parametrize(
-    "kind", ["hypercorn", "hypercorn on trio, 1 worker", "hypercorn, 2 workers", "uvicorn, 2 workers"]
+    "kind", [pytest.param(kind, marks=() if kind in KILLED else pytest.mark.stress) for kind in SERVERS]
 )
 def test_killed(start, kind):
     """When a server is killed its workers end by themselves: nothing is left within two seconds."""
@@ -177,7 +173,9 @@ def test_serving_process_killed(start):
     check_nothing_left(server)
 
 
-@pytest.mark.parametrize("kind", ["hypercorn, 1 worker", "hypercorn on trio, 1 worker"])
+@pytest.mark.parametrize(
+    "kind", ["hypercorn, 1 worker", pytest.param("hypercorn on trio, 1 worker", marks=pytest.mark.stress)]
+)
 def test_one_worker_of_hypercorn_terminated(start, kind):
     """A SIGTERM to Hypercorn's worker alone, which killed it, has it stop the app before it dies of it."""
     server = start(kind, SERVED_SERVER_TIME="0.1")

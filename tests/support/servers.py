@@ -32,6 +32,14 @@ def until(look: Callable[[], T], seconds: float = PATIENCE) -> T:
     return seen
 
 
+def find_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
 def can_be_bound(port: int) -> bool:
     """Whether nobody listens on the port."""
     with socket.socket() as sock:

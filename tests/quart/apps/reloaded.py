@@ -23,16 +23,16 @@ def write(line: str) -> None:
 
 
 @cpu_bound
-def stay(number: int) -> None:
+def stay() -> None:
     """Say which process this is, and stay."""
-    write(f"worker {number} {os.getpid()}")
+    write(f"worker {os.getpid()}")
     time.sleep(600)
 
 
 @app.before_serving
 async def before() -> None:
-    for number in range(2):
-        app.add_background_task(stay, number)
+    for _ in range(2):
+        app.add_background_task(stay)
 
 
 @app.while_serving

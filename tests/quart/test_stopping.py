@@ -1,0 +1,81 @@
+"""Signals inside this process: what a served app's executor takes, it gives back."""
+
+from __future__ import annotations
+
+import signal
+
+import anyio
+import pytest
+from until import until
+
+from executors.quart import QuartExecutor
+
+pytestmark = pytest.mark.anyio
+
+
+def handlers():
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+async def test_given_back(app, executor):
+    """While the app is served a SIGTERM that would kill the process is heard; afterwards all is as it was."""
+    before = handlers()
+    for _ in range(2):
+        async with app.test_app():
+            assert signal.getsignal(signal.SIGTERM) is not before[1]
+        assert handlers() == before
+
+
+async def test_given_back_where_the_app_does_not_start(app, executor):
+    """The same holds for an app that fails to start."""
+    before = handlers()
+    app.before_serving(lambda: 1 / 0)
+    with pytest.raises(BaseException):  # noqa: B017, PT011  (on trio it comes in groups, with cancellations)
+        async with app.test_app():
+            pass
+    assert handlers() == before
+
+
+async def test_the_users_own_handler(app, executor):
+    """A handler that a `before_serving` function sets stays, during the drain, too, and is called."""
+    before, heard = handlers(), []
+
+    @app.before_serving
+    async def own():
+        signal.signal(signal.SIGTERM, lambda *_: heard.append("own"))
+
+    try:
+        async with app.test_app():
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before[1])
+    assert heard == ["own", "own"]
+    assert handlers() == before
+
+
+async def test_two_apps_that_stop_together(new_app, caplog):
+    """A second signal hurries the drains of both."""
+    before = handlers()
+    apps = [new_app(name, EXECUTOR_SHUTDOWN_TIMEOUT=5) for name in ("first", "second")]
+    executors = [QuartExecutor(app) for app in apps]
+    stop = anyio.Event()
+
+    async def serve(app):
+        async with app.test_app():
+            app.add_background_task(anyio.sleep_forever)
+            await stop.wait()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for app in apps:
+                group.start_soon(serve, app)
+            await until(lambda: all(executor.tasks for executor in executors))
+            stop.set()
+            await until(lambda: {executor.phase for executor in executors} == {"draining"})
+            while caplog.text.count("a second signal") < 2:  # a signal of the drain's first moment is none
+                signal.raise_signal(signal.SIGTERM)
+                await anyio.sleep(0.01)
+    assert [executor.drain_report.duration < 4 for executor in executors] == [True, True]
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(number, handler)
