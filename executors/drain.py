@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ import anyio
 from executors.admission import Phase
 from executors.backends.base import ExecutorBackend
 from executors.dispatch import Dispatcher
+from executors.errors import ExecutorClosedError
 from executors.handle import SUCCEEDED, TaskHandle, TaskState
 
 logger = logging.getLogger("executors")
@@ -95,44 +97,86 @@ class DrainReport:
         return "\n".join(lines)
 
 
-async def drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend]) -> DrainReport:
-    """Wait, then stop what is left, then name what doesn't stop, then close the backends.
+class Drain:
+    """One drain of an executor, under way from when it is made. On the loop's thread.
+
+    It waits, then stops what is left, then names what doesn't stop, then closes the backends.
 
     Args:
-        timeout: Seconds until what is left is told to stop.
-        dispatcher: Has the tasks under way, and has begun to drain.
+        dispatcher: Has the tasks under way.
         backends: Are closed in the end.
-
-    Returns:
-        The report, within `timeout` plus a second.
-
-    Raises:
-        Exception: What a backend raised when it was to stop a task. Everything is let go of then.
+        timeout: Seconds until what is left is told to stop.
     """
-    try:
-        return await _drain(timeout, dispatcher, backends)
-    except Exception as error:
+
+    def __init__(self, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend], timeout: float) -> None:
+        self.report: DrainReport | None = None
+        """What became of the tasks, once it has ended."""
+        self._dispatcher = dispatcher
+        self._backends = backends
+        self._timeout = timeout
+        self._patience = anyio.CancelScope(deadline=anyio.current_time() + timeout)
+        self._failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
+        self._ended = anyio.Event()
+        dispatcher.begin_drain()
+        self._task = dispatcher.loop.spawn(self._run, name="executors.drain")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do. Any thread."""
+        return self._ended.is_set()
+
+    def hurry(self, deadline: float = -math.inf) -> None:
+        """Tell what is left to stop no later than at `deadline`, on the event loop's clock: by default now."""
+        self._patience.deadline = min(self._patience.deadline, deadline)
+
+    async def wait(self) -> DrainReport:
+        """Return the report, within the timeout plus a second.
+
+        Raises:
+            Exception: What a backend raised when it was to stop a task. Everything has been let go of then.
+        """
+        await self._ended.wait()
+        if self.report is None:
+            raise self._failure
+        return self.report
+
+    async def _run(self) -> None:
+        try:
+            self.report = await self._drain(self._patience)
+        except self._dispatcher.loop.cancelled_error:
+            if (
+                self._dispatcher.loop.spawns_until_closed
+            ):  # every task is cancelled, once, as the loop is to end: at once
+                self.report = await self._drain(anyio.CancelScope(deadline=-math.inf))
+            raise
+        except Exception as error:  # noqa: BLE001  (raised again by those who wait)
+            self._failure = error
+            await self._give_up()
+        finally:
+            self._ended.set()
+
+    async def _drain(self, patience: anyio.CancelScope) -> DrainReport:
+        began = time.monotonic()
+        dispatcher = self._dispatcher
+        with patience:
+            await dispatcher.wait_idle()
         dispatcher.admission.enter(Phase.CLOSED)
-        for job in dispatcher.active.values():
-            dispatcher.deadlines.forget(job)
-        await _close(backends)
-        dispatcher.give_up(f"the executor's drain failed: {error!r}")
-        raise
+        for job in reversed(list(dispatcher.active.values())):  # the queued ones before those whose place they'd take
+            dispatcher.deadlines.cancel(job)
+        await dispatcher.idle_within(STOP_TIME)
+        for job in list(dispatcher.active.values()):
+            dispatcher.abandon(job)
+        stacks = {job.handle.id: job.backend.stack_of(job) for job in dispatcher.adrift.values()}
+        await _close(self._backends, self._timeout - (time.monotonic() - began))
+        handles = list((dispatcher.watched or {}).values())
+        return _report(self._timeout, time.monotonic() - began, handles, stacks)
 
-
-async def _drain(timeout: float, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend]) -> DrainReport:
-    began = time.monotonic()
-    await dispatcher.idle_within(timeout)
-    dispatcher.admission.enter(Phase.CLOSED)
-    for job in reversed(list(dispatcher.active.values())):  # the queued ones before those whose place they'd take
-        dispatcher.deadlines.cancel(job)
-    await dispatcher.idle_within(STOP_TIME)
-    for job in list(dispatcher.active.values()):
-        dispatcher.abandon(job)
-    stacks = {job.handle.id: job.backend.stack_of(job) for job in dispatcher.adrift.values()}
-    await _close(backends, timeout - (time.monotonic() - began))
-    handles = list((dispatcher.watched or {}).values())
-    return _report(timeout, time.monotonic() - began, handles, stacks)
+    async def _give_up(self) -> None:
+        self._dispatcher.admission.enter(Phase.CLOSED)
+        for job in self._dispatcher.active.values():
+            self._dispatcher.deadlines.forget(job)
+        await _close(self._backends, 0.0)
+        self._dispatcher.give_up(f"the executor's drain failed: {self._failure!r}")
 
 
 async def _close(backends: Iterable[ExecutorBackend], left: float) -> None:

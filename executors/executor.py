@@ -13,7 +13,7 @@ from executors.admission import Phase
 from executors.backends.base import ExecutorBackend
 from executors.context import WorkerProcess, refuse_in_worker
 from executors.dispatch import Call, Dispatcher
-from executors.drain import DrainReport, drain
+from executors.drain import Drain, DrainReport
 from executors.equipment import equip
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook
@@ -77,9 +77,7 @@ class Executor(Submitter):
         self._settings = Settings.checked(said)
         self._hooks = tuple(hooks)
         self._dispatcher: Dispatcher | None = None
-        self._drained: anyio.Event | None = None
-        self.drain_report: DrainReport | None = None
-        """The report of the last drain; None before the first, and from a new start until the next."""
+        self._draining: Drain | None = None
 
     # --- starting and ending ------------------------------------------------------------------------------
 
@@ -123,7 +121,7 @@ class Executor(Submitter):
             raise
         self._backends = backends
         self._targets = Targets(backends, tags, settings.no_process_backend)
-        self._drained = self.drain_report = None
+        self._draining = None
         self._dispatcher = Dispatcher(loop, backends, settings.queue_size, settings.cancel_grace, self._hooks)
 
     def _configured(self) -> Settings:
@@ -137,7 +135,8 @@ class Executor(Submitter):
     async def drain(self, timeout: float | None = None) -> DrainReport:
         """Close to new tasks, wait for those under way, stop what is left at the deadline, end the backends.
 
-        On the executor's loop. A second call waits for the same drain. Cancelling it doesn't stop the drain.
+        On the executor's loop. A second call waits for the same drain, and can bring its deadline forward. Cancelling
+        it doesn't stop the drain.
 
         Args:
             timeout: Seconds until what is left is told to stop; `shutdown_timeout` if None.
@@ -152,28 +151,24 @@ class Executor(Submitter):
         dispatcher = self._started()
         if not dispatcher.loop.is_current():
             raise WrongThreadError("an executor is drained on the event loop that it was started on")
-        if timeout is None:
-            timeout = self._settings.shutdown_timeout
-        else:
+        if timeout is not None:
             positive_seconds(timeout, "the drain's timeout", zero=True)
-        if self._drained is None:
-            self._drained = anyio.Event()
-            dispatcher.begin_drain()
-            self._draining = dispatcher.loop.spawn(self._drain, dispatcher, timeout, name="executors.drain")
-        await self._drained.wait()
-        if self.drain_report is None:
-            raise self._drain_failure
-        return self.drain_report
+        if self._draining is None:
+            timeout = self._settings.shutdown_timeout if timeout is None else timeout
+            self._draining = Drain(dispatcher, self._backends.values(), timeout)
+        elif timeout is not None:
+            self._draining.hurry(anyio.current_time() + timeout)
+        return await self._draining.wait()
 
-    async def _drain(self, dispatcher: Dispatcher, timeout: float) -> None:
-        assert self._drained is not None
-        self._drain_failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
-        try:
-            self.drain_report = await drain(timeout, dispatcher, self._backends.values())
-        except Exception as error:  # noqa: BLE001  (raised again by those who wait for the drain)
-            self._drain_failure = error
-        finally:
-            self._drained.set()
+    @property
+    def drain_report(self) -> DrainReport | None:
+        """The report of the last drain; None before the first, and from a new start until the next. Any thread."""
+        return None if self._draining is None else self._draining.report
+
+    def _hurry(self) -> None:
+        """Bring the deadline of a drain that is under way forward: it is now. On the loop's thread."""
+        if self._draining is not None and not self._draining.has_ended:
+            self._draining.hurry()
 
     async def _drain_shielded(self, timeout: float | None = None) -> DrainReport:
         """Drain, and put a cancellation of the caller off until that is done. Else as `drain`."""
@@ -184,7 +179,7 @@ class Executor(Submitter):
                     report = await self.drain(timeout)
                     break
                 except anyio.get_cancelled_exc_class() as error:  # asyncio's own, which no scope keeps off
-                    if self._drained is None or self._drained.is_set():
+                    if self._draining is None or self._draining.has_ended:
                         raise
                     cancelled = error
         if cancelled is not None:
@@ -262,7 +257,7 @@ class Executor(Submitter):
         return "draining" if phase is Phase.CLOSED and not self._is_drained() else phase.value
 
     def _is_drained(self) -> bool:
-        return self._drained is not None and self._drained.is_set()
+        return self._draining is not None and self._draining.has_ended
 
     def backend(self, name: str) -> ExecutorBackend:
         """Return a backend of the started executor by its name.

@@ -21,11 +21,12 @@ from executors.handle import TaskHandle
 from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine
 from executors.quart.config import settings_of
+from executors.quart.ending import drain_and_stop
 from executors.quart.in_place import around_plain_anywhere
 from executors.quart.patience import wait_out_drains
 from executors.quart.reports import FailureReports
 from executors.quart.responses import Refusals
-from executors.quart.ending import drain_and_stop
+from executors.quart.serving import Serving
 from executors.quart.worker import SETUP, find_app
 from executors.quart.worker_hooks import ExecutorWithWorkerHooks
 from executors.settings import Settings
@@ -60,6 +61,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         super().__init__(hooks=hooks)
         self._app: Quart | None = None
         self._guard: AsyncGenerator[None, None] | None = None
+        self._serving: Serving | None = None
         if app is not None:
             self.init_app(app)
 
@@ -154,23 +156,47 @@ class QuartExecutor(ExecutorWithWorkerHooks):
 
     async def _startup(self) -> None:
         if self._is_without_loop() or self.phase == "closed":
-            self.start()
+            self._start_by_itself()
+        self._serving = Serving(self._started().loop, self.app.shutdown, self._hurry, lambda: self.tasks)
         try:
             await self._start_serving()
         except BaseException:
             await self._drain_shielded()
+            await self._forget_server()
             raise
 
     async def _shutdown(self) -> None:
         self.app.shutdown_event.set()  # who waits for it, as a long response may, needn't wait for the tasks
-        await drain_and_stop(self._end, self._stop_serving)
+        await drain_and_stop(self._drain_served, self._stop_served)
 
-    async def _end(self) -> None:
+    async def _drain_served(self) -> None:
+        timeout = None if self._serving is None else await self._serving.drain_begins()
         try:
-            report = await self._drain_shielded()
-            if not report.clean:
-                logger.warning("%s", report)
+            await self._end(timeout)
         finally:
+            if self._serving is not None:
+                self._serving.drain_has_ended()
+
+    async def _stop_served(self) -> None:
+        try:
+            await self._stop_serving()
+        finally:
+            await self._forget_server()
+
+    async def _forget_server(self) -> None:
+        if self._serving is not None:
+            self._serving.close()
+            self._serving = None
+        if self._guard is not None:
+            guard, self._guard = self._guard, None
+            await guard.aclose()
+
+    async def _end(self, timeout: float | None = None) -> None:
+        try:
+            await self._drain_shielded(timeout)
+        finally:  # also where it was cancelled meanwhile
+            if self.drain_report is not None and not self.drain_report.clean:
+                logger.warning("%s", self.drain_report)
             await self._reports.wait(REPORT_TIME)
 
     def start(self) -> None:
@@ -200,12 +226,17 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         try:
             yield
         finally:
+            serving = self._serving  # and the server hasn't stopped the app: somebody has no time
+            self._guard = None
+            await self._forget_server()
             if self.phase == "open":
                 if self._started().loop.spawns_until_closed:
-                    await self._end()
+                    await self._end(None if serving is None else 0)
                 else:  # too late for that: trio has cancelled every task
                     self._started().give_up()
                     self._dispatcher = None
+            if serving is not None:
+                serving.report()
 
 
 def _refuse_to_serve(*_: Any, **__: Any) -> NoReturn:

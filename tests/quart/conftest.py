@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from quart import Quart
 from quart_trio import QuartTrio
+from servers import find_port
 
 from executors.quart import QuartExecutor
 
@@ -45,7 +45,4 @@ def executor(app: Quart) -> QuartExecutor:
 @pytest.fixture
 def free_port() -> int:
     """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    return find_port()

@@ -11,11 +11,13 @@ from quart import Quart
 from quart_trio import QuartTrio
 
 from executors import cpu_bound
-from executors.quart import QuartExecutor
+from executors.quart import QuartExecutor, stopping
 
 record = Path(os.environ["SERVED_RECORD"])
 app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)
 app.config["EXECUTOR_PROCESSES"] = 1
+app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = float(os.environ.get("SERVED_TIMEOUT", "5"))
+stopping.SERVER_TIME = float(os.environ.get("SERVED_SERVER_TIME", stopping.SERVER_TIME))
 executor = QuartExecutor(app)
 
 
@@ -24,21 +26,27 @@ def write(line: str) -> None:
         file.write(f"{line}\n")
 
 
-async def on_loop() -> None:
+async def on_loop(seconds: float) -> None:
+    """Work until the server stops, and a while longer."""
     await app.shutdown_event.wait()
-    write("loop")
+    await anyio.sleep(0.2)
+    write("draining")
+    await anyio.sleep(seconds)
+    write("done on_loop")
 
 
 def in_thread(seconds: float) -> None:
+    """Work without listening to anybody."""
     time.sleep(seconds)
-    write("thread")
+    write("done in_thread")
 
 
 @cpu_bound
 def in_process(seconds: float) -> None:
+    """Work in another process."""
     write(f"worker {os.getpid()}")
     time.sleep(seconds)
-    write("process")
+    write("done in_process")
 
 
 @app.before_serving
@@ -53,13 +61,22 @@ async def after() -> None:
 
 @app.post("/work/<float:seconds>")
 async def work(seconds: float) -> str:
-    app.add_background_task(on_loop)
-    app.add_background_task(in_thread, min(seconds, 0.5))
-    handle = app.add_background_task(in_process, seconds)
-    while handle.started_at is None:
-        await anyio.sleep(0.001)
-    return "under way"
+    """Have all three backends run something of this length, and answer once they do."""
+    handles = [app.add_background_task(function, seconds) for function in (on_loop, in_thread, in_process)]
+    for handle in handles:
+        while handle.started_at is None:
+            await anyio.sleep(0.001)
+    return str(os.getpid())
+
+
+@app.get("/slow/<float:seconds>")
+async def slow(seconds: float) -> str:
+    """Answer late."""
+    write(f"slow {os.getpid()}")
+    await anyio.sleep(seconds)
+    write("answered slow")
+    return "late"
 
 
 if __name__ == "__main__":
-    app.run(port=int(os.environ["SERVED_PORT"]), use_reloader=False)
+    app.run(port=int(os.environ["SERVED_PORT"]), use_reloader=bool(os.environ.get("SERVED_RELOAD")))

@@ -1,0 +1,52 @@
+"""What an app's executor does for as long as a server serves the app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from executors.handle import TaskHandle
+from executors.loops import EventLoop
+from executors.quart.cutting_off import CutOff
+from executors.quart.stopping import StopSignals
+
+
+class Serving:
+    """From the app's start until it has stopped, or the loop has ended without that.
+
+    Args:
+        loop: The running loop.
+        stop: Stops the app, as the server does; called where the server doesn't.
+        hurry: Has the drain that is under way end at once. On the loop's thread.
+        tasks: Returns the handles of what is under way.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        stop: Callable[[], Coroutine[Any, Any, None]],
+        hurry: Callable[[], None],
+        tasks: Callable[[], Iterable[TaskHandle[Any]]],
+    ) -> None:
+        self._signals = StopSignals(loop, stop, hurry)
+        self._cut_off = CutOff(loop, tasks)
+
+    async def drain_begins(self) -> float | None:
+        """Return the seconds that the tasks are given; None if there is time enough."""
+        await self._signals.drain_begins()
+        if self._signals.is_under_reloader:
+            self._cut_off.warn()
+        return 0 if self._signals.is_orphan else None
+
+    def drain_has_ended(self) -> None:
+        """Leave signals to the server again."""
+        self._signals.drain_has_ended()
+
+    def close(self) -> None:
+        """Leave the server alone."""
+        self._signals.close()
+        self._cut_off.close()
+
+    def report(self) -> None:
+        """Log what was cut off, where the loop is to end and the server hasn't stopped the app."""
+        self._cut_off.report()
