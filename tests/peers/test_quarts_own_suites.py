@@ -19,7 +19,7 @@ def test_no_test_passes_only_without_the_executor(suite: Suite, tmp_path: Path) 
     without = suite.run(folder, tmp_path, with_executor=False)
     within = suite.run(folder, tmp_path, with_executor=True)
     lost = sorted({*without.passed} - {*within.passed})
-    assert lost == [], within.output
+    assert not lost, f"{lost} pass without the executor alone:\n{within.output}"
     assert without.passed
     assert (without.apps, without.tasks) == (0, 0)
     assert within.apps > 0
