@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextvars import copy_context
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast, overload
 
+import anyio
 from quart import Quart, current_app, request_started, websocket_started
 from werkzeug.local import LocalProxy
 
@@ -20,6 +21,7 @@ from executors.events import Hook
 from executors.handle import TaskHandle
 from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine
+from executors.quart.commands import CommandTasks, refuse_without_loop
 from executors.quart.config import settings_of
 from executors.quart.ending import drain_and_stop
 from executors.quart.in_place import around_plain_anywhere
@@ -93,6 +95,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         Refusals(self).register(app)
         app.extensions[EXTENSION] = self
         self._app = app
+        self._command_tasks = CommandTasks(app, self._wait_for_tasks)
         self._start_serving, self._stop_serving = app.startup, app.shutdown
         app.startup, app.shutdown = self._startup, self._shutdown  # type: ignore[method-assign]
         app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]
@@ -199,6 +202,14 @@ class QuartExecutor(ExecutorWithWorkerHooks):
                 logger.warning("%s", self.drain_report)
             await self._reports.wait(REPORT_TIME)
 
+    async def _wait_for_tasks(self) -> None:
+        """Wait until all tasks have ended and been reported; stop those that are left at the deadline."""
+        with anyio.move_on_after(self._settings.shutdown_timeout):
+            await self.wait_idle()
+            await self._reports.wait(REPORT_TIME)
+            return
+        await self._end(timeout=0)
+
     def start(self) -> None:
         """Start inside the running event loop; an app that is served does so by itself. Else as `Executor.start`."""
         refuse_in_worker("the app's executor")
@@ -217,7 +228,9 @@ class QuartExecutor(ExecutorWithWorkerHooks):
 
     def _start_by_itself(self) -> None:
         """Start without a lifespan; the event loop, which ends its asynchronous generators, drains it."""
+        refuse_without_loop()
         self.start()
+        self._command_tasks.begin()
         self._guard = self._drain_with_loop()
         with contextlib.suppress(StopIteration):  # it has come to its yield
             self._guard.__anext__().send(None)

@@ -1,0 +1,83 @@
+"""Background tasks of `quart` commands, which run an app without serving it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import click
+from quart import Quart
+from quart.cli import ScriptInfo
+
+from executors.errors import ExecutorClosedError
+from executors.loops import running_loop
+
+
+def current_command() -> str | None:
+    """Return the `quart` command that runs in this thread, as it was called; None if there is none."""
+    context = click.get_current_context(silent=True)
+    return None if context is None or context.find_object(ScriptInfo) is None else context.command_path
+
+
+def refuse_without_loop() -> None:
+    """Raise if a command runs here, and no event loop.
+
+    Raises:
+        ExecutorClosedError: It is so.
+    """
+    command = current_command()
+    if command is None:
+        return
+    try:
+        running_loop()
+    except ExecutorClosedError:
+        raise ExecutorClosedError(
+            f"the command {command!r} runs no event loop, and a task that it adds would never run: declare it with "
+            "`@app.cli.command(with_appcontext=True)`, or have it run a coroutine function that adds its tasks under "
+            "`async with app.app_context():`"
+        ) from None
+
+
+class CommandTasks:
+    """Waits for a command's tasks where it leaves its app context. What follows would cancel coroutines unseen.
+
+    Args:
+        app: The app.
+        wait: Waits for the tasks.
+    """
+
+    def __init__(self, app: Quart, wait: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._app = app
+        self._wait = wait
+        self._tear_down: Callable[..., Coroutine[Any, Any, None]] | None = None
+        self._in_task: object = None
+
+    def begin(self) -> None:
+        """Wait in the running task of the event loop from here on, if a command runs."""
+        if current_command() is None:
+            return
+        self._in_task = running_task()
+        if self._tear_down is None:
+            self._tear_down = self._app.do_teardown_appcontext
+            self._app.do_teardown_appcontext = self._wait_and_tear_down  # type: ignore[method-assign]
+
+    async def _wait_and_tear_down(self, *args: Any, **kwargs: Any) -> None:
+        assert self._tear_down is not None
+        try:
+            if self._in_task is not None and running_task() is self._in_task:
+                await self._wait()
+        finally:
+            await self._tear_down(*args, **kwargs)
+
+
+def running_task() -> object:
+    """Return the event loop's task that runs in this thread; None if there is none."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return trio.lowlevel.current_task()
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

@@ -1,0 +1,255 @@
+"""Blueprints, and two apps in one process: each app has its own executor, and nothing is shared."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import threading
+import urllib.request
+
+import anyio
+import anyio.to_thread
+import background
+import hypercorn.asyncio
+import hypercorn.trio
+import pytest
+import two_apps
+from hypercorn.config import Config
+from hypercorn.middleware.dispatcher import AsyncioDispatcherMiddleware, TrioDispatcherMiddleware
+from quart import Blueprint, current_app, websocket
+from quart.signals import got_background_exception
+from until import until
+
+from executors import ExecutorClosedError, QueueFullError, TaskState
+from executors.quart import QuartExecutor, current_executor
+
+pytestmark = pytest.mark.anyio
+
+
+# --- two apps under one server ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def apps(anyio_backend_name):
+    """Return two apps of the running event loop's kind, by the path that they are mounted at."""
+    of_trio = anyio_backend_name == "trio"
+    first = two_apps.first_on_trio if of_trio else two_apps.first
+    second = two_apps.second_on_trio if of_trio else two_apps.second
+    return {"/first": first, "/second": second}
+
+
+@pytest.fixture
+def serving(anyio_backend_name, apps, free_port):
+    """Return what serves both apps with Hypercorn under its dispatcher, as a context that gives what fetches."""
+    of_trio = anyio_backend_name == "trio"
+    serve = hypercorn.trio.serve if of_trio else hypercorn.asyncio.serve
+    dispatcher = (TrioDispatcherMiddleware if of_trio else AsyncioDispatcherMiddleware)(apps)
+    config = Config()
+    config.bind = [f"127.0.0.1:{free_port}"]
+    config.errorlog = None
+
+    def fetch(path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{free_port}{path}", timeout=30) as response:
+            return json.load(response)
+
+    @contextlib.asynccontextmanager
+    async def serving():
+        stopped = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(functools.partial(serve, dispatcher, config, shutdown_trigger=stopped.wait))
+            await until_listening(free_port)
+            yield functools.partial(anyio.to_thread.run_sync, fetch)
+            stopped.set()
+
+    return serving
+
+
+async def until_listening(port):
+    with anyio.fail_after(20):
+        while True:
+            try:
+                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+            except OSError:
+                await anyio.sleep(0.01)
+            else:
+                return
+
+
+async def test_under_a_dispatcher(serving):
+    """Each app of a dispatcher has its context, sizes and tags, in tasks of every backend."""
+    async with serving() as fetch:
+        for path, reports, threads in (("/first", "thread", 2), ("/second", "process", 3)):
+            name = path[1:]
+            assert await fetch(f"{path}/") == {"names": [name, name], "reports": reports, "threads": threads}
+
+
+async def test_each_app_of_a_dispatcher_drains_its_own(apps, serving):
+    """When the server stops, each app waits for tasks of its own and reports these alone, all at the same time."""
+    first, second = (app.extensions["executor"] for app in apps.values())
+    released = threading.Event()
+
+    async def end_last():
+        await until(lambda: second.phase == "closed")
+        released.set()
+
+    async with serving():
+        handles = [first.submit(end_last), first.submit(released.wait), second.submit(background.triple, 2)]
+    assert [handle.state for handle in handles] == [TaskState.SUCCEEDED] * 3
+    assert (first.phase, second.phase) == ("closed", "closed")
+    assert first.drain_report.states == {TaskState.SUCCEEDED: 2}
+    assert first.drain_report.clean
+    assert second.drain_report.clean
+
+
+async def test_served_again(apps, serving):
+    """Apps of a dispatcher are served once more after the server has stopped."""
+    for _ in range(2):
+        async with serving():
+            assert [await app.add_background_task(background.triple, 2) for app in apps.values()] == [6, 6]
+        assert {app.extensions["executor"].phase for app in apps.values()} == {"closed"}
+
+
+# --- two apps side by side ----------------------------------------------------------------------------------------
+
+
+async def test_a_full_app_leaves_room_in_another(app, executor, new_app):
+    """Queues are bounded for each app by itself."""
+    other = new_app("other")
+    others = QuartExecutor(other)
+    app.config.update(EXECUTOR_THREADS=1, EXECUTOR_QUEUE_SIZE=1)
+    released, inside = threading.Event(), threading.Event()
+
+    def block():
+        inside.set()
+        released.wait()
+
+    async with app.test_app(), other.test_app():
+        app.add_background_task(block)
+        await until(inside.is_set)
+        app.add_background_task(block)
+        with pytest.raises(QueueFullError):
+            app.add_background_task(block)
+        try:
+            assert await other.add_background_task(background.triple, 2) == 6
+            assert others.snapshot().backends["thread"].queued == 0
+        finally:
+            released.set()
+    assert executor.drain_report.clean
+
+
+async def test_a_stuck_app_leaves_another_alone(app, executor, new_app, caplog):
+    """The deadline of one app is not another's, and its report names tasks of its own alone."""
+    caplog.set_level(logging.CRITICAL)
+    other = new_app("other")
+    others = QuartExecutor(other)
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.05
+    released = anyio.Event()
+    async with other.test_app():
+        kept = other.add_background_task(released.wait)
+        async with app.test_app():
+            stuck = app.add_background_task(anyio.sleep_forever)
+        assert [task.name for task in executor.drain_report.unsuccessful] == [stuck.name]
+        assert not kept.done()
+        released.set()
+    assert kept.state is TaskState.SUCCEEDED
+    assert others.drain_report.clean
+
+
+async def test_a_task_that_hands_work_to_another_app(app, executor, new_app):
+    """A task may submit to another app, where it is an outsider: a drain there refuses what it adds."""
+    other = new_app("other")
+    others = QuartExecutor(other)
+
+    async def name():
+        return current_app.name
+
+    async def hand_over():
+        return current_app.name, await others.run(name), await other.add_background_task(lambda: current_app.name)
+
+    async def be_refused():
+        with pytest.raises(ExecutorClosedError, match="has been drained"):
+            other.add_background_task(name)
+        return current_app.name
+
+    async with app.test_app():
+        async with other.test_app():
+            assert await app.add_background_task(hand_over) == ("background", "other", "other")
+        assert await app.add_background_task(be_refused) == "background"
+
+
+async def test_failures_and_events_stay_with_their_app(app, new_app, caplog):
+    """A failure is told to the app that it happened in, and hooks hear of their own app's tasks."""
+    caplog.set_level(logging.ERROR)
+    other = new_app("other")
+    heard = {"background": [], "other": []}
+    for each in (app, other):
+        QuartExecutor(each, hooks=[lambda event, name=each.name: heard[name].append(event.name.rpartition(".")[2])])
+    told = []
+
+    async def tell(sender, exception):
+        told.append((sender.name, str(exception)))
+
+    def fail(text):
+        raise ValueError(text)
+
+    got_background_exception.connect(tell)
+    try:
+        async with app.test_app(), other.test_app():
+            app.add_background_task(fail, "one")
+            other.add_background_task(background.triple, 1)
+    finally:
+        got_background_exception.disconnect(tell)
+    assert told == [("background", "one")]
+    assert [record.name for record in caplog.records] == [app.logger.name]
+    assert (set(heard["background"]), set(heard["other"])) == ({"fail"}, {"triple"})
+
+
+# --- blueprints ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blueprint():
+    """Return a blueprint that knows no app: its handlers have `current_app` and `current_executor`."""
+    blueprint = Blueprint("reports", __name__, url_prefix="/reports")
+    inner = Blueprint("inner", __name__, url_prefix="/inner")
+    blueprint.names = []
+
+    async def name():
+        return current_app.name
+
+    @blueprint.before_app_serving
+    async def before():
+        current_app.add_background_task(lambda: blueprint.names.append(("before_app_serving", current_app.name)))
+
+    @blueprint.get("/")
+    async def show():
+        return [await current_app.add_background_task(name), await current_executor.run(name)]
+
+    @inner.get("/sync")
+    def sync_show():
+        return [current_app.add_background_task(name).result(20), current_executor.submit(name).result(20)]
+
+    @blueprint.websocket("/ws")
+    async def ws():
+        await websocket.send(await current_app.add_background_task(name))
+
+    blueprint.register_blueprint(inner)
+    return blueprint
+
+
+async def test_blueprints(app, executor, new_app, blueprint):
+    """A blueprint's handlers reach the executor of whichever app they are called for."""
+    other = new_app("other")
+    QuartExecutor(other)
+    for each in (app, other):
+        each.register_blueprint(blueprint)
+    async with app.test_app() as one, other.test_app() as two:
+        for running, name in ((one, "background"), (two, "other"), (one, "background")):
+            client = running.test_client()
+            assert await (await client.get("/reports/")).get_json() == [name, name]
+            assert await (await client.get("/reports/inner/sync")).get_json() == [name, name]
+            async with client.websocket("/reports/ws") as connection:
+                assert await connection.receive() == name
+    assert sorted(blueprint.names) == [("before_app_serving", "background"), ("before_app_serving", "other")]
