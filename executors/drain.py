@@ -16,7 +16,7 @@ from executors.admission import Phase
 from executors.backends.base import ExecutorBackend
 from executors.dispatch import Dispatcher
 from executors.errors import ExecutorClosedError
-from executors.handle import SUCCEEDED, TaskHandle, TaskState
+from executors.handle import CANCELLED, SUCCEEDED, TaskHandle, TaskState
 
 logger = logging.getLogger("executors")
 
@@ -81,6 +81,11 @@ class DrainReport:
     def abandoned(self) -> tuple[DrainedTask, ...]:
         """The tasks whose work still runs: threads and coroutines that didn't listen."""
         return tuple(task for task in self.unsuccessful if task.abandoned)
+
+    @property
+    def stopped(self) -> tuple[DrainedTask, ...]:
+        """The tasks that the drain has stopped, or tried to. Nothing else tells of these, as it does of failures."""
+        return tuple(task for task in self.unsuccessful if task.abandoned or task.state is CANCELLED)
 
     @property
     def clean(self) -> bool:

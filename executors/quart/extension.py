@@ -198,7 +198,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         try:
             await self._drain_shielded(timeout)
         finally:  # also where it was cancelled meanwhile
-            if self.drain_report is not None and not self.drain_report.clean:
+            if self.drain_report is not None and self.drain_report.stopped:
                 logger.warning("%s", self.drain_report)
             await self._reports.wait(REPORT_TIME)
 
