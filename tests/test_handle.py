@@ -375,6 +375,29 @@ async def test_unretrieved_error_is_logged_once(caplog: pytest.LogCaptureFixture
     assert all(record.exc_info for record in failures)
 
 
+def fail_in_thread(text: str) -> None:
+    raise LookupError(text)
+
+
+@pytest.mark.parametrize("function", [fail, fail_in_thread], ids=["loop", "thread"])
+async def test_unretrieved_error_is_logged_at_once(
+    function: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is as soon as nobody refers to the handle: no cycle of references waits for the garbage collector."""
+    gc.disable()
+    try:
+        async with Executor(threads=1, processes=0) as executor:
+            handle = executor.submit(function, "broken")
+            await handle.wait()
+            await executor.run(int)  # by then the thread has let go of it
+            assert caplog.records == []
+            del handle
+            await anyio.wait_all_tasks_blocked()
+            assert caplog.text.count("nobody asked") == 1
+    finally:
+        gc.enable()
+
+
 async def test_a_finalizer_writes_nothing_itself(caplog: pytest.LogCaptureFixture) -> None:
     """A handle may be collected in the middle of anything: the line about its failure is written later, by the loop."""
     async with Executor(processes=0) as executor:
@@ -384,7 +407,9 @@ async def test_a_finalizer_writes_nothing_itself(caplog: pytest.LogCaptureFixtur
         logging.getLogger("executors").addFilter(keep := lambda record: writers.append(record.thread) or True)
         try:
             thread = threading.Thread(target=gc.collect)
-            del handle
+            cycle: list[Any] = [handle]
+            cycle.append(cycle)
+            del handle, cycle
             thread.start()
             thread.join()
             assert caplog.records == []

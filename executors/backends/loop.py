@@ -65,6 +65,8 @@ class LoopBackend(ExecutorBackend):
         else:
             self._end(job)
             job.owner.job_finished(job, SUCCEEDED, value, None)  # `job.succeed` without asking for the thread
+        finally:
+            del job  # an error's traceback leads to this frame, and from the job to the error
 
     def _end(self, job: Job) -> None:
         if self.workers is not None and job in self._running:

@@ -253,3 +253,5 @@ def _run(job: Job) -> None:
     else:
         job.handle.cpu_time = time.thread_time() - cpu_began
         job.succeed(value)
+    finally:
+        del job  # an error's traceback leads to this frame, and from the job to the error

@@ -77,12 +77,14 @@ class TrioLoop(EventLoop):
     ) -> Cancellable:
         scope = trio.CancelScope()
 
-        async def scoped() -> None:
+        async def scoped(*args: Any) -> None:
             with scope:
                 if not scope.cancel_called:
-                    await function(*args)
+                    coroutine = function(*args)
+                    del args  # the traceback of an error leads to this frame
+                    await coroutine
 
-        trio.lowlevel.spawn_system_task(scoped, name=name or function, context=context)
+        trio.lowlevel.spawn_system_task(scoped, *args, name=name or function, context=context)
         return scope
 
     def new_waiter(self) -> Waiter:
