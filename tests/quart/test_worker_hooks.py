@@ -13,6 +13,7 @@ from quart import Quart
 from until import until
 
 from executors import BackendUnavailableError, ConfigurationError, WorkerLostError
+from executors.backends.process import circuit
 from executors.errors import AppNotFoundError
 from executors.quart import QuartExecutor
 
@@ -175,18 +176,20 @@ async def test_worker_that_cannot_open(app, record, how, caplog, what, kind):
 
 
 @ON_ASYNCIO
-async def test_worker_that_can_open_later(app, record, how, caplog, tmp_path):
-    """When what was missing is there, tasks run again; when it is gone again, that is logged again."""
+async def test_worker_that_can_open_later(app, record, how, caplog, tmp_path, monkeypatch):
+    """While no worker starts that is logged once; when one does, tasks run; when none does again, it is logged anew."""
+    monkeypatch.setattr(circuit, "_FIRST_PAUSE", 0.05)
     state = tmp_path / "how"
     state.write_text("init fails")
     how(state)
     app.config["EXECUTOR_MAX_TASKS_PER_WORKER"] = 1
     async with app.test_app():
         submit = app.extensions["executor"].submit
-        await submit(hooked_app.connection).wait()
-        state.write_text("")
         process = app.extensions["executor"].backend("process")
-        await until(lambda: process.unavailable is None)
+        for _ in range(2):
+            await submit(hooked_app.connection).wait()
+            await until(lambda: process.unavailable is None)
+        state.write_text("")
         assert (await submit(hooked_app.connection))[0] in record()
         assert len(errors(caplog, DONT_START)) == 1
         state.write_text("init fails")
