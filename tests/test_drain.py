@@ -56,6 +56,24 @@ async def test_nothing_under_way() -> None:
         assert "nothing under way" in str(report)
 
 
+async def test_brought_forward() -> None:
+    """A second call brings the deadline of the drain forward if it says a shorter timeout, and never puts it off."""
+    async with Executor(processes=0, shutdown_timeout=SLACK) as executor:
+        handle = executor.submit(anyio.sleep_forever)
+        async with anyio.create_task_group() as group:
+            group.start_soon(executor.drain, PATIENCE)
+            await anyio.lowlevel.checkpoint()
+            group.start_soon(executor.drain)
+            group.start_soon(executor.drain, 2 * PATIENCE)
+            with anyio.move_on_after(1.5 * SLACK):
+                await handle.wait()
+            assert not handle.done()
+            report = await executor.drain(0)
+    assert handle.state is CANCELLED
+    assert report.timeout == PATIENCE
+    assert report.duration < PATIENCE / 2
+
+
 async def test_waits_for_what_is_under_way() -> None:
     """Running and queued tasks get the time to end well, and count in the report."""
     work, event = ThreadWork(), anyio.Event()
