@@ -48,6 +48,7 @@ class StopSignals:
         self, loop: EventLoop, stop: Callable[[], Coroutine[Any, Any, None]], hurry: Callable[[], None]
     ) -> None:
         self._loop = loop
+        self._pid = os.getpid()
         self._stop = stop
         self._hurry = hurry
         self._taken: set[signal.Signals] = set()
@@ -75,7 +76,7 @@ class StopSignals:
             self._take(signal.SIGINT)
 
     def _take(self, number: signal.Signals) -> None:
-        if number not in self._taken:
+        if number not in self._taken and signal.getsignal(number) is not None:  # None can't be given back
             self._taken.add(number)
             self._before[number] = signal.signal(number, self._heard)
 
@@ -88,7 +89,8 @@ class StopSignals:
     def _heard(self, number: int, frame: FrameType | None) -> None:
         """Between any two steps of the main thread, which may be the loop's own: what isn't simple is posted."""
         number = signal.Signals(number)
-        if number not in self._taken or self._loop.has_ended():
+        is_fork = os.getpid() != self._pid  # whose signals are its own, while it shares the loop's descriptors
+        if is_fork or number not in self._taken or self._loop.has_ended():
             self._pass_on(number, frame)
         elif self._draining_since is not None:
             self._hear_in_drain(number, frame)

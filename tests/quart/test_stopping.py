@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import warnings
 
 import anyio
 import pytest
@@ -52,6 +54,20 @@ async def test_the_users_own_handler(app, executor):
         signal.signal(signal.SIGTERM, before[1])
     assert heard == ["own", "own"]
     assert handlers() == before
+
+
+async def test_a_fork(app, executor):
+    """A SIGTERM to what the server has forked, as `multiprocessing` does, kills that, and isn't the server's."""
+    async with app.test_app():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads
+            pid = os.fork()
+        if not pid:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        status = os.waitpid(pid, 0)[1]  # noqa: ASYNC222  (it ends at once)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+        assert not app.shutdown_event.is_set()
 
 
 async def test_two_apps_that_stop_together(new_app, caplog):
