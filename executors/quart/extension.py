@@ -159,7 +159,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
 
     async def _startup(self) -> None:
         if self._is_without_loop() or self.phase == "closed":
-            self._start_by_itself()
+            self._start_with_loop()
         self._serving = Serving(self._started().loop, self.app.shutdown, self._hurry, lambda: self.tasks)
         try:
             await self._start_serving()
@@ -227,10 +227,14 @@ class QuartExecutor(ExecutorWithWorkerHooks):
             self._start_by_itself()
 
     def _start_by_itself(self) -> None:
-        """Start without a lifespan; the event loop, which ends its asynchronous generators, drains it."""
+        """Start without a lifespan."""
         refuse_without_loop()
+        self._start_with_loop()
+        self._command_tasks.begin()  # a command that serves the app, as `quart run`, doesn't come here
+
+    def _start_with_loop(self) -> None:
+        """Start, and have the event loop, which ends its asynchronous generators, drain it if nobody else does."""
         self.start()
-        self._command_tasks.begin()
         self._guard = self._drain_with_loop()
         with contextlib.suppress(StopIteration):  # it has come to its yield
             self._guard.__anext__().send(None)
