@@ -158,7 +158,10 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         return SETUP, (path, self.app.name, declared is not None or self._has_worker_hooks())
 
     async def _startup(self) -> None:
-        if self._is_without_loop() or self.phase == "closed":
+        if self._is_without_loop():
+            self._start_with_loop()
+        elif self.phase == "closed":
+            await self._forget_server()  # a guard of the run that was drained would end this one
             self._start_with_loop()
         self._serving = Serving(self._started().loop, self.app.shutdown, self._hurry, lambda: self.tasks)
         try:
