@@ -67,7 +67,7 @@ class StopSignals:
         self._can_hear = threading.current_thread() is threading.main_thread()
         if self._can_hear:
             self._hear_unheard()
-            self._watch_parent(parent.sentinel if parent is not None else None)
+            self._watch_parent(None if parent is None else os.dup(parent.sentinel))  # of another app, too
 
     def _hear_unheard(self) -> None:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -150,13 +150,13 @@ class StopSignals:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
 
-    def _watch_parent(self, sentinel: int | None) -> None:
-        if sentinel is None and os.environ.get("QUART_RUN_MAIN") == "true" and hasattr(os, "pidfd_open"):
-            sentinel = os.pidfd_open(os.getppid())  # of Quart's reloader, whose child serves
+    def _watch_parent(self, fd: int | None) -> None:
+        if fd is None and os.environ.get("QUART_RUN_MAIN") == "true" and hasattr(os, "pidfd_open"):
+            fd = os.pidfd_open(os.getppid())  # of Quart's reloader, whose child serves
             self.is_under_reloader = True
-        if sentinel is not None:
-            self._parent_fd = sentinel
-            self._loop.add_reader(sentinel, self._lost_parent)
+        if fd is not None:
+            self._parent_fd = fd
+            self._loop.add_reader(fd, self._lost_parent)
 
     def _lost_parent(self) -> None:
         self._forget_parent()
@@ -169,8 +169,7 @@ class StopSignals:
         if self._parent_fd is not None:
             if not self._loop.has_ended():
                 self._loop.remove_reader(self._parent_fd)
-            if self.is_under_reloader:
-                os.close(self._parent_fd)
+            os.close(self._parent_fd)
             self._parent_fd = None
 
     # --- called as the app stops ----------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import types
 import warnings
 
 import anyio
@@ -95,3 +97,25 @@ async def test_two_apps_that_stop_together(new_app, caplog):
     assert [executor.drain_report.duration < 4 for executor in executors] == [True, True]
     for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
         signal.signal(number, handler)
+
+
+async def test_two_apps_lose_their_parent(new_app, monkeypatch):
+    """In a server's worker process each app hears of the end of the process that has started it."""
+    apps = [new_app(name) for name in ("first", "second")]
+    executors = [QuartExecutor(app) for app in apps]
+    sentinel, parents_end = os.pipe()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: types.SimpleNamespace(sentinel=sentinel))
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    try:
+        async with apps[0].test_app(), apps[1].test_app():
+            handles = [app.add_background_task(anyio.sleep_forever) for app in apps]
+            os.close(parents_end)
+            with anyio.fail_after(10):
+                await until(lambda: len(heard) == 2)
+        assert os.fstat(sentinel)  # it isn't theirs to close
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(sentinel)
+    assert [handle.cancel_requested for handle in handles] == [True, True]
+    assert [executor.drain_report.timeout for executor in executors] == [0, 0]
