@@ -163,12 +163,16 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         elif self.phase == "closed":
             await self._forget_server()  # a guard of the run that was drained would end this one
             self._start_with_loop()
+        if self._serving is not None:  # it was started before, and nobody has stopped it
+            self._serving.close()
         self._serving = Serving(self._started().loop, self.app.shutdown, self._hurry, lambda: self.tasks)
         try:
             await self._start_serving()
         except BaseException:
-            await self._drain_shielded()
-            await self._forget_server()
+            try:
+                await self._drain_served()
+            finally:
+                await self._forget_server()
             raise
 
     async def _shutdown(self) -> None:

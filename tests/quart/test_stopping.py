@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -38,6 +39,18 @@ async def test_given_back_where_the_app_does_not_start(app, executor):
         async with app.test_app():
             pass
     assert handlers() == before
+
+
+async def test_given_back_where_the_app_starts_twice(app, executor, caplog):
+    """The same holds for an app that is started again before it is stopped, which Quart allows."""
+    before = handlers()
+    async with anyio.create_task_group() as app.nursery:  # where Quart-Trio looks for its deadline
+        await app.startup()
+        await app.startup()
+        await app.shutdown()
+    assert handlers() == before
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_the_users_own_handler(app, executor):
