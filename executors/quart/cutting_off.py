@@ -32,6 +32,7 @@ class CutOff:
     """
 
     def __init__(self, loop: EventLoop, tasks: Callable[[], Iterable[TaskHandle[Any]]]) -> None:
+        self._loop = loop
         self._tasks = tasks
         self._seen: list[TaskHandle[Any]] = []
         self._task = loop.spawn(self._wait, name="executors.cut_off") if loop.library == "asyncio" else None
@@ -46,8 +47,8 @@ class CutOff:
 
     def close(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._tasks = tuple
+        self._tasks = tuple
+        if self._task is not None and not self._loop.has_ended():
             self._task.cancel()
 
     def report(self) -> None:

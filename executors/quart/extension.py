@@ -158,14 +158,21 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         return SETUP, (path, self.app.name, declared is not None or self._has_worker_hooks())
 
     async def _startup(self) -> None:
-        if self._is_without_loop() or self.phase == "closed":
-            self._start_by_itself()
+        if self._is_without_loop():
+            self._start_with_loop()
+        elif self.phase == "closed":
+            await self._forget_server()  # a guard of the run that was drained would end this one
+            self._start_with_loop()
+        if self._serving is not None:  # it was started before, and nobody has stopped it
+            self._serving.close()
         self._serving = Serving(self._started().loop, self.app.shutdown, self._hurry, lambda: self.tasks)
         try:
             await self._start_serving()
         except BaseException:
-            await self._drain_shielded()
-            await self._forget_server()
+            try:
+                await self._drain_served()
+            finally:
+                await self._forget_server()
             raise
 
     async def _shutdown(self) -> None:
@@ -227,10 +234,14 @@ class QuartExecutor(ExecutorWithWorkerHooks):
             self._start_by_itself()
 
     def _start_by_itself(self) -> None:
-        """Start without a lifespan; the event loop, which ends its asynchronous generators, drains it."""
+        """Start without a lifespan."""
         refuse_without_loop()
+        self._start_with_loop()
+        self._command_tasks.begin()  # a command that serves the app, as `quart run`, doesn't come here
+
+    def _start_with_loop(self) -> None:
+        """Start, and have the event loop, which ends its asynchronous generators, drain it if nobody else does."""
         self.start()
-        self._command_tasks.begin()
         self._guard = self._drain_with_loop()
         with contextlib.suppress(StopIteration):  # it has come to its yield
             self._guard.__anext__().send(None)

@@ -67,7 +67,7 @@ class StopSignals:
         self._can_hear = threading.current_thread() is threading.main_thread()
         if self._can_hear:
             self._hear_unheard()
-            self._watch_parent(parent.sentinel if parent is not None else None)
+            self._watch_parent(None if parent is None else os.dup(parent.sentinel))  # of another app, too
 
     def _hear_unheard(self) -> None:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -76,15 +76,23 @@ class StopSignals:
             self._take(signal.SIGINT)
 
     def _take(self, number: signal.Signals) -> None:
-        if number not in self._taken and signal.getsignal(number) is not None:  # None can't be given back
+        before = signal.getsignal(number)
+        if number not in self._taken and before is not None:  # None can't be given back
             self._taken.add(number)
-            self._before[number] = signal.signal(number, self._heard)
+            self._before[number] = before  # first: a signal may come as soon as it is heard here
+            signal.signal(number, self._heard)
 
     def _give_back(self, number: signal.Signals) -> None:
-        if number in self._taken:
-            self._taken.remove(number)
-            if signal.getsignal(number) == self._heard:  # else another has taken it since, and may give it back to this
-                signal.signal(number, self._before[number])
+        if number not in self._taken:
+            return
+        self._taken.remove(number)
+        handler = signal.getsignal(number)
+        if handler == self._heard:  # else another has taken it since, and may give it back to this
+            signal.signal(number, self._before[number])
+        while (app := _of_app(handler)) is not None:
+            handler = app._before[number]
+            if handler == self._heard:
+                app._before[number] = self._before[number]
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         """Between any two steps of the main thread, which may be the loop's own: what isn't simple is posted."""
@@ -115,8 +123,8 @@ class StopSignals:
         if time.monotonic() - self._draining_since > SAME_TIME and not self._is_supervisors(number):
             self._loop.post(self._hear_second, number)
         before = self._before[number]
-        if isinstance(getattr(before, "__self__", None), StopSignals):  # of another app, which drains, too
-            before(number, frame)
+        if (app := _of_app(before)) is not None:  # another, which drains, too
+            app._heard(number, frame)
 
     def _is_supervisors(self, number: int) -> bool:
         """Whether a signal in the midst of the drain may be the one that a worker gets from its parent anyway."""
@@ -150,13 +158,13 @@ class StopSignals:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
 
-    def _watch_parent(self, sentinel: int | None) -> None:
-        if sentinel is None and os.environ.get("QUART_RUN_MAIN") == "true" and hasattr(os, "pidfd_open"):
-            sentinel = os.pidfd_open(os.getppid())  # of Quart's reloader, whose child serves
+    def _watch_parent(self, fd: int | None) -> None:
+        if fd is None and os.environ.get("QUART_RUN_MAIN") == "true" and hasattr(os, "pidfd_open"):
+            fd = os.pidfd_open(os.getppid())  # of Quart's reloader, whose child serves
             self.is_under_reloader = True
-        if sentinel is not None:
-            self._parent_fd = sentinel
-            self._loop.add_reader(sentinel, self._lost_parent)
+        if fd is not None:
+            self._parent_fd = fd
+            self._loop.add_reader(fd, self._lost_parent)
 
     def _lost_parent(self) -> None:
         self._forget_parent()
@@ -169,8 +177,7 @@ class StopSignals:
         if self._parent_fd is not None:
             if not self._loop.has_ended():
                 self._loop.remove_reader(self._parent_fd)
-            if self.is_under_reloader:
-                os.close(self._parent_fd)
+            os.close(self._parent_fd)
             self._parent_fd = None
 
     # --- called as the app stops ----------------------------------------------------------------------------------
@@ -199,3 +206,9 @@ class StopSignals:
         self._give_back(signal.SIGINT)
         if not self._is_worker or self._loop.has_ended():
             self._give_back(signal.SIGTERM)
+
+
+def _of_app(handler: Any) -> StopSignals | None:
+    """Return whose handler it is, if it is one of these."""
+    owner = getattr(handler, "__self__", None)
+    return owner if isinstance(owner, StopSignals) else None

@@ -164,6 +164,30 @@ def test_command_s_deadline(app, command, caplog):
     assert "task 'sleep_forever'" in caplog.text
 
 
+def test_command_that_serves(app, command):
+    """A command that serves the app, as `quart run` does, doesn't wait for what `before_serving` functions add."""
+    phases = []
+
+    @app.before_serving
+    async def begin():
+        app.add_background_task(anyio.sleep_forever)
+
+    async def main():
+        async with anyio.create_task_group() as app.nursery:  # which Quart-Trio has
+            await app.startup()
+            phases.append(executor.phase)
+            app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = 0
+            await executor.drain(0)
+            await app.shutdown()
+            app.nursery.cancel_scope.cancel()
+
+    executor = app.extensions["executor"]
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0
+    backend = "trio" if isinstance(app, QuartTrio) else "asyncio"
+    assert command(lambda: anyio.run(main, backend=backend)).exception is None
+    assert phases == ["open"]
+
+
 def test_command_that_waits_in_a_thread(app, command):
     """A task in a thread runs while the command does; it needn't wait for the command's end."""
     inside = threading.Event()

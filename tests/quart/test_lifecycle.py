@@ -187,6 +187,20 @@ async def test_startup_that_fails(app, executor, where):
     assert [handle.state for handle in handles] == [TaskState.SUCCEEDED] * 2
 
 
+async def test_startup_that_fails_stops_tasks(app, executor, caplog):
+    """What a failed startup's drain has stopped is logged, as any other drain's."""
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0
+
+    @app.before_serving
+    async def fail():
+        app.add_background_task(anyio.sleep_forever)
+        raise LookupError("no database")
+
+    with pytest.raises(LookupError, match="no database"):
+        await app.startup()
+    assert [str(executor.drain_report)] == [line.getMessage() for line in caplog.records if line.name == "executors"]
+
+
 async def test_after_serving_that_fails(app, executor):
     """An `after_serving` function's failure comes after the drain."""
     ended = []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import signal
+import types
 import warnings
 
 import anyio
@@ -36,6 +39,18 @@ async def test_given_back_where_the_app_does_not_start(app, executor):
         async with app.test_app():
             pass
     assert handlers() == before
+
+
+async def test_given_back_where_the_app_starts_twice(app, executor, caplog):
+    """The same holds for an app that is started again before it is stopped, which Quart allows."""
+    before = handlers()
+    async with anyio.create_task_group() as app.nursery:  # where Quart-Trio looks for its deadline
+        await app.startup()
+        await app.startup()
+        await app.shutdown()
+    assert handlers() == before
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_the_users_own_handler(app, executor):
@@ -71,7 +86,7 @@ async def test_a_fork(app, executor):
 
 
 async def test_two_apps_that_stop_together(new_app, caplog):
-    """A second signal hurries the drains of both."""
+    """A second signal hurries the drains of both, and whichever is the last to end gives back what the first took."""
     before = handlers()
     apps = [new_app(name, EXECUTOR_SHUTDOWN_TIMEOUT=5) for name in ("first", "second")]
     executors = [QuartExecutor(app) for app in apps]
@@ -93,5 +108,26 @@ async def test_two_apps_that_stop_together(new_app, caplog):
                 signal.raise_signal(signal.SIGTERM)
                 await anyio.sleep(0.01)
     assert [executor.drain_report.duration < 4 for executor in executors] == [True, True]
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
+    assert handlers() == before
+
+
+async def test_two_apps_lose_their_parent(new_app, monkeypatch):
+    """In a server's worker process each app hears of the end of the process that has started it."""
+    apps = [new_app(name) for name in ("first", "second")]
+    executors = [QuartExecutor(app) for app in apps]
+    sentinel, parents_end = os.pipe()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: types.SimpleNamespace(sentinel=sentinel))
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    try:
+        async with apps[0].test_app(), apps[1].test_app():
+            handles = [app.add_background_task(anyio.sleep_forever) for app in apps]
+            os.close(parents_end)
+            with anyio.fail_after(10):
+                await until(lambda: len(heard) == 2)
+        assert os.fstat(sentinel)  # it isn't theirs to close
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(sentinel)
+    assert [handle.cancel_requested for handle in handles] == [True, True]
+    assert [executor.drain_report.timeout for executor in executors] == [0, 0]

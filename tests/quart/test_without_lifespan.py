@@ -151,6 +151,21 @@ def test_lifespan_after_it_started_by_itself(app, executor, run):
     run(main)
 
 
+def test_lifespan_after_a_drain(app, executor, run):
+    """What has started by itself and was drained by hand starts anew with a lifespan, and stays open."""
+    values = []
+
+    async def main():
+        await app.test_client().get("/")
+        await executor.drain()
+        async with app.test_app():
+            await anyio.wait_all_tasks_blocked()
+            values.append(await app.add_background_task(background.triple, 2))
+
+    run(main)
+    assert values == [6]
+
+
 def test_abandoned_thread_of_an_ended_loop(app, executor, run, caplog):
     """A thread that comes back after its loop has ended ends, although its context can't be torn down."""
     caplog.set_level(logging.CRITICAL)
