@@ -98,6 +98,17 @@ def refuse_in_worker(what: str) -> None:
     )
 
 
+def is_awaitable(value: object) -> bool:
+    """Whether what a function returned is to be awaited. A context's proxy, as `current_app`, has every special method
+    in its class, and is what it stands for."""
+    if not hasattr(type(value), "__await__"):
+        return False
+    try:
+        return hasattr(value, "__await__")
+    except RuntimeError:  # it stands for nothing here
+        return False
+
+
 def resolve(path: str, what: str) -> Any:
     """Import ``"package.module:attribute"`` (a dotted attribute is followed).
 
@@ -131,7 +142,7 @@ class CarriedVariables:
             variable = resolve(path, "a carried context variable")
             if not isinstance(variable, ContextVar):
                 raise ConfigurationError(
-                    f"a carried context variable is {path!r}, which is a {type(variable).__name__}"
+                    f"a carried context variable is {path!r}, which is of type {type(variable).__name__}"
                 )
             self._variables[path] = variable
 

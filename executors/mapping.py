@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from executors.context import is_awaitable
 from executors.errors import InvalidTaskError
 from executors.options import TaskOptions
 
@@ -36,7 +37,7 @@ def run_chunk(function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
 
 
 async def _awaited(values: list[Any]) -> list[Any]:
-    return [await value if hasattr(type(value), "__await__") else value for value in values]
+    return [await value if is_awaitable(value) else value for value in values]
 
 
 async def run_chunk_of_coroutines(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:

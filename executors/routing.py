@@ -70,7 +70,7 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
                 f"{function!r} is already under way: hand over the function and its arguments, "
                 "`submit(fn, x)` and not `submit(fn(x))`"
             )
-        raise InvalidTaskError(f"{function!r} is a {type(function).__name__}, which can't be called")
+        raise InvalidTaskError(f"{function!r} is of type {type(function).__name__}, which can't be called")
     flags = _flags(function)
     if flags & (_COROUTINE | _ITERABLE_COROUTINE):  # types.coroutine leaves a generator function's flag in place
         return True

@@ -181,7 +181,7 @@ def test_carried_variables_are_captured_and_restored() -> None:
 @pytest.mark.parametrize(
     ("path", "match"),
     [
-        (f"{__name__}:not_a_variable", "which is a int"),
+        (f"{__name__}:not_a_variable", "which is of type int"),
         (f"{__name__}:missing", "has no 'missing'"),
         ("no colon", r"package\.module:attribute"),
     ],

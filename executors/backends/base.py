@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, NamedTuple, Protocol
 
+from executors.context import is_awaitable
 from executors.errors import TaskCancelledError, TaskExitedError
 from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
 from executors.loops import Cancellable, EventLoop
@@ -134,7 +135,7 @@ class Job:
 
     def succeed(self, value: Any) -> None:
         """Report that the function returned `value`. Any thread, once."""
-        if not self.is_coroutine and hasattr(type(value), "__await__"):
+        if not self.is_coroutine and is_awaitable(value):
             self.await_on_loop(value)
         else:
             self.finish(SUCCEEDED, value)

@@ -7,6 +7,7 @@ ending. These are started when needed, given back when idle, and replaced where 
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import sys
 import threading
@@ -14,6 +15,8 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from executors.backends.backlog import Backlog
@@ -26,6 +29,8 @@ from executors.options import positive_seconds, whole_number
 from executors.waiting import blocking_wait
 
 _numbers = itertools.count(1)
+
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 class ThreadBackend(ExecutorBackend):
@@ -70,7 +75,7 @@ class ThreadBackend(ExecutorBackend):
         """Tell what the job's thread is doing."""
         thread = next((thread for thread, run in self._pool.running.copy().items() if run is job), None)
         frame = sys._current_frames().get(thread.ident or 0) if thread is not None else None
-        return "".join(traceback.format_stack(frame)) if frame is not None else None
+        return "".join(traceback.format_list(_of_the_function(frame))) if frame is not None else None
 
     async def close(self) -> None:
         """End every thread but those of abandoned jobs."""
@@ -238,6 +243,13 @@ class _Pool:
         finally:
             with self._lock:
                 self._blocked -= 1
+
+
+def _of_the_function(frame: FrameType) -> list[traceback.FrameSummary]:
+    """Return a thread's stack from the task's function on: what is below tells nobody anything."""
+    stack = list(traceback.extract_stack(frame))
+    own = (threading.__file__, _PACKAGE)
+    return list(itertools.dropwhile(lambda entry: entry.filename.startswith(own), stack)) or stack
 
 
 def _run(job: Job) -> None:

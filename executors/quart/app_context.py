@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearing_down
 
-from executors.context import running
+from executors.context import is_awaitable, running
 from executors.errors import ExecutorClosedError, TaskCancelledError
 from executors.loops import EventLoop
 from executors.quart.spawning import Spawned
@@ -61,7 +61,7 @@ def around_plain(
         except BaseException as error:
             run(app_context.pop(error))
             raise
-        if hasattr(type(value), "__await__"):
+        if is_awaitable(value):
             return RestInContext(value, app_context, context, discard)
         run(app_context.pop(None))
         return value

@@ -90,7 +90,8 @@ class QuartExecutor(ExecutorWithWorkerHooks):
             )
         if self._app is not None:
             raise ConfigurationError(
-                f"this QuartExecutor is the executor of {self._app.name!r}: make another for {app.name!r}"
+                f"this QuartExecutor is the executor of {self._app.name!r}: make another for {app.name!r}. A factory "
+                "that is called more than once makes it, and routes and tasks get it as `current_executor`"
             )
         Refusals(self).register(app)
         app.extensions[EXTENSION] = self

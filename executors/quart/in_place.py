@@ -13,6 +13,7 @@ from typing import Any
 
 from quart import Quart, appcontext_pushed
 
+from executors.context import is_awaitable
 from executors.loops import EventLoop
 from executors.quart.app_context import (
     RestInContext,
@@ -61,7 +62,7 @@ def _run_in_place(app: Quart, call: Callable[[], Any], loop: EventLoop) -> Any:
             return RestInContext(_raise(error), app_context, context, discard)
         run_at_once(app_context.pop(error), context)
         raise
-    if hasattr(type(value), "__await__"):
+    if is_awaitable(value):
         return RestInContext(value, app_context, context, discard)
     if has_something_to_wait_for(app):
         return RestInContext(_return(value), app_context, context, discard)
@@ -72,7 +73,7 @@ def _run_in_place(app: Quart, call: Callable[[], Any], loop: EventLoop) -> Any:
 async def _run_as_task(app: Quart, call: Callable[[], Any]) -> Any:
     async with app.app_context():
         value = call()
-        return await value if hasattr(type(value), "__await__") else value
+        return await value if is_awaitable(value) else value
 
 
 async def _return(value: Any) -> Any:

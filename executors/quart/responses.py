@@ -84,7 +84,8 @@ class Refusals:
             return
         unsaid = f" ({self._unsaid} more such answers since the last line)" if self._unsaid else ""
         self._last_line, self._unsaid = now, 0
-        app.logger.warning("a request was answered with status 503: %s%s", error, unsaid)
+        reason = str(error).partition("\n")[0]  # why workers don't start has been logged, with the traceback
+        app.logger.warning("a request was answered with status 503: %s%s", reason, unsaid)
 
 
 def takes_context(handler: Callable[..., Any]) -> bool:

@@ -91,7 +91,7 @@ def import_app(worker: Worker, path: str) -> Quart:
         raise
     if not isinstance(app, Quart):
         raise ConfigurationError(
-            f"{KEY} is {path!r}, which is a {type(app).__name__} and not a Quart app; for a function that makes "
+            f"{KEY} is {path!r}, which is of type {type(app).__name__} and not a Quart app; for a function that makes "
             "one write 'package.module:create_app()'"
         )
     return app

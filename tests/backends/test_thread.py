@@ -145,6 +145,7 @@ async def test_an_abandoned_thread_is_named_with_its_stack(gate) -> None:
         report = await executor.drain(0.01)
         (task,) = report.abandoned
         assert "self._open.wait()" in task.stack
+        assert "threading.py" not in task.stack.partition("self._open.wait()")[0]  # it begins with the function
         gate.open()
 
 

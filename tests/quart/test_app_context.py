@@ -7,6 +7,7 @@ from contextvars import ContextVar
 
 import anyio
 import anyio.lowlevel
+import in_app
 import pytest
 from quart import (
     appcontext_popped,
@@ -52,6 +53,18 @@ def both(look):
 
 
 KINDS = pytest.mark.parametrize("kind", [plain, coroutine, both])
+
+
+@pytest.mark.parametrize("tag", ["io", "cpu"])
+@pytest.mark.parametrize("inline", [False, True])
+async def test_a_proxy_is_a_value(app, executor, tag, inline):
+    """A function that returns a proxy such as `current_app` has returned a value, and nothing to await."""
+    app.config.update(EXECUTOR_INLINE=inline, EXECUTOR_WORKER_APP="worker_app:app")
+    submitter = executor.options(tag=tag)
+    async with app.test_app():
+        assert await submitter.run(in_app.the_app) is current_app
+        async with submitter.map(in_app.nth_app, range(2), chunksize=2) as results:
+            assert [found is current_app async for found in results] == [True, True]
 
 
 @KINDS

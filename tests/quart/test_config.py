@@ -208,5 +208,5 @@ async def test_replaced_workers(app, executor, key, value):
 async def test_contextvar_that_is_none(app, executor):
     """What is named as a context variable and is none is refused at startup."""
     app.config["EXECUTOR_CONTEXTVARS"] = ["background:triple"]
-    with pytest.raises(ConfigurationError, match="'background:triple', which is a function"):
+    with pytest.raises(ConfigurationError, match="'background:triple', which is of type function"):
         await app.startup()

@@ -103,11 +103,11 @@ async def test_a_draining_executor(busy, timeout, seconds):
     assert responses.STOPPING in await response.get_data(as_text=True)
 
 
-async def test_a_backend_that_is_unavailable(busy):
-    """A backend that can't run anything is an answer of status 503, without the reason."""
+async def test_a_backend_that_is_unavailable(busy, caplog):
+    """A backend that can't run anything is an answer of status 503, without the reason. The log has its first line."""
 
     class Unavailable(ThreadBackend):
-        unavailable = "the secret database has gone"
+        unavailable = "the secret database has gone\n\nTraceback"
 
     app = busy(EXECUTOR_BACKENDS={"thread": Unavailable(1)})
     QuartExecutor(app)
@@ -117,6 +117,8 @@ async def test_a_backend_that_is_unavailable(busy):
     text = await response.get_data(as_text=True)
     assert responses.BUSY in text
     assert "secret" not in text
+    (line,) = lines_of(caplog)
+    assert line.endswith("the secret database has gone")
 
 
 async def test_what_is_a_mistake_stays_one(new_app):

@@ -94,7 +94,7 @@ class Worker:
     def _call_and_await(self, function: Callable[[], Any]) -> None:
         def call() -> None:
             value = function()
-            if hasattr(type(value), "__await__"):
+            if context.is_awaitable(value):
                 self.run_awaitable(value)
 
         contextvars.copy_context().run(call)
@@ -176,7 +176,7 @@ class Worker:
         context.running.set(job)
         context.restore(variables)
         value = self._dress(function)(*args, **kwargs)
-        return self.run_awaitable(value) if hasattr(type(value), "__await__") else value
+        return self.run_awaitable(value) if context.is_awaitable(value) else value
 
     def run_awaitable(self, awaitable: Any, in_context: contextvars.Context | None = None) -> Any:
         """Await something on an event loop of the kind that the executor has. asyncio's lasts from job to job; on trio

@@ -137,7 +137,10 @@ def _tell_failure(log: SetupLog, error: BaseException) -> None:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         trace = trace.tb_next  # our own frames tell nobody anything
-    reason = f"{describe(error)}\n\n{''.join(traceback.format_exception(error.with_traceback(trace)))}"
+    text = "".join(traceback.format_exception(error.with_traceback(trace)))
+    reason = describe(error)
+    if text.count("\n") > 1:  # else it says the same again
+        reason += f"\n\n{text}"
     log.send([frame(Kind.NOT_READY, reason.encode(errors="replace"))])
 
 

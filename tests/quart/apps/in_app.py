@@ -19,6 +19,15 @@ def app_name() -> str:
 
 
 @cpu_bound
+def the_app() -> Quart:
+    return current_app  # the proxy: its class has every special method, `__await__` as well
+
+
+def nth_app(number: int) -> Quart:
+    return the_app()
+
+
+@cpu_bound
 async def app_name_async() -> str:
     return current_app.name
 
