@@ -149,9 +149,7 @@ class Drain:
         try:
             self.report = await self._drain(self._patience)
         except self._dispatcher.loop.cancelled_error:
-            if (
-                self._dispatcher.loop.spawns_until_closed
-            ):  # every task is cancelled, once, as the loop is to end: at once
+            if self._dispatcher.loop.spawns_until_closed:  # it is to end, and has cancelled every task, once
                 self.report = await self._drain(anyio.CancelScope(deadline=-math.inf))
             raise
         except Exception as error:  # noqa: BLE001  (raised again by those who wait)
