@@ -164,6 +164,8 @@ class Drain:
         with patience:
             await dispatcher.wait_idle()
         dispatcher.admission.enter(Phase.CLOSED)
+        for backend in self._backends:
+            backend.expect_no_more()
         for job in reversed(list(dispatcher.active.values())):  # the queued ones before those whose place they'd take
             dispatcher.deadlines.cancel(job)
         await dispatcher.idle_within(STOP_TIME)
@@ -184,8 +186,7 @@ class Drain:
 
 async def _close(backends: Iterable[ExecutorBackend], left: float) -> None:
     unclosed = set(backends)
-    for backend in unclosed:
-        backend.patience = max(0.0, min(backend.patience, left))
+    patience = max(backend.patience for backend in unclosed)
 
     async def close(backend: ExecutorBackend) -> None:
         try:
@@ -195,7 +196,7 @@ async def _close(backends: Iterable[ExecutorBackend], left: float) -> None:
         else:
             unclosed.discard(backend)
 
-    with anyio.move_on_after(CLOSE_TIME + max(backend.patience for backend in unclosed)):
+    with anyio.move_on_after(CLOSE_TIME + max(0.0, min(patience, left))):
         async with anyio.create_task_group() as group:
             for backend in tuple(unclosed):
                 group.start_soon(close, backend)

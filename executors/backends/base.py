@@ -229,8 +229,8 @@ class ExecutorBackend(ABC):
     arguments. The executor of an app sets it, before `start`, where it is None."""
 
     patience: float = 0.0
-    """Seconds that its workers may take to end beyond the usual, in `close`. The executor of an app sets it, where they
-    have something to close, and a drain leaves of it what there is until its deadline."""
+    """Seconds that its workers may take to end beyond the usual, in `close`. The executor of an app raises it, where they
+    have something to close. A drain waits no longer than until its own deadline, and calls `kill` then."""
 
     name: str = ""
     """What the executor calls it; set before `start`."""
@@ -261,6 +261,9 @@ class ExecutorBackend(ABC):
     def stack_of(self, job: Job) -> str | None:
         """Describe where a running job's work stands, as a formatted stack, if that can be known."""
         return None
+
+    def expect_no_more(self) -> None:
+        """No further job comes before `close`; those that are left are about to be told to stop."""
 
     async def close(self) -> None:
         """Give back every resource. No job is under way but abandoned ones. The executor bounds the wait."""

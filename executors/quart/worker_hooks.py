@@ -35,9 +35,11 @@ class ExecutorWithWorkerHooks(Executor):
 
     def start(self) -> None:
         """Start as `Executor` does."""
+        self._warning = None
         super().start()
         for backend in self._backends.values():
-            backend.patience = LONGEST_EXIT if self._worker_exit and backend.requires_pickle else 0.0
+            if self._worker_exit and backend.requires_pickle:
+                backend.patience = max(backend.patience, LONGEST_EXIT)
 
     def worker_init(self, function: F) -> F:
         """Have each worker process call a function before its first task, in the app's context. A decorator.

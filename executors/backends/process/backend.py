@@ -189,6 +189,10 @@ class ProcessBackend(ExecutorBackend):
         """Forget a queued job; kill the worker of a running one, with its process group."""
         self._pool.cancel(job)
 
+    def expect_no_more(self) -> None:
+        """Replace no worker that is killed for its task."""
+        self._pool.expect_no_more()
+
     async def close(self) -> None:
         """Have idle workers exit, kill the others, and wait until all are reaped."""
         await self._pool.close(self.patience)

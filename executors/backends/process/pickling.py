@@ -5,6 +5,7 @@ Plain pickle first; cloudpickle where it must be: lambdas, closures, functions o
 
 from __future__ import annotations
 
+import functools
 import pickle
 
 from executors.backends.process.named import ByName
@@ -83,15 +84,19 @@ def dumps(
             pass  # a lambda or a closure, perhaps
         except BaseException as error:
             raise unpicklable(value, error) from error
-    import cloudpickle  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import, seldom needed)
-
-    pickler = type("_Cloud", (_Apart, ByName, cloudpickle.Pickler) if apart else (ByName, cloudpickle.Pickler), {})
     try:
-        return _dump(pickler, value, limit, buffers)
+        return _dump(_cloud_pickler(apart), value, limit, buffers)
     except TooLargeError:
         raise
     except BaseException as error:
         raise unpicklable(value, error) from error
+
+
+@functools.cache
+def _cloud_pickler(apart: bool) -> Any:
+    import cloudpickle  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import, seldom needed)
+
+    return type("_Cloud", (_Apart, ByName, cloudpickle.Pickler) if apart else (ByName, cloudpickle.Pickler), {})
 
 
 def _dump(pickler: Any, value: Any, limit: int, buffers: list[memoryview] | None) -> bytes:
