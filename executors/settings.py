@@ -77,6 +77,10 @@ def _setting(check: Callable[[object, str], Any], default: Any = None) -> Any:
     return field(default=default, metadata={"check": check})
 
 
+CALLED_ELSEWHERE = dict.fromkeys(("workers", "max_workers"), ("processes", "threads"))
+"""What other libraries call settings of ours: from that to those that may be meant."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Checked settings; `Executor` tells what each means."""
@@ -112,8 +116,9 @@ class Settings:
         fields = cls.__dataclass_fields__
         for name in values:
             if name not in fields:
-                close = difflib.get_close_matches(label(name), [label(known) for known in fields], n=1)
-                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(map(label, fields))}"
+                close = CALLED_ELSEWHERE.get(name) or difflib.get_close_matches(name, fields, n=1)
+                meant = f"did you mean {' or '.join(map(label, close))}?"
+                hint = meant if close else f"there are {', '.join(map(label, fields))}"
                 raise ConfigurationError(f"there is no setting {label(name)}: {hint}")
         return cls(**{name: fields[name].metadata["check"](value, label(name)) for name, value in values.items()})
 

@@ -7,13 +7,14 @@ import os
 import pickle
 import threading
 from collections import deque
+from contextlib import contextmanager
 
 from executors.backends.process.channel import BlockingChannel
 from executors.backends.process.frames import Kind, frame
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from executors.backends.process.frames import Buffer
@@ -122,6 +123,30 @@ class Outbox(logging.Handler):
             self._unsent.wait()
             self._unsent.clear()
             self.send()
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Undo what is done to handlers meanwhile, as where a module is imported that configures logging.
+
+    All records go to the parent, which has configured its logging in the same way: handlers of the worker's own would
+    write each a second time, and an outbox that was replaced would send none.
+    """
+    before = {logger: (list(logger.handlers), logger.propagate) for logger in _loggers()}
+    try:
+        yield
+    finally:
+        for logger in _loggers():
+            kept, logger.propagate = before.get(logger, ([], True))
+            for handler in logger.handlers:
+                if handler not in kept:
+                    handler.close()
+            logger.handlers[:] = kept
+
+
+def _loggers() -> list[logging.Logger]:
+    named = list(logging.Logger.manager.loggerDict.values())
+    return [logging.getLogger(), *(logger for logger in named if isinstance(logger, logging.Logger))]
 
 
 def _plain(value: Any) -> Any:

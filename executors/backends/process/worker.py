@@ -14,7 +14,7 @@ import time
 from executors import context
 from executors.backends.process import pickling
 from executors.backends.process.frames import ABOUT_SEGMENTS, Kind
-from executors.backends.process.logs import Outbox
+from executors.backends.process.logs import Outbox, handlers_kept
 from executors.backends.process.parcels import Parcels
 from executors.backends.process.pickling import describe
 from executors.backends.process.small_calls import SmallCalls
@@ -77,7 +77,8 @@ class Worker:
         """Call the setup, which imports the app. Raises whatever that does."""
         if self._setup is not None:
             path, args = self._setup
-            self._dress = context.resolve(path, "the worker's setup")(self, *args)
+            with handlers_kept():
+                self._dress = context.resolve(path, "the worker's setup")(self, *args)
 
     def begin(self) -> None:
         """Call what the setup has left for the process that is the worker. Raises whatever that does."""
@@ -263,10 +264,11 @@ class Worker:
 
         context.WorkerProcess.importing_main = True
         try:
-            if "module" in self._main:
-                names = runpy.run_module(self._main["module"], run_name=MAIN_NAME, alter_sys=True)
-            else:
-                names = runpy.run_path(self._main["path"], run_name=MAIN_NAME)
+            with handlers_kept():
+                if "module" in self._main:
+                    names = runpy.run_module(self._main["module"], run_name=MAIN_NAME, alter_sys=True)
+                else:
+                    names = runpy.run_path(self._main["path"], run_name=MAIN_NAME)
         finally:
             context.WorkerProcess.importing_main = False
         module = types.ModuleType(MAIN_NAME)

@@ -25,7 +25,7 @@ from executors.backends.process import sharing, signals
 from executors.backends.process.channel import BlockingChannel
 from executors.backends.process.control import Control, Order
 from executors.backends.process.frames import Kind, frame
-from executors.backends.process.logs import Outbox
+from executors.backends.process.logs import Outbox, handlers_kept
 from executors.backends.process.pickling import describe
 from executors.backends.process.worker import Worker
 
@@ -248,7 +248,8 @@ class Zygote:
                 if name == "__main__":
                     self._worker.import_main()
                 else:
-                    importlib.import_module(name)
+                    with handlers_kept():
+                        importlib.import_module(name)
             except BaseException:  # noqa: BLE001, S110  (the worker that needs it will tell)
                 pass
         if new:
