@@ -229,8 +229,8 @@ class ExecutorBackend(ABC):
     arguments. The executor of an app sets it, before `start`, where it is None."""
 
     patience: float = 0.0
-    """Seconds that its workers may take to end beyond the usual, in `close`. The executor of an app raises it, where they
-    have something to close. A drain waits no longer than until its own deadline, and calls `kill` then."""
+    """Seconds that its workers may take to end beyond the usual, in `close`. The executor of an app raises it where
+    they have something to close. A drain waits no longer than until its own deadline, and calls `kill` then."""
 
     name: str = ""
     """What the executor calls it; set before `start`."""

@@ -152,6 +152,17 @@ async def test_killed_worker(app, record):
     assert record() == {killed: OPENED, worker: OPENED + CLOSED}
 
 
+@ON_ASYNCIO
+async def test_worker_that_a_drain_kills(app, record):
+    """No other takes its place: there is nothing left to run."""
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.1
+    async with app.test_app():
+        killed, _, _ = await app.add_background_task(hooked_app.connection)
+        stuck = app.extensions["executor"].options(timeout=1000).submit(hooked_app.too_long)
+        await until(lambda: stuck.started_at is not None)
+    assert record() == {killed: OPENED}
+
+
 # --- hooks that fail --------------------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,7 @@ class Pool:
         self._rounds: Cancellable | None = None
         self._look_again: Cancellable | None = None
         self._closing = False
+        self._spares = 1  # how many workers are started for one that is killed, whether a job waits or not
         self._all_gone: Waiter | None = None
 
     @property
@@ -236,7 +237,7 @@ class Pool:
         """Kill a worker with its process group, and have another take its place at once."""
         self._leave(member)
         member.launched.kill()
-        self._start(1)
+        self._start(self._spares)
 
     def _retire(self, member: Member) -> None:
         """Have an idle worker exit."""
@@ -301,7 +302,7 @@ class Pool:
         if is_unexpected:
             self._leave(member)
             if not is_unused:
-                self._start(1)  # first, as it takes a while
+                self._start(self._spares)  # first, as it takes a while
         if member in self._idle:
             self._idle.remove(member)
         member.channel.receive_all()  # it may have answered before it ended
@@ -335,6 +336,10 @@ class Pool:
             self._backlog.put_back(job)
 
     # --- the end ------------------------------------------------------------------------------------------
+
+    def expect_no_more(self) -> None:
+        """Start no worker that no queued job needs."""
+        self._spares = 0
 
     async def close(self, patience: float = 0.0) -> None:
         """End every worker: have idle ones exit, kill the others, and wait until all are reaped.
