@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 
 import hooked_app
@@ -159,7 +160,10 @@ async def test_worker_that_a_drain_kills(app, record):
     async with app.test_app():
         killed, _, _ = await app.add_background_task(hooked_app.connection)
         stuck = app.extensions["executor"].options(timeout=1000).submit(hooked_app.too_long)
+        released = threading.Event()
+        app.add_background_task(released.wait)  # the drain gives this another while, in which a worker could start
         await until(lambda: stuck.started_at is not None)
+    released.set()
     assert record() == {killed: OPENED}
 
 
