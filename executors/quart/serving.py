@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from executors.handle import TaskHandle
-from executors.loops import EventLoop
+from executors.loops import Cancellable, EventLoop
 from executors.quart.cutting_off import CutOff
 from executors.quart.stopping import StopSignals
+
+logger = logging.getLogger("executors")
+
+NOTICE_TIME = 1.0
+"""After how many seconds of a drain somebody who waits for it is told what it waits for."""
+
+MOST_NAMES = 5
 
 
 class Serving:
@@ -28,12 +36,16 @@ class Serving:
         hurry: Callable[[], None],
         tasks: Callable[[], Iterable[TaskHandle[Any]]],
     ) -> None:
+        self._loop = loop
+        self._tasks = tasks
         self._signals = StopSignals(loop, stop, hurry)
         self._cut_off = CutOff(loop, tasks)
+        self._notice: Cancellable | None = None
 
     async def drain_begins(self) -> float | None:
         """Return the seconds that the tasks are given; None if there is time enough."""
         await self._signals.drain_begins()
+        self._notice = self._loop.call_later(NOTICE_TIME, self._say_what_takes_long)
         if self._signals.is_under_reloader:
             self._cut_off.warn()
         return 0 if self._signals.is_orphan else None
@@ -41,6 +53,15 @@ class Serving:
     def drain_has_ended(self) -> None:
         """Leave signals to the server again."""
         self._signals.drain_has_ended()
+        if self._notice is not None:
+            self._notice.cancel()
+
+    def _say_what_takes_long(self) -> None:
+        names = [f"task {handle.name!r} ({handle.id})" for handle in self._tasks()]
+        if names:
+            more = f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+            shown = ", ".join(names[:MOST_NAMES]) + more
+            logger.warning("the app stops when these have ended, at its deadline, or at a second signal: %s", shown)
 
     def close(self) -> None:
         """Leave the server alone."""

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from until import until
 
-from executors.quart import QuartExecutor
+from executors.quart import QuartExecutor, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -83,6 +83,29 @@ async def test_a_fork(app, executor):
         status = os.waitpid(pid, 0)[1]  # noqa: ASYNC222  (it ends at once)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
         assert not app.shutdown_event.is_set()
+
+
+@pytest.mark.parametrize("number", [0, 1, serving.MOST_NAMES + 2])
+async def test_what_takes_long_is_told(app, executor, caplog, monkeypatch, number):
+    """Who waits for the drain is told what it waits for, and nothing where it waits for nothing."""
+    monkeypatch.setattr(serving, "NOTICE_TIME", 0)
+    ended = anyio.Event()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group, app.test_app():
+            for _ in range(number):
+                executor.options(name="slow").submit(ended.wait)
+            group.start_soon(app.shutdown_event.wait)
+            group.start_soon(end_when_told, caplog, ended, number)
+    told = [record.getMessage() for record in caplog.records if "second signal" in record.getMessage()]
+    assert len(told) == min(number, 1)
+    assert not number or told[0].count("task 'slow'") == min(number, serving.MOST_NAMES)
+    assert ("and 2 more" in caplog.text) is (number > serving.MOST_NAMES)
+
+
+async def end_when_told(caplog, ended, number):
+    """Have the tasks end once the line is there."""
+    await until(lambda: "second signal" in caplog.text or not number)
+    ended.set()
 
 
 async def test_two_apps_that_stop_together(new_app, caplog):
