@@ -12,7 +12,7 @@ import anyio
 from executors.admission import Phase
 from executors.backends.base import ExecutorBackend
 from executors.context import WorkerProcess, refuse_in_worker
-from executors.dispatch import Call, Dispatcher
+from executors.dispatch import Dispatcher
 from executors.drain import Drain, DrainReport
 from executors.equipment import equip
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
@@ -23,7 +23,7 @@ from executors.options import TaskOptions, positive_seconds
 from executors.settings import Settings
 from executors.snapshot import BackendSnapshot, ExecutorSnapshot
 from executors.submitter import Submitter
-from executors.targets import Targets
+from executors.targets import Call, Targets
 
 
 class Executor(Submitter):

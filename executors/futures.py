@@ -15,8 +15,8 @@ from executors.options import TaskOptions
 from executors.routing import BackendName
 
 if TYPE_CHECKING:
-    from executors.dispatch import Call
     from executors.executor import Executor
+    from executors.targets import Call
 
 P = ParamSpec("P")
 T = TypeVar("T")

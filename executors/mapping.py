@@ -13,9 +13,9 @@ from executors.errors import InvalidTaskError
 from executors.options import TaskOptions
 
 if TYPE_CHECKING:
-    from executors.dispatch import Call
     from executors.executor import Executor
     from executors.handle import TaskHandle
+    from executors.targets import Call
 
 T = TypeVar("T")
 

@@ -1,10 +1,10 @@
-"""Where tasks go in one run of an executor: the routing's decisions as backends, each made once."""
+"""Where calls go in one run of an executor: the routing's decisions as backends, each made once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import Any
+from typing import Any, Self
 
 from executors.backends.base import ExecutorBackend
 from executors.errors import ConfigurationError
@@ -29,6 +29,63 @@ class Target:
         self.starts_at_once = backend.starts_at_once and options.max_concurrency is None
         self.said = said  # with the mark: kept alive, as `Targets` knows them by their ids
         self.mark = mark
+
+
+class Call:
+    """A function that has been routed, and what to call it with.
+
+    Attributes:
+        function: What to run.
+        target: Where it goes, and with what options.
+        limited_by: What `max_concurrency` counts by: the user's function.
+        claim: Asked once, by any thread, as the task starts; where it says False the task isn't run, and whoever made
+            the claim has it cancelled.
+    """
+
+    __slots__ = ("args", "claim", "function", "kwargs", "limited_by", "target")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        target: Target,
+        limited_by: Callable[..., Any],
+        claim: Callable[[], bool] | None = None,
+    ) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.target = target
+        self.limited_by = limited_by
+        self.claim = claim
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that it goes to."""
+        return self.target.backend.name
+
+    @property
+    def is_coroutine(self) -> bool:
+        """Whether calling it gives a coroutine."""
+        return self.target.is_coroutine
+
+    def _replace(
+        self,
+        *,
+        function: Callable[..., Any] | None = None,
+        args: tuple[Any, ...] | None = None,
+        claim: Callable[[], bool] | None = None,
+    ) -> Self:
+        """Return one with another function around it, other arguments, or a claim."""
+        return type(self)(
+            self.function if function is None else function,
+            self.args if args is None else args,
+            self.kwargs,
+            self.target,
+            self.limited_by,
+            claim or self.claim,
+        )
 
 
 class Targets:

@@ -15,7 +15,6 @@ from quart import Quart, current_app, request_started, websocket_started
 from werkzeug.local import LocalProxy
 
 from executors.context import WorkerProcess, refuse_in_worker
-from executors.dispatch import Call
 from executors.errors import ConfigurationError
 from executors.events import Hook
 from executors.handle import TaskHandle
@@ -32,6 +31,7 @@ from executors.quart.serving import Serving
 from executors.quart.worker import SETUP, find_app
 from executors.quart.worker_hooks import ExecutorWithWorkerHooks
 from executors.settings import Settings
+from executors.targets import Call
 
 P = ParamSpec("P")
 T = TypeVar("T")
