@@ -176,15 +176,18 @@ async def test_an_idle_worker_takes_what_is_behind_a_long_task(monkeypatch) -> N
     assert late == 0
 
 
-async def test_fewer_workers_under_load() -> None:
-    """A worker that is one too many is sent nothing ahead, and ends with the task it has, or the one after."""
+async def test_fewer_workers_under_load(line) -> None:
+    """A worker that is one too many is sent nothing ahead, and ends with the tasks it has by then."""
     backend = ProcessBackend(2)
+    says, hears = line(), [line(), line()]
     async with Executor(threads=1, backends={"process": backend}) as executor:
         cpu = executor.options(tag="cpu")
-        handles = [cpu.submit(time.sleep, 0.002) for _ in range(2)]
-        for handle in handles:
-            await handle
-        assert len(backend._pool._members) == 2
+        handles = [cpu.submit(tasks.talk, says.path, each.path) for each in hears]
+        for _ in handles:
+            await says.hear()
+        for each in hears:
+            each.tell()
+        assert len({await handle for handle in handles}) == 2
         handles = [cpu.submit(tasks.pid) for _ in range(4000)]
         await handles[100]
         backend.resize(1)
