@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any
 
 from executors.loops.base import Cancellable, EventLoop, Waiter, guarded
 
 
-class _FutureWaiter(asyncio.Future[None]):
+class _FutureWaiter:
+    __slots__ = ("_future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._future = loop.create_future()
+
     def wake(self) -> None:
-        if not self.done():
+        if not self._future.done():
             try:
-                self.set_result(None)
+                self._future.set_result(None)
             except RuntimeError:  # the loop has been closed, and whoever waited on it with it
                 return
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._future.__await__()
 
 
 class AsyncioLoop(EventLoop):
@@ -52,7 +60,7 @@ class AsyncioLoop(EventLoop):
         return self._loop.create_task(function(*args), name=name, context=context)
 
     def new_waiter(self) -> Waiter:
-        return _FutureWaiter(loop=self._loop)
+        return _FutureWaiter(self._loop)
 
     def add_reader(self, fd: int, function: Callable[[], object]) -> None:
         self._loop.add_reader(fd, guarded, function)
