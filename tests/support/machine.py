@@ -192,8 +192,10 @@ class Harness:
 
     def kill_zygote(self) -> None:
         """Kill the parent of all workers, which end with it."""
-        zygotes, workers = self._family()
-        self.book.killed.update(workers)
+        zygotes, _ = self._family()
+        for pid in zygotes:
+            stop(pid)  # from here on it forks no worker that the book doesn't know
+        self.book.killed.update(self._family()[1])
         for pid in zygotes:
             self._kill(pid)
 
@@ -209,6 +211,14 @@ class Harness:
         self.book.killed.add(pid)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and return when it is stopped, or has ended (Linux)."""
+    with suppress(OSError):
+        os.kill(pid, signal.SIGSTOP)
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TZX":
+            os.sched_yield()
 
 
 def children_of(parents: set[int]) -> list[int]:
