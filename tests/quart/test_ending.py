@@ -123,6 +123,7 @@ async def test_a_cancelled_shutdown(app, executor, last):
             stopping.cancel_scope.cancel()
             released.set()
         assert handle.state is TaskState.SUCCEEDED
+        assert executor.phase == "closed"
         assert sorted(last) == LAST
         group.cancel_scope.cancel()
 

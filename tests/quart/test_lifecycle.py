@@ -242,21 +242,3 @@ async def test_websocket(app, executor):
 
     async with app.test_app() as running, running.test_client().websocket("/ws") as connection:
         assert await connection.receive() == "6"
-
-
-async def test_stopping_is_put_off_by_a_cancellation_s_length(app, executor):
-    """A shutdown that is cancelled ends the drain first."""
-    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 5
-    released = threading.Event()
-    async with anyio.create_task_group() as group:
-        app.nursery = group
-        await app.startup()
-        handle = app.add_background_task(released.wait)
-        async with anyio.create_task_group() as stopping:
-            stopping.start_soon(app.shutdown)
-            await until(lambda: executor.phase == "draining")
-            stopping.cancel_scope.cancel()
-            released.set()
-        assert handle.state is TaskState.SUCCEEDED
-        assert executor.phase == "closed"
-        group.cancel_scope.cancel()
