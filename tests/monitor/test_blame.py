@@ -40,7 +40,7 @@ async def check(rounds: int) -> None:
     assert len(right) / len(found) >= 0.95
     assert len(right) / (rounds * len(guilty)) >= 0.95
     told_rightly([blame for blame in right if blame.kind == "step"])
-    assert all(blame.cpu >= culprits.HELD for blame in right if blame.kind == "thread")
+    assert all(0 < blame.cpu < 10 * culprits.HELD for blame in right if blame.kind == "thread")
 
 
 def told_rightly(steps: list[Blame]) -> None:
