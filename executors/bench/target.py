@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import json
 import os
 import sys
 import traceback
@@ -138,19 +137,3 @@ def _import(name: str, place: str, folder: Path) -> ModuleType:
         raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error
     except (Exception, SystemExit) as error:
         raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error
-
-
-def json_value(text: str, kind: type[Any]) -> Any:
-    """Read an argument of the command line that is JSON.
-
-    Raises:
-        TargetError: It isn't, or not of this kind: a list or a dict.
-    """
-    what = "a list, as in '[1, \"two\"]'" if kind is list else "an object, as in '{\"number\": 1}'"
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise TargetError(f"{text!r} isn't JSON ({error}): give {what}") from None
-    if not isinstance(value, kind):
-        raise TargetError(f"{text!r} is JSON, and has to be {what}")
-    return value
