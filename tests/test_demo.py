@@ -23,8 +23,6 @@ from typing import Any
 import pytest
 
 from executors.demo import analysis, store
-from executors.demo.client import Client, ping
-from executors.demo.report import percentile
 
 LONG = """
 def {name}(rows, limit):
@@ -129,40 +127,6 @@ def test_the_store_finds_duplicates_between_files(tmp_path: Path) -> None:
     assert len(store.most_complex(path, 10)) == 2
     assert store.examined(path) == 3
     assert store.file(path, "4") is None
-
-
-def test_pings_go_out_while_others_wait() -> None:
-    """No ping waits for the answer to another, and each one's time starts when it was due."""
-    number = 10
-
-    async def run() -> list[float]:
-        all_sent, answering = asyncio.Barrier(number), set()
-
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            answering.add(asyncio.current_task())
-            await reader.readuntil(b"\r\n\r\n")
-            await all_sent.wait()
-            writer.write(b"HTTP/1.1 200 \r\ncontent-length: 4\r\n\r\npong")
-            await reader.read()
-            writer.close()
-            await writer.wait_closed()
-
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            client = Client(server.sockets[0].getsockname()[1])
-            latencies = await ping(client, rate=100, seconds=number / 100)
-            await client.close()
-            await asyncio.gather(*answering)
-        return latencies
-
-    latencies = asyncio.run(run())
-    assert len(latencies) == number
-    assert max(latencies) >= (number - 1) / 100  # the first was due that long before the last was sent
-
-
-def test_percentiles() -> None:
-    """Of a hundred values, one is above the p99."""
-    values = [float(value) for value in range(100, 0, -1)]
-    assert (percentile(values, 0.5), percentile(values, 0.99), percentile(values, 1)) == (51, 100, 100)
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
