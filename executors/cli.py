@@ -69,8 +69,8 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         help="how many calls are kept under way (4)",
     )
-    add("--seconds", type=_seconds, default=5.0, help="how long each arm is measured in each round (5)")
-    add("--rounds", type=_between(1, 1000, int), default=3, metavar="N", help="how often each arm is measured (3)")
+    add("--seconds", type=_seconds, default=3.0, help="how long each arm is measured in each round (3)")
+    add("--rounds", type=_between(1, 1000, int), default=5, metavar="N", help="how often each arm is measured (5)")
     add(
         "--rate",
         type=_between(1, 2000, float),

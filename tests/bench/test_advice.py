@@ -63,7 +63,9 @@ def test_threads_that_do_much_less_are_not_advised() -> None:
 def test_what_is_quick_is_called_directly() -> None:
     """A function that takes less than handing it over does is best called in place."""
     said = advice(IDLE, arm("inline", 6, 190_000), arm("thread", 9, 7_000), arm("process", 7, 5_000))
-    assert said.startswith("call it directly: on the event loop the server answers as when idle (p99 6 ms; in threads 9")
+    assert said.startswith(
+        "call it directly: on the event loop the server answers as when idle (p99 6 ms; in threads 9"
+    )
 
 
 def test_a_coroutine_that_waits_stays_one() -> None:

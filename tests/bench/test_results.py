@@ -87,6 +87,14 @@ def test_a_lying_client_is_a_doubt() -> None:
     assert "30 ms late (99th percentile, thread)" in doubt
 
 
+def test_rounds_that_differ_are_a_doubt() -> None:
+    """Rounds far apart say that the machine was not alone; nearly equal ones don't."""
+    steady = [measurement(number=number, latencies=[0.001 * number] * 100) for number in (1, 2, 3)]
+    assert findings(*steady).doubts == []
+    (doubt,) = findings(*steady, measurement(number=4, latencies=[0.004] * 100)).doubts
+    assert "more than 3 times (thread)" in doubt
+
+
 def test_few_calls_are_a_doubt() -> None:
     """A throughput that stands on a handful of calls is said to; an idle server's has none."""
     (doubt,) = findings(measurement(calls=3), measurement("idle", calls=0)).doubts
