@@ -17,6 +17,10 @@ class Refusal(Exception):
     """
 
 
+class ExecutorWarning(UserWarning):
+    """Advice: something holds the event loop up, and what to do about it. The message names it."""
+
+
 class ConfigurationError(ExecutorError, ValueError):
     """A setting is unknown, or its value can't be used. The message names the setting and what would do."""
 

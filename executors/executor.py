@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor as FuturesExecutor
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, Self
 
 import anyio
@@ -269,6 +269,15 @@ class Executor(Submitter):
         if name not in self._backends:
             raise ConfigurationError(f"there is no backend {name!r}; there are {', '.join(sorted(self._backends))}")
         return self._backends[name]
+
+    request_handlers: frozenset[CodeType] = frozenset()
+    """What calls the handlers of requests where this executor is used: the monitor tells a route by it."""
+
+    def running_threads(self) -> dict[int, TaskHandle[Any]]:
+        """Return the tasks that run in threads of this process, by the threads' native ids. Any thread."""
+        if self._dispatcher is None:
+            return {}
+        return {number: handle for backend in self._backends.values() for number, handle in backend.threads().items()}
 
     @property
     def tasks(self) -> tuple[TaskHandle[Any], ...]:

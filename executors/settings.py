@@ -101,6 +101,7 @@ class Settings:
     backends: Mapping[str, ExecutorBackend] | None = _setting(_or_none(_backends))
     tags: Mapping[str, str] | None = _setting(_or_none(_tags))
     inline: bool = _setting(_switch, False)
+    monitor: bool | None = _setting(_or_none(_switch))
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], label: Callable[[str], str] = str) -> Settings:

@@ -12,7 +12,9 @@ from executors import errors
 CLASSES = [
     value
     for value in vars(errors).values()
-    if isinstance(value, type) and issubclass(value, BaseException) and value is not errors.Refusal
+    if isinstance(value, type)
+    and issubclass(value, Exception)
+    and value not in {errors.Refusal, errors.ExecutorWarning}
 ]
 SAMPLES = [
     errors.ExecutorError("a text"),

@@ -77,6 +77,11 @@ class ThreadBackend(ExecutorBackend):
         frame = sys._current_frames().get(thread.ident or 0) if thread is not None else None
         return "".join(traceback.format_list(_of_the_function(frame))) if frame is not None else None
 
+    def threads(self) -> dict[int, TaskHandle[Any]]:
+        """Tell which thread runs which task."""
+        running = self._pool.running.copy()
+        return {thread.native_id: job.handle for thread, job in running.items() if thread.native_id is not None}
+
     async def close(self) -> None:
         """End every thread but those of abandoned jobs."""
         await self._pool.close()

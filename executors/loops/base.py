@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Protocol
 
+from executors.loops.idle import IdleClock
+
 logger = logging.getLogger("executors")
 
 
@@ -83,6 +85,17 @@ class EventLoop(ABC):
     @abstractmethod
     def call_later(self, delay: float, function: Callable[..., object], *args: Any) -> Cancellable:
         """Call `function` after `delay` seconds. On the loop's thread."""
+
+    @abstractmethod
+    def call_every(self, period: float, function: Callable[[float, float], object]) -> Cancellable:
+        """Call `function(due, now)` again and again, `period` seconds after each call. On the loop's thread.
+
+        It is told when it was due and when it is called, in seconds of `time.monotonic`.
+        """
+
+    @abstractmethod
+    def idle_clock(self) -> IdleClock | None:
+        """Begin to count how long the loop is idle, until `stop()`; None if it doesn't tell. On the loop's thread."""
 
     @abstractmethod
     def spawn(

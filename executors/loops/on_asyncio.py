@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any
 
 from executors.loops.base import Cancellable, EventLoop, Waiter, guarded
+from executors.loops.idle import IdleClock
 
 
 class _FutureWaiter:
@@ -25,6 +27,57 @@ class _FutureWaiter:
 
     def __await__(self) -> Generator[Any, Any, None]:
         return self._future.__await__()
+
+
+class _Beat:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, period: float, function: Callable[[float, float], object]
+    ) -> None:
+        self._loop = loop
+        self._period = period
+        self._function = function
+        self._set()
+
+    def _set(self) -> None:
+        self._due = time.monotonic() + self._period  # uvloop's own clock stands still within an iteration
+        self._timer = self._loop.call_later(self._period, self._call)
+
+    def _call(self) -> None:
+        due, now = self._due, time.monotonic()
+        self._set()
+        self._function(due, now)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
+class _SelectorClock(IdleClock):
+    """Counts the time in the selector of asyncio's own loop, where it waits."""
+
+    def __init__(self, selector: Any) -> None:
+        super().__init__()
+        self._selector = selector
+        self._before = vars(selector).get("select")
+        self._select = selector.select
+        self._timed = self._select_timed
+        selector.select = self._timed
+
+    def _select_timed(self, timeout: float | None = None) -> Any:
+        if timeout is not None and timeout <= 0:
+            return self._select(timeout)
+        self.begin()
+        try:
+            return self._select(timeout)
+        finally:
+            self.end()
+
+    def stop(self) -> None:
+        if vars(self._selector).get("select") is not self._timed:
+            return  # somebody has wrapped it once more, and goes on calling this one
+        if self._before is None:
+            del self._selector.select
+        else:
+            self._selector.select = self._before
 
 
 class AsyncioLoop(EventLoop):
@@ -49,6 +102,13 @@ class AsyncioLoop(EventLoop):
 
     def call_later(self, delay: float, function: Callable[..., object], *args: Any) -> Cancellable:
         return self._loop.call_later(delay, function, *args)
+
+    def call_every(self, period: float, function: Callable[[float, float], object]) -> Cancellable:
+        return _Beat(self._loop, period, function)
+
+    def idle_clock(self) -> IdleClock | None:
+        selector = getattr(self._loop, "_selector", None)  # uvloop has none
+        return None if selector is None or not hasattr(selector, "__dict__") else _SelectorClock(selector)
 
     def spawn(
         self,

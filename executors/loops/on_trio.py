@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import trio
 
 from executors.loops.base import Cancellable, EventLoop, Waiter, guarded
+from executors.loops.idle import IdleClock
 
 
 class _TrioWaiter:
@@ -32,6 +34,20 @@ class _TrioWaiter:
         if not self._awake:
             self._task = trio.lowlevel.current_task()
             yield from trio.lowlevel.wait_task_rescheduled(abort).__await__()  # noqa: ASYNC105
+
+
+class _InstrumentClock(IdleClock, trio.abc.Instrument):
+    """Counts the time that trio waits for I/O or for its next deadline."""
+
+    def before_io_wait(self, timeout: float) -> None:
+        if timeout > 0:
+            self.begin()
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.end()
+
+    def stop(self) -> None:
+        trio.lowlevel.remove_instrument(self)
 
 
 class TrioLoop(EventLoop):
@@ -67,6 +83,20 @@ class TrioLoop(EventLoop):
             guarded(function, *args)
 
         return self.spawn(timer)
+
+    def call_every(self, period: float, function: Callable[[float, float], object]) -> Cancellable:
+        async def beats() -> None:
+            while True:
+                due = time.monotonic() + period
+                await trio.sleep(period)
+                guarded(function, due, time.monotonic())
+
+        return self.spawn(beats)
+
+    def idle_clock(self) -> IdleClock | None:
+        clock = _InstrumentClock()
+        trio.lowlevel.add_instrument(clock)
+        return clock
 
     def spawn(
         self,

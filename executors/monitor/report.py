@@ -37,8 +37,8 @@ class Blame:
 
     Attributes:
         name: The task's name; of a route its module and function.
-        kind: ``"step"`` is a coroutine task that didn't wait, ``"thread"`` a task that computed on a thread, ``"route"``
-            a request's handler, ``"other"`` anything else.
+        kind: ``"step"`` is a coroutine task that didn't wait, ``"thread"`` a task that computed on a thread,
+            ``"route"`` a request's handler, ``"other"`` anything else.
         count: How many times.
         total: Seconds that the loop was held up for by it.
         worst: Seconds of the longest of these.

@@ -15,9 +15,11 @@ from quart import Quart, current_app, request_started, websocket_started
 from werkzeug.local import LocalProxy
 
 from executors.context import WorkerProcess, refuse_in_worker
+from executors.drain import DrainReport
 from executors.errors import ConfigurationError
 from executors.events import Hook
 from executors.handle import TaskHandle
+from executors.monitor import LoopMonitor
 from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine
 from executors.quart.commands import CommandTasks, refuse_without_loop
@@ -59,10 +61,13 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         ConfigurationError: The app has an executor already.
     """
 
+    request_handlers = frozenset({Quart.full_dispatch_request.__code__, Quart.full_dispatch_websocket.__code__})
+
     def __init__(self, app: Quart | None = None, *, hooks: Iterable[Hook] = ()) -> None:
         super().__init__(hooks=hooks)
         self._app: Quart | None = None
         self._guard: AsyncGenerator[None, None] | None = None
+        self._monitor: LoopMonitor | None = None
         self._serving: Serving | None = None
         if app is not None:
             self.init_app(app)
@@ -223,6 +228,30 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         refuse_in_worker("the app's executor")
         super().start()
         self._reports = FailureReports(self.app)  # those of an earlier run ended with its loop
+        is_on = self._settings.monitor
+        self._monitor = LoopMonitor(self) if (self.app.debug if is_on is None else is_on) else None
+        if self._monitor is not None:
+            self._monitor.start()
+
+    @property
+    def monitor(self) -> LoopMonitor | None:
+        """Measures the event loop, from the start until the tasks have been drained; None if it is off. Any thread.
+
+        It is on where `EXECUTOR_MONITOR` is True, or isn't set and the app is in debug mode.
+        """
+        return self._monitor
+
+    async def drain(self, timeout: float | None = None) -> DrainReport:
+        """Drain as `Executor.drain` does, and end the measuring of the loop."""
+        try:
+            return await super().drain(timeout)
+        finally:
+            if self._is_drained():
+                self._stop_monitor()
+
+    def _stop_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.stop()
 
     def _is_without_loop(self) -> bool:
         if self._dispatcher is None:
@@ -258,6 +287,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
                 if self._started().loop.spawns_until_closed:
                     await self._end(None if serving is None else 0)
                 else:  # too late for that: trio has cancelled every task
+                    self._stop_monitor()
                     self._started().give_up()
                     self._dispatcher = None
             if serving is not None:

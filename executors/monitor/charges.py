@@ -1,0 +1,131 @@
+"""Who is charged with a delay of the loop. Pure: what the clocks and the stacks showed goes in, charges come out.
+
+Each slice of the delay, from one reading to the next, is split by what the loop's thread did in it: computing is
+charged to the code that it was seen in; waiting for a CPU of the machine to nobody; what is left, it either waited for
+the interpreter's lock, which goes to the threads that computed meanwhile, or was stuck in a call, which goes to the
+code that called.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+from executors.monitor.clocks import CpuTimes
+from executors.monitor.report import BlameKind
+from executors.monitor.sightings import Place, Sighting
+
+STUCK = 3
+"""Readings in a row that show the loop's thread at one place, while other threads got the interpreter's lock."""
+
+LEAST = 0.001
+"""Seconds of a slice that aren't worth asking about."""
+
+LEAST_ON_LOOP = 0.01
+"""Seconds from which on code on the loop's thread counts as having held it up."""
+
+LEAST_IN_THREADS = 0.002
+"""The same for code in other threads, which mostly give the interpreter's lock back after 5 ms."""
+
+LEAST_SHARE = 0.1
+"""Who has less of a delay than this share of the largest charge was only there when it happened."""
+
+Key = tuple[BlameKind, str]
+
+
+class Reading(NamedTuple):
+    """What was seen at one moment.
+
+    Attributes:
+        at: When, in seconds of `time.monotonic`.
+        cpu: What the clocks showed.
+        loop: What the loop's thread was doing.
+        threads: What other threads were doing, by native id.
+    """
+
+    at: float
+    cpu: CpuTimes
+    loop: Sighting | None = None
+    threads: Mapping[int, Sighting] = {}
+
+
+@dataclass
+class Charge:
+    """What one delay is charged with under one name."""
+
+    seconds: float = 0.0
+    cpu: float = 0.0
+    places: dict[Place, float] = field(default_factory=dict)
+
+    def add(self, place: Place, seconds: float, cpu: float) -> None:
+        """Add what one slice of the delay comes to."""
+        self.seconds += seconds
+        self.cpu += cpu
+        self.places[place] = self.places.get(place, 0.0) + seconds
+
+
+def charge(readings: Sequence[Reading], due: float, ran: float) -> dict[Key, Charge]:
+    """Return who is charged with the loop's running at `ran` what was due at `due`, and with how much.
+
+    Args:
+        readings: From before `due` until after `ran`, in order.
+        due: When the loop should have run, in seconds of `time.monotonic`.
+        ran: When it did.
+    """
+    charges: defaultdict[Key, Charge] = defaultdict(Charge)
+    stuck = _stuck_at(readings)
+    for before, after in pairwise(readings):
+        seconds = min(after.at, ran) - max(before.at, due)
+        if seconds <= LEAST:
+            continue
+        computed = min(after.cpu.loop - before.cpu.loop, seconds)
+        rest = seconds - computed - (after.cpu.waiting - before.cpu.waiting)
+        seen = after.loop or before.loop
+        if seen is not None:
+            held = rest if rest > LEAST and (seen.position in stuck or not _lock_taken(before, after, rest)) else 0.0
+            charges[seen.kind, seen.name].add(seen.place, computed + held, computed)
+            rest -= held
+        if rest > LEAST:
+            _charge_threads(charges, before, after, rest)
+    least = LEAST_SHARE * max((found.seconds for found in charges.values()), default=0.0)
+    return {key: found for key, found in charges.items() if found.seconds >= max(least, _least(key))}
+
+
+def _least(key: Key) -> float:
+    return LEAST_IN_THREADS if key[0] == "thread" else LEAST_ON_LOOP
+
+
+def _stuck_at(readings: Sequence[Reading]) -> set[tuple[int, int]]:
+    """Return the positions at which the loop's thread stayed for so many readings that it wasn't the lock alone."""
+    found, row, last = set(), 0, None
+    for reading in readings:
+        position = reading.loop.position if reading.loop is not None else None
+        row = row + 1 if position == last else 1
+        last = position
+        if position is not None and row >= STUCK:
+            found.add(position)
+    return found
+
+
+def _used(before: Reading, after: Reading) -> dict[int, float]:
+    """Return the CPU seconds of each other thread between two readings."""
+    return {number: seconds - before.cpu.threads.get(number, 0.0) for number, seconds in after.cpu.threads.items()}
+
+
+def _lock_taken(before: Reading, after: Reading, seconds: float) -> bool:
+    """Whether other threads computed for enough of the time to have kept the lock from the loop's."""
+    return sum(_used(before, after).values()) >= seconds / 2
+
+
+def _charge_threads(charges: Mapping[Key, Charge], before: Reading, after: Reading, seconds: float) -> None:
+    used = _used(before, after)
+    total = sum(used.values())
+    if total < seconds / 2:
+        return
+    for number, cpu in used.items():
+        seen = after.threads.get(number) or before.threads.get(number)
+        if seen is not None and cpu > 0:
+            charges[seen.kind, seen.name].add(seen.place, seconds * cpu / total, min(cpu, seconds))

@@ -1,0 +1,177 @@
+"""What a thread was seen doing: whose code, where, and on whose behalf."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import os
+import sys
+import sysconfig
+from collections.abc import Collection
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+from executors.backends.base import Job
+from executors.backends.inline import InlineBackend
+from executors.backends.loop import LoopBackend
+from executors.handle import TaskHandle
+from executors.monitor.report import BlameKind
+
+TASK_ENTRIES = frozenset({LoopBackend._run.__code__, InlineBackend.submit.__code__})
+"""What calls a task's function on the loop's thread, with the job in its local variable `job`."""
+
+MACHINERY = frozenset({"asyncio", "anyio", "concurrent", "executors", "selectors", "threading", "trio", "uvloop"})
+"""Packages that run others' code, and are nobody's reason for it."""
+
+LONGEST_SOURCE = 60
+"""Characters of a line of source that are shown."""
+
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+_STANDARD_LIBRARY = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib"))
+_INSTALLED = (f"site-packages{os.sep}", f"dist-packages{os.sep}")
+
+
+class Place(NamedTuple):
+    """Where code was seen.
+
+    Attributes:
+        what: What was called there.
+        file: The file of the line where the author's own code stood.
+        line: The line's number.
+    """
+
+    what: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.what} ({Path(self.file).name}:{self.line})"
+
+
+class Sighting(NamedTuple):
+    """What a thread was doing at one moment.
+
+    Attributes:
+        kind: On whose behalf, as `Blame.kind`.
+        name: The task's, or of what is no task its module and function.
+        place: Where.
+        position: The same for as long as the thread hasn't moved on.
+    """
+
+    kind: BlameKind
+    name: str
+    place: Place
+    position: tuple[int, int]
+
+
+class Spot(NamedTuple):
+    """One frame of a stack, as it was."""
+
+    code: CodeType
+    instruction: int
+    module: str
+    job: Job | None
+
+    @property
+    def name(self) -> str:
+        """The function's name, with its module's."""
+        return f"{self.module}.{self.code.co_qualname}"
+
+    @property
+    def line(self) -> int:
+        """The number of the line where it stood."""
+        for begin, end, line in self.code.co_lines():
+            if line is not None and begin <= self.instruction < end:
+                return line
+        return self.code.co_firstlineno
+
+    @property
+    def is_machinery(self) -> bool:
+        """Whether it only runs what others have written."""
+        return self.module.partition(".")[0] in MACHINERY
+
+    @property
+    def is_authors(self) -> bool:
+        """Whether it is neither the standard library's nor that of an installed package."""
+        file = self.code.co_filename
+        if any(folder in file for folder in _INSTALLED):
+            return False
+        return not file.startswith((*_STANDARD_LIBRARY, _PACKAGE, "<frozen"))
+
+
+class Stack(NamedTuple):
+    """The frames of a thread, innermost first, and what tells this moment from the next."""
+
+    spots: list[Spot]
+    position: tuple[int, int]
+
+
+def stack_of(frame: FrameType) -> Stack:
+    """Note a thread's stack. Quick, as the thread moves on when the calling one lets go of the interpreter's lock."""
+    position = id(frame), frame.f_lasti
+    spots: list[Spot] = []
+    inner: FrameType | None = frame
+    while inner is not None:
+        code = inner.f_code
+        job = inner.f_locals.get("job") if code in TASK_ENTRIES else None
+        spots.append(Spot(code, inner.f_lasti, inner.f_globals.get("__name__", "?"), job))
+        inner = inner.f_back
+    return Stack(spots, position)
+
+
+def depth_of_loop() -> int:
+    """Return how many frames lie outside of the code of this library that the event loop calls here."""
+    spots = stack_of(sys._getframe(1)).spots
+    return sum(1 for _ in itertools.dropwhile(lambda spot: spot.code.co_filename.startswith(_PACKAGE), spots))
+
+
+def look_at_loop(stack: Stack, depth: int, handlers: Collection[CodeType]) -> Sighting | None:
+    """Tell what the loop's thread is doing; None where that is nobody's code, as while it waits for events.
+
+    Args:
+        stack: Its stack.
+        depth: How many of its frames are the loop's own and what has started it, from `depth_of_loop`.
+        handlers: What calls the handler of a request.
+    """
+    inside = stack.spots[: max(0, len(stack.spots) - depth)]
+    for index, entry in enumerate(inside):
+        if entry.job is not None:
+            return _sighting("step", entry.job.handle.name, inside[: index or 1], stack.position)
+        if entry.code in handlers:
+            return _sighting("route", _outermost(inside[:index]), inside[: index or 1], stack.position)
+    return _sighting("other", _outermost(inside), inside, stack.position)
+
+
+def look_at_thread(stack: Stack, handle: TaskHandle[Any] | None) -> Sighting | None:
+    """Tell what another thread is doing; None where that is nobody's code.
+
+    Args:
+        stack: Its stack.
+        handle: The task that runs there, if one does.
+    """
+    if handle is not None:
+        return _sighting("thread", handle.name, stack.spots, stack.position)
+    return _sighting("other", _outermost(stack.spots), stack.spots, stack.position)
+
+
+def _sighting(kind: BlameKind, name: str, spots: list[Spot], position: tuple[int, int]) -> Sighting | None:
+    """Make one of frames, innermost first: the author's innermost is where, and the one inside of it what."""
+    if not name:
+        return None
+    index = next((index for index, spot in enumerate(spots) if spot.is_authors), 0)
+    file, line = spots[index].code.co_filename, spots[index].line
+    what = spots[index - 1].name if index else _source(file, line)  # what is written in C has no frame
+    return Sighting(kind, name, Place(what or spots[index].name, file, line), position)
+
+
+def _source(file: str, line: int) -> str:
+    source = linecache.getline(file, line).strip()
+    return source if len(source) <= LONGEST_SOURCE else f"{source[: LONGEST_SOURCE - 1]}…"
+
+
+def _outermost(spots: list[Spot]) -> str:
+    """Name what has called all the rest: the author's code if there is any, else a library's; empty if neither."""
+    named = [spot for spot in reversed(spots) if not spot.is_machinery]
+    spot = next((spot for spot in named if spot.is_authors), named[0] if named else None)
+    return spot.name if spot is not None else ""

@@ -1,0 +1,146 @@
+"""The thread that looks at the loop's from outside, and so sees what holds it up while it does."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from types import CodeType
+from typing import Any, NamedTuple
+
+from executors.handle import TaskHandle
+from executors.monitor.charges import Charge, Key, Reading, charge
+from executors.monitor.clocks import CpuClocks, CpuTimes
+from executors.monitor.sightings import Stack, depth_of_loop, look_at_loop, look_at_thread, stack_of
+
+logger = logging.getLogger("executors")
+
+LATE = 0.004
+"""Seconds of lateness that call for a look: just less than a thread may keep the interpreter's lock for."""
+
+LOOK_PERIOD = 0.005
+"""Seconds between two looks at a loop that is late."""
+
+MOST_LOOKS = 2000
+"""That are kept of one delay, its latest: ten seconds."""
+
+
+class Beat(NamedTuple):
+    """A late call of the loop's heartbeat, in seconds of `time.monotonic`."""
+
+    due: float
+    ran: float
+
+
+class Look(NamedTuple):
+    """What a reading is made of once it is needed: the clocks and the stacks at one moment."""
+
+    at: float
+    cpu: CpuTimes
+    loop: Stack | None = None
+    threads: Mapping[int, tuple[Stack, TaskHandle[Any] | None]] = {}
+
+    def reading(self, depth: int, handlers: Collection[CodeType]) -> Reading:
+        """Tell what the threads were doing."""
+        if self.loop is None:
+            return Reading(self.at, self.cpu)
+        seen = {number: look_at_thread(stack, handle) for number, (stack, handle) in self.threads.items()}
+        threads = {number: sighting for number, sighting in seen.items() if sighting is not None}
+        return Reading(self.at, self.cpu, look_at_loop(self.loop, depth, handlers), threads)
+
+
+class Watchdog:
+    """Watches one loop's heartbeat, and finds whom to charge where it comes late.
+
+    It looks shortly after each beat is due, and again and again while that doesn't come. `start` and `stop` are for the
+    loop's thread, `beats` are told by it.
+
+    Args:
+        period: Seconds from one beat to the next.
+        threads: Gives the tasks that run in threads, by the threads' native ids. Any thread.
+        handlers: What calls the handler of a request.
+        tell: Is told whom each delay is charged to. On the watchdog's thread.
+        is_over: Whether the loop has ended without having stopped this.
+    """
+
+    def __init__(
+        self,
+        period: float,
+        threads: Callable[[], Mapping[int, TaskHandle[Any]]],
+        handlers: Collection[CodeType],
+        tell: Callable[[dict[Key, Charge]], None],
+        is_over: Callable[[], bool],
+    ) -> None:
+        self._period = period
+        self._threads = threads
+        self._handlers = handlers
+        self._tell = tell
+        self._is_over = is_over
+        self._loop_thread = threading.get_ident()
+        self._depth = 0
+        self._clocks = CpuClocks()
+        self._due = time.monotonic() + period
+        self._late: deque[Beat] = deque()
+        self._stopped = threading.Lock()
+        self._stopped.acquire()
+        self._thread = threading.Thread(target=self._watch, name="executors-monitor", daemon=True)
+        self._thread.start()
+
+    def beat(self, due: float, now: float) -> None:
+        """Hear that the loop's heart has beaten. Called by what the loop calls, on its thread."""
+        if not self._depth:
+            self._depth = depth_of_loop()
+        self._due = now + self._period
+        if now - due > LATE:
+            self._late.append(Beat(due, now))
+
+    def stop(self) -> None:
+        """End the thread. On the loop's thread, once; it may wait for a few milliseconds."""
+        self._stopped.release()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        looks: deque[Look] = deque([self._look(stacks=False)], MOST_LOOKS)
+        while True:
+            is_late = looks[-1].at > self._due + LATE
+            if is_late and self._is_over():
+                break
+            wake_up = looks[-1].at + LOOK_PERIOD if is_late else max(self._due + LATE, looks[-1].at + LOOK_PERIOD)
+            if self._stopped.acquire(timeout=max(0.0, wake_up - time.monotonic())):
+                break
+            now = time.monotonic()
+            looks.append(self._look(stacks=now > self._due + LATE or now - wake_up > LATE))
+            try:
+                self._settle(looks)
+            except Exception:
+                logger.exception("finding out what held the event loop up failed")
+        self._clocks.close()
+
+    def _look(self, *, stacks: bool) -> Look:
+        at = time.monotonic()
+        if not stacks:
+            return Look(at, self._clocks.read())
+        found = {ident: stack_of(frame) for ident, frame in sys._current_frames().items()}
+        cpu = self._clocks.read()  # after the stacks: it lets other threads go on
+        tasks = self._threads()
+        threads = {
+            thread.native_id: (found[thread.ident], tasks.get(thread.native_id))
+            for thread in threading.enumerate()
+            if thread.native_id in cpu.threads and thread.ident in found
+        }
+        return Look(at, cpu, found.get(self._loop_thread), threads)
+
+    def _settle(self, looks: deque[Look]) -> None:
+        """Charge the delays that are over, and forget the looks that no delay needs any more."""
+        while self._late and self._late[0].ran <= looks[-1].at:
+            beat = self._late.popleft()
+            readings = [look.reading(self._depth, self._handlers) for look in looks]
+            if charges := charge(readings, beat.due, beat.ran):
+                self._tell(charges)
+        if not self._late and looks[-1].at <= self._due + LATE:
+            last = looks[-1]
+            looks.clear()
+            looks.append(last)
