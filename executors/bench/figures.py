@@ -53,7 +53,7 @@ def worst(pairs: Sequence[Point], width: float) -> list[Point]:
 
 def _by_arm(findings: Findings) -> list[tuple[str, list[Measurement]]]:
     measured = [one for one in findings.measurements if one.latencies]
-    return [(arm, [one for one in measured if one.arm == arm]) for arm in dict.fromkeys(one.arm for one in measured)]
+    return [(arm.arm, [one for one in measured if one.arm == arm.arm]) for arm in findings.arms]
 
 
 def _one_after_another(rounds: Sequence[Measurement]) -> list[Point]:

@@ -100,7 +100,7 @@ def render(findings: Findings) -> str:
 <body>
 <main>
 <h1>Where should <code>{_escaped(findings.target)}</code> run?</h1>
-<p class="advice">{_escaped(findings.advice)}</p>
+<p class="advice"><b>Advice:</b> {_escaped(findings.advice)}.</p>
 <p>A Quart app ran <code>{called}</code> {_how_many(findings)}, each time in another place, while another process
 sent it {findings.rate:g} requests a second that have nothing to do with the work. Latency is counted from when a
 request was due to be sent, so that none is left out because the one before it was slow.</p>

@@ -78,12 +78,9 @@ def test_the_page_tells_everything_and_loads_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "\"'&amp;<!--", "]]></style>{}", "\x00\x1b[31m\ud800"])
 def test_what_the_user_gives_is_only_text(tmp_path: Path, text: str) -> None:
     """Names, arguments, errors and advice can't break the page, whatever characters they have."""
+    harmless = written(findings("x"), tmp_path)
     root = ET.fromstring(written(findings(text), tmp_path))
-    assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {
-        *("html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "code", "p", "div", "figure"),
-        *("figcaption", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td"),
-        *("svg", "rect", "path", "circle", "text"),
-    }
+    assert [element.tag for element in root.iter()] == [element.tag for element in ET.fromstring(harmless).iter()]
     if text.isprintable():
         assert f"package.tasks:{text}" in "".join(root.itertext())
 
