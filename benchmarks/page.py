@@ -40,7 +40,7 @@ def _parts(machine: Mapping[str, str], reports: Sequence[Report], marks: set[str
     """Return what stands at each mark."""
     results = [result for report in reports for result in report.results]
     parts = {
-        "machine": Sheet("", ("what", "is"), list(machine.items())).in_markdown(),
+        "machine": Sheet("", ("what", "value"), list(machine.items())).in_markdown(),
         "goals": tables.goals(results).in_markdown(),
         "losses": tables.losses(results).in_markdown(),
         "others": "\n\n".join(_section(report) for report in reports if report.benchmark not in marks),
@@ -54,7 +54,7 @@ def _section(report: Report) -> str:
 
 def _body(report: Report) -> str:
     plots = [f"![{plot.title}]({_file_of(plot.name)})\n\n{plot.title}." for plot in report.plots]
-    return "\n\n".join([*plots, f"{report.circumstances}.", tables.results(report).in_markdown()])
+    return "\n\n".join([*plots, f"Measured: {report.circumstances}.", tables.results(report).in_markdown()])
 
 
 def _file_of(plot: str) -> str:

@@ -28,8 +28,8 @@ JUDGED = 4
 """With so many tasks under way the goals are to be reached."""
 SECONDS = 5.0
 
-QUICK = {IDLE: Goal(1.5), QUARTS_THREADS: Goal(0.1)}
-MUCH = {PROCESS_POOL: Goal(0.9, at_least=True)}
+RESPONSIVE = {IDLE: Goal(1.5), QUARTS_THREADS: Goal(0.1)}
+PRODUCTIVE = {PROCESS_POOL: Goal(0.9, at_least=True)}
 
 
 def measure(plan: Plan, report: Report) -> None:
@@ -65,7 +65,7 @@ def _add(report: Report, what: str, found: Findings, *, judged: bool) -> None:
     ordered = sorted(found.measurements, key=lambda one: one.round)
     rounds = {arm: [summarise([one]) for one in ordered if one.arm == arm] for arm in ARMS.values()}
     rounds = {arm: summaries for arm, summaries in rounds.items() if summaries and arm not in found.errors}
-    goals = QUICK if judged else {}
+    goals = RESPONSIVE if judged else {}
     report.compare(f"{what}: HTTP p50", "ms", _each(rounds, "http_p50", 1e3))
     report.compare(f"{what}: HTTP p99", "ms", _each(rounds, "http_p99", 1e3), goals)
     report.compare(f"{what}: loop lag p99", "ms", _each(rounds, "lag_p99", 1e3), goals)
@@ -73,7 +73,7 @@ def _add(report: Report, what: str, found: Findings, *, judged: bool) -> None:
         report.figure(f"{what}: the client's own lateness p99", arm, "ms", late)
     for arm in [arm for arm, summaries in rounds.items() if not all(one.throughput for one in summaries)]:
         del rounds[arm]  # the idle one, or one so slow that there is nothing to divide by
-    report.compare(f"{what}: calls", "/s", _each(rounds, "throughput", 1.0), MUCH if judged else {})
+    report.compare(f"{what}: calls", "/s", _each(rounds, "throughput", 1.0), PRODUCTIVE if judged else {})
 
 
 def _each(rounds: Mapping[str, Sequence[Summary]], figure: str, factor: float) -> Samples:

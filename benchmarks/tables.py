@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.harness import Report, Result, number
 
-WORDS = {"what", "against", "arm", "benchmark", "note"}
+WORDS = {"what", "against", "arm", "benchmark", "note", "value"}
 """The columns that have no figures."""
 
 

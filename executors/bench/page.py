@@ -18,11 +18,12 @@ ROWS: dict[str, dict[str, Callable[[Summary], str]]] = {
         "max": lambda arm: seconds(arm.http_max),
         "failed requests": lambda arm: f"{arm.failed:,}",
     },
-    "Loop lag": {
-        "p50": lambda arm: seconds(arm.lag_p50),
-        "p99": lambda arm: seconds(arm.lag_p99),
-        "max": lambda arm: seconds(arm.lag_max),
+    "Event loop": {
+        "lag p50": lambda arm: seconds(arm.lag_p50),
+        "lag p99": lambda arm: seconds(arm.lag_p99),
+        "lag max": lambda arm: seconds(arm.lag_max),
         "over 50 ms, per minute": lambda arm: f"{arm.over_50ms:.3g} s",
+        "busy": lambda arm: f"{arm.utilisation:.0%}",
     },
     "The work": {
         "calls per second": lambda arm: f"{arm.throughput:.3g}",
@@ -67,6 +68,7 @@ th:first-child { text-align: left; padding-left: 0; font-weight: normal; white-s
   position: sticky; left: 0; background: var(--paper) }
 tbody th[colspan] { font-weight: bold; padding-top: 0.7rem }
 thead th, tbody th[colspan] { border-bottom: 1px solid var(--line) }
+@media (max-width: 40rem) { table { font-size: 0.85rem } th, td { padding: 0.2rem 0.3rem } }
 .plots { columns: 2 26rem; column-gap: 2rem; margin-top: 2rem }
 figure { margin: 0; break-inside: avoid }
 figure h2 { margin-top: 0 }

@@ -88,7 +88,8 @@ def curves(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
     _horizontal(svg, area, x)
     _vertical(svg, area, y)
     for number, each in enumerate(series):
-        _curve(svg, number, area.path(x, y, each.points))
+        if each.points:
+            _curve(svg, number, area.path(x, y, each.points))
     _draw_legend(svg, legend, area.bottom + BELOW)
     return _written(svg)
 
