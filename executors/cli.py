@@ -62,10 +62,22 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("target", metavar="FUNCTION", help="package.module:function or path/to/file.py:function")
     add("--args", type=_json_of(list), default=[], metavar="JSON", help="its arguments, as in '[1, \"two\"]'")
     add("--kwargs", type=_json_of(dict), default={}, metavar="JSON", help="the same by name, as in '{\"number\": 1}'")
-    add("--concurrency", type=_count, default=4, metavar="N", help="how many calls are kept under way (4)")
-    add("--seconds", type=_seconds, default=5.0, help="how long each arm is measured in each round (5)")
-    add("--rounds", type=_count, default=3, metavar="N", help="how often each arm is measured (3)")
-    add("--rate", type=_rate, default=100.0, metavar="N", help="how many requests a second the server is sent (100)")
+    add(
+        "--concurrency",
+        type=_between(1, 1000, int),
+        default=4,
+        metavar="N",
+        help="how many calls are kept under way (4)",
+    )
+    add("--seconds", type=_seconds, default=3.0, help="how long each arm is measured in each round (3)")
+    add("--rounds", type=_between(1, 1000, int), default=5, metavar="N", help="how often each arm is measured (5)")
+    add(
+        "--rate",
+        type=_between(1, 2000, float),
+        default=100.0,
+        metavar="N",
+        help="how many requests a second the server is sent (100)",
+    )
     add("--backends", type=_names, metavar="NAMES", help="arms, as in idle,thread,process (all that can run it)")
     add("--app", metavar="APP", help="serve this app, package.module:app, and measure its EXECUTOR_BACKENDS too")
     add("--json", type=_file, metavar="FILE", help="write everything that was measured")
@@ -124,18 +136,18 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too few: give 1 or more")
-    return number
+def _between(least: int, most: float, kind: Callable[[str], float]) -> Callable[[str], Any]:
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+            if least <= number <= most:
+                return number
+        except ValueError:
+            pass
+        what = "number" if kind is float else "whole number"
+        raise argparse.ArgumentTypeError(f"{text!r} has to be a {what} from {least} to {most:g}")
 
-
-def _rate(text: str) -> float:
-    rate = float(text)
-    if not 1 <= rate <= 2000:
-        raise argparse.ArgumentTypeError(f"{text} requests a second can't be sent as planned: give 1 to 2000")
-    return rate
+    return parse
 
 
 def _file(text: str) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import IO, Any
 
-END_TIME = 5.0
+END_TIME = 3.0
 """Seconds that a child has to end once it is told."""
 
 _LONGEST_ANSWER = 2**28

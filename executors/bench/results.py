@@ -15,6 +15,9 @@ IDLE, INLINE, THREAD, PROCESS = "idle", "inline", "thread", "process"
 FEW_CALLS = 10
 """Fewer ended calls in a measurement than this say little of the throughput."""
 
+UNSTEADY = 3.0
+"""Where an arm's worst round is so many times as slow as its best, something else was running."""
+
 LATE_CLIENT = 0.01
 """Seconds: where the probe's 99th percentile of lateness is above, its latencies are the machine's rather than the
 server's."""
@@ -197,6 +200,12 @@ class Findings:
                 f"the probe itself was up to {late[worst] * 1000:.0f} ms late (99th percentile, {worst}): the machine "
                 "had no CPU for it, so that the latencies are the machine's as much as the server's"
             )
+        unsteady = [arm.arm for arm in self.arms if _is_unsteady(*arm.spread["http_p99"])]
+        if unsteady:
+            found.append(
+                f"the rounds differ, by more than {UNSTEADY:g} times ({', '.join(unsteady)}): something else was "
+                "running, or the function's calls differ; measure more --rounds"
+            )
         few = sorted({one.arm for one in self.measurements if one.latencies and one.arm != IDLE and _says_little(one)})
         if few:
             found.append(
@@ -217,6 +226,10 @@ class Findings:
             Measurement(**{**one, "lags": [(at, lag) for at, lag in one["lags"]]}) for one in values["measurements"]
         ]
         return cls(**{**values, "measurements": measurements})
+
+
+def _is_unsteady(least: float, most: float) -> bool:
+    return most > UNSTEADY * least
 
 
 def _says_little(measurement: Measurement) -> bool:

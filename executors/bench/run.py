@@ -51,8 +51,8 @@ class Plan:
     is_coroutine: bool = False
     concurrency: int = 4
     rate: float = 100.0
-    seconds: float = 5.0
-    rounds: int = 3
+    seconds: float = 3.0
+    rounds: int = 5
     patience: float = 60.0
 
 

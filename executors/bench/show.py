@@ -46,7 +46,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     """Say what is going to be measured."""
     console.print(
         f"[bold]{plan.target}[/], {plan.concurrency} calls at a time; {plan.rate:g} requests a second to a Quart app; "
-        f"{plan.rounds} rounds of {plan.seconds:g} s for each of {', '.join(plan.arms)}.",
+        f"{plan.rounds} times {plan.seconds:g} s of each: {', '.join(plan.arms)}.",
         highlight=False,
     )
 

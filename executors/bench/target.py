@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +74,9 @@ def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: M
         signature.bind(*args, **kwargs)
     except TypeError as error:
         name = getattr(function, "__name__", repr(function))
-        raise TargetError(f"the arguments don't fit {name}{signature}: {error}; say --args and --kwargs") from None
+        raise TargetError(
+            f"the arguments don't fit {name}{signature}: {error}; give them by --args and --kwargs"
+        ) from None
 
 
 def describe(error: BaseException) -> str:
@@ -84,7 +85,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ExecutorError):  # which speaks for itself
         return said
     trace = "".join([*traceback.format_tb(error.__traceback__), *getattr(error, "__notes__", ())])  # a worker's too
-    lines = [line.strip() for line in trace.splitlines() if line.lstrip().startswith('File "')]
+    lines = [line for line in map(str.strip, trace.splitlines()) if line.startswith('File "') and "<frozen" not in line]
     return f"{said} ({lines[-1]})" if lines else said
 
 
@@ -133,7 +134,7 @@ def _import(name: str, place: str, folder: Path) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise TargetError(f"there is no module {error.name!r} here, in {os.getcwd()}, nor installed") from None
+            raise TargetError(f"there is no module {error.name!r}, neither in {str(folder)!r} nor installed") from None
         raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error
     except (Exception, SystemExit) as error:
         raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error
