@@ -270,14 +270,10 @@ class Executor(Submitter):
             raise ConfigurationError(f"there is no backend {name!r}; there are {', '.join(sorted(self._backends))}")
         return self._backends[name]
 
-    request_handlers: frozenset[CodeType] = frozenset()
-    """What calls the handlers of requests where this executor is used: the monitor tells a route by it."""
-
-    def running_threads(self) -> dict[int, TaskHandle[Any]]:
-        """Return the tasks that run in threads of this process, by the threads' native ids. Any thread."""
-        if self._dispatcher is None:
-            return {}
-        return {number: handle for backend in self._backends.values() for number, handle in backend.threads().items()}
+    @property
+    def request_handlers(self) -> frozenset[CodeType]:
+        """What calls the handlers of requests where this executor is used: the monitor tells a route by it."""
+        return frozenset()
 
     @property
     def tasks(self) -> tuple[TaskHandle[Any], ...]:

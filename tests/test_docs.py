@@ -145,6 +145,7 @@ def table(page: Path, first_column: str) -> dict[str, dict[str, str]]:
 
 
 DEFAULTS_IN_WORDS = {
+    "monitor": "on in debug mode",
     "threads": "min(32, CPUs + 4)",
     "processes": "the CPUs that this process may use",
     "worker_app": "found by itself",

@@ -6,8 +6,10 @@ import asyncio
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -221,6 +223,51 @@ async def test_timers() -> None:
     cancelled.cancel()
     await seen(done)
     assert got == [1, 2, 3]
+
+
+async def test_beats() -> None:
+    """What is called every so often is told when it was due and when it was called, until it is cancelled."""
+    loop = running_loop()
+    beats: list[tuple[float, float]] = []
+    enough = anyio.Event()
+
+    def beat(due: float, now: float) -> None:
+        beats.append((due, now))
+        if len(beats) == 5:
+            heart.cancel()
+            enough.set()
+
+    began = time.monotonic()
+    heart = loop.call_every(0.01, beat)
+    with anyio.fail_after(5):
+        await enough.wait()
+    await anyio.sleep(0.03)
+    assert len(beats) == 5
+    dues = [due for due, _ in beats]
+    assert dues == sorted(dues)
+    assert dues[0] >= began + 0.01
+    assert all(due <= now + 0.002 and now <= time.monotonic() for due, now in beats)
+    assert all(later - earlier >= 0.009 for earlier, later in pairwise(dues))
+
+
+async def test_idle_clock(anyio_backend: tuple[str, dict[str, object]]) -> None:
+    """What a loop waits counts as idle, what it computes doesn't; uvloop doesn't tell."""
+    clock = running_loop().idle_clock()
+    if anyio_backend[1]:
+        assert clock is None
+        return
+    assert clock is not None
+    try:
+        await anyio.sleep(0.05)
+        waited = clock.seconds()
+        assert 0.03 < waited < 5
+        time.sleep(0.05)  # noqa: ASYNC251
+        assert clock.seconds() < waited + 0.03
+    finally:
+        clock.stop()
+    before = clock.seconds()
+    await anyio.sleep(0.05)
+    assert clock.seconds() == before
 
 
 async def test_failing_timer_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, NamedTuple, Protocol
 
@@ -261,10 +261,6 @@ class ExecutorBackend(ABC):
     def stack_of(self, job: Job) -> str | None:
         """Describe where a running job's work stands, as a formatted stack, if that can be known."""
         return None
-
-    def threads(self) -> Mapping[int, TaskHandle[Any]]:
-        """Return the tasks that run in threads of this process, by the threads' native ids. Any thread."""
-        return {}
 
     def expect_no_more(self) -> None:
         """No further job comes before `close`; those that are left are about to be told to stop."""

@@ -77,11 +77,6 @@ class ThreadBackend(ExecutorBackend):
         frame = sys._current_frames().get(thread.ident or 0) if thread is not None else None
         return "".join(traceback.format_list(_of_the_function(frame))) if frame is not None else None
 
-    def threads(self) -> dict[int, TaskHandle[Any]]:
-        """Tell which thread runs which task."""
-        running = self._pool.running.copy()
-        return {thread.native_id: job.handle for thread, job in running.items() if thread.native_id is not None}
-
     async def close(self) -> None:
         """End every thread but those of abandoned jobs."""
         await self._pool.close()
@@ -197,7 +192,7 @@ class _Pool:
         thread = threading.current_thread()
         blocking_wait.guard = self._while_blocked
         while (job := self._next_job(thread)) is not None:
-            _run(job)
+            run_in_thread(job)
             del job  # an idle thread keeps nothing of its last one
         self._loop.post(self._ended, thread)
 
@@ -257,7 +252,8 @@ def _of_the_function(frame: FrameType) -> list[traceback.FrameSummary]:
     return list(itertools.dropwhile(lambda entry: entry.filename.startswith(own), stack)) or stack
 
 
-def _run(job: Job) -> None:
+def run_in_thread(job: Job) -> None:
+    """Run a job in the calling thread. The monitor finds what a thread runs by this function's variable `job`."""
     if not job.start():
         return
     job.context.run(running.set, job.handle)

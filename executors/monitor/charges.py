@@ -1,9 +1,10 @@
 """Who is charged with a delay of the loop. Pure: what the clocks and the stacks showed goes in, charges come out.
 
-Each slice of the delay, from one reading to the next, is split by what the loop's thread did in it: computing is
-charged to the code that it was seen in; waiting for a CPU of the machine to nobody; what is left, it either waited for
-the interpreter's lock, which goes to the threads that computed meanwhile, or was stuck in a call, which goes to the
-code that called.
+Each slice of the delay, from one reading to the next, is split by what the loop's thread did in it. What it computed
+is charged to the code that it was seen in, what it waited for a CPU of the machine to nobody. What is left it was
+either stuck in a call, which goes to the code that called, or waited for the interpreter's lock, which goes to the
+threads that computed meanwhile. It was the lock if the watchdog had to wait for that, too, and the loop's thread didn't
+stay at one place for long; where the signs contradict each other, nobody is charged.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from executors.monitor.clocks import CpuTimes
 from executors.monitor.report import BlameKind
 from executors.monitor.sightings import Place, Sighting
 
-STUCK = 3
-"""Readings in a row that show the loop's thread at one place, while other threads got the interpreter's lock."""
+STUCK = 6
+"""Readings in a row that show the loop's thread at one place, so that it isn't the interpreter's lock alone: others get
+that every 5 ms, if not in turn."""
+
+LOCKED = 0.002
+"""Seconds that the watchdog waited for the interpreter's lock, too, where a computing thread keeps it."""
 
 LEAST = 0.001
 """Seconds of a slice that aren't worth asking about."""
@@ -41,12 +46,14 @@ class Reading(NamedTuple):
 
     Attributes:
         at: When, in seconds of `time.monotonic`.
+        late: How many seconds after it was planned.
         cpu: What the clocks showed.
         loop: What the loop's thread was doing.
         threads: What other threads were doing, by native id.
     """
 
     at: float
+    late: float
     cpu: CpuTimes
     loop: Sighting | None = None
     threads: Mapping[int, Sighting] = {}
@@ -84,12 +91,14 @@ def charge(readings: Sequence[Reading], due: float, ran: float) -> dict[Key, Cha
         computed = min(after.cpu.loop - before.cpu.loop, seconds)
         rest = seconds - computed - (after.cpu.waiting - before.cpu.waiting)
         seen = after.loop or before.loop
+        used = _used(before, after)
+        may_be_lock = sum(used.values()) >= rest / 2
         if seen is not None:
-            held = rest if rest > LEAST and (seen.position in stuck or not _lock_taken(before, after, rest)) else 0.0
-            charges[seen.kind, seen.name].add(seen.place, computed + held, computed)
+            held = rest if seen.position in stuck or not may_be_lock else 0.0
+            charges[seen.kind, seen.name].add(seen.place, computed + max(held, 0.0), computed)
             rest -= held
-        if rest > LEAST:
-            _charge_threads(charges, before, after, rest)
+        if rest > LEAST and may_be_lock and after.late >= LOCKED:
+            _charge_threads(charges, before, after, used, rest)
     least = LEAST_SHARE * max((found.seconds for found in charges.values()), default=0.0)
     return {key: found for key, found in charges.items() if found.seconds >= max(least, _least(key))}
 
@@ -115,16 +124,10 @@ def _used(before: Reading, after: Reading) -> dict[int, float]:
     return {number: seconds - before.cpu.threads.get(number, 0.0) for number, seconds in after.cpu.threads.items()}
 
 
-def _lock_taken(before: Reading, after: Reading, seconds: float) -> bool:
-    """Whether other threads computed for enough of the time to have kept the lock from the loop's."""
-    return sum(_used(before, after).values()) >= seconds / 2
-
-
-def _charge_threads(charges: Mapping[Key, Charge], before: Reading, after: Reading, seconds: float) -> None:
-    used = _used(before, after)
+def _charge_threads(
+    charges: Mapping[Key, Charge], before: Reading, after: Reading, used: Mapping[int, float], seconds: float
+) -> None:
     total = sum(used.values())
-    if total < seconds / 2:
-        return
     for number, cpu in used.items():
         seen = after.threads.get(number) or before.threads.get(number)
         if seen is not None and cpu > 0:

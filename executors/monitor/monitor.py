@@ -8,11 +8,10 @@ import warnings
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from executors.errors import ExecutorClosedError, ExecutorWarning
 from executors.executor import Executor
-from executors.handle import TaskHandle
 from executors.loops import Cancellable, EventLoop, running_loop
 from executors.loops.idle import IdleClock
 from executors.monitor.advice import advise
@@ -86,7 +85,7 @@ class LoopMonitor:
         self._ended = None
         self.reset()
         handlers = self._executor.request_handlers if self._executor is not None else frozenset()
-        self._watchdog = Watchdog(PERIOD, self._threads, handlers, self._charge, loop.has_ended)
+        self._watchdog = Watchdog(PERIOD, handlers, self._charge, loop.has_ended)
         self._heart: Cancellable = loop.call_every(PERIOD, self._beat)
 
     def stop(self) -> None:
@@ -113,9 +112,6 @@ class LoopMonitor:
         warnings.warn_explicit(advice, ExecutorWarning, place.file, place.line)
 
     # --- on the watchdog's thread ---------------------------------------------------------------------------------
-
-    def _threads(self) -> Mapping[int, TaskHandle[Any]]:
-        return self._executor.running_threads() if self._executor is not None else {}
 
     def _charge(self, charges: Mapping[Key, Charge]) -> None:
         for blame, place in self._measured.ledger.add(charges):

@@ -10,16 +10,16 @@ import sysconfig
 from collections.abc import Collection
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from executors.backends.base import Job
 from executors.backends.inline import InlineBackend
 from executors.backends.loop import LoopBackend
-from executors.handle import TaskHandle
+from executors.backends.thread import run_in_thread
 from executors.monitor.report import BlameKind
 
-TASK_ENTRIES = frozenset({LoopBackend._run.__code__, InlineBackend.submit.__code__})
-"""What calls a task's function on the loop's thread, with the job in its local variable `job`."""
+TASK_ENTRIES = frozenset({LoopBackend._run.__code__, InlineBackend.submit.__code__, run_in_thread.__code__})
+"""What calls a task's function, with the job in its local variable `job`."""
 
 MACHINERY = frozenset({"asyncio", "anyio", "concurrent", "executors", "selectors", "threading", "trio", "uvloop"})
 """Packages that run others' code, and are nobody's reason for it."""
@@ -143,15 +143,11 @@ def look_at_loop(stack: Stack, depth: int, handlers: Collection[CodeType]) -> Si
     return _sighting("other", _outermost(inside), inside, stack.position)
 
 
-def look_at_thread(stack: Stack, handle: TaskHandle[Any] | None) -> Sighting | None:
-    """Tell what another thread is doing; None where that is nobody's code.
-
-    Args:
-        stack: Its stack.
-        handle: The task that runs there, if one does.
-    """
-    if handle is not None:
-        return _sighting("thread", handle.name, stack.spots, stack.position)
+def look_at_thread(stack: Stack) -> Sighting | None:
+    """Tell what another thread is doing; None where that is nobody's code."""
+    for index, entry in enumerate(stack.spots):
+        if entry.job is not None:
+            return _sighting("thread", entry.job.handle.name, stack.spots[: index or 1], stack.position)
     return _sighting("other", _outermost(stack.spots), stack.spots, stack.position)
 
 
@@ -166,7 +162,7 @@ def _sighting(kind: BlameKind, name: str, spots: list[Spot], position: tuple[int
 
 
 def _source(file: str, line: int) -> str:
-    source = linecache.getline(file, line).strip()
+    source = linecache.getline(file, line).partition("  # ")[0].strip()
     return source if len(source) <= LONGEST_SOURCE else f"{source[: LONGEST_SOURCE - 1]}…"
 
 

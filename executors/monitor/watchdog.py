@@ -9,9 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from executors.handle import TaskHandle
 from executors.monitor.charges import Charge, Key, Reading, charge
 from executors.monitor.clocks import CpuClocks, CpuTimes
 from executors.monitor.sightings import Stack, depth_of_loop, look_at_loop, look_at_thread, stack_of
@@ -39,17 +38,18 @@ class Look(NamedTuple):
     """What a reading is made of once it is needed: the clocks and the stacks at one moment."""
 
     at: float
+    late: float
     cpu: CpuTimes
     loop: Stack | None = None
-    threads: Mapping[int, tuple[Stack, TaskHandle[Any] | None]] = {}
+    threads: Mapping[int, Stack] = {}
 
     def reading(self, depth: int, handlers: Collection[CodeType]) -> Reading:
         """Tell what the threads were doing."""
         if self.loop is None:
-            return Reading(self.at, self.cpu)
-        seen = {number: look_at_thread(stack, handle) for number, (stack, handle) in self.threads.items()}
+            return Reading(self.at, self.late, self.cpu)
+        seen = {number: look_at_thread(stack) for number, stack in self.threads.items()}
         threads = {number: sighting for number, sighting in seen.items() if sighting is not None}
-        return Reading(self.at, self.cpu, look_at_loop(self.loop, depth, handlers), threads)
+        return Reading(self.at, self.late, self.cpu, look_at_loop(self.loop, depth, handlers), threads)
 
 
 class Watchdog:
@@ -60,7 +60,6 @@ class Watchdog:
 
     Args:
         period: Seconds from one beat to the next.
-        threads: Gives the tasks that run in threads, by the threads' native ids. Any thread.
         handlers: What calls the handler of a request.
         tell: Is told whom each delay is charged to. On the watchdog's thread.
         is_over: Whether the loop has ended without having stopped this.
@@ -69,13 +68,11 @@ class Watchdog:
     def __init__(
         self,
         period: float,
-        threads: Callable[[], Mapping[int, TaskHandle[Any]]],
         handlers: Collection[CodeType],
         tell: Callable[[dict[Key, Charge]], None],
         is_over: Callable[[], bool],
     ) -> None:
         self._period = period
-        self._threads = threads
         self._handlers = handlers
         self._tell = tell
         self._is_over = is_over
@@ -103,7 +100,7 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
-        looks: deque[Look] = deque([self._look(stacks=False)], MOST_LOOKS)
+        looks: deque[Look] = deque([self._look(time.monotonic(), stacks=False)], MOST_LOOKS)
         while True:
             is_late = looks[-1].at > self._due + LATE
             if is_late and self._is_over():
@@ -112,26 +109,26 @@ class Watchdog:
             if self._stopped.acquire(timeout=max(0.0, wake_up - time.monotonic())):
                 break
             now = time.monotonic()
-            looks.append(self._look(stacks=now > self._due + LATE or now - wake_up > LATE))
+            looks.append(self._look(wake_up, stacks=now > self._due + LATE or now > wake_up + LATE))
             try:
                 self._settle(looks)
             except Exception:
                 logger.exception("finding out what held the event loop up failed")
         self._clocks.close()
 
-    def _look(self, *, stacks: bool) -> Look:
+    def _look(self, planned: float, *, stacks: bool) -> Look:
         at = time.monotonic()
+        late = max(0.0, at - planned)
         if not stacks:
-            return Look(at, self._clocks.read())
+            return Look(at, late, self._clocks.read())
         found = {ident: stack_of(frame) for ident, frame in sys._current_frames().items()}
         cpu = self._clocks.read()  # after the stacks: it lets other threads go on
-        tasks = self._threads()
         threads = {
-            thread.native_id: (found[thread.ident], tasks.get(thread.native_id))
+            thread.native_id: found[thread.ident]
             for thread in threading.enumerate()
             if thread.native_id in cpu.threads and thread.ident in found
         }
-        return Look(at, cpu, found.get(self._loop_thread), threads)
+        return Look(at, late, cpu, found.get(self._loop_thread), threads)
 
     def _settle(self, looks: deque[Look]) -> None:
         """Charge the delays that are over, and forget the looks that no delay needs any more."""

@@ -15,23 +15,21 @@ from quart import Quart, current_app, request_started, websocket_started
 from werkzeug.local import LocalProxy
 
 from executors.context import WorkerProcess, refuse_in_worker
-from executors.drain import DrainReport
 from executors.errors import ConfigurationError
 from executors.events import Hook
 from executors.handle import TaskHandle
-from executors.monitor import LoopMonitor
 from executors.options import TaskOptions
 from executors.quart.app_context import around_coroutine
 from executors.quart.commands import CommandTasks, refuse_without_loop
 from executors.quart.config import settings_of
 from executors.quart.ending import drain_and_stop
 from executors.quart.in_place import around_plain_anywhere
+from executors.quart.monitored import MonitoredExecutor
 from executors.quart.patience import wait_out_drains
 from executors.quart.reports import FailureReports
 from executors.quart.responses import Refusals
 from executors.quart.serving import Serving
 from executors.quart.worker import SETUP, find_app
-from executors.quart.worker_hooks import ExecutorWithWorkerHooks
 from executors.settings import Settings
 from executors.targets import Call
 
@@ -45,7 +43,7 @@ REPORT_TIME = 1.0
 """Seconds that reports of failures have to end, once the tasks have been drained."""
 
 
-class QuartExecutor(ExecutorWithWorkerHooks):
+class QuartExecutor(MonitoredExecutor):
     """The executor of one app. `app.add_background_task` hands its tasks to it from here on.
 
     It reads the app's configuration and starts before the app's `before_serving` functions run, and drains after
@@ -61,13 +59,10 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         ConfigurationError: The app has an executor already.
     """
 
-    request_handlers = frozenset({Quart.full_dispatch_request.__code__, Quart.full_dispatch_websocket.__code__})
-
     def __init__(self, app: Quart | None = None, *, hooks: Iterable[Hook] = ()) -> None:
         super().__init__(hooks=hooks)
         self._app: Quart | None = None
         self._guard: AsyncGenerator[None, None] | None = None
-        self._monitor: LoopMonitor | None = None
         self._serving: Serving | None = None
         if app is not None:
             self.init_app(app)
@@ -228,30 +223,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         refuse_in_worker("the app's executor")
         super().start()
         self._reports = FailureReports(self.app)  # those of an earlier run ended with its loop
-        is_on = self._settings.monitor
-        self._monitor = LoopMonitor(self) if (self.app.debug if is_on is None else is_on) else None
-        if self._monitor is not None:
-            self._monitor.start()
-
-    @property
-    def monitor(self) -> LoopMonitor | None:
-        """Measures the event loop, from the start until the tasks have been drained; None if it is off. Any thread.
-
-        It is on where `EXECUTOR_MONITOR` is True, or isn't set and the app is in debug mode.
-        """
-        return self._monitor
-
-    async def drain(self, timeout: float | None = None) -> DrainReport:
-        """Drain as `Executor.drain` does, and end the measuring of the loop."""
-        try:
-            return await super().drain(timeout)
-        finally:
-            if self._is_drained():
-                self._stop_monitor()
-
-    def _stop_monitor(self) -> None:
-        if self._monitor is not None:
-            self._monitor.stop()
+        self._start_monitor()
 
     def _is_without_loop(self) -> bool:
         if self._dispatcher is None:

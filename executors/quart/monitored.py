@@ -1,0 +1,54 @@
+"""The monitor of an app's event loop: on by configuration, from the start until the tasks have been drained."""
+
+from __future__ import annotations
+
+from types import CodeType
+
+from quart import Quart
+
+from executors.drain import DrainReport
+from executors.monitor import LoopMonitor
+from executors.quart.worker_hooks import ExecutorWithWorkerHooks
+
+HANDLER_CALLERS = ("full_dispatch_request", "full_dispatch_websocket")
+"""The methods of an app under which a request's handler runs, and what is to be called before and after it."""
+
+
+class MonitoredExecutor(ExecutorWithWorkerHooks):
+    """What of `QuartExecutor` is about the monitor."""
+
+    _app: Quart | None = None
+    _monitor: LoopMonitor | None = None
+
+    @property
+    def monitor(self) -> LoopMonitor | None:
+        """Measures the event loop, from the start until the tasks have been drained; None if it is off. Any thread.
+
+        It is on where `EXECUTOR_MONITOR` is True, or isn't set and the app is in debug mode.
+        """
+        return self._monitor
+
+    @property
+    def request_handlers(self) -> frozenset[CodeType]:
+        """What calls the handlers of requests, in the app's class and those that it derives from."""
+        methods = [vars(cls).get(name) for cls in type(self._app).__mro__ for name in HANDLER_CALLERS]
+        return frozenset(code for method in methods if (code := getattr(method, "__code__", None)) is not None)
+
+    def _start_monitor(self) -> None:
+        assert self._app is not None
+        is_on = self._app.debug if self._settings.monitor is None else self._settings.monitor
+        self._monitor = LoopMonitor(self) if is_on else None
+        if self._monitor is not None:
+            self._monitor.start()
+
+    def _stop_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.stop()
+
+    async def drain(self, timeout: float | None = None) -> DrainReport:
+        """Drain as `Executor.drain` does, and end the measuring of the loop."""
+        try:
+            return await super().drain(timeout)
+        finally:
+            if self._is_drained():
+                self._stop_monitor()

@@ -1,0 +1,67 @@
+"""Real culprits of each kind are found, and innocents beside them aren't blamed."""
+
+from __future__ import annotations
+
+import warnings
+
+import anyio
+import culprits
+import pytest
+
+from executors import Executor, ExecutorWarning
+from executors.monitor import Blame, LoopMonitor
+
+pytestmark = pytest.mark.anyio
+
+QUIET = 0.05
+"""Seconds between two culprits."""
+
+
+async def observe() -> list[Blame]:
+    """Run all culprits, one after the other, with innocents beside them, and return who is blamed."""
+    async with Executor(threads=6, processes=0) as executor, LoopMonitor(executor) as monitor:
+        beside = [executor.submit(innocent) for innocent in culprits.INNOCENTS for _ in range(2)]
+        for culprit in culprits.CULPRITS:
+            await anyio.sleep(QUIET)
+            await executor.run(culprit)
+        for handle in beside:
+            await handle
+        await anyio.sleep(QUIET)
+        return monitor.report().blame
+
+
+async def check(rounds: int) -> None:
+    """Assert that at least 95 % of the blamed are culprits, of the right kind, and 95 % of the culprits are blamed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExecutorWarning)
+        found = [blame for _ in range(rounds) for blame in await observe()]
+    guilty = {culprit.__name__: "thread" if "thread" in culprit.__name__ else "step" for culprit in culprits.CULPRITS}
+    right = [blame for blame in found if guilty.get(blame.name) == blame.kind]
+    assert len(right) / len(found) >= 0.95
+    assert len(right) / (rounds * len(guilty)) >= 0.95
+    told_rightly([blame for blame in right if blame.kind == "step"])
+
+
+def told_rightly(steps: list[Blame]) -> None:
+    """Assert that blame has the line of the author's, the delay, and the CPU that was used."""
+    for blame in steps:
+        assert blame.where is not None
+        assert "(culprits.py:" in blame.where
+        assert 0.5 * culprits.HELD <= blame.worst <= blame.total
+        if blame.name == "blocking_coroutine":
+            assert blame.where.startswith("time.sleep(HELD) (")
+            assert blame.cpu < blame.total / 2
+        else:
+            assert blame.cpu > blame.total / 2
+
+
+async def test_culprits_and_innocents() -> None:
+    """Culprits are blamed, and innocents aren't."""
+    await check(2)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(300)
+async def test_culprits_and_innocents_again_and_again() -> None:
+    """The same over many more runs."""
+    await check(40)

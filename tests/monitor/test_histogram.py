@@ -1,0 +1,54 @@
+"""Lags in buckets: quantiles as the values have them, and none that the loop itself kept from being measured."""
+
+from __future__ import annotations
+
+import random
+import statistics
+
+import pytest
+
+from executors.monitor.histogram import LEAST, MOST, Histogram
+from executors.monitor.report import THRESHOLDS, Lag
+
+PERIOD = 0.02
+
+
+def test_nothing_measured() -> None:
+    """Before the first beat all is 0."""
+    histogram = Histogram()
+    assert histogram.summary() == Lag()
+    assert histogram.per_minute_over(THRESHOLDS) == dict.fromkeys(THRESHOLDS, 0.0)
+
+
+def test_quantiles_are_within_a_bucket() -> None:
+    """Each quantile is at most 5 % above that of the measured values, and the most is exact."""
+    histogram, draw = Histogram(), random.Random(1)
+    lags = sorted(min(draw.lognormvariate(-7, 1), PERIOD) for _ in range(10_000))
+    for lag in lags:
+        histogram.record(lag, PERIOD)
+    found = histogram.summary()
+    exact = statistics.quantiles(lags, n=1000, method="inclusive")
+    for quantile, value in ((found.p50, exact[499]), (found.p99, exact[989]), (found.p999, exact[998])):
+        assert value * 0.99 <= quantile <= value * 1.06
+    assert (found.max, found.count) == (lags[-1], len(lags))
+
+
+def test_coordinated_omission_is_corrected() -> None:
+    """A stall of a second counts as the fifty beats that it kept from coming, each later than the one after."""
+    histogram = Histogram()
+    for _ in range(50):
+        histogram.record(0.0001, PERIOD)
+    histogram.record(1.0, PERIOD)
+    found = histogram.summary()
+    assert found.count == 50 + 50
+    assert found.p99 == pytest.approx(0.98, rel=0.05)
+    assert histogram.per_minute_over((0.5,)) == {0.5: pytest.approx(60 * 25 / 100, abs=1)}
+
+
+@pytest.mark.parametrize("lag", [0.0, LEAST / 2, MOST, 100 * MOST, 3600.0])
+def test_the_ends_of_the_scale(lag: float) -> None:
+    """What is off the scale is counted in the first bucket or the last, soon, and the most is still exact."""
+    histogram = Histogram()
+    histogram.record(lag, PERIOD)
+    assert histogram.summary().max == lag
+    assert histogram.summary().count == pytest.approx(max(1, lag / PERIOD), abs=1)

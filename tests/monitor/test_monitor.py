@@ -1,0 +1,174 @@
+"""The monitor: what it measures, what it says of it and when, and that it ends with nothing left."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import warnings
+
+import anyio
+import anyio.to_thread
+import culprits
+import pytest
+
+from executors import Executor, ExecutorClosedError, ExecutorWarning
+from executors.monitor import LoopMonitor, LoopReport
+
+pytestmark = pytest.mark.anyio
+
+BEAT = 0.02
+
+
+async def test_an_idle_loop() -> None:
+    """An idle loop is hardly late and hardly busy, and nobody is to blame."""
+    async with LoopMonitor() as monitor:
+        await anyio.sleep(0.5)
+        report = monitor.report()
+    assert report.seconds == pytest.approx(0.5, abs=0.4)
+    assert 5 <= report.lag.count <= report.seconds / BEAT + 1
+    assert report.lag.p50 < 0.02
+    assert report.utilisation < 0.5
+    assert report.blame == report.advice == []
+    assert report.over.keys() == {0.01, 0.05, 0.1}
+
+
+async def test_a_loop_that_computes() -> None:
+    """A loop that computes for half of the time is busy for about that, and late for as long as each step takes."""
+    async with LoopMonitor() as monitor:
+        for _ in range(10):
+            culprits.compute(0.04)
+            await anyio.sleep(0.04)
+        report = monitor.report()
+    assert 0.25 < report.utilisation < 0.9
+    assert report.lag.max > 0.02
+    assert report.lag.p50 <= report.lag.p99 <= report.lag.p999 <= report.lag.max
+    assert 60 > report.over[0.01] >= report.over[0.05] >= report.over[0.1] >= 0
+    assert report.over[0.01] > 6
+
+
+async def test_a_loop_that_is_blocked_is_busy() -> None:
+    """Waiting without letting the loop go on counts as busy, though no CPU is used."""
+    async with LoopMonitor() as monitor:
+        await anyio.sleep(2 * BEAT)
+        monitor.reset()
+        time.sleep(0.3)  # noqa: ASYNC251
+        await anyio.sleep(2 * BEAT)
+        assert monitor.report().utilisation > 0.6
+
+
+async def test_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Who holds the loop up is told of in the log and by a warning at the place, once, and in each report."""
+    caplog.set_level(logging.WARNING, "executors")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with Executor(threads=1, processes=0) as executor, LoopMonitor(executor) as monitor:
+            for _ in range(2):
+                await anyio.sleep(2 * BEAT)
+                await executor.run(culprits.blocking_coroutine)
+                await anyio.sleep(2 * BEAT)
+            (advice,) = monitor.report().advice
+    assert advice.startswith("`blocking_coroutine` blocked the loop for ")
+    assert advice.endswith("(culprits.py:39): make it a plain function, which runs in a thread")
+    (warned,) = [warning for warning in caught if warning.category is ExecutorWarning]
+    assert (warned.filename, warned.lineno) == (culprits.__file__, 39)
+    assert [record.getMessage() for record in caplog.records] == [str(warned.message)]
+
+
+async def test_reset() -> None:
+    """A reset forgets what was measured and who was blamed."""
+    async with LoopMonitor() as monitor:
+        await anyio.sleep(2 * BEAT)
+        time.sleep(0.04)  # noqa: ASYNC251
+        await anyio.sleep(3 * BEAT)
+        assert monitor.report().blame
+        monitor.reset()
+        report = monitor.report()
+        assert (report.blame, report.lag.max, report.lag.count, monitor.recent) == ([], 0, 0, ())
+
+
+async def test_read_from_another_thread() -> None:
+    """Any thread may ask, and reset, while the loop goes on; asking is quick."""
+    async with LoopMonitor() as monitor:
+
+        def ask() -> list[LoopReport]:
+            reports = []
+            for _ in range(200):
+                reports.append(monitor.report())
+                monitor.reset()
+            return reports
+
+        began = time.thread_time()
+        reports = await anyio.to_thread.run_sync(ask)
+        assert all(report.lag.p50 <= report.lag.max for report in reports)
+        assert time.thread_time() - began < 1
+
+
+async def test_recent_measurements() -> None:
+    """Each measurement of the last minute is kept with its time."""
+    began = time.monotonic()
+    async with LoopMonitor() as monitor:
+        await anyio.sleep(10 * BEAT)
+        recent = monitor.recent
+    assert recent
+    assert [at for at, _ in recent] == sorted(at for at, _ in recent)
+    assert all(began <= at <= time.monotonic() and lag >= 0 for at, lag in recent)
+
+
+async def test_ended_and_entered_again() -> None:
+    """A monitor has one loop at a time; afterwards its report stays, and it may measure again."""
+    monitor = LoopMonitor()
+    assert monitor.report().lag.count == 0
+    async with monitor:
+        with pytest.raises(ExecutorClosedError, match="measures an event loop already"):
+            monitor.start()
+        await anyio.sleep(3 * BEAT)
+    before = monitor.report()
+    assert before.lag.count > 0
+    assert monitor.report() == before
+    monitor.stop()
+    async with monitor:
+        assert monitor.report().lag.count == 0
+
+
+async def test_two_monitors_of_one_loop() -> None:
+    """Each measures, whichever ends first."""
+    first, second = LoopMonitor(), LoopMonitor()
+    for order in ((first, second), (second, first)):
+        first.start()
+        second.start()
+        await anyio.sleep(3 * BEAT)
+        for monitor in order:
+            monitor.stop()
+            await anyio.sleep(3 * BEAT)
+        assert all(monitor.report().lag.count > 0 for monitor in order)
+        assert all(monitor.report().utilisation < 0.9 for monitor in order)
+
+
+def test_outside_of_a_loop() -> None:
+    """Without a running loop there is nothing to measure."""
+    with pytest.raises(ExecutorClosedError, match="inside a running event loop"):
+        LoopMonitor().start()
+
+
+def test_the_loop_ends_without_a_stop(anyio_backend: tuple[str, dict[str, object]]) -> None:
+    """The watchdog's thread ends with the loop that nobody has told it of."""
+
+    async def forget() -> None:
+        LoopMonitor().start()
+        await anyio.sleep(2 * BEAT)
+
+    backend, options = anyio_backend
+    anyio.run(forget, backend=backend, backend_options=options)
+    for thread in threading.enumerate():
+        if thread.name == "executors-monitor":
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_nothing_is_imported_while_it_is_off() -> None:
+    """An executor without a monitor doesn't load one."""
+    assert "executors.monitor" in sys.modules  # by this module
+    code = "import executors.executor, sys; sys.exit('executors.monitor' in sys.modules)"
+    assert anyio.run(anyio.run_process, [sys.executable, "-c", code]).returncode == 0
