@@ -49,11 +49,9 @@ def watching(console: Console, plan: Plan) -> Iterator[Watch]:
 
 def show_plan(console: Console, plan: Plan) -> None:
     """Say what is going to be measured."""
-    console.print(
-        f"[bold]{plan.target}[/], {plan.concurrency} calls at a time; {plan.rate:g} requests a second to a Quart app. "
-        f"Arms: {', '.join(plan.arms)}. Rounds: {plan.rounds} of {plan.seconds:g} s.",
-        highlight=False,
-    )
+    said = f"{plan.target}, {plan.concurrency} calls at a time; {plan.rate:g} requests a second to a Quart app. "
+    said += f"Arms: {', '.join(plan.arms)}. Rounds: {plan.rounds} of {plan.seconds:g} s."
+    _say(console, said)
 
 
 def show_findings(console: Console, findings: Findings) -> None:
@@ -96,5 +94,5 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _say(console: Console, text: str, style: str) -> None:
+def _say(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, markup=False, highlight=False)
