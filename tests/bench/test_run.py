@@ -58,6 +58,6 @@ async def test_where_every_arm_fails_it_ends_at_once(errors: dict[tuple[str, int
     """An idle server alone isn't measured; different errors are told apart."""
     errors.update({("inline", 1): "ValueError: one", ("thread", 1): "ValueError: other"})
     told: list[str] = []
-    with pytest.raises(BenchError, match="fails everywhere: inline: ValueError: one; thread: ValueError: other$"):
+    with pytest.raises(BenchError, match=r"fails everywhere: inline: ValueError: one; thread: ValueError: other$"):
         await run(Plan("tasks:render", arms=ARMS), lambda arm, number: told.append(arm))
     assert told == ["inline", "thread"]
