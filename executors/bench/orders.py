@@ -14,6 +14,8 @@ from typing import Any
 
 from executors.backends.process.signals import tell_of_end
 
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none
+
 
 class Parent:
     """The process that started this one, which ends with it: at once, whatever it is doing.
@@ -26,7 +28,7 @@ class Parent:
     """
 
     def __init__(self, pid: int) -> None:
-        tell_of_end(pid, signal.SIGKILL)  # where the system can, also while this process is stuck in C code
+        tell_of_end(pid, _KILL)  # where the system can, also while this process is stuck in C code
         self._incoming = os.fdopen(os.dup(0))
         self._outgoing = os.fdopen(os.dup(1), "w")
         with open(os.devnull) as nothing:
