@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.harness import Plan, Report, Result, number
-from benchmarks.machine import CpuOfOthers, compile_sources
+from benchmarks import page, tables
+from benchmarks.harness import Plan, Report
+from benchmarks.machine import CpuOfOthers, compile_sources, facts
 
-BENCHMARKS = ("dispatch", "map", "payload", "cold", "replacement", "memory", "lag", "queue")
-MODULES = {"map": "mapping", "cold": "cold_start", "queue": "long_queue"}
-"""Modules that aren't named as their benchmark."""
+BENCHMARKS = {
+    "dispatch": "dispatch",
+    "map": "mapping",
+    "payload": "payload",
+    "cold": "cold_start",
+    "replacement": "replacement",
+    "memory": "memory",
+    "lag": "lag",
+    "queue": "long_queue",
+    "responsiveness": "responsiveness",
+}
+"""Each benchmark's module, which has a function `measure(plan, report)`, and whose docstring says what it measures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables and the verdicts, and write JSON where asked to."""
+    """Measure, print the tables and the verdicts, and write JSON and a page where asked to."""
     said = _parser().parse_args(arguments)
     rounds = said.rounds or (3 if said.quick else 7)
     scale = said.scale or (0.25 if said.quick else 1.0)
@@ -34,16 +43,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console = Console(width=170)  # a file has no width, and rich would wrap at 80
     reports = []
     compile_sources()
-    for name in BENCHMARKS if said.benchmark == "all" else [said.benchmark]:
-        report = Report(name)
-        began, others = time.monotonic(), CpuOfOthers()
-        import_module(f"benchmarks.{MODULES.get(name, name)}").measure(plan, report)
-        report.others = others.share()
-        console.print(_table(report, rounds, time.monotonic() - began))
-        reports.append(report)
-        if said.json:  # after each, so that an interrupted run leaves what it has
-            said.json.write_text(json.dumps(_record(plan, reports), indent=2) + "\n")
-    console.print(_verdicts([result for report in reports for result in report.results]))
+    names = list(BENCHMARKS) if said.benchmark == "all" else [said.benchmark]
+    with _progress(console, names) as begin:
+        for name in names:
+            reports.append(_measured(name, plan, begin(name)))
+            console.print(tables.results(reports[-1]).in_terminal())
+            record = _record(plan, reports)
+            if said.json:  # after each, so that an interrupted run leaves what it has
+                said.json.write_text(json.dumps(record, indent=2) + "\n")
+            if said.report:
+                page.write(said.report, record, reports)
+    console.print(tables.goals(result for report in reports for result in report.results).in_terminal())
+
+
+def _measured(name: str, plan: Plan, watch: Callable[[str], None]) -> Report:
+    module = import_module(f"benchmarks.{BENCHMARKS[name]}")
+    report = Report(name, module.__doc__ or "", watch)
+    began, others = time.monotonic(), CpuOfOthers()
+    module.measure(plan, report)
+    report.others = others.share()
+    report.circumstances = f"medians of {plan.rounds} rounds; {time.monotonic() - began:.0f} s"
+    if report.others is not None:
+        report.circumstances += f"; other processes had {report.others:.0%} of the CPUs meanwhile"
+    return report
+
+
+@contextmanager
+def _progress(console: Console, names: Sequence[str]) -> Iterator[Callable[[str], Callable[[str], None]]]:
+    """Show how far the run is; nothing where there is no terminal.
+
+    Yields:
+        What is told each benchmark when it begins, and returns what is told what it is about.
+    """
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    # Drawn only when told to: a thread of its own would disturb what this process measures.
+    progress = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
+    bar = progress.add_task("", total=len(names))
+
+    def begin(name: str) -> Callable[[str], None]:
+        def watch(what: str) -> None:
+            progress.update(bar, completed=names.index(name), description=f"{name}: {what}", refresh=True)
+
+        watch("begins")
+        return watch
+
+    with progress:
+        yield begin
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,65 +111,19 @@ def _parser() -> argparse.ArgumentParser:
         help="the niceness of our workers (10): 0, as the peers' have, where the machine can't be had alone",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, too")
+    parser.add_argument(
+        "--report", type=Path, metavar="FOLDER", help=f"write {page.NAME}.md into it, with plots and JSON, too"
+    )
     return parser
-
-
-def _machine() -> str:
-    return f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}"
 
 
 def _record(plan: Plan, reports: list[Report]) -> dict[str, Any]:
     return {
-        "machine": _machine(),
+        "machine": facts(),
         "others": {report.benchmark: report.others for report in reports},
         "plan": vars(plan),
         "results": [record for report in reports for record in report.as_records()],
     }
-
-
-def _table(report: Report, rounds: int, seconds: float) -> Table:
-    title = f"{report.benchmark} ({_machine()}; medians of {rounds} rounds; {seconds:.0f} s)"
-    if report.others is not None:
-        title += f"\nother processes had {report.others:.0%} of the CPUs meanwhile"
-    table = Table(title=title)
-    for column in ("what", "arm", "median", "least to most", "ratio", "of bests", "goal", "reached", "note"):
-        table.add_column(
-            column, justify="left" if column in {"what", "arm", "note"} else "right", no_wrap=column != "note"
-        )
-    what = None
-    for result in report.results:
-        if what not in {None, result.what}:
-            table.add_section()
-        table.add_row(
-            "" if result.what == what else result.what,
-            result.arm,
-            f"{number(result.median)} {result.unit}",
-            f"{number(result.least)} to {number(result.most)}" if result.least != result.most else "",
-            f"{number(result.ratio)} ×" if result.ratio is not None else "",
-            f"{number(result.ratio_of_bests)} ×" if result.ratio_of_bests is not None else "",
-            result.goal or "",
-            _yes(result),
-            result.note,
-        )
-        what = result.what
-    return table
-
-
-def _verdicts(results: list[Result]) -> Table:
-    judged = [result for result in results if result.goal]
-    reached = sum(bool(result.reached) for result in judged)
-    table = Table(title=f"goals: {reached} of {len(judged)} reached")
-    for column in ("benchmark", "what", "against", "figure", "goal", "reached"):
-        table.add_column(column, justify="right" if column in {"figure", "goal", "reached"} else "left")
-    for result in judged:
-        unit = "×" if result.ratio is not None else result.unit
-        figure = f"{number(result.figure)} {unit}"
-        table.add_row(result.benchmark, result.what, result.arm, figure, result.goal, _yes(result))
-    return table
-
-
-def _yes(result: Result) -> str:
-    return {None: "", True: "[green]yes[/]", False: "[red]NO[/]"}[result.reached]
 
 
 if __name__ == "__main__":

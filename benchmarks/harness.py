@@ -105,13 +105,39 @@ class Result:
         """What the goal is about: the ratio, or where there is none the median."""
         return self.median if self.ratio is None else self.ratio
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether our own arm is behind this one by more than what two runs differ by anyway."""
+        if self.ratio is None:
+            return False
+        return self.ratio < 0.95 if self.unit == "/s" else self.ratio > 1.05
+
+
+class Plot(NamedTuple):
+    """What a benchmark has drawn."""
+
+    name: str
+    title: str
+    svg: str
+
 
 class Report:
-    """Collects the results of one benchmark."""
+    """Collects the results of one benchmark.
 
-    def __init__(self, benchmark: str) -> None:
+    Args:
+        benchmark: Its name.
+        about: What it measures.
+        watch: Is told from time to time what has been measured, or is.
+    """
+
+    def __init__(self, benchmark: str, about: str = "", watch: Callable[[str], None] = lambda what: None) -> None:
         self.benchmark = benchmark
+        self.about = about
+        self.watch = watch
         self.results: list[Result] = []
+        self.plots: list[Plot] = []
+        self.circumstances = ""
+        """How often and how long was measured, and beside what."""
         self.others: float | None = None
         """The share of the CPUs' time that other processes took meanwhile; None if unknown."""
 
@@ -144,6 +170,10 @@ class Report:
         """Add a row for an arm that can't be measured here."""
         self.results.append(Result(self.benchmark, what, arm, note=note))
 
+    def plot(self, name: str, title: str, svg: str) -> None:
+        """Add a plot; its name is unique in this benchmark."""
+        self.plots.append(Plot(f"{self.benchmark}-{name}", title, svg))
+
     def _add(
         self,
         what: str,
@@ -162,6 +192,7 @@ class Report:
             reached = goal.is_reached(median if ratio is None else ratio)
         spread = median, min(found), max(found)
         self.results.append(Result(self.benchmark, what, arm, unit, *spread, ratio, of_bests, said, reached, note))
+        self.watch(what)
 
     def as_records(self) -> list[dict[str, Any]]:
         """Return the results for JSON."""

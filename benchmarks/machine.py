@@ -5,13 +5,19 @@ from __future__ import annotations
 import compileall
 import contextlib
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import benchmarks
 import executors
+from executors.bench.run import machine
+
+PEERS = ("anyio", "loky", "numpy", "pebble", "trio", "trio-parallel")
 
 
 def compile_sources() -> None:
@@ -21,6 +27,18 @@ def compile_sources() -> None:
     """
     for package in (executors, benchmarks):
         compileall.compile_dir(str(Path(package.__file__ or "").parent), quiet=2)
+
+
+def facts() -> dict[str, str]:
+    """Tell what is measured on, and the versions of what is measured."""
+    found = {"date": time.strftime("%Y-%m-%d"), **machine()}
+    with contextlib.suppress(OSError):
+        models = re.findall(r"^model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found |= {"CPU": models[0]} if models else {}
+    for peer in PEERS:
+        with contextlib.suppress(PackageNotFoundError):
+            found[peer] = version(peer)
+    return found
 
 
 class CpuOfOthers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from typing import Any
@@ -61,3 +62,16 @@ def held(path: str) -> None:
     """Block until somebody opens this named pipe to write."""
     with open(path):
         pass
+
+
+def compute() -> int:
+    """Compute in plain Python for 50 to 100 ms: the interpreter lets other threads have the GIL every 5 ms."""
+    total = 0
+    for number in range(700_000):
+        total += number * number % 7
+    return total
+
+
+def hold_gil() -> bool:
+    """Hold the GIL for 50 to 100 ms, in one call of a C function: a regular expression that backtracks."""
+    return re.match(r"(a+)+$", "a" * 20 + "b") is not None

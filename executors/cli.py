@@ -1,13 +1,15 @@
-"""The command line: `executors demo`, also `python -m executors demo`."""
+"""The command line: `executors demo` and `executors bench`, also as `python -m executors`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from executors import __version__
 
@@ -25,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"quart-executors {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_bench(commands)
     said = parser.parse_args(arguments)
     status: int = said.run(said)
     return status
@@ -43,12 +46,115 @@ def _demo(said: argparse.Namespace) -> int:
     if sys.platform == "win32":
         sys.stderr.write("The demo computes in worker processes, which need Linux or macOS: run it there.\n")
         return 1
-    if find_spec("rich") is None:
-        sys.stderr.write("The demo shows its results with rich: run `pip install 'quart-executors[cli]'` first.\n")
+    if _lacks_rich():
         return 1
     from executors.demo import run  # noqa: PLC0415  (imports Quart and rich)
 
     return run.main(said.seconds, said.folder, keep_serving=said.serve)
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Measure where a function belongs: what it does to a Quart server on its event loop, in threads, and so on."
+    bench = commands.add_parser(
+        "bench", help=text, description=text, epilog=_BENCH_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = bench.add_argument
+    add("target", metavar="FUNCTION", help="package.module:function or path/to/file.py:function")
+    add("--args", type=_json_of(list), default=[], metavar="JSON", help="its arguments, as in '[1, \"two\"]'")
+    add("--kwargs", type=_json_of(dict), default={}, metavar="JSON", help="the same by name, as in '{\"number\": 1}'")
+    add(
+        "--concurrency",
+        type=_between(1, 1000, int),
+        default=4,
+        metavar="N",
+        help="how many calls are kept under way (4)",
+    )
+    add("--seconds", type=_seconds, default=3.0, help="how long each arm is measured in each round (3)")
+    add("--rounds", type=_between(1, 1000, int), default=5, metavar="N", help="how often each arm is measured (5)")
+    add(
+        "--rate",
+        type=_between(1, 2000, float),
+        default=100.0,
+        metavar="N",
+        help="how many requests a second the server is sent (100)",
+    )
+    add("--backends", type=_names, metavar="NAMES", help="arms, as in idle,thread,process (all that can run it)")
+    add("--app", metavar="APP", help="serve this app, package.module:app, and measure its EXECUTOR_BACKENDS too")
+    add("--json", type=_file, metavar="FILE", help="write everything that was measured")
+    add("--html", type=_file, metavar="FILE", help="write a page with plots")
+    bench.set_defaults(run=_bench)
+
+
+_BENCH_EPILOG = """\
+arms:
+  idle      nobody calls the function: how quick the server can be here
+  inline    it is called, or awaited, on the event loop
+  thread    in threads, as a plain function by default
+  process   in worker processes, as one marked @cpu_bound
+  loop, or a name in EXECUTOR_BACKENDS of the app: that backend
+
+examples:
+  executors bench mypackage.tasks:render --args '[1]'
+  executors bench tasks.py:render --kwargs '{"size": 200}' --concurrency 8 --html render.html
+"""
+
+
+def _bench(said: argparse.Namespace) -> int:
+    if _lacks_rich():
+        return 1
+    from executors.bench import command  # noqa: PLC0415  (imports Quart and rich)
+
+    return command.main(said)
+
+
+def _lacks_rich() -> bool:
+    if find_spec("rich") is not None:
+        return False
+    sys.stderr.write("The command shows its results with rich: run `pip install 'quart-executors[cli]'` first.\n")
+    return True
+
+
+def _json_of(kind: type[Any]) -> Callable[[str], Any]:
+    what = "a list, as in '[1, \"two\"]'" if kind is list else "an object, as in '{\"number\": 1}'"
+
+    def parse(text: str) -> Any:
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} isn't JSON ({error}): give {what}") from None
+        if not isinstance(value, kind):
+            raise argparse.ArgumentTypeError(f"{text!r} is JSON, and has to be {what}")
+        return value
+
+    return parse
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name: give them as in idle,thread,process")
+    return names
+
+
+def _between(least: int, most: float, kind: Callable[[str], float]) -> Callable[[str], Any]:
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+            if least <= number <= most:
+                return number
+        except ValueError:
+            pass
+        what = "number" if kind is float else "whole number"
+        raise argparse.ArgumentTypeError(f"{text!r} has to be a {what} from {least} to {most:g}")
+
+    return parse
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} can't be written: it is a folder, or in none")
+    return path
 
 
 def _seconds(text: str) -> float:

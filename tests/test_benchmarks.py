@@ -39,12 +39,13 @@ def test_a_benchmark_gives_its_rows_without_the_peers(name: str, tmp_path: Path)
     file = tmp_path / "results.json"
     blocked = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL!r}))"
     sizes = ["--rounds", "1", "--scale", "0.001", "--spinners", "off", "--size", "2000", "--worker-nice", "0"]
-    arguments = [name, *sizes, "--json", str(file)]
+    arguments = [name, *sizes, "--json", str(file), "--report", str(tmp_path)]
     code = f"{blocked}; from benchmarks.__main__ import main; main({arguments!r})"
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goals: " in done.stdout
+    assert f"### {name}\n" in (tmp_path / "benchmarks.md").read_text()
     rows: list[dict[str, Any]] = json.loads(file.read_text())["results"]
     arm = "2,000 queued" if name == "queue" else OURS
     assert set(ROWS[name]) <= {row["what"] for row in rows if row["arm"] == arm and row["median"] is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,13 @@ def test_python_m_runs_it() -> None:
 
 
 def test_help_tells_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    """The help names the demo and what it does."""
+    """The help names the commands and what they do."""
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    assert "demo" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "demo" in said
+    assert "bench" in said
 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,12 +39,13 @@ def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "COMMAND" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["demo"], ["bench", "tasks:render"]])
 def test_without_rich_it_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The demo without rich is a sentence and status 1, not a traceback."""
+    """A command without rich is a sentence and status 1, not a traceback."""
     monkeypatch.setitem(sys.modules, "rich", None)
-    assert main(["demo"]) == 1
+    assert main(arguments) == 1
     assert "pip install 'quart-executors[cli]'" in capsys.readouterr().err
 
 
@@ -65,3 +69,53 @@ def test_a_folder_without_python_files(tmp_path: Path, capsys: pytest.CaptureFix
     """The demo says that there is nothing to upload, and starts nothing."""
     assert main(["demo", "--folder", str(tmp_path)]) == 1
     assert f"{tmp_path} has no Python files" in capsys.readouterr().err
+
+
+def test_the_help_of_the_bench_tells_its_arms(capsys: pytest.CaptureFixture[str]) -> None:
+    """What each arm is, and examples, are in the help."""
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "idle      nobody calls the function" in said
+    assert "executors bench mypackage.tasks:render --args '[1]'" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--args=[1", "argument --args: '[1' isn't JSON"),
+        ("--args={}", "argument --args: '{}' is JSON, and has to be a list"),
+        ("--kwargs=[]", "argument --kwargs: '[]' is JSON, and has to be an object"),
+        ("--concurrency=0", "argument --concurrency: '0' has to be a whole number from 1 to 1000"),
+        ("--concurrency=1.5", "'1.5' has to be a whole number"),
+        ("--rounds=many", "argument --rounds: 'many' has to be a whole number"),
+        ("--rate=nan", "argument --rate: 'nan' has to be a number from 1 to 2000"),
+        ("--backends=idle,,thread", "argument --backends: 'idle,,thread' has an empty name"),
+        ("--json=/nowhere/at/all.json", "argument --json: '/nowhere/at/all.json' can't be written"),
+        ("--html=/", "argument --html: '/' can't be written"),
+    ],
+)
+def test_the_bench_refuses_what_makes_no_sense(option: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad option is named with its value and what would do, before anything is imported."""
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "no.such.module:function", option])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_bench_says_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """A function that can't be found is one sentence and status 1, and nothing is started."""
+    assert main(["bench", "tests_without_this_module:render"]) == 1
+    assert capsys.readouterr().err.startswith(
+        "executors bench: there is no module 'tests_without_this_module', neither"
+    )
+
+
+def test_every_option_of_the_bench_has_its_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference has the options that there are, in their order."""
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    options = re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)
+    page = Path(__file__).parents[1] / "docs" / "reference" / "command-line.md"
+    assert re.findall(r"^\| `(--\w+)", page.read_text(), re.MULTILINE) == options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import json
 import os
 import pty
@@ -11,20 +10,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
+from processes import eventually, in_session
 
 from executors.demo import analysis, store
-from executors.demo.client import Client, ping
-from executors.demo.report import percentile
 
 LONG = """
 def {name}(rows, limit):
@@ -131,63 +128,7 @@ def test_the_store_finds_duplicates_between_files(tmp_path: Path) -> None:
     assert store.file(path, "4") is None
 
 
-def test_pings_go_out_while_others_wait() -> None:
-    """No ping waits for the answer to another, and each one's time starts when it was due."""
-    number = 10
-
-    async def run() -> list[float]:
-        all_sent, answering = asyncio.Barrier(number), set()
-
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            answering.add(asyncio.current_task())
-            await reader.readuntil(b"\r\n\r\n")
-            await all_sent.wait()
-            writer.write(b"HTTP/1.1 200 \r\ncontent-length: 4\r\n\r\npong")
-            await reader.read()
-            writer.close()
-            await writer.wait_closed()
-
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            client = Client(server.sockets[0].getsockname()[1])
-            latencies = await ping(client, rate=100, seconds=number / 100)
-            await client.close()
-            await asyncio.gather(*answering)
-        return latencies
-
-    latencies = asyncio.run(run())
-    assert len(latencies) == number
-    assert max(latencies) >= (number - 1) / 100  # the first was due that long before the last was sent
-
-
-def test_percentiles() -> None:
-    """Of a hundred values, one is above the p99."""
-    values = [float(value) for value in range(100, 0, -1)]
-    assert (percentile(values, 0.5), percentile(values, 0.99), percentile(values, 1)) == (51, 100, 100)
-
-
 # --- the whole --------------------------------------------------------------------------------------------------------
-
-
-def in_session(session: int) -> list[int]:
-    """Return the processes of a session (Linux)."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def eventually(condition: Callable[[], bool], within: float) -> bool:
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @contextmanager

@@ -1,17 +1,16 @@
-"""What uses the demo's app over HTTP: a client, an uploader that keeps it busy, and pings at a fixed rate."""
+"""What uses the demo's app over HTTP: a client, and an uploader that keeps it busy."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
+
+from executors.bench.client import Client
 
 POLL_TIME = 0.05
 PATIENCE = 30
-PING_TIMEOUT = 10.0
 
 
 class Source(NamedTuple):
@@ -21,54 +20,12 @@ class Source(NamedTuple):
     content: bytes
 
 
-class Client:
-    """A small HTTP/1.1 client of one server, with kept connections: one for each request under way.
-
-    Args:
-        port: The server's port on 127.0.0.1.
-    """
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def request(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """Return the body of the answer.
-
-        Raises:
-            OSError: The server can't be reached, or answers with an error.
-            EOFError: The server ended before it had answered.
-        """
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
-        try:
-            head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
-            status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            answer = await reader.readexactly(int(headers["content-length"]))
-        except BaseException:
-            writer.close()
-            raise
-        self._idle.append((reader, writer))
-        if int(status.split()[1]) >= 400:
-            raise OSError(f"the demo's server answers {method} {path} with {status!r}: {answer[:200].decode()}")
-        return answer
-
-    async def get(self, path: str) -> Any:
-        """Return what the server has at a path, out of JSON."""
-        return json.loads(await self.request("GET", path))
+class DemoClient(Client):
+    """The client of the demo's app."""
 
     async def upload(self, source: Source) -> None:
         """Upload a file; the server answers before it has been examined."""
         await self.request("POST", f"/files?name={quote(source.name)}", source.content)
-
-    async def close(self) -> None:
-        """Close the connections that no request uses."""
-        while self._idle:
-            _, writer = self._idle.pop()
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
 
 class Uploader:
@@ -81,7 +38,7 @@ class Uploader:
         warm_up: After how many examined files the server is warm.
     """
 
-    def __init__(self, client: Client, sources: Iterator[Source], under_way: int, warm_up: int) -> None:
+    def __init__(self, client: DemoClient, sources: Iterator[Source], under_way: int, warm_up: int) -> None:
         self._client = client
         self._sources = sources
         self._under_way = under_way
@@ -134,30 +91,3 @@ class Uploader:
                     await self.look()
         except TimeoutError:
             raise OSError(f"{self._uploaded - self.examined} files weren't examined within {PATIENCE} s") from None
-
-
-async def ping(client: Client, rate: float, seconds: float) -> list[float]:
-    """Ping at a fixed rate, whether or not the pings before have been answered.
-
-    Returns:
-        The seconds from when each ping was due, whenever it could be sent, to its answer. One that isn't answered
-        in `PING_TIMEOUT` counts as that.
-    """
-    loop = asyncio.get_running_loop()
-    latencies = []
-
-    async def one(due: float) -> None:
-        try:
-            async with asyncio.timeout_at(due + PING_TIMEOUT):
-                await client.request("GET", "/ping")
-        except TimeoutError:
-            pass
-        latencies.append(loop.time() - due)
-
-    start = loop.time()
-    async with asyncio.TaskGroup() as group:
-        for number in range(int(rate * seconds)):
-            due = start + number / rate
-            await asyncio.sleep(due - loop.time())
-            group.create_task(one(due))
-    return latencies

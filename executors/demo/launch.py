@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from executors.demo.client import Client
+from executors.demo.client import DemoClient
 
 SHUTDOWN_TIMEOUT = 2
 START_TIMEOUT = 20
@@ -34,7 +34,7 @@ class Server:
 
     def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
         self._process = process
-        self.client = Client(port)
+        self.client = DemoClient(port)
         self.address = f"http://127.0.0.1:{port}"
 
     async def wait_until_ready(self) -> None:

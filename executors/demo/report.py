@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from executors.bench.results import percentile
 from executors.cpus import available_cpus
 
 SHOWN_UNSUCCESSFUL = 3
@@ -73,12 +74,6 @@ def watching(console: Console, seconds: float) -> Iterator[Callable[[str], Watch
         yield begin
 
 
-def percentile(values: list[float], share: float) -> float:
-    """Return the value that this share of the values doesn't exceed."""
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
-
-
 def show_measured(console: Console, rate: float, in_workers: Measured, in_threads: Measured) -> None:
     """Show both measurements side by side."""
     table = Table(
@@ -94,8 +89,8 @@ def show_measured(console: Console, rate: float, in_workers: Measured, in_thread
     both = (in_workers, in_threads)
     table.add_row("files examined", *(f"{one.files} in {one.seconds:.1f} s" for one in both))
     table.add_row("files per second", *(f"{one.files / one.seconds:.1f}" for one in both), end_section=True)
-    for label, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
-        table.add_row(f"ping {label}", *(f"{percentile(one.latencies, share) * 1000:.1f} ms" for one in both))
+    for label, percent in (("p50", 50), ("p99", 99), ("max", 100)):
+        table.add_row(f"ping {label}", *(f"{percentile(one.latencies, percent) * 1000:.1f} ms" for one in both))
     console.print(table)
     console.print(
         f"{rate} pings a second, each timed from when it was due; all on the same {available_cpus()} CPUs.",

@@ -12,12 +12,14 @@ from random import Random
 
 from rich.console import Console
 
+from executors.bench.client import probe
 from executors.cpus import available_cpus
-from executors.demo.client import Source, Uploader, ping
+from executors.demo.client import Source, Uploader
 from executors.demo.launch import SHUTDOWN_TIMEOUT, DemoError, Server, serving
 from executors.demo.report import Findings, Measured, Watch, show_drain, show_findings, show_measured, watching
 
 PING_RATE = 50
+PING_TIMEOUT = 10.0
 SIZES = range(2_000, 60_000)
 
 HOW_TO_USE = """\
@@ -58,7 +60,7 @@ async def measure(server: Server, sources: list[Source], seconds: float, watch: 
         group.create_task(uploader.run())
         await uploader.warm_up()
         began, before = time.monotonic(), uploader.examined
-        pinging = group.create_task(ping(server.client, PING_RATE, seconds))
+        pinging = group.create_task(probe(server.client, "/ping", PING_RATE, seconds, PING_TIMEOUT))
         while (passed := time.monotonic() - began) < seconds:
             watch(passed, uploader.examined - before)
             await asyncio.sleep(min(0.3, seconds - passed))
@@ -66,7 +68,7 @@ async def measure(server: Server, sources: list[Source], seconds: float, watch: 
         files, passed = uploader.examined - before, time.monotonic() - began
         watch(seconds, files)
         await uploader.finish()
-    return Measured(files, passed, pinging.result())
+    return Measured(files, passed, pinging.result().latencies)
 
 
 async def ask(server: Server) -> Findings:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio.to_thread
@@ -34,3 +36,26 @@ def wait_for_end(pid: int, timeout: float = 30) -> bool:
 async def ended(pid: int) -> None:
     """Wait until a process has ended."""
     assert await anyio.to_thread.run_sync(wait_for_end, pid), f"process {pid} lives on"
+
+
+def in_session(session: int) -> list[int]:
+    """Return the processes of a session (Linux)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def eventually(condition: Callable[[], bool], within: float) -> bool:
+    """Wait until something is so; return whether it is."""
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,48 @@
+"""Other ways to do background work in a Quart server, as `executors.bench` can measure them beside ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+from quart import Quart
+
+from benchmarks.harness import Call
+from benchmarks.peers import spawn
+from executors import Executor
+from executors.cpus import available_cpus
+
+
+@asynccontextmanager
+async def quarts_threads(_: Executor) -> AsyncIterator[Call]:
+    """Give plain functions to the background tasks of an app that has no executor."""
+    plain = Quart("plain")
+
+    async def call(function: Callable[..., Any]) -> None:
+        others = set(plain.background_tasks)
+        plain.add_background_task(function)
+        (task,) = plain.background_tasks - others
+        await task
+
+    yield call
+
+
+@asynccontextmanager
+async def anyios_threads(_: Executor) -> AsyncIterator[Call]:
+    """Run them in AnyIO's threads."""
+    yield anyio.to_thread.run_sync
+
+
+@asynccontextmanager
+async def process_pool(_: Executor) -> AsyncIterator[Call]:
+    """Run them in the standard library's worker processes, as many as ours."""
+    pool = ProcessPoolExecutor(available_cpus(), mp_context=spawn())
+    try:
+        yield partial(asyncio.get_running_loop().run_in_executor, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)

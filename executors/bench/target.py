@@ -1,0 +1,140 @@
+"""From what a user types to a function and its arguments; each way to be wrong is told in a sentence."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from executors.errors import ExecutorError, InvalidTaskError
+from executors.routing import is_coroutine_function
+
+if TYPE_CHECKING:
+    from quart import Quart
+
+
+class TargetError(Exception):
+    """What was named can't be used. The message says why."""
+
+
+def find_function(target: str) -> Callable[..., Any]:
+    """Import a function.
+
+    Args:
+        target: ``"package.module:function"`` or ``"path/to/file.py:function"``; attributes may be dotted.
+
+    Raises:
+        TargetError: There is none, or it can't be imported or called.
+    """
+    found = _find(target, "function")
+    if not callable(found):
+        raise TargetError(f"{target!r} is of type {type(found).__name__}, which can't be called: name a function")
+    try:
+        is_coroutine_function(found)
+    except InvalidTaskError as error:  # a generator function
+        raise TargetError(str(error)) from None
+    return found  # type: ignore[no-any-return]
+
+
+def find_app(path: str) -> Quart:
+    """Import a Quart app, or call what makes it: ``"package.module:app"``, ``"package.module:create_app()"``.
+
+    Raises:
+        TargetError: There is none, or it can't be imported or made.
+    """
+    from quart import Quart  # noqa: PLC0415  (slow to import, and most runs name no app)
+
+    app = _find(path.removesuffix("()"), "app")
+    if path.endswith("()"):
+        try:
+            app = app()
+        except Exception as error:
+            raise TargetError(f"{path!r} makes no app: {describe(error)}") from error
+    if not isinstance(app, Quart):
+        raise TargetError(
+            f"{path!r} is of type {type(app).__name__} and not a Quart app; for a function that makes one write "
+            "'package.module:create_app()'"
+        )
+    return app
+
+
+def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise a `TargetError` if a function can't be called with these."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # one of C's may have none
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise TargetError(
+            f"the arguments don't fit {name}{signature}: {error}; give them by --args and --kwargs"
+        ) from None
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's type and text, and the line of the user's that raised it, wherever that was."""
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, ExecutorError):  # which speaks for itself
+        return said
+    trace = "".join([*traceback.format_tb(error.__traceback__), *getattr(error, "__notes__", ())])  # a worker's too
+    lines = [line for line in map(str.strip, trace.splitlines()) if line.startswith('File "') and "<frozen" not in line]
+    return f"{said} ({lines[-1]})" if lines else said
+
+
+def _find(target: str, what: str) -> Any:
+    place, colon, attribute = target.rpartition(":")
+    if not colon or not all(name.isidentifier() for name in attribute.split(".")):
+        raise TargetError(
+            f"{target!r} names no {what}: write package.module:{what} or path/to/file.py:{what} (a lambda has no name "
+            "to be found by: give it one with def)"
+        )
+    module = _import_file(Path(place)) if place.endswith(".py") else _import(place, place, Path.cwd())
+    found: Any = module
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            close = difflib.get_close_matches(name, dir(found), n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "is it defined at the top of the module?"
+            raise TargetError(f"{place!r} has no {attribute!r}: {hint}")
+        found = getattr(found, name)
+    return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file under the name that a worker process will find it by, as a part of its package if it has one."""
+    path = path.resolve()
+    if not path.is_file():
+        raise TargetError(f"there is no file {str(path)!r}")
+    names, folder = [path.stem], path.parent
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    if names[1:] and names[-1] == "__init__":
+        names.pop()
+    module = _import(".".join(names), str(path), folder)
+    if Path(module.__file__ or "").resolve() != path:
+        raise TargetError(
+            f"{str(path)!r} can't be imported as {module.__name__!r}, which is {module.__file__ or 'built in'}: give "
+            "it another name"
+        )
+    return module
+
+
+def _import(name: str, place: str, folder: Path) -> ModuleType:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise TargetError(f"there is no module {error.name!r}, neither in {str(folder)!r} nor installed") from None
+        raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error

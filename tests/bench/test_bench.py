@@ -1,0 +1,171 @@
+"""`executors bench` as a whole: real servers, real worker processes, and nothing left however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import eventually, in_session
+
+from executors.bench.children import BenchError
+from executors.bench.results import Findings
+from executors.bench.run import Plan, run
+
+TASKS = """
+import asyncio, os, threading, time
+from quart import Quart, current_app
+from executors.backends import ThreadBackend
+
+app = Quart(__name__)
+app.config.update(EXECUTOR_BACKENDS={"reports": ThreadBackend(1)}, GREETING="hello")
+
+def hold(seconds):
+    time.sleep(seconds)
+    return threading.Lock()
+
+async def greet(seconds, *, greeting):
+    await asyncio.sleep(seconds)
+    assert current_app.config["GREETING"] == greeting
+
+def fail(): raise ValueError("no report")
+
+def end(): os._exit(3)
+
+def never(): time.sleep(1000)
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder with a module of tasks."""
+    (tmp_path / "bench_tasks.py").write_text(TASKS)
+    monkeypatch.chdir(tmp_path)
+
+
+@contextmanager
+def bench(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run the command in a session of its own, and see that no process of it is left."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    with subprocess.Popen(
+        [sys.executable, "-m", "executors", "bench", *arguments],
+        env={**os.environ, "COLUMNS": "100"},
+        text=True,
+        start_new_session=True,
+        **options,
+    ) as process:
+        try:
+            yield process
+            process.wait(30)
+            assert eventually(lambda: in_session(process.pid) == [], within=10), in_session(process.pid)
+        finally:
+            for pid in in_session(process.pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
+    """Each arm has its row, what can't run there its sentence, and all of it is in the file."""
+    file = tmp_path / "found.json"
+    options = ("--args=[0.01]", "--concurrency=2", "--seconds=0.5", "--rounds=1", f"--json={file}")
+    with bench("bench_tasks.py:hold", *options) as process:
+        out, err = process.communicate(timeout=50)
+    assert (process.returncode, err) == (0, "")
+    assert "\x1b" not in out
+    for arm in ("idle", "inline", "thread"):
+        assert re.search(rf"^{arm} +([\d.]+ +){{10}}([\d.]+|-) *$", out, re.MULTILINE), out
+    assert "process fails: SerializationError: task 'hold': the result can't be sent back: a lock" in out
+    assert "Advice: " in out
+    found = Findings.from_json(file.read_text())
+    assert [arm.arm for arm in found.arms] == ["idle", "inline", "thread"]
+    assert (found.target, found.args, found.concurrency) == ("bench_tasks.py:hold", [0.01], 2)
+    assert set(found.machine) == {"python", "quart", "hypercorn", "quart-executors", "CPUs", "system"}
+    for one in found.measurements[:-1]:
+        if one.arm != "process":
+            assert (len(one.latencies), len(one.lateness), one.failed) == (50, 50, 0)
+            assert one.lags
+            assert all(0 <= at <= one.seconds for at, _ in one.lags)
+            assert set(one.over) == {"0.01", "0.05", "0.1"}
+            assert one.cpu_seconds > 0
+    inline, thread = found.arm("inline"), found.arm("thread")
+    assert inline.http_p50 > 2 * 0.01  # two calls one after another between any two looks at the sockets
+    assert inline.lag_max > 0.01
+    assert 0 < inline.throughput <= 1 / 0.01
+    assert inline.throughput < thread.throughput <= 2 / 0.01
+
+
+def test_a_coroutine_function_with_its_app() -> None:
+    """A user's app is served, its context is there in every arm, and its backends can be named."""
+    arms = ("inline", "reports", "process")
+    kwargs = {"greeting": "hello"}
+    found = asyncio.run(
+        run(Plan("bench_tasks:greet", [0.01], kwargs, "bench_tasks:app", arms, True, seconds=0.3, rounds=1))
+    )
+    assert {arm.arm for arm in found.arms} == {"inline", "process"}
+    assert all(arm.throughput > 0 for arm in found.arms)
+    assert "runs only plain ones" in found.errors["reports"]
+    assert set(found.errors) == {"reports"}
+
+
+@pytest.mark.parametrize(
+    ("function", "arms", "sentence"),
+    [
+        ("fail", ("inline", "thread"), r"bench_tasks:fail fails: ValueError: no report \(File .*line 17, in fail\)$"),
+        ("end", ("inline",), "bench_tasks:end fails: its process ended with exit code 3"),
+        ("never", ("thread",), r"bench_tasks:never didn't end within 1 s \(thread\)"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(function: str, arms: tuple[str, ...], sentence: str) -> None:
+    """A function that fails, ends its process or never ends is one sentence, and soon."""
+    with pytest.raises(BenchError, match=sentence):
+        asyncio.run(run(Plan(f"bench_tasks:{function}", arms=arms, patience=1)))
+
+
+def test_an_app_that_does_not_start_is_told(tmp_path: Path) -> None:
+    """What keeps the server from starting isn't laid at the function's door."""
+    with (tmp_path / "bench_tasks.py").open("a") as file:
+        file.write("@app.before_serving\nasync def connect(): raise OSError('no database')\n")
+    with pytest.raises(BenchError, match=r"^the server doesn't start: (?s:.*)no database"):
+        asyncio.run(run(Plan("bench_tasks:hold", [0.01], app="bench_tasks:app", arms=("thread",))))
+
+
+def test_a_terminal_shows_how_far_it_is() -> None:
+    """On a terminal a bar says what is being measured."""
+    ours, theirs = pty.openpty()
+    options = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with bench("bench_tasks:hold", "--args=[0.01]", "--seconds=0.5", "--rounds=1", "--backends=idle", **options) as run:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the last one that had the terminal is gone
+                break
+        os.close(ours)
+        assert run.wait(30) == 0
+    assert "idle, round 1 of 1" in shown.decode()
+    assert "there is nothing to compare" in shown.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_is_interrupted(number: signal.Signals) -> None:
+    """Whatever ends it, the server, its workers and the probe go with it."""
+    with bench("bench_tasks:never", "--backends=process") as process:
+        # itself, the server and at least one worker
+        assert eventually(lambda: len(in_session(process.pid)) >= 3, within=20)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert err == ""
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 130
+            assert "everything is stopped" in out

@@ -1,0 +1,103 @@
+"""The probe: requests go out as planned whatever the server does, and every time is counted from the plan."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from executors.bench.client import Client, Probed, probe
+
+ANSWER = b"HTTP/1.1 200 \r\ncontent-length: 4\r\n\r\npong"
+NUMBER = 10
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"]),
+]
+
+
+@asynccontextmanager
+async def serving(answer: Callable[[], Awaitable[bytes]]) -> AsyncIterator[Client]:
+    """Serve an answer to each request, as soon as it is given."""
+    answering = set()
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.add(asyncio.current_task())
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(await answer())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(one, "127.0.0.1", 0) as server:
+        client = Client(server.sockets[0].getsockname()[1])
+        yield client
+        await client.close()
+        await asyncio.gather(*answering)
+
+
+async def ten_requests(client: Client, bound: float) -> Probed:
+    return await probe(client, "/", rate=100, seconds=NUMBER / 100, bound=bound)
+
+
+async def test_requests_go_out_while_others_wait() -> None:
+    """No request waits for the answer to another, and each one's time starts when it was planned."""
+    all_sent = asyncio.Barrier(NUMBER)
+
+    async def together() -> bytes:
+        await all_sent.wait()
+        return ANSWER
+
+    async with serving(together) as client:
+        probed = await ten_requests(client, bound=20)
+    assert probed.failed == 0
+    assert len(probed.latencies) == len(probed.lateness) == NUMBER
+    assert probed.latencies[0] >= (NUMBER - 1) / 100  # it was planned that long before the last was sent
+
+
+async def test_a_late_client_is_charged_and_shows() -> None:
+    """While the client can't send, its requests' times run, and how late it was is told."""
+
+    async def at_once() -> bytes:
+        return ANSWER
+
+    async with serving(at_once) as client:
+        held_up = asyncio.get_running_loop().call_later(0.02, time.sleep, 0.05)
+        probed = await ten_requests(client, bound=20)
+        held_up.cancel()
+    late = [index for index, seconds in enumerate(probed.lateness) if seconds > 0.02]
+    assert late
+    assert all(probed.latencies[index] > probed.lateness[index] for index in late)
+
+
+async def test_what_is_not_answered_counts_as_the_bound() -> None:
+    """A request without an answer in time has failed, and counts as the bound."""
+    never = asyncio.Event()
+
+    async def not_in_time() -> bytes:
+        await never.wait()
+        return b""
+
+    async with serving(not_in_time) as client:
+        probed = await ten_requests(client, bound=0.05)
+        never.set()
+    assert probed.failed == NUMBER
+    assert probed.latencies == [0.05] * NUMBER
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 \r\ncontent-length: 0\r\n\r\n"], ids=["hung-up", "503"])
+async def test_a_bad_answer_counts_as_the_bound(answer: bytes) -> None:
+    """An answer that is an error, or none, is no quick one."""
+
+    async def badly() -> bytes:
+        return answer
+
+    async with serving(badly) as client:
+        if not answer:
+            client._port = 1  # where nobody listens
+        probed = await ten_requests(client, bound=5)
+    assert (probed.failed, set(probed.latencies)) == (NUMBER, {5})

@@ -1,0 +1,95 @@
+"""The benchmark `responsiveness`: its work is what it says, its arms run it where they say, and it gives its rows."""
+
+from __future__ import annotations
+
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import arms, responsiveness, work
+from benchmarks.harness import OURS, ROOT, Call, Plan, Report
+from benchmarks.peers import PROCESS_POOL
+from executors import Executor
+from executors.bench.results import IDLE, PROCESS, Findings
+from executors.bench.run import Plan as Orders
+from executors.bench.run import Watch, run
+
+
+def longest_wait_beside(function: Callable[[], object]) -> float:
+    """Run a function in a thread, and return how long this one waited for the GIL at most, as a share of that."""
+    took = []
+
+    def timed() -> None:
+        began = time.perf_counter()
+        function()
+        took.append(time.perf_counter() - began)
+
+    thread = threading.Thread(target=timed)
+    longest, last = 0.0, time.perf_counter()
+    thread.start()
+    while thread.is_alive():
+        time.sleep(0.0005)
+        last, before = time.perf_counter(), last
+        longest = max(longest, last - before)
+    return longest / took[0]
+
+
+def test_one_function_holds_the_gil_and_the_other_lets_go_of_it() -> None:
+    """Beside the one another thread waits from its beginning to its end; beside the other a fraction of that.
+
+    Where the machine is busy the other may wait longer, but not each time.
+    """
+    assert min(longest_wait_beside(work.hold_gil) for _ in range(3)) > 0.8
+    assert min(longest_wait_beside(work.compute) for _ in range(5)) < 0.8
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@pytest.mark.parametrize("arm", [arms.quarts_threads, arms.anyios_threads])
+async def test_a_function_has_run_when_its_call_ends(
+    arm: Callable[[Executor], AbstractAsyncContextManager[Call]],
+) -> None:
+    """In a thread, once for each call."""
+    threads = []
+    async with Executor(processes=0) as executor, arm(executor) as call:
+        for number in (1, 2):
+            await call(lambda: threads.append(threading.current_thread()))
+            assert len(threads) == number
+    assert threading.main_thread() not in threads
+
+
+def test_a_server_is_measured_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives its rows, with goals where four tasks compute, and plots; here one run stands for all of them."""
+    monkeypatch.chdir(ROOT)
+    found: list[Findings] = []
+
+    async def once(orders: Orders, watch: Watch) -> Findings:
+        arms = (IDLE, "benchmarks.arms:process_pool", PROCESS)
+        return found[0] if found else found.append(await run(replace(orders, arms=arms), watch)) or found[0]
+
+    monkeypatch.setattr(responsiveness, "run", once)
+    watched: list[str] = []
+    report = Report("responsiveness", watch=watched.append)
+    responsiveness.measure(Plan(rounds=1, scale=0.2), report)
+    rows = {(row.what, row.arm): row for row in report.results}
+    cases = ("1 computing", "4 computing", "16 computing", "4 holding the GIL")
+    assert {what for what, arm in rows if arm == OURS} == {
+        f"{case}: {figure}"
+        for case in cases
+        for figure in ("HTTP p50", "HTTP p99", "loop lag p99", "the client's own lateness p99", "calls")
+    }
+    assert {key: row.goal for key, row in rows.items() if row.goal} == {
+        ("4 computing: HTTP p99", IDLE): "≤ 1.5 ×",  # noqa: RUF001
+        ("4 computing: loop lag p99", IDLE): "≤ 1.5 ×",  # noqa: RUF001
+        ("4 computing: calls", PROCESS_POOL): "≥ 0.9 ×",  # noqa: RUF001
+    }
+    assert all(row.median for row in report.results)
+    assert f"1 computing: {OURS}, round 1" in watched
+    assert [plot.name.partition("-")[2] for plot in report.plots] == ["tasks", "latency", "lag", "harm", "gil"]
+    for plot in report.plots:
+        assert {IDLE, PROCESS_POOL, OURS} <= set(ET.fromstring(plot.svg).itertext())
