@@ -67,7 +67,7 @@ def test_labels_are_moved_apart_in_order_and_stay_inside() -> None:
 
 def test_a_short_stall_is_seen_at_any_scale() -> None:
     """Of each stretch of time the worst is kept, not the mean."""
-    assert worst([(0.1, 1.0), (0.2, 9.0), (1.9, 2.0)], 1.0) == [(0.5, 9.0), (1.5, 2.0)]
+    assert worst([(0.1, 1.0), (0.2, 9.0), (0.3, 3.0), (1.9, 2.0)], 1.0) == [(0.5, 9.0), (1.5, 2.0)]
 
 
 def test_every_plot_is_well_formed_and_says_what_it_shows() -> None:

@@ -59,6 +59,7 @@ def test_results_are_written_between_their_marks(tmp_path: Path) -> None:
     trips = text.partition("<!-- results: trips -->")[2].partition("<!-- end -->")[0]
     assert "![All trips](benchmarks-trips-all.svg)" in trips
     assert "| trip | executors | 4 ms |  |  |  |  |  |\n|  | peer | 10 ms | 0.4 × | 0.4 × |" in trips  # noqa: RUF001
+    assert "### trips" not in text
     assert "### memory\n\nWhat memory are.\n\n" in text.partition("<!-- results: others -->")[2]
     assert "Not measured." in text.partition("<!-- results: unmeasured -->")[2]
     assert (tmp_path / "benchmarks-memory-all.svg").read_text() == "<svg/>\n"
