@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 MOST_TICKS = 7
+UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
 
@@ -36,11 +37,10 @@ class Axis:
 
 
 def seconds(value: float) -> str:
-    """Write a time with three digits that count and the unit that suits it."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value * 1e6:.3g} µs"
+    """Write a time with three digits that count, in the unit that suits it."""
+    unit, size = next((unit for unit in UNITS if value >= unit[1]), UNITS[-1])
+    found = value / size
+    return f"{found:.0f} {unit}" if found >= 100 else f"{found:.3g} {unit}"
 
 
 def linear(label: str, values: Iterable[float], unit: str = "") -> Axis:

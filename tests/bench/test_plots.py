@@ -20,7 +20,8 @@ def numbers_of(axis: Axis) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.00012, "120 µs"), (0.0123, "12.3 ms"), (0.9, "900 ms"), (1.0, "1 s"), (12.34, "12.3 s")]
+    ("value", "text"),
+    [(0.00012, "120 µs"), (0.0123, "12.3 ms"), (0.9, "900 ms"), (0.99961, "1000 ms"), (1.0, "1 s"), (12.34, "12.3 s")],
 )
 def test_times_have_the_unit_that_suits_them(value: float, text: str) -> None:
     """Three digits that count, and no exponents."""
