@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,12 @@ def test_the_bench_says_what_is_not_there(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.startswith(
         "executors bench: there is no module 'tests_without_this_module', neither"
     )
+
+
+def test_every_option_of_the_bench_has_its_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference has the options that there are, in their order."""
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    options = re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)
+    page = Path(__file__).parents[1] / "docs" / "reference" / "command-line.md"
+    assert re.findall(r"^\| `(--\w+)", page.read_text(), re.MULTILINE) == options

@@ -6,12 +6,12 @@ import asyncio
 import platform
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from executors.bench.advice import advise
-from executors.bench.children import BenchError, Child, ChildError, started
+from executors.bench.children import BenchError, ChildError, started
 from executors.bench.results import IDLE, Findings, Measurement
 from executors.cpus import available_cpus
 
@@ -79,32 +79,30 @@ async def run(plan: Plan, watch: Watch = lambda arm, number: None) -> Findings:
                 _check_that_some_are_left(plan, failed)
     found = Findings(plan.target, plan.args, plan.kwargs, plan.concurrency, plan.rate, machine(), measurements)
     advice = advise(found.arms, found.errors, is_coroutine=plan.is_coroutine)
-    return Findings(**{**vars(found), "advice": advice})
+    return replace(found, advice=advice)
 
 
 async def measure(plan: Plan, arm: str, number: int) -> Measurement:
     """Measure one arm in one round. Raises as `run`."""
     load = {name: getattr(plan, name) for name in ("target", "args", "kwargs", "app")}
-    load["concurrency"] = 0 if arm == IDLE else plan.concurrency
-    try:
-        async with started("executors.bench.server") as server:
+    load |= {"arm": arm, "concurrency": 0 if arm == IDLE else plan.concurrency}
+    async with started("executors.bench.server") as server:
+        try:
+            place = await server.ask(load)
+        except ChildError as error:
+            raise BenchError(f"the server doesn't start: {error}") from error
+        try:
             async with _at_most(plan.patience, plan, arm):
-                ready = await server.ask({"arm": arm, **load})
-            if ready["error"] is not None:
-                return Measurement(arm, number, error=ready["error"])
+                failure = await server.ask("warm up")
+            if failure is not None:
+                return Measurement(arm, number, error=failure)
             async with started("executors.bench.probe") as probe, _at_most(plan.seconds + plan.patience, plan, arm):
-                return await _measure(plan, arm, number, server, probe, ready)
-    except ChildError as error:
-        if arm == IDLE:
-            raise BenchError(f"the server failed, and nobody had called {plan.target}: {error}") from error
-        return Measurement(arm, number, error=str(error))
-
-
-async def _measure(plan: Plan, arm: str, number: int, server: Child, probe: Child, ready: Any) -> Measurement:
-    await probe.ask([ready["port"], ready["path"], CONNECTIONS])
-    await server.ask("begin")
-    probed = await probe.ask([plan.rate, plan.seconds, BOUND])
-    seen = await server.ask("end")
+                await probe.ask([place["port"], place["path"], CONNECTIONS])
+                await server.ask("begin")
+                probed = await probe.ask([plan.rate, plan.seconds, BOUND])
+                seen = await server.ask("end")
+        except ChildError as error:  # the function has ended it, perhaps
+            return Measurement(arm, number, error=str(error))
     return Measurement(arm, number, **probed, **{**seen, "lags": [(at, lag) for at, lag in seen["lags"]]})
 
 

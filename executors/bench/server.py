@@ -1,8 +1,8 @@
 """The server's process: ``python -m executors.bench.server PARENT``, a Quart app under Hypercorn.
 
-Its first order is a `Load`. It serves, keeps the load's calls under way, and answers with its port and the path to
-probe once the first ones have ended, or with the error of the first that failed. From the order ``"begin"`` to the
-order ``"end"`` it counts and watches its event loop, and answers with the figures.
+Its first order is a `Load`, and it answers with its port and the path to probe once the app has started. After that, in
+turn: ``"warm up"`` starts the load's calls, and it answers with the error of the first that failed, or null once each
+has been made; ``"begin"`` has it count and watch its event loop, and ``"end"`` is answered with the figures.
 """
 
 from __future__ import annotations
@@ -123,14 +123,16 @@ async def main(parent: Parent) -> None:
     function = find_function(load.target)
     app, executor = make_app(load.app)
     async with serving(app) as port, app.app_context(), LoopMonitor(executor) as monitor, AsyncExitStack() as stack:
+        parent.answer({"port": port, "path": PATH})
         driver = Driver(load.concurrency)
+        await parent.order()
         try:
             call = await stack.enter_async_context(find_arm(load.arm)(executor))
             await stack.enter_async_context(driver.driving(partial(call, function, *load.args, **load.kwargs)))
             await driver.warm_up()
         except Exception as error:  # noqa: BLE001  (it is the arm's, which the user may have written)
             driver.error = describe(error)
-        parent.answer({"port": port, "path": PATH, "error": driver.error})
+        parent.answer(driver.error)
         await measure(parent, driver, monitor)
 
 

@@ -75,7 +75,8 @@ def bench(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
 def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
     """Each arm has its row, what can't run there its sentence, and all of it is in the file."""
     file = tmp_path / "found.json"
-    with bench("bench_tasks.py:hold", "--args=[0.01]", "--seconds=0.5", "--rounds=1", f"--json={file}") as process:
+    options = ("--args=[0.01]", "--concurrency=2", "--seconds=0.5", "--rounds=1", f"--json={file}")
+    with bench("bench_tasks.py:hold", *options) as process:
         out, err = process.communicate(timeout=50)
     assert (process.returncode, err) == (0, "")
     assert "\x1b" not in out
@@ -85,7 +86,7 @@ def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
     assert "Advice: " in out
     found = Findings.from_json(file.read_text())
     assert [arm.arm for arm in found.arms] == ["idle", "inline", "thread"]
-    assert (found.target, found.args, found.concurrency) == ("bench_tasks.py:hold", [0.01], 4)
+    assert (found.target, found.args, found.concurrency) == ("bench_tasks.py:hold", [0.01], 2)
     assert set(found.machine) == {"python", "quart", "hypercorn", "quart-executors", "CPUs", "system"}
     for one in found.measurements[:-1]:
         if one.arm != "process":
@@ -95,20 +96,20 @@ def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
             assert set(one.over) == {"0.01", "0.05", "0.1"}
             assert one.cpu_seconds > 0
     inline, thread = found.arm("inline"), found.arm("thread")
-    assert inline.http_p50 > 4 * 0.01  # four calls one after another between any two looks at the sockets
-    assert inline.lag_max > 2 * 0.01
+    assert inline.http_p50 > 2 * 0.01  # two calls one after another between any two looks at the sockets
+    assert inline.lag_max > 0.01
     assert 0 < inline.throughput <= 1 / 0.01
-    assert inline.throughput < thread.throughput <= 4 / 0.01
+    assert inline.throughput < thread.throughput <= 2 / 0.01
 
 
 def test_a_coroutine_function_with_its_app() -> None:
     """A user's app is served, its context is there in every arm, and its backends can be named."""
-    arms = ("inline", "reports", "loop", "process")
+    arms = ("inline", "reports", "process")
     kwargs = {"greeting": "hello"}
     found = asyncio.run(
         run(Plan("bench_tasks:greet", [0.01], kwargs, "bench_tasks:app", arms, True, seconds=0.3, rounds=1))
     )
-    assert {arm.arm for arm in found.arms} == {"inline", "loop", "process"}
+    assert {arm.arm for arm in found.arms} == {"inline", "process"}
     assert all(arm.throughput > 0 for arm in found.arms)
     assert "runs only plain ones" in found.errors["reports"]
     assert set(found.errors) == {"reports"}
@@ -119,13 +120,21 @@ def test_a_coroutine_function_with_its_app() -> None:
     [
         ("fail", ("inline", "thread"), r"bench_tasks:fail fails: ValueError: no report \(File .*line 17, in fail\)$"),
         ("end", ("inline",), "bench_tasks:end fails: its process ended with exit code 3"),
-        ("never", ("thread",), r"bench_tasks:never didn't end within 2 s \(thread\)"),
+        ("never", ("thread",), r"bench_tasks:never didn't end within 1 s \(thread\)"),
     ],
 )
 def test_what_cannot_be_measured_is_told(function: str, arms: tuple[str, ...], sentence: str) -> None:
     """A function that fails, ends its process or never ends is one sentence, and soon."""
     with pytest.raises(BenchError, match=sentence):
-        asyncio.run(run(Plan(f"bench_tasks:{function}", arms=arms, patience=2)))
+        asyncio.run(run(Plan(f"bench_tasks:{function}", arms=arms, patience=1)))
+
+
+def test_an_app_that_does_not_start_is_told(tmp_path: Path) -> None:
+    """What keeps the server from starting isn't laid at the function's door."""
+    with (tmp_path / "bench_tasks.py").open("a") as file:
+        file.write("@app.before_serving\nasync def connect(): raise OSError('no database')\n")
+    with pytest.raises(BenchError, match=r"^the server doesn't start: (?s:.*)no database"):
+        asyncio.run(run(Plan("bench_tasks:hold", [0.01], app="bench_tasks:app", arms=("thread",))))
 
 
 def test_a_terminal_shows_how_far_it_is() -> None:
