@@ -17,6 +17,7 @@ from executors.bench.results import Findings
 from executors.bench.run import Plan, run
 from executors.bench.show import show_findings, show_plan, watching
 from executors.bench.target import TargetError, check_arguments, find_app, find_function
+from executors.errors import ExecutorError
 from executors.routing import is_coroutine_function
 
 
@@ -29,9 +30,9 @@ def plan_of(said: Namespace) -> Plan:
     function = find_function(said.target)
     check_arguments(function, said.args, said.kwargs)
     is_coroutine = is_coroutine_function(function)
+    names = ("target", "args", "kwargs", "app", "concurrency", "rate", "seconds", "rounds")
     return Plan(
-        **{name: getattr(said, name) for name in ("target", "args", "kwargs", "app", "concurrency", "rate")},
-        **{name: getattr(said, name) for name in ("seconds", "rounds")},
+        **{name: getattr(said, name) for name in names},
         arms=arms_for(said.backends, find_app(said.app) if said.app else None, is_coroutine=is_coroutine),
         is_coroutine=is_coroutine,
     )
@@ -51,9 +52,9 @@ def write(findings: Findings, json: Path | None, html: Path | None) -> None:
     if json is not None:
         json.write_text(findings.to_json() + "\n")
     if html is not None:
-        from executors.bench import page  # noqa: PLC0415  (few ask for it)
+        from executors.bench.page import write as write_page  # noqa: PLC0415  (few ask for it)
 
-        page.write(findings, html)
+        write_page(findings, html)
 
 
 def main(said: Namespace) -> int:
@@ -69,7 +70,7 @@ def main(said: Namespace) -> int:
         findings = asyncio.run(_until_sigterm(console, plan))
         show_findings(console, findings)
         write(findings, said.json, said.html)
-    except (TargetError, BenchError, OSError) as error:
+    except (TargetError, BenchError, ExecutorError, OSError) as error:
         sys.stderr.write(f"executors bench: {error}\n")
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -84,6 +84,7 @@ def make_app(path: str | None) -> tuple[Quart, QuartExecutor]:
     """Return an app that answers the probe, and its executor."""
     app = find_app(path) if path else Quart("executors.bench")
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.5  # nobody waits for what these calls do
+    app.config["EXECUTOR_MONITOR"] = True
 
     @app.get(PATH)
     async def probed() -> str:
@@ -122,7 +123,7 @@ async def main(parent: Parent) -> None:
     load = Load(**await parent.order())
     function = find_function(load.target)
     app, executor = make_app(load.app)
-    async with serving(app) as port, app.app_context(), LoopMonitor(executor) as monitor, AsyncExitStack() as stack:
+    async with serving(app) as port, app.app_context(), AsyncExitStack() as stack:
         parent.answer({"port": port, "path": PATH})
         driver = Driver(load.concurrency)
         await parent.order()
@@ -133,7 +134,8 @@ async def main(parent: Parent) -> None:
         except Exception as error:  # noqa: BLE001  (it is the arm's, which the user may have written)
             driver.error = describe(error)
         parent.answer(driver.error)
-        await measure(parent, driver, monitor)
+        assert executor.monitor is not None
+        await measure(parent, driver, executor.monitor)
 
 
 if __name__ == "__main__":

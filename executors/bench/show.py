@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 from rich import box
 from rich.console import Console
@@ -19,6 +20,9 @@ COLUMNS = (
     *("calls\n/s", "CPU\ns/s", "CPU ms\n/call"),
 )
 
+WIDE = 100
+"""From so many columns on the table is given room."""
+
 
 @contextmanager
 def watching(console: Console, plan: Plan) -> Iterator[Watch]:
@@ -33,10 +37,11 @@ def watching(console: Console, plan: Plan) -> Iterator[Watch]:
     progress = Progress(
         *columns, *more, console=console, refresh_per_second=4, transient=True, disable=not console.is_terminal
     )
-    bar = progress.add_task("", total=total, completed=-1)
+    bar = progress.add_task("", total=total)
+    measured = count()
 
     def watch(arm: str, number: int) -> None:
-        progress.update(bar, advance=1, description=f"{arm}, round {number} of {plan.rounds}")
+        progress.update(bar, completed=next(measured), description=f"{arm}, round {number} of {plan.rounds}")
 
     with progress:
         yield watch
@@ -44,16 +49,16 @@ def watching(console: Console, plan: Plan) -> Iterator[Watch]:
 
 def show_plan(console: Console, plan: Plan) -> None:
     """Say what is going to be measured."""
-    console.print(
-        f"[bold]{plan.target}[/], {plan.concurrency} calls at a time; {plan.rate:g} requests a second to a Quart app; "
-        f"{plan.rounds} times {plan.seconds:g} s of each: {', '.join(plan.arms)}.",
-        highlight=False,
-    )
+    said = f"{plan.target}, {plan.concurrency} calls at a time; {plan.rate:g} requests a second to a Quart app. "
+    said += f"Arms: {', '.join(plan.arms)}. Rounds: {plan.rounds} of {plan.seconds:g} s."
+    _say(console, said)
 
 
 def show_findings(console: Console, findings: Findings) -> None:
     """Show the table, what failed, what is doubtful, and the advice."""
-    table = Table("", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    padding = (0, 1, 0, 0) if console.width >= WIDE else 0
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=padding)
+    table.add_column("", overflow="fold")
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for arm in findings.arms:
@@ -89,5 +94,5 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _say(console: Console, text: str, style: str) -> None:
+def _say(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, markup=False, highlight=False)
