@@ -23,12 +23,12 @@ def write(folder: Path, record: Mapping[str, Any], reports: Sequence[Report]) ->
 
     Args:
         folder: Where they belong.
-        record: What is written as JSON; its `machine` is told on the page.
+        record: What is written as JSON; its `machine` and `plan` are told on the page.
         reports: What was measured.
     """
     page = folder / f"{NAME}.md"
     prose = (page if page.exists() else PROSE).read_text(encoding="utf-8")
-    parts = _parts(record["machine"], reports, {mark[2] for mark in MARK.finditer(prose)})
+    parts = _parts(record, reports, {mark[2] for mark in MARK.finditer(prose)})
     text = MARK.sub(lambda mark: f"{mark[1]}\n{parts.get(mark[2], 'Not measured.')}\n\n{mark[3]}", prose)
     page.write_text(text, encoding="utf-8")
     (folder / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -36,11 +36,12 @@ def write(folder: Path, record: Mapping[str, Any], reports: Sequence[Report]) ->
         (folder / _file_of(plot.name)).write_text(plot.svg + "\n", encoding="utf-8")
 
 
-def _parts(machine: Mapping[str, str], reports: Sequence[Report], marks: set[str]) -> dict[str, str]:
+def _parts(record: Mapping[str, Any], reports: Sequence[Report], marks: set[str]) -> dict[str, str]:
     """Return what stands at each mark."""
+    plan = ", ".join(f"{name} {value}" for name, value in record["plan"].items())
     results = [result for report in reports for result in report.results]
     parts = {
-        "machine": Sheet("", ("what", "value"), list(machine.items())).in_markdown(),
+        "machine": Sheet("", ("what", "value"), [*record["machine"].items(), ("plan", plan)]).in_markdown(),
         "goals": tables.goals(results).in_markdown(),
         "losses": tables.losses(results).in_markdown(),
         "others": "\n\n".join(_section(report) for report in reports if report.benchmark not in marks),

@@ -27,6 +27,8 @@ TASKS = (1, 4, 16)
 JUDGED = 4
 """With so many tasks under way the goals are to be reached."""
 SECONDS = 5.0
+RATE = 100.0
+"""Requests per second of the client."""
 
 RESPONSIVE = {IDLE: Goal(1.5), QUARTS_THREADS: Goal(0.1)}
 PRODUCTIVE = {PROCESS_POOL: Goal(0.9, at_least=True)}
@@ -50,6 +52,7 @@ def _case(plan: Plan, report: Report, function: str, concurrency: int, what: str
         f"benchmarks.work:{function}",
         arms=tuple(ARMS),
         concurrency=concurrency,
+        rate=RATE,
         seconds=plan.seconds(SECONDS),
         rounds=plan.rounds,
     )

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 MOST_TICKS = 7
+LEAST = 1e-4
+"""Seconds: nobody waits for less."""
+UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
 
@@ -36,24 +39,23 @@ class Axis:
 
 
 def seconds(value: float) -> str:
-    """Write a time with three digits that count and the unit that suits it."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value * 1e6:.3g} µs"
+    """Write a time with three digits that count, in the unit that suits it."""
+    unit, size = next((unit for unit in UNITS if value >= unit[1]), UNITS[-1])
+    found = value / size
+    return f"{found:.0f} {unit}" if found >= 100 else f"{found:.3g} {unit}"
 
 
-def linear(label: str, values: Iterable[float], unit: str = "") -> Axis:
+def linear(label: str, values: Iterable[float]) -> Axis:
     """Make an axis from zero up."""
     most = max(values, default=0) or 1.0
     step = next(step for step in _steps(most / 100, most) if most / step < MOST_TICKS)
     ticks = [step * number for number in range(math.ceil(most / step) + 1)]
-    return Axis(label, [(tick, f"{tick:g}{unit}") for tick in ticks], ticks[0], ticks[-1])
+    return Axis(label, [(tick, f"{tick:g}") for tick in ticks], ticks[0], ticks[-1])
 
 
-def log_seconds(label: str, values: Iterable[float], least: float = 1e-4) -> Axis:
-    """Make a logarithmic axis of times in seconds; what is shorter than `least` stands at its beginning."""
-    found = [max(value, least) for value in values if math.isfinite(value)] or [least]
+def log_seconds(label: str, values: Iterable[float]) -> Axis:
+    """Make a logarithmic axis of times in seconds; what is shorter than `LEAST` stands at its beginning."""
+    found = [max(value, LEAST) for value in values if math.isfinite(value)] or [LEAST]
     steps = _steps(min(found), max(found))
     shown = steps if len(steps) <= MOST_TICKS else [step for step in steps if _is_power_of_ten(step)]
     return Axis(f"{label} (log scale)", [(step, seconds(step)) for step in shown], steps[0], steps[-1], math.log)

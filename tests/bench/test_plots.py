@@ -20,7 +20,8 @@ def numbers_of(axis: Axis) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.00012, "120 µs"), (0.0123, "12.3 ms"), (0.9, "900 ms"), (1.0, "1 s"), (12.34, "12.3 s")]
+    ("value", "text"),
+    [(0.00012, "120 µs"), (0.0123, "12.3 ms"), (0.9, "900 ms"), (0.99961, "1000 ms"), (1.0, "1 s"), (12.34, "12.3 s")],
 )
 def test_times_have_the_unit_that_suits_them(value: float, text: str) -> None:
     """Three digits that count, and no exponents."""
@@ -67,7 +68,7 @@ def test_labels_are_moved_apart_in_order_and_stay_inside() -> None:
 
 def test_a_short_stall_is_seen_at_any_scale() -> None:
     """Of each stretch of time the worst is kept, not the mean."""
-    assert worst([(0.1, 1.0), (0.2, 9.0), (1.9, 2.0)], 1.0) == [(0.5, 9.0), (1.5, 2.0)]
+    assert worst([(0.1, 1.0), (0.2, 9.0), (0.3, 3.0), (1.9, 2.0)], 1.0) == [(0.5, 9.0), (1.5, 2.0)]
 
 
 def test_every_plot_is_well_formed_and_says_what_it_shows() -> None:

@@ -31,7 +31,11 @@ what was there
 <!-- results: unmeasured -->
 <!-- end -->
 """
-RECORD: dict[str, Any] = {"machine": {"Python": "3.13", "CPU": "a|b"}, "results": []}
+RECORD: dict[str, Any] = {
+    "machine": {"Python": "3.13", "CPU": "a|b"},
+    "plan": {"rounds": 7, "scale": 1.0},
+    "results": [],
+}
 
 
 def report(name: str, ours: float = 4.0) -> Report:
@@ -56,9 +60,11 @@ def test_results_are_written_between_their_marks(tmp_path: Path) -> None:
     assert "Prose before." in text
     assert "what was there" not in text
     assert "| CPU | a\\|b |" in text
+    assert "| plan | rounds 7, scale 1.0 |" in text
     trips = text.partition("<!-- results: trips -->")[2].partition("<!-- end -->")[0]
     assert "![All trips](benchmarks-trips-all.svg)" in trips
     assert "| trip | executors | 4 ms |  |  |  |  |  |\n|  | peer | 10 ms | 0.4 × | 0.4 × |" in trips  # noqa: RUF001
+    assert "### trips" not in text
     assert "### memory\n\nWhat memory are.\n\n" in text.partition("<!-- results: others -->")[2]
     assert "Not measured." in text.partition("<!-- results: unmeasured -->")[2]
     assert (tmp_path / "benchmarks-memory-all.svg").read_text() == "<svg/>\n"
