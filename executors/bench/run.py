@@ -92,15 +92,16 @@ async def measure(plan: Plan, arm: str, number: int) -> Measurement:
         except ChildError as error:
             raise BenchError(f"the server doesn't start: {error}") from error
         try:
-            async with _at_most(plan.patience, plan, arm):
-                failure = await server.ask("warm up")
-            if failure is not None:
-                return Measurement(arm, number, error=failure)
-            async with started("executors.bench.probe") as probe, _at_most(plan.seconds + plan.patience, plan, arm):
-                await probe.ask([place["port"], place["path"], CONNECTIONS])
-                await server.ask("begin")
-                probed = await probe.ask([plan.rate, plan.seconds, BOUND])
-                seen = await server.ask("end")
+            async with started("executors.bench.probe") as probe:
+                await probe.ask([place["port"], place["path"], CONNECTIONS])  # before there is any load
+                async with _at_most(plan.patience, plan, arm):
+                    failure = await server.ask("warm up")
+                if failure is not None:
+                    return Measurement(arm, number, error=failure)
+                async with _at_most(plan.seconds + plan.patience, plan, arm):
+                    await server.ask("begin")
+                    probed = await probe.ask([plan.rate, plan.seconds, BOUND])
+                    seen = await server.ask("end")
         except ChildError as error:  # the function has ended it, perhaps
             return Measurement(arm, number, error=str(error))
     return Measurement(arm, number, **probed, **{**seen, "lags": [(at, lag) for at, lag in seen["lags"]]})

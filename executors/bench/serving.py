@@ -10,7 +10,7 @@ def config_for(descriptor: int) -> Config:
     config = Config()
     config.bind = [f"fd://{descriptor}"]
     config.loglevel = "WARNING"
-    config.keep_alive_timeout = 60
+    config.keep_alive_timeout = 3600
     config.keep_alive_max_requests = 10**9
     config.graceful_timeout = 1
     return config
