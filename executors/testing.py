@@ -258,6 +258,10 @@ class BackendContract:
                 with suppress(ConfigurationError):
                     run.submit(form, 1)
                     raise AssertionError(f"{form} was accepted")
+            if not run.backend.supports_resources:
+                with suppress(ConfigurationError):
+                    run.submit(supported[0], 1, resources={"anything": 1})
+                    raise AssertionError("the option resources was accepted, and nobody would heed it")
             if run.backend.requires_pickle:
                 for form in supported:
                     assert isinstance(await run.error_of(run.submit(form, threading.Lock())), SerializationError)

@@ -11,6 +11,7 @@ from executors.context import is_awaitable
 from executors.errors import TaskCancelledError, TaskExitedError
 from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
 from executors.loops import Cancellable, EventLoop
+from executors.options import TaskOptions
 
 _NO_KWARGS: dict[str, Any] = {}
 """Shared by all jobs that have none, and never changed: a queued task takes no more memory than it must."""
@@ -48,9 +49,8 @@ class Job:
         function: The callable, with `args` and `kwargs`.
         is_coroutine: Whether calling it gives a coroutine.
         context: The submitter's context variables, a copy of this job's own.
-        timeout: Seconds that it may run, or None. The executor's affair, for a backend's information.
-        max_concurrency: How many jobs of `key` may run at a time, or None.
-        key: What `max_concurrency` counts by.
+        options: What was said of the task. All but `resources` is the executor's affair, for a backend's information.
+        key: What the option `max_concurrency` counts by.
         claim: Asked as it starts whether it still is to; None if nobody but the executor has a say.
         queued: Whether it takes room in its backend's queue until it starts.
         dispatched: Whether the executor has seen to it: a job is submitted by any thread, and seen to on the loop's.
@@ -76,11 +76,10 @@ class Job:
         "is_coroutine",
         "key",
         "kwargs",
-        "max_concurrency",
+        "options",
         "owner",
         "queued",
         "stop",
-        "timeout",
         "timer",
         "token",
     )
@@ -94,6 +93,7 @@ class Job:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         context: Context,
+        options: TaskOptions,
         is_coroutine: bool,
         queued: bool,
     ) -> None:
@@ -104,10 +104,9 @@ class Job:
         self.args = args
         self.kwargs = kwargs or _NO_KWARGS
         self.context = context
+        self.options = options
         self.is_coroutine = is_coroutine
         self.queued = queued
-        self.timeout: float | None = None
-        self.max_concurrency: int | None = None
         self.key: object = None
         self.claim: Callable[[], bool] | None = None
         self.dispatched = False
@@ -220,6 +219,9 @@ class ExecutorBackend(ABC):
 
     requires_pickle: bool = False
     """Functions, arguments, results and errors travel by pickle."""
+
+    supports_resources: bool = False
+    """It heeds the option `resources` of a job; elsewhere that is refused."""
 
     workers: int | None = None
     """How many jobs it runs at a time; None where nothing bounds them."""

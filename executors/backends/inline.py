@@ -22,6 +22,7 @@ class InlineBackend(ExecutorBackend):
         stand_in = cls()
         stand_in.supports_coroutines = backend.supports_coroutines
         stand_in.supports_functions = backend.supports_functions
+        stand_in.supports_resources = backend.supports_resources
         return stand_in
 
     def submit(self, job: Job) -> None:
