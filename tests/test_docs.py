@@ -25,8 +25,8 @@ import pytest
 import executors
 import executors.backends
 from executors import errors
-from executors.backends import ExecutorBackend, ProcessBackend
-from executors.backends.process import backend, circuit, launcher, members, memory, pickling, pool, segments
+from executors.backends import ExecutorBackend, ProcessBackend, outcomes, pickling
+from executors.backends.process import circuit, launcher, members, memory, pool, segments
 from executors.errors import ConfigurationError, ExecutorError
 from executors.quart.config import settings_of
 from executors.settings import Settings
@@ -235,7 +235,7 @@ def test_the_constants_of_the_process_backend_are_as_told() -> None:
     """The table of what can't be set has the values that the code has."""
     starts = circuit.StartCircuit()
     pauses = [starts.failed(100.0 * number, "") for number in range(20)]
-    sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, backend.INLINE_LIMIT]
+    sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, outcomes.INLINE_LIMIT]
     assert list(table(REFERENCE / "backends.md", "Constant")) == [
         f"{1000 * members.BRISK:g} ms",
         f"{members.MOST_AHEAD} tasks",
