@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from executors.backends.base import ExecutorBackend
 from executors.backends.loop import LoopBackend
-from executors.context import CarriedVariables
 from executors.errors import ConfigurationError
 from executors.settings import Settings
 
@@ -63,5 +62,4 @@ def _process_backend(settings: Settings) -> ExecutorBackend:
         idle_timeout=settings.worker_idle_timeout,
         preload=settings.worker_preload,
         max_payload=settings.max_payload,
-        carried=CarriedVariables(settings.contextvars),
     )

@@ -27,7 +27,7 @@ ROOMS = [
 EXCEPTIONS = {("options", "routing")}
 """A mark is judged by the routing's rules, which a worker that only calls marked functions needn't load before."""
 
-SHARED = ("backlog", "base", "calls", "named", "outcomes", "pickling", "side_thread")
+SHARED = ("backlog", "base", "calls", "job", "named", "outcomes", "pickling", "side_thread")
 """What belongs to no backend of those in `backends`."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
