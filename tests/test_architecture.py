@@ -18,7 +18,18 @@ from executors import backends
 PACKAGE = Path(executors.__file__).parent
 ROOMS = [
     *("errors", "cpus", "loops", "states", "waiting", "context", "events", "options", "handle", "routing", "backends"),
-    *("targets", "admission", "deadlines", "dispatch", "drain", "settings", "equipment", "snapshot", "mapping"),
+    *(
+        "targets",
+        "admission",
+        "deadlines",
+        "dispatch",
+        "drain",
+        "registry",
+        "settings",
+        "equipment",
+        "snapshot",
+        "mapping",
+    ),
     *("submitter", "futures", "executor", "monitor", "instrumentation", "testing", "quart", "bench", "demo", "cli"),
     "__main__",
 ]
