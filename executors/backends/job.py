@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from executors.context import is_awaitable
+from executors.context import is_awaitable, running
 from executors.errors import TaskCancelledError, TaskExitedError
 from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
 from executors.loops import Cancellable, EventLoop
@@ -181,6 +182,24 @@ class Job:
             owner.job_finished(self, state, value, error)
         else:
             owner.loop.post(owner.job_finished, self, state, value, error)
+
+
+def run_here(job: Job) -> None:
+    """Run a job's plain function in the calling thread, from its start to the report of its end. Lets nothing out."""
+    if not job.start():
+        return
+    job.context.run(running.set, job.handle)
+    cpu_began = time.thread_time()
+    try:
+        value: Any = job.context.run(job.function, *job.args, **job.kwargs)
+    except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the thread)
+        job.handle.cpu_time = time.thread_time() - cpu_began
+        job.fail(error)
+    else:
+        job.handle.cpu_time = time.thread_time() - cpu_began
+        job.succeed(value)
+    finally:
+        del job  # an error's traceback leads to this frame, and from the job to the error
 
 
 class Rest:
