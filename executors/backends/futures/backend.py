@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import Any
@@ -224,7 +226,8 @@ class FuturesBackend(ExecutorBackend):
         """Shut an executor down that was made here, and end its processes. Any thread."""
         for pool in self._given_up():
             for process in list((getattr(pool, "_processes", None) or {}).values()):  # 3.14 has `kill_workers`
-                process.kill()
+                if process.is_alive():
+                    os.kill(process.pid, signal.SIGKILL)  # loky's have no `kill`
             pool.shutdown(wait=False)
         self._side_thread.close(wait=False)
 
