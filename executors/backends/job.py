@@ -121,7 +121,7 @@ class Job:
         self.token: Any = None
 
     def start(self) -> bool:
-        """Claim the job before running it. Any thread.
+        """Claim the job before running it; from here on its context says that it is the current task. Any thread.
 
         Returns:
             False if it was cancelled meanwhile: drop it, and report nothing.
@@ -132,6 +132,7 @@ class Job:
                 return False
         if not (self.handle._start() if self.queued else self.handle._start_at_once()):
             return False
+        self.context.run(running.set, self.handle)
         self.owner.job_started(self)
         return True
 
@@ -140,7 +141,6 @@ class Job:
         if not self.start():
             return
         handle = self.handle
-        self.context.run(running.set, handle)
         cpu_began = time.thread_time()
         try:
             value: Any = self.context.run(self.function, *self.args, **self.kwargs)
