@@ -140,15 +140,14 @@ class Job:
         """Run a plain function in the calling thread, from its start to the report of its end. Lets nothing out."""
         if not self.start():
             return
-        handle = self.handle
         cpu_began = time.thread_time()
         try:
             value: Any = self.context.run(self.function, *self.args, **self.kwargs)
         except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the thread)
-            handle.cpu_time = time.thread_time() - cpu_began
+            self.handle.cpu_time = time.thread_time() - cpu_began
             self.fail(error)
         else:
-            handle.cpu_time = time.thread_time() - cpu_began
+            self.handle.cpu_time = time.thread_time() - cpu_began
             self.succeed(value)
         finally:
             del self  # an error's traceback leads to this frame, and from the job to the error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -157,6 +158,19 @@ async def test_a_function_in_a_thread_sees_that_it_is_to_stop() -> None:
         await ended_with(handle)
         assert (handle.state, handle.abandoned) == (CANCELLED, False)
         assert handle.cpu_time is not None
+
+
+async def test_an_error_that_nobody_asks_for_is_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing of the executor's keeps a task's error for longer than its handle is there."""
+    gc.disable()
+    try:
+        async with running(FuturesBackend(lambda: ThreadPoolExecutor(1))) as submitter:
+            submitter.submit(tasks.raise_it, LookupError, "nobody asked")
+            await submitter.run(abs, 1)
+            await anyio.sleep(0)
+            assert caplog.text.count("nobody asked") > 0
+    finally:
+        gc.enable()
 
 
 async def test_when_abandoned_tasks_keep_every_worker() -> None:
