@@ -181,11 +181,12 @@ class ConcurrencyLimits:
 
     def may_go(self, job: Job) -> bool:
         """Count the job as under way and return True, or hold it back."""
-        if job.max_concurrency is None:
+        limit = job.options.max_concurrency
+        if limit is None:
             return True
         key = id(job.key)
         under_way = self._under_way.get(key, 0)
-        if under_way >= job.max_concurrency:
+        if under_way >= limit:
             self._held.setdefault(key, Backlog()).append(job)
             return False
         self._under_way[key] = under_way + 1
@@ -194,7 +195,7 @@ class ConcurrencyLimits:
 
     def forget(self, job: Job) -> bool:
         """Drop a job whose handle has become final if it is held back; return whether it was."""
-        if job.max_concurrency is None or job.counted:
+        if job.options.max_concurrency is None or job.counted:
             return False
         self._held[id(job.key)].forget(job)
         return True

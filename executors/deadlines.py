@@ -41,9 +41,10 @@ class Deadlines:
     def watch(self, job: Job) -> None:
         """Time a job that has started and has a timeout."""
         run_time = job.handle.run_time  # not by the wall clock, which may be set
-        if run_time is None or job.timeout is None or job.handle.done():
+        timeout = job.options.timeout
+        if run_time is None or timeout is None or job.handle.done():
             return
-        job.timer = self._loop.call_later(max(0.0, job.timeout - run_time), self._time_out, job)
+        job.timer = self._loop.call_later(max(0.0, timeout - run_time), self._time_out, job)
 
     def forget(self, job: Job) -> None:
         """The job has ended."""
@@ -64,15 +65,15 @@ class Deadlines:
             self._tell(job)
 
     def _time_out(self, job: Job) -> None:
-        handle = job.handle
-        if handle.done() or job.timeout is None or handle.run_time is None:
+        handle, timeout = job.handle, job.options.timeout
+        if handle.done() or timeout is None or handle.run_time is None:
             return
-        if handle.run_time < job.timeout:  # uvloop's timers may come up to a millisecond early
+        if handle.run_time < timeout:  # uvloop's timers may come up to a millisecond early
             self.watch(job)
             return
         handle.cancel_requested = True
         told = job.stop is not None
-        job.stop = Stop(TIMED_OUT, TaskTimeoutError(handle.name, handle.id, job.timeout))
+        job.stop = Stop(TIMED_OUT, TaskTimeoutError(handle.name, handle.id, timeout))
         if not job.backend.stops_running_tasks:  # its waiters needn't wait for what may never end
             self._settle(job, TIMED_OUT, None, job.stop.error)
         if not told:

@@ -92,12 +92,19 @@ class Dispatcher:
         backend, options = target.backend, target.options
         handle: TaskHandle[Any] = TaskHandle(self, options.name or name_of(call.limited_by), options.tag, backend.name)
         job = Job(
-            self, backend, handle, call.function, call.args, call.kwargs, copy_context(), target.is_coroutine, queued
+            self,
+            backend,
+            handle,
+            call.function,
+            call.args,
+            call.kwargs,
+            copy_context(),
+            options,
+            target.is_coroutine,
+            queued,
         )
-        job.timeout = options.timeout
         job.claim = call.claim
         if options.max_concurrency is not None:
-            job.max_concurrency = options.max_concurrency
             job.key = innermost(call.limited_by)
         self.active[handle.id] = job
         if self.watched is not None:
@@ -122,7 +129,7 @@ class Dispatcher:
         job.dispatched = True
         if self._hooks is not None:
             self._hooks.tell(TaskSubmitted, job.handle)
-        if job.max_concurrency is None or self._limits.may_go(job):
+        if job.options.max_concurrency is None or self._limits.may_go(job):
             self._hand_over(job)
 
     def _hand_over(self, job: Job) -> None:
@@ -137,7 +144,7 @@ class Dispatcher:
         """A backend runs the job now. Any thread."""
         if job.queued:
             self.admission.left_queue(job.handle.backend)
-        if job.timeout is not None or self._hooks is not None:
+        if job.options.timeout is not None or self._hooks is not None:
             self._on_loop(self._watch, job)
 
     def _watch(self, job: Job) -> None:

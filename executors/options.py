@@ -6,13 +6,13 @@ A worker process imports this module with every function that is marked, so it i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from executors.errors import ConfigurationError, InvalidTaskError
 
 if TYPE_CHECKING:
-    from typing import Self, TypedDict, Unpack
+    from typing import Self, TypedDict, TypeGuard, Unpack
 
     class MarkKeywords(TypedDict, total=False):
         """What a mark may say, for type checkers."""
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         timeout: float | None
         name: str | None
         max_concurrency: int | None
+        resources: Mapping[str, float] | None
 
     class CallKeywords(MarkKeywords, total=False):
         """What a call's options may say, for type checkers."""
@@ -33,17 +34,21 @@ MARK = "__executors_mark__"
 """The attribute of a marked function. It holds the pair of its options and whether it is a coroutine function."""
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number that fits a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def positive_seconds(value: object, what: str, *, zero: bool = False) -> float:
     """Check a duration in seconds.
 
     Raises:
         ConfigurationError: It is not a finite number above zero (or, with `zero`, not below it).
     """
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if not fine or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
+    if not _is_number(value) or value < 0 or (value == 0 and not zero):
         bound = "of at least 0" if zero else "above 0"
         raise ConfigurationError(f"{what} is {value!r}, and must be a finite number of seconds {bound}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def whole_number(value: object, what: str, *, least: int) -> int:
@@ -68,6 +73,23 @@ def some_text(value: object, what: str) -> str:
     return value
 
 
+def _amounts(value: object, what: str) -> tuple[tuple[str, float], ...]:
+    """Check amounts by name, given as a mapping or as pairs, and return pairs in the order of the names.
+
+    Raises:
+        ConfigurationError: It is neither, or an amount isn't a number above zero.
+    """
+    try:
+        amounts = dict(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{what} is {value!r}, and must map names to amounts, as in {{'gpu': 1}}") from None
+    for name, amount in amounts.items():
+        some_text(name, f"a name in {what}")
+        if not _is_number(amount) or amount <= 0:
+            raise ConfigurationError(f"{what} has {amount!r} of {name!r}, and must have a finite number above 0")
+    return tuple(sorted(amounts.items()))
+
+
 class TaskOptions:
     """How a task is to be run. Immutable; None means "not said".
 
@@ -76,17 +98,20 @@ class TaskOptions:
         timeout: Seconds from the task's start until it is stopped.
         name: What to call it in handles, reports and logs; the function's qualified name if not said.
         max_concurrency: How many tasks of the function one executor runs at a time.
+        resources: What of its backend's resources a running task takes, as ``{"gpu": 1}``; kept as pairs. For a backend
+            that `supports_resources`.
 
     Raises:
         ConfigurationError: A value can't be used.
     """
 
-    __slots__ = ("max_concurrency", "name", "tag", "timeout")
+    __slots__ = ("max_concurrency", "name", "resources", "tag", "timeout")
 
     tag: str | None
     timeout: float | None
     name: str | None
     max_concurrency: int | None
+    resources: tuple[tuple[str, float], ...] | None
 
     def __init__(
         self,
@@ -95,6 +120,7 @@ class TaskOptions:
         timeout: float | None = None,
         name: str | None = None,
         max_concurrency: int | None = None,
+        resources: Mapping[str, float] | tuple[tuple[str, float], ...] | None = None,
     ) -> None:
         for key, text in (("tag", tag), ("name", name)):
             if text is not None:
@@ -103,7 +129,15 @@ class TaskOptions:
             timeout = positive_seconds(timeout, "the option timeout")
         if max_concurrency is not None:
             whole_number(max_concurrency, "the option max_concurrency", least=1)
-        values = {"tag": tag, "timeout": timeout, "name": name, "max_concurrency": max_concurrency}
+        if resources is not None:
+            resources = _amounts(resources, "the option resources")
+        values = {
+            "tag": tag,
+            "timeout": timeout,
+            "name": name,
+            "max_concurrency": max_concurrency,
+            "resources": resources,
+        }
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
@@ -172,7 +206,7 @@ def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
 
     Args:
         tag: A tag that the executor maps to a backend.
-        options: ``timeout``, ``name``, ``max_concurrency``; see `TaskOptions`.
+        options: ``timeout``, ``name``, ``max_concurrency``, ``resources``; see `TaskOptions`.
 
     Raises:
         ConfigurationError: An option is unknown or can't be used.

@@ -32,8 +32,8 @@ class Submitter:
         ``executor.options(tag="cpu", timeout=5, name="thumb").submit(fn, x)``
 
         Args:
-            options: ``tag``, ``timeout``, ``name``, ``max_concurrency``; see `TaskOptions`. They go before what
-                the function was marked with.
+            options: ``tag``, ``timeout``, ``name``, ``max_concurrency``, ``resources``; see `TaskOptions`. They go
+                before what the function was marked with.
 
         Raises:
             ConfigurationError: An option is unknown or can't be used.

@@ -136,4 +136,10 @@ class Targets:
                 f"{name_of(function)} is a {kind} function, and the backend {found.backend!r} that it would go to "
                 f"runs only {other} ones"
             )
+        if found.options.resources and not backend.supports_resources:
+            asked = ", ".join(f"{amount:g} {name}" for name, amount in found.options.resources)
+            raise ConfigurationError(
+                f"{name_of(function)} asks for resources ({asked}), and the backend {found.backend!r} that it would go "
+                "to has none to give: map its tag to a backend that has (a Dask cluster), or leave the option out"
+            )
         return Target(backend, found.options, found.is_coroutine, said, mark)

@@ -18,7 +18,18 @@ from executors import backends
 PACKAGE = Path(executors.__file__).parent
 ROOMS = [
     *("errors", "cpus", "loops", "states", "waiting", "context", "events", "options", "handle", "routing", "backends"),
-    *("targets", "admission", "deadlines", "dispatch", "drain", "settings", "equipment", "snapshot", "mapping"),
+    *(
+        "targets",
+        "admission",
+        "deadlines",
+        "dispatch",
+        "drain",
+        "registry",
+        "settings",
+        "equipment",
+        "snapshot",
+        "mapping",
+    ),
     *("submitter", "futures", "executor", "monitor", "instrumentation", "testing", "quart", "bench", "demo", "cli"),
     "__main__",
 ]
@@ -26,6 +37,9 @@ ROOMS = [
 
 EXCEPTIONS = {("options", "routing")}
 """A mark is judged by the routing's rules, which a worker that only calls marked functions needn't load before."""
+
+SHARED = ("backlog", "base", "calls", "job", "named", "outcomes", "pickling", "side_thread")
+"""What belongs to no backend of those in `backends`."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 OPTIONAL = {
@@ -93,9 +107,9 @@ def test_imports_go_up_the_table(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "backends" in path.parts], ids=name_of)
 def test_backends_know_neither_the_executor_nor_each_other(path: Path) -> None:
-    """A backend imports the interface, the backlog and itself, of all that belongs to backends."""
+    """A backend imports what all of them share, and itself, of all that belongs to backends."""
     own = ".".join(name_of(path).split(".")[:3])
-    shared = {"executors.backends", "executors.backends.base", "executors.backends.backlog"}
+    shared = {"executors.backends", *(f"executors.backends.{name}" for name in SHARED)}
     for name in imported_by(path):
         if name.startswith("executors.backends"):
             assert name in shared or name.startswith(own), f"{path.name} imports {name}"

@@ -441,6 +441,8 @@ async def test_tags_that_lead_nowhere_are_refused() -> None:
             executor.options(tag="slow").submit(double, 1)
         with pytest.raises(ConfigurationError, match="plain function, and the backend 'loop'"):
             executor.options(tag="quick").submit(plain_double, 1)
+        with pytest.raises(ConfigurationError, match=r"resources \(1 gpu\), and the backend 'loop'"):
+            executor.options(resources={"gpu": 1}).submit(double, 1)
         with pytest.raises(ConfigurationError, match="turned off"):
             executor.submit(cpu_bound(lambda: None))
         with pytest.raises(ConfigurationError, match="no backend 'other'; there are loop, thread"):

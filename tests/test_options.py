@@ -42,6 +42,38 @@ def test_bad_text_is_refused(option: str, value: Any) -> None:
         TaskOptions.checked({option: value})
 
 
+BAD_RESOURCES: list[Any] = [
+    "gpu",
+    1,
+    ("gpu", 1),
+    {"gpu": 0},
+    {"gpu": -1},
+    {"gpu": "1"},
+    {"gpu": math.inf},
+    {"": 1},
+    {5: 1},
+]
+
+
+@pytest.mark.parametrize("value", BAD_RESOURCES, ids=str)
+def test_bad_resources_are_refused(value: Any) -> None:
+    """Resources that don't map names to amounts above zero are refused, by name and value."""
+    with pytest.raises(ConfigurationError, match="resources"):
+        TaskOptions(resources=value)
+
+
+def test_resources_are_a_value() -> None:
+    """Resources are kept apart from what they were made of, compare by content, and go to a call that says none."""
+    said = {"memory": 2.5, "gpu": 1}
+    options = TaskOptions(resources=said)
+    del said["gpu"]
+    assert options.resources == (("gpu", 1), ("memory", 2.5))
+    assert pickle.loads(pickle.dumps(options)) == options == TaskOptions(resources={"gpu": 1, "memory": 2.5})
+    assert hash(options) == hash(TaskOptions(resources={"gpu": 1, "memory": 2.5}))
+    assert TaskOptions(name="n").over(options).resources == options.resources
+    assert TaskOptions(resources={}).over(options).resources == ()
+
+
 def test_message_names_the_value() -> None:
     """The message tells what was given and what would do."""
     with pytest.raises(ConfigurationError, match=r"-3.*above 0"):

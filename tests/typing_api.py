@@ -58,7 +58,7 @@ def read(path: str) -> str:
     return path
 
 
-@task("reports", timeout=5)
+@task("reports", timeout=5, resources={"gpu": 1})
 def report(number: int) -> int:
     return number
 
@@ -132,6 +132,7 @@ async def options(executor: Executor) -> None:
     await later.run(report, numbers=1)  # wrong
     executor.options(timeout="soon")  # wrong
     executor.options(retries=3)  # wrong
+    executor.options(resources="gpu")  # wrong
 
 
 async def map_items(executor: Executor) -> None:

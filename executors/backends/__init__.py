@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from executors.backends.base import ExecutorBackend, Job
+    from executors.backends.futures import FuturesBackend
     from executors.backends.inline import InlineBackend
     from executors.backends.loop import LoopBackend
     from executors.backends.process import ProcessBackend
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "ExecutorBackend": "base",
+    "FuturesBackend": "futures",
     "InlineBackend": "inline",
     "Job": "base",
     "LoopBackend": "loop",
@@ -21,7 +23,15 @@ _MODULE_OF = {
     "ThreadBackend": "thread",
 }
 
-__all__ = ["ExecutorBackend", "InlineBackend", "Job", "LoopBackend", "ProcessBackend", "ThreadBackend"]
+__all__ = [
+    "ExecutorBackend",
+    "FuturesBackend",
+    "InlineBackend",
+    "Job",
+    "LoopBackend",
+    "ProcessBackend",
+    "ThreadBackend",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from executors.backends.base import ExecutorBackend, Job
-from executors.context import running
 
 
 class InlineBackend(ExecutorBackend):
@@ -22,13 +21,13 @@ class InlineBackend(ExecutorBackend):
         stand_in = cls()
         stand_in.supports_coroutines = backend.supports_coroutines
         stand_in.supports_functions = backend.supports_functions
+        stand_in.supports_resources = backend.supports_resources
         return stand_in
 
     def submit(self, job: Job) -> None:
         """Run the function here and now."""
         if not job.start():
             return
-        job.context.run(running.set, job.handle)
         try:
             value = job.context.run(job.function, *job.args, **job.kwargs)
         except BaseException as error:  # noqa: BLE001  (a task's SystemExit must not end the server)

@@ -6,7 +6,6 @@ import traceback
 
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job, Rest
-from executors.context import running
 from executors.handle import SUCCEEDED
 from executors.loops import EventLoop
 from executors.options import whole_number
@@ -27,9 +26,13 @@ class LoopBackend(ExecutorBackend):
         if max_running is not None:
             whole_number(max_running, "max_running", least=1)
         self.workers = max_running
-        self.starts_at_once = max_running is None
         self._running: set[Job] = set()  # kept where they are bounded only
         self._backlog = Backlog()
+
+    @property
+    def starts_at_once(self) -> bool:  # type: ignore[override]
+        """Where nothing bounds them, jobs don't wait."""
+        return self.workers is None
 
     def start(self, loop: EventLoop) -> None:
         """Bind to the loop."""
@@ -52,7 +55,6 @@ class LoopBackend(ExecutorBackend):
 
     async def _run(self, job: Job) -> None:
         job.entered = True
-        running.set(job.handle)
         try:
             value = await job.function(*job.args, **job.kwargs)
         except self._loop.cancelled_error:

@@ -16,12 +16,11 @@ from typing import NamedTuple
 from executors.backends.base import Job
 from executors.backends.inline import InlineBackend
 from executors.backends.loop import LoopBackend
-from executors.backends.thread import run_in_thread
 from executors.monitor.report import BlameKind
 
-TASK_ENTRIES = frozenset({LoopBackend._run.__code__, InlineBackend.submit.__code__, run_in_thread.__code__})
-"""What calls a task's function, with the job in its local variable `job`, and in threads its start by the thread's CPU
-clock in `cpu_began`."""
+TASK_ENTRIES = {LoopBackend._run.__code__: "job", InlineBackend.submit.__code__: "job", Job.run.__code__: "self"}
+"""What calls a task's function, and the local variable that has its job. In threads what their CPU clock showed then is
+in `cpu_began`."""
 
 MACHINERY = frozenset({"asyncio", "anyio", "concurrent", "executors", "selectors", "threading", "trio", "uvloop"})
 """Packages that run others' code, and are nobody's reason for it."""
@@ -119,9 +118,11 @@ def stack_of(frame: FrameType) -> Stack:
     inner: FrameType | None = frame
     while inner is not None:
         code = inner.f_code
-        known = inner.f_locals if code in TASK_ENTRIES else {}
-        module = inner.f_globals.get("__name__", "?")
-        spots.append(Spot(code, inner.f_lasti, module, known.get("job"), known.get("cpu_began", math.inf)))
+        job, began = None, math.inf
+        if code in TASK_ENTRIES:
+            known = inner.f_locals
+            job, began = known.get(TASK_ENTRIES[code]), known.get("cpu_began", math.inf)
+        spots.append(Spot(code, inner.f_lasti, inner.f_globals.get("__name__", "?"), job, began))
         inner = inner.f_back
     return Stack(spots, position)
 

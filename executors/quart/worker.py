@@ -16,7 +16,7 @@ from executors.routing import is_coroutine_function
 if TYPE_CHECKING:
     from quart import Quart
 
-    from executors.backends.process.worker import Worker
+    from executors.backends.calls import Caller
 
 SETUP = "executors.quart.worker:setup"
 KEY = "EXECUTOR_WORKER_APP"
@@ -34,7 +34,7 @@ def find_app(app: Quart) -> str | None:
     return None
 
 
-def setup(worker: Worker, path: str | None, name: str, needed: bool) -> Dress:
+def setup(worker: Caller, path: str | None, name: str, needed: bool) -> Dress:
     """Get a worker ready for an app's tasks, and return what wraps each task's function. Called once.
 
     Args:
@@ -73,7 +73,7 @@ def setup(worker: Worker, path: str | None, name: str, needed: bool) -> Dress:
     return dress
 
 
-def import_app(worker: Worker, path: str) -> Quart:
+def import_app(worker: Caller, path: str) -> Quart:
     """Import the app, or call what makes it. Raises as `setup`."""
     from quart import Quart  # noqa: PLC0415  (a worker without an app needs none)
 

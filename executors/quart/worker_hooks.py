@@ -14,7 +14,7 @@ from executors.quart.worker import app_not_found
 if TYPE_CHECKING:
     from quart import Quart
 
-    from executors.backends.process.worker import Worker
+    from executors.backends.calls import Caller
 
 logger = logging.getLogger("executors")
 
@@ -38,7 +38,7 @@ class ExecutorWithWorkerHooks(Executor):
         self._warning = None
         super().start()
         for backend in self._backends.values():
-            if self._worker_exit and backend.requires_pickle:
+            if self._worker_exit and not backend.supports_context and not backend.is_remote:
                 backend.patience = max(backend.patience, LONGEST_EXIT)
 
     def worker_init(self, function: F) -> F:
@@ -96,7 +96,7 @@ class ExecutorWithWorkerHooks(Executor):
     def _has_worker_hooks(self) -> bool:
         return bool(self._worker_init or self._worker_exit)
 
-    def _hook_worker(self, worker: Worker, dress: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    def _hook_worker(self, worker: Caller, dress: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """In a worker: have it call the functions, with the app's context around each."""
         worker.at_start += map(dress, self._worker_init)
         worker.at_end += map(dress, self._worker_exit)

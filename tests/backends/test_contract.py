@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import loky
 import pytest
 
-from executors.backends import InlineBackend, LoopBackend, ProcessBackend, ThreadBackend
+from executors.backends import FuturesBackend, InlineBackend, LoopBackend, ProcessBackend, ThreadBackend
 from executors.testing import BackendContract
 
 pytestmark = pytest.mark.anyio
+
+ASYNCIO = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+ASYNCIO_AND_TRIO = pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
 
 
 class TestLoopBackend(BackendContract):
@@ -45,3 +52,29 @@ class TestInlineBackend(BackendContract):
 
     def make_backend(self):
         return InlineBackend()
+
+
+class TestThreadPoolExecutor(BackendContract):
+    """The standard library's threads, made anew for each run."""
+
+    def make_backend(self):
+        return FuturesBackend(lambda: ThreadPoolExecutor(2))
+
+
+@pytest.mark.usefixtures("process_pools")
+@ASYNCIO_AND_TRIO
+class TestProcessPoolExecutor(BackendContract):
+    """The standard library's processes."""
+
+    def make_backend(self):
+        context = multiprocessing.get_context("forkserver")
+        return FuturesBackend(lambda: ProcessPoolExecutor(2, mp_context=context))
+
+
+@pytest.mark.usefixtures("process_pools")
+@ASYNCIO
+class TestLokyExecutor(BackendContract):
+    """loky's processes."""
+
+    def make_backend(self):
+        return FuturesBackend(lambda: loky.ProcessPoolExecutor(2))

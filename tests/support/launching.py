@@ -49,7 +49,7 @@ def setup(function: Callable[..., Any], *args: Any, **changes: Any) -> dict[str,
 
 def send(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     """Have a worker call a function; return the channel."""
-    from executors.backends.process import pickling  # noqa: PLC0415  (workers import this module, and need no more)
+    from executors.backends import pickling  # noqa: PLC0415  (workers import this module, and need no more)
     from executors.backends.process.channel import BlockingChannel  # noqa: PLC0415
     from executors.backends.process.frames import Kind, frame  # noqa: PLC0415
 

@@ -8,25 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from executors.backends import pickling
 from executors.backends.base import ExecutorBackend, Job
-from executors.backends.process import logs, pickling
-from executors.backends.process.frames import HEADER, MESSAGE_SIZE, Buffer, Kind, frame
+from executors.backends.outcomes import INLINE_LIMIT, report
+from executors.backends.pickling import Buffer
+from executors.backends.process import logs
+from executors.backends.process.frames import HEADER, MESSAGE_SIZE, Kind, frame
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.members import Payload
 from executors.backends.process.memory import shared_limit
 from executors.backends.process.pool import Pool
 from executors.backends.process.recycling import Recycling
-from executors.backends.process.side_thread import SideThread
 from executors.backends.process.small_calls import SmallCalls
 from executors.backends.process.worker import MAIN_NAME
+from executors.backends.side_thread import SideThread
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
 from executors.loops import EventLoop
 from executors.options import whole_number
-
-INLINE_LIMIT = 256 * 1024
-"""Payloads of up to so many bytes are pickled and unpickled on the loop's thread; larger ones beside it."""
-
 
 LARGEST_BODY = MESSAGE_SIZE - HEADER.size
 """The largest pickle that goes in one message."""
@@ -51,7 +50,9 @@ class ProcessBackend(ExecutorBackend):
 
     supports_coroutines = True
     stops_running_tasks = True
+    supports_context = False
     requires_pickle = True
+    survives_worker_loss = True
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class ProcessBackend(ExecutorBackend):
         )
         self._preload = preload
         self._max_payload = max_payload
-        self._carried = carried or CarriedVariables()
+        self.carried = carried
         self.setup = setup
 
     def start(self, loop: EventLoop) -> None:
@@ -145,7 +146,7 @@ class ProcessBackend(ExecutorBackend):
     def _dump(self, job: Job, limit: int) -> bytes | Payload:
         """Pickle a call, as a frame or, if it is too large for a message, a payload."""
         handle = job.handle
-        variables = self._carried.capture(job.context)
+        variables = {} if self.carried is None else self.carried.capture(job.context)
         if not job.kwargs and not variables:
             small = self._small_calls.dump(handle.name, job.function, job.args)
             if small is not None and len(small) <= self._max_payload:
@@ -180,10 +181,11 @@ class ProcessBackend(ExecutorBackend):
             self._queue(job, token)
 
     def _answered(self, job: Job, kind: int, parts: Sequence[Buffer], pid: int) -> None:
+        where = f"worker process {pid}"
         if len(parts[0]) <= INLINE_LIMIT:
-            _report(job, kind, parts, pid)
+            report(job, kind, parts, where)
         else:
-            self._pickler.call(lambda: _report(job, kind, parts, pid), lambda _, __: None)
+            self._pickler.call(lambda: report(job, kind, parts, where), lambda _, __: None)
 
     def cancel(self, job: Job) -> None:
         """Forget a queued job; kill the worker of a running one, with its process group."""
@@ -202,26 +204,6 @@ class ProcessBackend(ExecutorBackend):
         """Kill and reap every worker, now. Any thread."""
         self._pool.kill()
         self._pickler.close(wait=False)
-
-
-def _report(job: Job, kind: int, parts: Sequence[Buffer], pid: int) -> None:
-    """Decode what came of a job, and report it. Any thread. Decoding runs the user's code."""
-    name = job.handle.name
-    try:
-        if kind == Kind.VALUE:
-            value = (pickling.loads if len(parts[0]) <= INLINE_LIMIT else pickling.loads_in_thread)(parts)
-        elif kind == Kind.ERROR:
-            error = pickling.load_error(parts[0], f"worker process {pid}")
-        else:
-            error = SerializationError(f"task {name!r}: {bytes(parts[0]).decode(errors='replace')}")
-    except BaseException as problem:  # noqa: BLE001  (it fails this task, whatever it is)
-        error = SerializationError(f"what came of task {name!r} can't be unpickled here: {pickling.describe(problem)}")
-        error.__cause__ = problem
-    else:
-        if kind == Kind.VALUE:
-            job.succeed(value)
-            return
-    job.fail(error)
 
 
 def main_script() -> dict[str, str] | None:

@@ -13,7 +13,8 @@ TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from executors.backends.process.frames import Buffer, Frame
+    from executors.backends.pickling import Buffer
+    from executors.backends.process.frames import Frame
     from executors.loops import EventLoop
 
 _MOST_AT_ONCE = 8

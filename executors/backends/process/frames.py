@@ -13,11 +13,14 @@ import socket
 import struct
 from collections import deque
 
+from executors.backends.calls import Outcome
+
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Buffer = bytes | bytearray | memoryview
+    from executors.backends.pickling import Buffer
+
 Frame = tuple[int, int, float, bytes | bytearray]
 """What is received: kind, task id, CPU seconds, body."""
 
@@ -43,10 +46,9 @@ class Kind(enum.IntEnum):
     READY = 4
     NOT_READY = 5
     """The worker can't start; the body says why, in UTF-8."""
-    VALUE = 6
-    ERROR = 7
-    UNSENDABLE = 8
-    """What came of the task can't be sent; the body says why, in UTF-8."""
+    VALUE = int(Outcome.VALUE)
+    ERROR = int(Outcome.ERROR)
+    UNSENDABLE = int(Outcome.UNSENDABLE)
     LOG = 9
     FREED = 10
     """The sender needs these shared segments of the receiver's no more."""

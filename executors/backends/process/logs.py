@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from executors.backends.process.frames import Buffer
-    from executors.backends.process.worker import RunningJob
+    from executors.backends.calls import RunningJob
+    from executors.backends.pickling import Buffer
 
 _MOST_PENDING = 1000
 

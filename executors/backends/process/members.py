@@ -15,12 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from executors.backends.base import Job
+from executors.backends.pickling import Buffer
 from executors.backends.process.channel import LoopChannel
-from executors.backends.process.frames import MESSAGE_SIZE, Buffer, Frame, Kind, frame
+from executors.backends.process.frames import MESSAGE_SIZE, Frame, Kind, frame
 from executors.backends.process.launched import ExitWatch, Launched
 from executors.backends.process.parcels import Parcels
 from executors.backends.process.recycling import Recycling
-from executors.backends.process.side_thread import SideThread
+from executors.backends.side_thread import SideThread
 from executors.loops import Cancellable, EventLoop
 
 if TYPE_CHECKING:

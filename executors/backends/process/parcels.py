@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Sequence
 
-    from executors.backends.process.frames import Buffer
+    from executors.backends.pickling import Buffer
 
     Wrapped = tuple[Sequence[Buffer], Sequence[int]]
 
@@ -40,7 +40,7 @@ class Parcels:
         self._leases = Leases()
         self._leased: set[int] = set()
 
-    def wrap(self, kind: Kind, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Wrapped:
+    def wrap(self, kind: int, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Wrapped:
         """Make a frame of a payload, copying a large one into a segment. Any thread, one at a time.
 
         Returns:

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 
 from executors.backends.backlog import Backlog
 from executors.backends.base import Job
+from executors.backends.pickling import Buffer
 from executors.backends.process import logs
-from executors.backends.process.frames import ABOUT_SEGMENTS, Buffer, Frame, Kind, frame
+from executors.backends.process.frames import ABOUT_SEGMENTS, Frame, Kind, frame
 from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.members import BRISK, Member
 from executors.backends.process.recycling import Recycling
-from executors.backends.process.side_thread import SideThread
 from executors.backends.process.starter import Starter
+from executors.backends.side_thread import SideThread
 from executors.errors import WorkerLostError
 from executors.loops import Cancellable, EventLoop, Waiter, guarded
 

@@ -8,24 +8,18 @@ from __future__ import annotations
 import pickle
 from types import FunctionType
 
+from executors.backends.pickling import is_small
+
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from executors.backends.process.frames import Buffer
+    from executors.backends.pickling import Buffer
 
-_ATOMS = frozenset({int, float, bool, type(None), complex})
-_SMALL = 1000
 _FEW = 100
 _MOST_FUNCTIONS = 1000
 _LENGTH_SIZE = 4
-
-
-def is_small(value: Any) -> bool:
-    """Whether a value is of a plain type, and its pickle takes no watching over its size."""
-    kind = type(value)
-    return kind in _ATOMS or ((kind is str or kind is bytes) and len(value) < _SMALL)
 
 
 class SmallCalls:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from executors.backends.process.circuit import StartCircuit
 from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher, StartError
-from executors.backends.process.side_thread import SideThread
+from executors.backends.side_thread import SideThread
 from executors.loops import Cancellable, EventLoop
 
 logger = logging.getLogger("executors")

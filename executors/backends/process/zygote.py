@@ -21,12 +21,12 @@ from contextlib import suppress
 from mmap import mmap
 
 import executors
+from executors.backends.pickling import describe
 from executors.backends.process import sharing, signals
 from executors.backends.process.channel import BlockingChannel
 from executors.backends.process.control import Control, Order
 from executors.backends.process.frames import Kind, frame
 from executors.backends.process.logs import Outbox, handlers_kept
-from executors.backends.process.pickling import describe
 from executors.backends.process.worker import Worker
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -112,7 +112,7 @@ def _role(control: Control) -> tuple[Worker, Connection] | None:
     try:
         worker = Worker(config)
         if config["preload"] or connection is not None:
-            worker.set_up()
+            worker.get_ready()
         if connection is not None:
             worker.begin()
     except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
@@ -207,7 +207,7 @@ class Zygote:
         """Get this process, which is a worker now, ready for jobs, and tell whether that went well."""
         try:
             if not self._preload:
-                self._worker.set_up()
+                self._worker.get_ready()
             self._worker.begin()
         except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
             _tell_failure(log, error)

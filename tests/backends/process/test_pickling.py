@@ -13,7 +13,7 @@ import worker_tasks as tasks
 from pool_tasks import Block
 
 from executors import Executor, SerializationError
-from executors.backends.process import pickling
+from executors.backends import pickling
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executors import Executor, SerializationError
-from executors.backends.process.small_calls import SmallCalls, is_small
+from executors.backends.pickling import is_small
+from executors.backends.process.small_calls import SmallCalls
 
 ATOMS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 

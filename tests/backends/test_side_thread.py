@@ -7,7 +7,7 @@ import threading
 import anyio
 import pytest
 
-from executors.backends.process.side_thread import SideThread
+from executors.backends.side_thread import SideThread
 from executors.loops import running_loop
 
 pytestmark = pytest.mark.anyio

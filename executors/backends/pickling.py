@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 import pickle
 
-from executors.backends.process.named import ByName
-from executors.backends.process.small_calls import is_small
+from executors.backends.named import ByName
 from executors.errors import SerializationError
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from executors.backends.process.frames import Buffer
+Buffer = bytes | bytearray | memoryview
 
 MAIN_NAMES = ("__main__", "__mp_main__")
 """What the parent's main script may be called there; the second in a process that `multiprocessing` spawned."""
@@ -181,7 +180,7 @@ def dump_call(
     kwargs: dict[str, Any],
     variables: dict[str, Any],
     limit: int,
-    buffers: list[memoryview],
+    buffers: list[memoryview] | None,
     *,
     main_is_importable: bool,
 ) -> tuple[bytes, bool]:
@@ -192,7 +191,7 @@ def dump_call(
         function: What is called, with `args` and `kwargs`.
         variables: Context variables that go along.
         limit: How many bytes may come of it, apart from the buffers.
-        buffers: Takes the large buffers that are left out.
+        buffers: Takes the large buffers that are left out; None if none are to be.
         main_is_importable: Whether a worker can import the main script.
 
     Returns:
@@ -234,6 +233,16 @@ def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
 def load_call(parts: Sequence[Buffer]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]:
     """Unpickle what `dump_call` made, with the buffers that it left out, in the worker. May raise anything."""
     return loads(parts)  # type: ignore[no-any-return]
+
+
+_ATOMS = frozenset({int, float, bool, type(None), complex})
+_SMALL = 1000
+
+
+def is_small(value: Any) -> bool:
+    """Whether a value is of a plain type, and its pickle takes no watching over its size."""
+    kind = type(value)
+    return kind in _ATOMS or ((kind is str or kind is bytes) and len(value) < _SMALL)
 
 
 def dump_value(value: Any, limit: int, buffers: list[memoryview]) -> bytes:
