@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from executors.bench.results import IDLE, INLINE, PROCESS, THREAD, Summary
 
 HARMLESS_FACTOR, HARMLESS_SECONDS = 1.5, 0.005
-"""An arm does no harm if its 99th percentile over HTTP is at most so many times the idle server's, and so much more: each
-in its best round, as harm is in every round, and what else the machine does isn't."""
+"""An arm does no harm if its 99th percentile over HTTP is at most so many times the idle server's, and so much more.
+
+Each is taken from its best round: harm is in every round, and what else the machine does isn't."""
 
 NEARLY_AS_MUCH = 2 / 3
 """A plainer arm is preferred if it has at least this share of the best throughput."""
