@@ -5,22 +5,21 @@ from __future__ import annotations
 from executors.monitor.report import Blame
 
 WORST = 0.05
-"""Seconds that code on the loop's thread holds it up for at once, from which on it is worth a word."""
+"""Seconds that it is held up for at once, from which on that is worth a word."""
 
-TOTAL = 0.1
-"""Seconds that code in threads has delayed it for in all, from which on it is worth a word."""
+CPU = 0.25
+"""CPU seconds of a task's run in a thread, from which on it is better off in a worker process."""
 
 
 def advise(blame: Blame) -> str | None:
     """Return what to do about it; None while it is little."""
-    in_thread = blame.kind == "thread" or (blame.kind == "other" and blame.worst < WORST)
-    if blame.total < TOTAL if in_thread else blame.worst < WORST:
+    if blame.cpu < CPU if blame.kind == "thread" else blame.worst < WORST:
         return None
     did, todo = ("computed", _COMPUTED) if blame.cpu > blame.total / 2 else ("blocked", _BLOCKED)
     worst, where = seconds(blame.worst), "in `{}` ({}".format(*(blame.where or "").rsplit(" (", 1))
     match blame.kind:
         case "thread":
-            how = f"computed on a thread and delayed the loop by up to {worst}, {seconds(blame.total)} in all"
+            how = f"computed for {seconds(blame.cpu)} on a thread and delayed the loop by up to {worst}"
         case "other":
             how = f"is no task of the executor, {did} and delayed the loop by up to {worst}, {where}"
         case _ if did == "computed":

@@ -61,10 +61,18 @@ class Reading(NamedTuple):
 
 @dataclass
 class Charge:
-    """What one delay is charged with under one name."""
+    """What one delay is charged with under one name.
+
+    Attributes:
+        seconds: Of the delay.
+        cpu: CPU seconds used in it.
+        run: CPU seconds that a task in a thread has used since it began.
+        places: Where, and for how many of the seconds.
+    """
 
     seconds: float = 0.0
     cpu: float = 0.0
+    run: float = 0.0
     places: dict[Place, float] = field(default_factory=dict)
 
     def add(self, place: Place, seconds: float, cpu: float) -> None:
@@ -131,4 +139,6 @@ def _charge_threads(
     for number, cpu in used.items():
         seen = after.threads.get(number) or before.threads.get(number)
         if seen is not None and cpu > 0:
-            charges[seen.kind, seen.name].add(seen.place, seconds * cpu / total, min(cpu, seconds))
+            charged = charges[seen.kind, seen.name]
+            charged.add(seen.place, seconds * cpu / total, min(cpu, seconds))
+            charged.run = max(charged.run, after.cpu.threads[number] - seen.began)

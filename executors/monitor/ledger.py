@@ -20,6 +20,7 @@ class _Account:
     total: float = 0.0
     worst: float = 0.0
     cpu: float = 0.0
+    run: float = 0.0
     places: dict[Place, float] = field(default_factory=dict)
 
     def add(self, charge: Charge) -> None:
@@ -27,6 +28,7 @@ class _Account:
         self.total += charge.seconds
         self.worst = max(self.worst, charge.seconds)
         self.cpu += charge.cpu
+        self.run = max(self.run, charge.run)
         for place, seconds in charge.places.items():
             if place in self.places or len(self.places) < MOST_NAMES:
                 self.places[place] = self.places.get(place, 0.0) + seconds
@@ -63,4 +65,5 @@ class Ledger:
 
 def _blame(key: Key, account: _Account) -> Blame:
     kind, name = key
-    return Blame(name, kind, account.count, account.total, account.worst, account.cpu, str(account.place))
+    cpu = account.run if kind == "thread" else account.cpu
+    return Blame(name, kind, account.count, account.total, account.worst, cpu, str(account.place))

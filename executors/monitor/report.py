@@ -42,7 +42,8 @@ class Blame:
         count: How many times.
         total: Seconds that the loop was held up for by it.
         worst: Seconds of the longest of these.
-        cpu: CPU seconds that it used meanwhile; little beside `total` means that it waited without letting go.
+        cpu: CPU seconds that it used meanwhile; little beside `total` means that it waited without letting go. Of a
+            task in a thread those of its longest run.
         where: The line where it was seen most, as ``"render (reports.py:14)"``, or None.
     """
 

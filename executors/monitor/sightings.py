@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import linecache
+import math
 import os
 import sys
 import sysconfig
@@ -19,7 +20,8 @@ from executors.backends.thread import run_in_thread
 from executors.monitor.report import BlameKind
 
 TASK_ENTRIES = frozenset({LoopBackend._run.__code__, InlineBackend.submit.__code__, run_in_thread.__code__})
-"""What calls a task's function, with the job in its local variable `job`."""
+"""What calls a task's function, with the job in its local variable `job`, and in threads its start by the thread's CPU
+clock in `cpu_began`."""
 
 MACHINERY = frozenset({"asyncio", "anyio", "concurrent", "executors", "selectors", "threading", "trio", "uvloop"})
 """Packages that run others' code, and are nobody's reason for it."""
@@ -57,12 +59,14 @@ class Sighting(NamedTuple):
         name: The task's, or of what is no task its module and function.
         place: Where.
         position: The same for as long as the thread hasn't moved on.
+        began: What the thread's CPU clock showed when the task's function was called there.
     """
 
     kind: BlameKind
     name: str
     place: Place
     position: tuple[int, int]
+    began: float = math.inf
 
 
 class Spot(NamedTuple):
@@ -72,6 +76,7 @@ class Spot(NamedTuple):
     instruction: int
     module: str
     job: Job | None
+    began: float
 
     @property
     def name(self) -> str:
@@ -114,8 +119,9 @@ def stack_of(frame: FrameType) -> Stack:
     inner: FrameType | None = frame
     while inner is not None:
         code = inner.f_code
-        job = inner.f_locals.get("job") if code in TASK_ENTRIES else None
-        spots.append(Spot(code, inner.f_lasti, inner.f_globals.get("__name__", "?"), job))
+        known = inner.f_locals if code in TASK_ENTRIES else {}
+        module = inner.f_globals.get("__name__", "?")
+        spots.append(Spot(code, inner.f_lasti, module, known.get("job"), known.get("cpu_began", math.inf)))
         inner = inner.f_back
     return Stack(spots, position)
 
@@ -147,7 +153,8 @@ def look_at_thread(stack: Stack) -> Sighting | None:
     """Tell what another thread is doing; None where that is nobody's code."""
     for index, entry in enumerate(stack.spots):
         if entry.job is not None:
-            return _sighting("thread", entry.job.handle.name, stack.spots[: index or 1], stack.position)
+            seen = _sighting("thread", entry.job.handle.name, stack.spots[: index or 1], stack.position)
+            return seen and seen._replace(began=entry.began)
     return _sighting("other", _outermost(stack.spots), stack.spots, stack.position)
 
 

@@ -19,7 +19,7 @@ QUIET = 0.05
 
 async def observe() -> list[Blame]:
     """Run all culprits, one after the other, with innocents beside them, and return who is blamed."""
-    async with Executor(threads=6, processes=0) as executor, LoopMonitor(executor) as monitor:
+    async with Executor(threads=6, processes=0) as executor, LoopMonitor(executor, period=0.02) as monitor:
         beside = [executor.submit(innocent) for innocent in culprits.INNOCENTS for _ in range(2)]
         for culprit in culprits.CULPRITS:
             await anyio.sleep(QUIET)
@@ -40,6 +40,7 @@ async def check(rounds: int) -> None:
     assert len(right) / len(found) >= 0.95
     assert len(right) / (rounds * len(guilty)) >= 0.95
     told_rightly([blame for blame in right if blame.kind == "step"])
+    assert all(0 < blame.cpu < 10 * culprits.HELD for blame in right if blame.kind == "thread")
 
 
 def told_rightly(steps: list[Blame]) -> None:

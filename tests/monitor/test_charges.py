@@ -72,6 +72,13 @@ def test_the_lock_is_kept_by_a_thread() -> None:
     assert seconds(readings(21, thread=1.0, late=0.005, at_loop=moving)) == {THREAD: 0.1}
 
 
+def test_how_long_a_thread_has_computed() -> None:
+    """Of a task in a thread it is told what it has computed since it began, before the delay, too."""
+    found = readings(41, thread=1.0, late=0.005)
+    found = [reading._replace(threads={WORKER: seen("thread", "render")._replace(began=-1.0)}) for reading in found]
+    assert charge(found, 0.1, 0.15)[THREAD].run == pytest.approx(1.15)
+
+
 def test_a_thread_computes_beside_a_blocking_call() -> None:
     """A loop that stays at one place for long is blocked there, whatever threads compute."""
     assert seconds(readings(21, thread=1.0, late=0.005, at_loop=staying)) == {STEP: 0.1}

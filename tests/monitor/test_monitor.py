@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
 import warnings
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import culprits
 import pytest
 
-from executors import Executor, ExecutorClosedError, ExecutorWarning
+from executors import ConfigurationError, Executor, ExecutorClosedError, ExecutorWarning
 from executors.monitor import LoopMonitor, LoopReport
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +25,7 @@ BEAT = 0.02
 
 async def test_an_idle_loop() -> None:
     """An idle loop is hardly late and hardly busy, and nobody is to blame."""
-    async with LoopMonitor() as monitor:
+    async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(0.5)
         report = monitor.report()
     assert report.seconds == pytest.approx(0.5, abs=0.4)
@@ -36,7 +38,7 @@ async def test_an_idle_loop() -> None:
 
 async def test_a_loop_that_computes() -> None:
     """A loop that computes for half of the time is busy for about that, and late for as long as each step takes."""
-    async with LoopMonitor() as monitor:
+    async with LoopMonitor(period=BEAT) as monitor:
         for _ in range(10):
             culprits.compute(0.04)
             await anyio.sleep(0.04)
@@ -50,7 +52,7 @@ async def test_a_loop_that_computes() -> None:
 
 async def test_a_loop_that_is_blocked_is_busy() -> None:
     """Waiting without letting the loop go on counts as busy, though no CPU is used."""
-    async with LoopMonitor() as monitor:
+    async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         monitor.reset()
         time.sleep(0.3)  # noqa: ASYNC251
@@ -63,7 +65,7 @@ async def test_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "executors")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        async with Executor(threads=1, processes=0) as executor, LoopMonitor(executor) as monitor:
+        async with Executor(threads=1, processes=0) as executor, LoopMonitor(executor, period=BEAT) as monitor:
             for _ in range(2):
                 await anyio.sleep(2 * BEAT)
                 await executor.run(culprits.blocking_coroutine)
@@ -78,7 +80,7 @@ async def test_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_reset() -> None:
     """A reset forgets what was measured and who was blamed."""
-    async with LoopMonitor() as monitor:
+    async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         time.sleep(0.04)  # noqa: ASYNC251
         await anyio.sleep(3 * BEAT)
@@ -90,7 +92,7 @@ async def test_reset() -> None:
 
 async def test_read_from_another_thread() -> None:
     """Any thread may ask, and reset, while the loop goes on; asking is quick."""
-    async with LoopMonitor() as monitor:
+    async with LoopMonitor(period=BEAT) as monitor:
 
         def ask() -> list[LoopReport]:
             reports = []
@@ -108,7 +110,7 @@ async def test_read_from_another_thread() -> None:
 async def test_recent_measurements() -> None:
     """Each measurement of the last minute is kept with its time."""
     began = time.monotonic()
-    async with LoopMonitor() as monitor:
+    async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(10 * BEAT)
         recent = monitor.recent
     assert recent
@@ -118,7 +120,7 @@ async def test_recent_measurements() -> None:
 
 async def test_ended_and_entered_again() -> None:
     """A monitor has one loop at a time; afterwards its report stays, and it may measure again."""
-    monitor = LoopMonitor()
+    monitor = LoopMonitor(period=BEAT)
     assert monitor.report().lag.count == 0
     async with monitor:
         with pytest.raises(ExecutorClosedError, match="measures an event loop already"):
@@ -134,7 +136,7 @@ async def test_ended_and_entered_again() -> None:
 
 async def test_two_monitors_of_one_loop() -> None:
     """Each measures, whichever ends first."""
-    first, second = LoopMonitor(), LoopMonitor()
+    first, second = LoopMonitor(period=BEAT), LoopMonitor(period=BEAT)
     for order in ((first, second), (second, first)):
         first.start()
         second.start()
@@ -146,17 +148,24 @@ async def test_two_monitors_of_one_loop() -> None:
         assert all(monitor.report().utilisation < 0.9 for monitor in order)
 
 
+@pytest.mark.parametrize("period", [0, -1, math.nan, math.inf, "1"])
+def test_bad_period(period: Any) -> None:
+    """A period that can't be used is refused with its value."""
+    with pytest.raises(ConfigurationError, match=f"period is {period!r}"):
+        LoopMonitor(period=period)
+
+
 def test_outside_of_a_loop() -> None:
     """Without a running loop there is nothing to measure."""
     with pytest.raises(ExecutorClosedError, match="inside a running event loop"):
-        LoopMonitor().start()
+        LoopMonitor(period=BEAT).start()
 
 
 def test_the_loop_ends_without_a_stop(anyio_backend: tuple[str, dict[str, object]]) -> None:
     """The watchdog's thread ends with the loop that nobody has told it of."""
 
     async def forget() -> None:
-        LoopMonitor().start()
+        LoopMonitor(period=BEAT).start()
         await anyio.sleep(2 * BEAT)
 
     backend, options = anyio_backend

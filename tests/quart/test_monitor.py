@@ -14,8 +14,8 @@ from executors import ExecutorWarning
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
 
-HELD = 0.1
-BEAT = 0.02
+HELD = 0.2
+BEAT = 0.05
 
 
 def watching() -> bool:
