@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from executors.bench.results import IDLE, INLINE, PROCESS, THREAD, Summary
 
 HARMLESS_FACTOR, HARMLESS_SECONDS = 1.5, 0.005
-"""An arm does no harm if its 99th percentile over HTTP is at most so many times the idle server's, and so much more."""
+"""An arm does no harm if its 99th percentile over HTTP is at most so many times the idle server's, and so much more.
+
+Each is taken from its best round: harm is in every round, and what else the machine does isn't."""
 
 NEARLY_AS_MUCH = 2 / 3
 """A plainer arm is preferred if it has at least this share of the best throughput."""
@@ -36,7 +38,7 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
     idle = by_name.pop(IDLE, None)
     if not by_name:
         return "there is nothing to compare: no call of the function was measured"
-    quietest = min(by_name.values(), key=lambda arm: arm.http_p99)
+    quietest = min(by_name.values(), key=_best)
     calm = idle or quietest
     harmless = [arm for arm in by_name.values() if is_harmless(arm, calm)]
     if is_coroutine and INLINE in by_name and by_name[INLINE] not in harmless and _waits(by_name[INLINE]):
@@ -62,7 +64,11 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
 
 def is_harmless(arm: Summary, calm: Summary) -> bool:
     """Whether the server answers about as quickly as when it is idle."""
-    return not arm.failed and arm.http_p99 <= HARMLESS_FACTOR * calm.http_p99 + HARMLESS_SECONDS
+    return not arm.failed and _best(arm) <= HARMLESS_FACTOR * _best(calm) + HARMLESS_SECONDS
+
+
+def _best(arm: Summary) -> float:
+    return arm.spread["http_p99"][0]
 
 
 def choose(harmless: Sequence[Summary]) -> Summary:

@@ -15,8 +15,8 @@ import signal
 import sys
 
 from hypercorn.asyncio import serve
-from hypercorn.config import Config
 
+from executors.bench.serving import config_for
 from executors.demo.app import app
 
 
@@ -38,12 +38,7 @@ async def run(descriptor: int, folder: str) -> None:
 
     loop.add_reader(0, on_stdin)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    config = Config()
-    config.bind = [f"fd://{descriptor}"]
-    config.loglevel = "WARNING"
-    config.keep_alive_timeout = 60
-    config.graceful_timeout = 1
-    await serve(app, config, shutdown_trigger=stop.wait)
+    await serve(app, config_for(descriptor), shutdown_trigger=stop.wait)
     if orphaned.is_set():
         shutil.rmtree(folder, ignore_errors=True)
     elif "executor" in app.extensions:

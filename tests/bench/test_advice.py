@@ -8,8 +8,10 @@ from executors.bench.advice import advise, choose, is_harmless
 from executors.bench.results import Summary
 
 
-def arm(name: str, p99: float, throughput: float = 100.0, cpu: float = 1.0, failed: int = 0) -> Summary:
-    """Return a summary; `p99` is in milliseconds."""
+def arm(
+    name: str, p99: float, throughput: float = 100.0, cpu: float = 1.0, failed: int = 0, best: float | None = None
+) -> Summary:
+    """Return a summary; `p99` is in milliseconds, and so is that of the best round, if it is another."""
     seconds = p99 / 1000
     return Summary(
         arm=name,
@@ -27,6 +29,7 @@ def arm(name: str, p99: float, throughput: float = 100.0, cpu: float = 1.0, fail
         cpu_per_second=cpu,
         failed=failed,
         client_lateness_p99=0.001,
+        spread={"http_p99": (seconds if best is None else best / 1000, seconds)},
     )
 
 
@@ -124,6 +127,14 @@ def test_with_nothing_measured_there_is_nothing_to_say() -> None:
 def test_harm_is_measured_at_the_idle_server(p99: float, failed: int, harmless: bool) -> None:
     """Half as much again and 5 ms are within what a busy machine does; a request without an answer isn't."""
     assert is_harmless(arm("thread", p99, failed=failed), IDLE) is harmless
+
+
+def test_a_disturbed_machine_does_not_decide() -> None:
+    """What harms does so in every round: an arm is judged by its best one, and so is the idle server."""
+    disturbed = arm("process", 23.4, best=7)
+    assert advice(IDLE, arm("thread", 451, best=300), disturbed).startswith("mark it @cpu_bound: in worker processes")
+    assert is_harmless(disturbed, IDLE)
+    assert not is_harmless(arm("thread", 30, best=20), arm("idle", 30, 0, best=6))
 
 
 def test_the_plainest_of_equals_is_chosen() -> None:
