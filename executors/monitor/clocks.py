@@ -12,6 +12,10 @@ AVAILABLE = sys.platform == "linux"
 """Elsewhere nobody can read another thread's clock: what threads compute stays unseen."""
 
 
+LITTLE = 0.001
+"""CPU seconds of the whole process within which the clocks of threads aren't worth reading again."""
+
+
 class CpuTimes(NamedTuple):
     """Seconds so far.
 
@@ -31,6 +35,8 @@ class CpuClocks:
 
     def __init__(self) -> None:
         self._loop = threading.get_native_id()
+        self._process = -1.0
+        self._threads: dict[int, float] = {}
         self._schedstat: int | None = None
         if AVAILABLE:
             try:
@@ -42,13 +48,19 @@ class CpuClocks:
         """Return what the clocks show."""
         if not AVAILABLE:
             return CpuTimes(0.0, 0.0, {})
+        process = time.process_time()
+        if process - self._process > LITTLE:  # an idle server has dozens of idle threads
+            self._process, self._threads = process, self._read_threads()
+        return CpuTimes(_clock(self._loop) or 0.0, self._waiting(), self._threads)
+
+    def _read_threads(self) -> dict[int, float]:
         own = threading.get_native_id()
         threads = {}
         for thread in threading.enumerate():
             number = thread.native_id
             if number is not None and number not in {own, self._loop} and (seconds := _clock(number)) is not None:
                 threads[number] = seconds
-        return CpuTimes(_clock(self._loop) or 0.0, self._waiting(), threads)
+        return threads
 
     def _waiting(self) -> float:
         if self._schedstat is None:

@@ -109,7 +109,7 @@ class Watchdog:
             if self._stopped.acquire(timeout=max(0.0, wake_up - time.monotonic())):
                 break
             now = time.monotonic()
-            looks.append(self._look(wake_up, stacks=now > self._due + LATE or now > wake_up + LATE))
+            looks.append(self._look(wake_up, stacks=now > self._due + LATE or bool(self._late)))
             try:
                 self._settle(looks)
             except Exception:
