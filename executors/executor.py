@@ -11,7 +11,7 @@ import anyio
 
 from executors.admission import Phase
 from executors.backends.base import ExecutorBackend
-from executors.context import WorkerProcess, refuse_in_worker
+from executors.context import CarriedVariables, WorkerProcess, refuse_in_worker
 from executors.dispatch import Dispatcher
 from executors.drain import Drain, DrainReport
 from executors.equipment import equip
@@ -113,6 +113,7 @@ class Executor(Submitter):
                 backend.name = name
                 if backend.requires_pickle:
                     backend.setup = backend.setup or self._worker_setup()
+                    backend.carried = backend.carried or CarriedVariables(settings.contextvars)
                 backend.start(loop)
                 started.append(backend)
         except BaseException:

@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from executors.backends.base import ExecutorBackend, Job
+    from executors.backends.dask import DaskBackend
     from executors.backends.inline import InlineBackend
     from executors.backends.loop import LoopBackend
     from executors.backends.process import ProcessBackend
     from executors.backends.thread import ThreadBackend
 
 _MODULE_OF = {
+    "DaskBackend": "dask",
     "ExecutorBackend": "base",
     "InlineBackend": "inline",
     "Job": "base",
@@ -21,7 +23,7 @@ _MODULE_OF = {
     "ThreadBackend": "thread",
 }
 
-__all__ = ["ExecutorBackend", "InlineBackend", "Job", "LoopBackend", "ProcessBackend", "ThreadBackend"]
+__all__ = ["DaskBackend", "ExecutorBackend", "InlineBackend", "Job", "LoopBackend", "ProcessBackend", "ThreadBackend"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, NamedTuple, Protocol
 
-from executors.context import is_awaitable
+from executors.context import CarriedVariables, is_awaitable
 from executors.errors import TaskCancelledError, TaskExitedError
 from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
 from executors.loops import Cancellable, EventLoop
@@ -229,6 +229,10 @@ class ExecutorBackend(ABC):
     setup: tuple[str, tuple[Any, ...]] | None = None
     """What its worker processes call before their first job, where it has such: ``"package.module:function"`` and its
     arguments. The executor of an app sets it, before `start`, where it is None."""
+
+    carried: CarriedVariables | None = None
+    """Context variables that travel to its worker processes, where it has such. The executor sets it, before `start`,
+    where it is None."""
 
     patience: float = 0.0
     """Seconds that its workers may take to end beyond the usual, in `close`. The executor of an app raises it where

@@ -180,7 +180,7 @@ def dump_call(
     kwargs: dict[str, Any],
     variables: dict[str, Any],
     limit: int,
-    buffers: list[memoryview],
+    buffers: list[memoryview] | None,
     *,
     main_is_importable: bool,
 ) -> tuple[bytes, bool]:
@@ -191,7 +191,7 @@ def dump_call(
         function: What is called, with `args` and `kwargs`.
         variables: Context variables that go along.
         limit: How many bytes may come of it, apart from the buffers.
-        buffers: Takes the large buffers that are left out.
+        buffers: Takes the large buffers that are left out; None if none are to be.
         main_is_importable: Whether a worker can import the main script.
 
     Returns:

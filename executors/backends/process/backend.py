@@ -74,7 +74,7 @@ class ProcessBackend(ExecutorBackend):
         )
         self._preload = preload
         self._max_payload = max_payload
-        self._carried = carried or CarriedVariables()
+        self.carried = carried
         self.setup = setup
 
     def start(self, loop: EventLoop) -> None:
@@ -144,7 +144,7 @@ class ProcessBackend(ExecutorBackend):
     def _dump(self, job: Job, limit: int) -> bytes | Payload:
         """Pickle a call, as a frame or, if it is too large for a message, a payload."""
         handle = job.handle
-        variables = self._carried.capture(job.context)
+        variables = self.carried.capture(job.context) if self.carried else {}
         if not job.kwargs and not variables:
             small = self._small_calls.dump(handle.name, job.function, job.args)
             if small is not None and len(small) <= self._max_payload:

@@ -1,0 +1,210 @@
+"""A job's way through the cluster and back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from distributed import Client, Future, KilledWorker
+from distributed.client import FutureCancelledError
+
+from executors.backends.base import Job
+from executors.backends.dask import trampoline
+from executors.backends.dask.trampoline import Answer, Call, Place
+from executors.backends.outcomes import INLINE_LIMIT, report
+from executors.backends.pickling import describe
+from executors.backends.side_thread import SideThread
+from executors.errors import BackendUnavailableError, WorkerLostError
+from executors.loops import Cancellable, EventLoop
+
+logger = logging.getLogger("executors")
+
+LISTEN_TIME = 0.25
+"""Seconds that a task has to stop once told, before its worker is killed."""
+
+_MOST_HANDOVERS = 3
+
+
+class Flight:
+    """One job that the cluster has.
+
+    Args:
+        loop: The running loop.
+        client: A connected client.
+        job: The job.
+        call: What a worker is handed, without a key.
+        patience: Seconds that the job may wait for a worker that could run it.
+        unpickler: Reads large results.
+        ended: Called when the job has left the cluster.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        client: Client,
+        job: Job,
+        call: Call,
+        patience: float,
+        unpickler: SideThread,
+        ended: Callable[[Flight], None],
+    ) -> None:
+        self.job = job
+        self.keys: list[str] = []
+        """Under which the scheduler knows it: the last one, and those whose worker died before it had begun."""
+        self.place: Place | None = None
+        """Where it has begun."""
+        self._loop = loop
+        self._client = client
+        self._call = call
+        self._patience = patience
+        self._unpickler = unpickler
+        self._ended = ended
+        self._futures: list[Future[Answer]] = []  # while there is one, the scheduler remembers that its task was begun
+        self._beside: list[Cancellable] = [loop.spawn(self._guarded, self._watch_for_worker)]
+        self._task = loop.spawn(self._guarded, self._fly)
+
+    # --- what the backend tells -------------------------------------------------------------------------------
+
+    def began(self, place: Place) -> None:
+        """A worker has begun the job."""
+        self.place = place
+        self.job.start()  # where that is refused, the job was cancelled before this was known, and `stop` is at it
+
+    def stop(self) -> None:
+        """Have the work end, as far as it can be."""
+        self._beside.append(self._loop.spawn(self._guarded, self._stop))
+
+    def lose(self, reason: str) -> None:
+        """Report that nobody will know how the job ended, and forget it."""
+        self._lost(reason)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the job."""
+        for task in (self._task, *self._beside):
+            task.cancel()
+        for future in self._futures:
+            future.release()
+        self._ended(self)
+
+    # --- the way ----------------------------------------------------------------------------------------------
+
+    async def _guarded(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await function()
+        except OSError:
+            self.lose("the connection to the Dask scheduler was lost")
+        except Exception:
+            logger.exception("task %r can't be followed in the Dask cluster", self.job.handle.name)
+            self.lose("it can't be followed")
+
+    async def _fly(self) -> None:
+        for _ in range(_MOST_HANDOVERS):
+            key = f"{self.job.handle.name}-{uuid.uuid4().hex}"
+            try:
+                answer: Answer = await self._submit(key)
+            except KilledWorker as error:
+                if self.place is None:
+                    self.place = await self._place_of_begun(key)
+                if self.place is not None:
+                    self.lose(str(error))
+                    return
+            except FutureCancelledError as error:
+                self.lose(f"Dask has cancelled it: {error}")
+                return
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001  (whatever Dask has against it)
+                self._unable(f"Dask couldn't run it: {describe(error)}")
+                return
+            else:
+                self._landed(Answer(*answer))
+                self.drop()
+                return
+        self.lose(f"{_MOST_HANDOVERS} workers died before they had begun it")
+
+    def _submit(self, key: str) -> Future[Answer]:
+        self.keys.append(key)
+        future = self._client.submit(
+            pickle.loads,
+            self._call._replace(key=key).dump(),
+            key=key,
+            pure=False,
+            resources=dict(self.job.options.resources or ()) or None,
+        )
+        self._futures.append(future)
+        return future
+
+    async def _place_of_begun(self, key: str) -> Place | None:
+        """Return where a task had begun whose worker is dead; None if it hadn't, and now never will."""
+        scheduler = self._client.scheduler
+        await scheduler.set_metadata(keys=[key, "given up"], value=None)
+        first = next(iter((await scheduler.get_metadata(keys=[key])).values()))
+        return None if first is None else Place(*first)
+
+    def _landed(self, answer: Answer) -> None:
+        self.place = answer.place
+        job = self.job
+        if job.handle.started_at is None and not job.start():
+            return
+        if answer.outcome == trampoline.REFUSED:
+            self._lost("its worker, or its result with its worker, was lost, and Dask wanted to run it again")
+        elif answer.outcome == trampoline.STOPPED:
+            job.cancelled()
+        else:
+            job.handle.cpu_time = answer.cpu_time
+            where = str(answer.place)
+            if sum(map(len, answer.parts)) <= INLINE_LIMIT:
+                report(job, answer.outcome, answer.parts, where)
+            else:
+                self._unpickler.call(lambda: report(job, answer.outcome, answer.parts, where), lambda _, __: None)
+
+    def _unable(self, reason: str) -> None:
+        self.job.fail(BackendUnavailableError(self.job.handle.backend, reason))
+        self.drop()
+
+    def _lost(self, reason: str) -> None:
+        handle, place = self.job.handle, self.place
+        if place is None:
+            error = WorkerLostError(handle.name, handle.id, None, None, f" that could tell how it ended: {reason}")
+        else:
+            error = WorkerLostError(handle.name, handle.id, place.pid, None, f", on {place.worker}: {reason}")
+        self.job.lost(error)
+
+    # --- beside the way ---------------------------------------------------------------------------------------
+
+    async def _watch_for_worker(self) -> None:
+        """Fail the job when for too long there has been no worker that could run it."""
+        scheduler = self._client.scheduler
+        while True:
+            await asyncio.sleep(self._patience)
+            if self.place is not None:
+                return
+            (status,) = (await scheduler.get_task_status(keys=self.keys[-1:])).values()
+            workers = (await scheduler.identity(n_workers=0))["n_workers"]
+            if status == "no-worker" or not workers:
+                asked = ", ".join(f"{amount:g} {name}" for name, amount in self.job.options.resources or ())
+                has = f"with the resources that it asks for ({asked})" if asked else "that could run it"
+                self._unable(
+                    f"for {self._patience:g} s no worker {has} was there, among {workers} of the Dask scheduler at "
+                    f"{scheduler.address}"
+                )
+                return
+
+    async def _stop(self) -> None:
+        place = self.place = self.place or await self._place_of_begun(self.keys[-1])
+        if place is not None:
+            run = self._client.run
+            await run(trampoline.stop, self.keys[-1], workers=[place.worker], on_error="ignore")
+            await asyncio.sleep(LISTEN_TIME)
+            if place.threads > 1 or place.nanny is None:  # the work of others, or nobody to start it again
+                return
+            self._task.cancel()
+            self._futures[-1].release()  # or Dask would run it again
+            await run(trampoline.kill, place.pid, workers=[place.worker], nanny=True, on_error="ignore")
+        self.job.cancelled()
+        self.drop()
