@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from servers import find_port
@@ -29,15 +30,15 @@ class Cluster:
     def __init__(self, path: Path, allowed_failures: int = 0, certificates: tuple[str, ...] = ()) -> None:
         self._port = find_port()
         self._path = path
-        self._tls = certificates
+        protocol = "tls" if certificates else "tcp"
+        self._everywhere = ("--host", f"{protocol}://127.0.0.1", "--no-dashboard", *certificates)
         self._environment = {
             **os.environ,
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(allowed_failures),
             "DASK_TEMPORARY_DIRECTORY": str(path),
-            "PYTHONPATH": "",
         }
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.address = f"{'tls' if certificates else 'tcp'}://127.0.0.1:{self._port}"
+        self.address = f"{protocol}://127.0.0.1:{self._port}"
         self.start_scheduler()
 
     def start_scheduler(self) -> None:
@@ -60,11 +61,10 @@ class Cluster:
         folders = [*([path] if path else []), *IMPORTED_BY_WORKERS]
         self._start("worker", code, self.address, "--nthreads", "1", *options, folders=folders)
 
-    def _start(self, name: str, code: str, *options: str, folders: list[Path] = []) -> subprocess.Popen[bytes]:  # noqa: B006
+    def _start(self, name: str, code: str, *options: str, folders: Sequence[Path] = ()) -> subprocess.Popen[bytes]:
         with (self._path / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", code, *options, "--host", self.address.rpartition(":")[0], "--no-dashboard"]
-                + list(self._tls),
+                [sys.executable, "-c", code, *options, *self._everywhere],
                 env={**self._environment, "PYTHONPATH": os.pathsep.join(map(str, folders))},
                 cwd=self._path,
                 stdin=subprocess.DEVNULL,

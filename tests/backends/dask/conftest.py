@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import anyio
 import pytest
 from clusters import Cluster
+from servers import APPS
 
 from executors import Executor, TaskHandle
 from executors.backends import DaskBackend
 from executors.events import TaskEvent, TaskStarted
+
+sys.path.append(str(APPS))
 
 
 @pytest.fixture
@@ -66,11 +70,13 @@ NewCloud = Callable[..., AbstractAsyncContextManager[Cloud]]
 
 @pytest.fixture
 def new_cloud(cluster: Cluster) -> NewCloud:
-    """Return what makes an executor over the cluster, with a backend's arguments."""
+    """Return what makes an executor, over a backend or with arguments of one over the cluster."""
 
     @asynccontextmanager
-    async def new(address: str = cluster.address, settings: dict[str, Any] | None = None, **arguments: Any) -> AsyncIterator[Cloud]:
-        cloud = Cloud(DaskBackend(address, **arguments), **(settings or {}))
+    async def new(
+        backend: DaskBackend | None = None, settings: dict[str, Any] | None = None, **arguments: Any
+    ) -> AsyncIterator[Cloud]:
+        cloud = Cloud(backend or DaskBackend(cluster.address, **arguments), **(settings or {}))
         async with cloud.executor:
             yield cloud
 
@@ -79,6 +85,7 @@ def new_cloud(cluster: Cluster) -> NewCloud:
 
 @pytest.fixture
 async def cloud(new_cloud: NewCloud) -> AsyncIterator[Cloud]:
-    """Return an executor over the cluster."""
+    """Return an executor that is connected to the cluster."""
     async with new_cloud(in_flight=4) as cloud:
+        await cloud.run(abs, 1)
         yield cloud
