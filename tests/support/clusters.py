@@ -25,10 +25,13 @@ class Cluster:
         path: A folder for what Dask writes.
         allowed_failures: The scheduler's setting.
         certificates: Options for TLS that scheduler and workers take.
+        port: Where the scheduler listens; one that is free if None.
     """
 
-    def __init__(self, path: Path, allowed_failures: int = 0, certificates: tuple[str, ...] = ()) -> None:
-        self._port = find_port()
+    def __init__(
+        self, path: Path, allowed_failures: int = 0, certificates: tuple[str, ...] = (), port: int | None = None
+    ) -> None:
+        self._port = port or find_port()
         self._path = path
         protocol = "tls" if certificates else "tcp"
         self._everywhere = ("--host", f"{protocol}://127.0.0.1", "--no-dashboard", *certificates)

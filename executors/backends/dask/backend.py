@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from executors.backends import pickling
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
+from executors.backends.dask import trampoline
 from executors.backends.dask.addresses import checked_address
 from executors.backends.dask.trampoline import Call, Place
 from executors.backends.outcomes import INLINE_LIMIT
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from executors.backends.dask.connection import Connection
     from executors.backends.dask.flights import Flight
+
+logger = logging.getLogger("executors")
 
 
 class DaskBackend(ExecutorBackend):
@@ -87,6 +91,7 @@ class DaskBackend(ExecutorBackend):
         self._backlog = Backlog()
         self._flights: set[Flight] = set()
         self._adrift: set[Flight] = set()  # of jobs that were abandoned
+        self._warned_of: list[dict[str, str]] = []  # versions
         self._client: Client | None = None
         self._pickler = SideThread("executors-dask-pickler", loop)
         self._connection: Connection = self._new_connection(
@@ -113,12 +118,22 @@ class DaskBackend(ExecutorBackend):
             while (job := self._backlog.popleft()) is not None:
                 job.fail(BackendUnavailableError(self.name, reason))
 
-    def _began(self, event: tuple[float, tuple[str, tuple[Any, ...]]]) -> None:
+    def _began(self, event: tuple[float, tuple[str, tuple[Any, ...], dict[str, str]]]) -> None:
         """A worker tells that it has begun a job."""
-        key, place = event[1]
+        _, (key, fields, versions) = event
+        place = Place(*fields)
+        self._compare(place, versions)
         for flight in (*self._flights, *self._adrift):
             if key in flight.keys:
-                flight.began(Place(*place))
+                flight.began(place)
+
+    def _compare(self, place: Place, theirs: dict[str, str]) -> None:
+        """Warn, once, of a worker's versions that aren't those of this process."""
+        ours = trampoline.versions()
+        if theirs not in (ours, *self._warned_of):
+            self._warned_of.append(theirs)
+            pairs = [f"{name} {version} (here {ours.get(name)})" for name, version in theirs.items()]
+            logger.warning("%s has other versions than this process: %s", place, ", ".join(pairs))
 
     # --- jobs -------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from contextlib import AsyncExitStack
 
 import dask.config
 from distributed import Client, Event, Security
-from distributed.versions import error_message
 
 from executors.backends.pickling import describe
 from executors.loops import Cancellable, EventLoop
@@ -18,8 +17,6 @@ logger = logging.getLogger("executors")
 
 RETRY_TIME = 1.0
 """Seconds after a failed attempt to connect before the next."""
-
-_ALLOWED_FAILURES = "distributed.scheduler.allowed-failures"
 
 
 class Connection:
@@ -74,14 +71,17 @@ class Connection:
     async def _connect_and_watch(self) -> None:
         """Connect, and return when that has failed or the connection is lost."""
         try:
-            async with Client(
-                self._address,
-                security=self._security,
-                timeout=self._timeout,
-                asynchronous=True,
-                set_as_default=False,
-                name="executors",
-            ) as client:
+            async with AsyncExitStack() as stack:
+                client = Client(
+                    self._address,
+                    security=self._security,
+                    timeout=self._timeout,
+                    asynchronous=True,
+                    set_as_default=False,
+                    name="executors",
+                )
+                stack.push_async_exit(client)  # it is closed also where it hasn't come to be connected
+                await client
                 await self._watch(client)
         except Exception as error:  # noqa: BLE001  (whatever keeps it from being used)
             if self._was_lost:
@@ -110,19 +110,18 @@ class Connection:
 
 
 async def _look_over(client: Client) -> None:
-    """Warn of what doesn't fit: versions, and a scheduler that runs tasks again."""
+    """Warn of a scheduler that runs tasks again."""
+    address = client.scheduler.address
     try:
-        versions: dict[str, Any] = await client.get_versions(packages=["quart-executors"])
-        if mismatch := error_message(versions["scheduler"], versions["workers"], versions["client"])["warning"]:
-            logger.warning("the Dask cluster at %s isn't as this process is. %s", client.scheduler.address, mismatch)
-        allowed = await client.run_on_scheduler(dask.config.get, _ALLOWED_FAILURES)
+        allowed = await client.run_on_scheduler(dask.config.get, "distributed.scheduler.allowed-failures")
+    except Exception as error:  # noqa: BLE001  (it is advice only: a scheduler that is lost is told of elsewhere)
+        logger.debug("the settings of the Dask scheduler at %s are unknown: %s", address, describe(error))
+    else:
         if allowed != 0:
             logger.warning(
-                "the Dask scheduler at %s hands a task whose worker died to another, up to %s times. Such a task is "
-                "refused there, as it may have been begun, but one that crashes is known later: start the scheduler "
-                "with DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0",
-                client.scheduler.address,
+                "the Dask scheduler at %s hands a task whose worker died to another, up to %s times. It is refused "
+                "there, as it may have been begun, and told as lost no sooner: start the scheduler with "
+                "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0",
+                address,
                 allowed,
             )
-    except Exception as error:  # noqa: BLE001  (it is advice only: a scheduler that is lost is told of elsewhere)
-        logger.debug("the Dask cluster couldn't be looked over: %s", describe(error))

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import functools
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import uuid
+from importlib import metadata
 from typing import Any, NamedTuple
 
 from executors import context
@@ -45,6 +48,18 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return f"the Dask worker {self.worker} (process {self.pid})"
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of what a task's way depends on, in this process."""
+    found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for name in ("cloudpickle", "distributed", "quart-executors"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 class Answer(NamedTuple):
@@ -101,7 +116,7 @@ def run(*fields: Any) -> Answer:
         return Answer(REFUSED, [], 0.0, place)
     context.WorkerProcess.active = True
     job = _jobs[call.key] = _Job(call.task_id, call.name)
-    worker.log_event(call.topic, (call.key, place))
+    worker.log_event(call.topic, (call.key, place, versions()))
     began = time.thread_time()
     try:
         outcome, parts = _answer(call, job, place)
