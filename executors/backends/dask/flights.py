@@ -119,7 +119,9 @@ class Flight:
             except OSError:
                 raise
             except Exception as error:  # noqa: BLE001  (whatever Dask has against it)
-                self._unable(f"Dask couldn't run it: {describe(error)}")
+                lacks_us = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("executors")
+                advice = ": install quart-executors on the workers" if lacks_us else ""
+                self._unable(f"Dask couldn't run it: {describe(error)}{advice}")
                 return
             else:
                 self._landed(Answer(*answer))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import anyio
@@ -100,7 +101,7 @@ async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line
             while backend.unavailable:
                 await anyio.sleep(0.01)
             assert await cloud.run(tasks.identity, 2) == 2
-    assert has_warned(caplog, "quart-executors 0.0.7 (here 0.1.0)")
+    assert has_warned(caplog, f"quart-executors 0.0.7 (here {metadata.version('quart-executors')})")
 
 
 def has_warned(caplog: pytest.LogCaptureFixture, *texts: str) -> bool:

@@ -1,0 +1,73 @@
+"""Clusters that aren't as the common one: with TLS, with workers of several threads and no nanny, or without us."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import cloud_tasks
+import pytest
+import worker_tasks as tasks
+from clusters import Cluster
+from distributed import Security
+
+from executors import BackendUnavailableError
+from executors.backends import DaskBackend
+from executors.handle import CANCELLED
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[str, str]:
+    """A certificate that everybody trusts and has, and its key."""
+    certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=dask"
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path, certificate: tuple[str, str]) -> Iterator[Cluster]:
+    """A cluster with TLS, whose one worker has three threads, and nobody to start it again."""
+    file, key = certificate
+    cluster = Cluster(tmp_path, certificates=("--tls-ca-file", file, "--tls-cert", file, "--tls-key", key))
+    cluster.start_workers("--nthreads", "3", "--no-nanny")
+    yield cluster
+    cluster.close()
+
+
+async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str], new_cloud, line) -> None:
+    """With its certificate a client may use the cluster, and not without. A task that doesn't listen is abandoned where
+    others run in its process, and the report says which worker it keeps."""
+    file, key = certificate
+    security = Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=key, require_encryption=True)
+    says, hears = line(), line()
+    async with new_cloud(DaskBackend(encrypted.address, security=security), {"cancel_grace": 0.3}) as cloud:
+        neighbour = await cloud.begin(cloud_tasks.talk, says.path, hears.path)
+        stuck = await cloud.begin(cloud_tasks.talk, says.path, line().path)
+        stuck.cancel()
+        await stuck.wait()
+        assert (stuck.state, stuck.abandoned) == (CANCELLED, True)
+        hears.tell("still here")
+        assert await neighbour == "still here"
+        report = await cloud.executor.drain(1)
+        (kept,) = report.abandoned
+        assert encrypted.address.rpartition(":")[0] in kept.stack
+        assert "3 threads" in kept.stack
+    stranger = DaskBackend(encrypted.address.replace("tls", "tcp"), connect_timeout=0.5)
+    async with new_cloud(stranger) as cloud:
+        assert isinstance(await cloud.error_of(tasks.identity, 1), BackendUnavailableError)
+
+
+async def test_a_worker_without_the_library(tmp_path: Path, new_cloud) -> None:
+    """The error says what is missing where."""
+    cluster = Cluster(tmp_path)
+    cluster.start_workers("--no-nanny", blind=True)
+    try:
+        async with new_cloud(DaskBackend(cluster.address)) as cloud:
+            error = await cloud.error_of(tasks.identity, 1)
+    finally:
+        cluster.close()
+    assert "install quart-executors on the workers" in str(error)
