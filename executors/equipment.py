@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from executors.backends.base import ExecutorBackend
 from executors.backends.loop import LoopBackend
-from executors.context import CarriedVariables
 from executors.errors import ConfigurationError
+from executors.registry import make
 from executors.settings import Settings
 
 
@@ -15,7 +18,9 @@ def equip(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str
     Raises:
         ConfigurationError: A tag leads nowhere, or a backend can't be made.
     """
-    backends = _inline(settings) if settings.inline else _pools(settings)
+    defaults = {"process": _process_options(settings)}
+    given = {name: make(name, spec, defaults) for name, spec in (settings.backends or {}).items()}
+    backends = _inline(settings, given) if settings.inline else _pools(settings, given)
     if "loop" not in backends:
         backends["loop"] = LoopBackend()
     tags = {"cpu": "process", **(settings.tags or {})}
@@ -28,18 +33,20 @@ def equip(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str
     return backends, tags
 
 
-def _pools(settings: Settings) -> dict[str, ExecutorBackend]:
+def _pools(settings: Settings, given: Mapping[str, ExecutorBackend]) -> dict[str, ExecutorBackend]:
     from executors.backends.thread import ThreadBackend  # noqa: PLC0415
 
-    backends = dict(settings.backends or {})
+    backends = dict(given)
     if "thread" not in backends:
         backends["thread"] = ThreadBackend(settings.thread_count())
     if "process" not in backends and settings.process_count():
-        backends["process"] = _process_backend(settings)
+        from executors.backends.process import ProcessBackend  # noqa: PLC0415
+
+        backends["process"] = ProcessBackend(settings.process_count(), **_process_options(settings))
     return backends
 
 
-def _inline(settings: Settings) -> dict[str, ExecutorBackend]:
+def _inline(settings: Settings, given: Mapping[str, ExecutorBackend]) -> dict[str, ExecutorBackend]:
     """Put what runs in place where each backend would be: what is routed there, or refused, stays the same."""
     from executors.backends.inline import InlineBackend  # noqa: PLC0415
     from executors.backends.thread import ThreadBackend  # noqa: PLC0415
@@ -47,21 +54,17 @@ def _inline(settings: Settings) -> dict[str, ExecutorBackend]:
     backends: dict[str, ExecutorBackend] = {"thread": InlineBackend.in_place_of(ThreadBackend)}
     if settings.processes != 0:  # on Windows, too: here is no process to start
         backends["process"] = InlineBackend()
-    for name, backend in (settings.backends or {}).items():
+    for name, backend in given.items():
         backends[name] = backend if isinstance(backend, LoopBackend) else InlineBackend.in_place_of(backend)
     return backends
 
 
-def _process_backend(settings: Settings) -> ExecutorBackend:
-    from executors.backends.process import ProcessBackend  # noqa: PLC0415
-
-    return ProcessBackend(
-        settings.process_count(),
-        nice=settings.worker_nice,
-        max_tasks_per_worker=settings.max_tasks_per_worker,
-        memory_limit=settings.worker_memory_limit,
-        idle_timeout=settings.worker_idle_timeout,
-        preload=settings.worker_preload,
-        max_payload=settings.max_payload,
-        carried=CarriedVariables(settings.contextvars),
-    )
+def _process_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "nice": settings.worker_nice,
+        "max_tasks_per_worker": settings.max_tasks_per_worker,
+        "memory_limit": settings.worker_memory_limit,
+        "idle_timeout": settings.worker_idle_timeout,
+        "preload": settings.worker_preload,
+        "max_payload": settings.max_payload,
+    }

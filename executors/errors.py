@@ -147,7 +147,7 @@ class WorkerLostError(TaskError):
     """The worker process died, or never came up, while it had this task.
 
     Attributes:
-        pid: The worker's process id; None if it never had one.
+        pid: The worker's process id; None if it isn't known.
         exitcode: As `subprocess`'s ``returncode``: negative for a signal; None if unknown.
         detail: What else is known.
     """
@@ -170,7 +170,7 @@ class WorkerLostError(TaskError):
 
     def __str__(self) -> str:
         if self.pid is None:
-            return f"task {self.task_name!r} ({self.task_id}) found no worker process{self.detail}"
+            return f"task {self.task_name!r} ({self.task_id}) has no worker process{self.detail}"
         ended = "ended in an unknown way"
         if self.exitcode is not None:
             ended = f"exited with code {self.exitcode}"

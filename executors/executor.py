@@ -20,6 +20,7 @@ from executors.events import Hook
 from executors.handle import TaskHandle
 from executors.loops import running_loop
 from executors.options import TaskOptions, positive_seconds
+from executors.registry import Spec
 from executors.settings import Settings
 from executors.snapshot import BackendSnapshot, ExecutorSnapshot
 from executors.submitter import Submitter
@@ -43,7 +44,8 @@ class Executor(Submitter):
         worker_preload: Whether workers are forked from a process that has imported the app, where that is safe.
         max_payload: How many bytes a task's pickled arguments, or its result, may have.
         contextvars: Context variables that travel to workers, as ``"package.module:variable"``.
-        backends: Further backends by name, or others for ``"loop"``, ``"thread"`` and ``"process"``.
+        backends: Further backends by name, or others for ``"loop"``, ``"thread"`` and ``"process"``: instances, or
+            texts as ``"thread:4"``, of which each start makes new ones.
         tags: From a tag to a backend's name; ``{"cpu": "process"}`` holds unless said otherwise.
         inline: For tests: every backend but the loop runs its tasks in place, under its own name.
         hooks: Hear of what happens to tasks.
@@ -67,7 +69,7 @@ class Executor(Submitter):
         worker_preload: bool = True,
         max_payload: int = 256 * 1024 * 1024,
         contextvars: Sequence[str] = (),
-        backends: Mapping[str, ExecutorBackend] | None = None,
+        backends: Mapping[str, Spec] | None = None,
         tags: Mapping[str, str] | None = None,
         inline: bool = False,
         hooks: Iterable[Hook] = (),
@@ -111,7 +113,7 @@ class Executor(Submitter):
         try:
             for name, backend in backends.items():
                 backend.name = name
-                if backend.requires_pickle:
+                if not backend.supports_context:
                     backend.setup = backend.setup or self._worker_setup()
                     backend.carried = backend.carried or CarriedVariables(settings.contextvars)
                 backend.start(loop)

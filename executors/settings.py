@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from executors.backends.base import ExecutorBackend
-from executors.backends.loop import LoopBackend
 from executors.cpus import available_cpus
 from executors.errors import ConfigurationError
 from executors.options import positive_seconds, whole_number
+from executors.registry import Spec, checked_specs
 
 
 def _at_least(least: int) -> Callable[[object, str], Any]:
@@ -51,21 +50,6 @@ def _variables(value: object, what: str) -> tuple[str, ...]:
     return tuple(_import_string(path, what) for path in value)
 
 
-def _backends(value: object, what: str) -> dict[str, ExecutorBackend]:
-    if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{what} is {value!r}, and must map names to backends")
-    for name, backend in value.items():
-        if not isinstance(name, str) or not isinstance(backend, ExecutorBackend):
-            raise ConfigurationError(
-                f"{what} maps {name!r} to {backend!r}, and must map names to instances of ExecutorBackend"
-            )
-        if sum(other is backend for other in value.values()) > 1:
-            raise ConfigurationError(f"{what} has {backend!r} under two names: make one for each")
-        if name == "loop" and not isinstance(backend, LoopBackend):
-            raise ConfigurationError(f"{what} maps 'loop' to {backend!r}, which must be a LoopBackend")
-    return dict(value)
-
-
 def _tags(value: object, what: str) -> dict[str, str]:
     texts = isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
     if not texts:
@@ -98,7 +82,7 @@ class Settings:
     worker_preload: bool = _setting(_switch, True)
     max_payload: int = _setting(_at_least(1), 256 * 1024 * 1024)
     contextvars: tuple[str, ...] = _setting(_variables, ())
-    backends: Mapping[str, ExecutorBackend] | None = _setting(_or_none(_backends))
+    backends: Mapping[str, Spec] | None = _setting(_or_none(checked_specs))
     tags: Mapping[str, str] | None = _setting(_or_none(_tags))
     inline: bool = _setting(_switch, False)
 

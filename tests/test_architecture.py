@@ -18,7 +18,18 @@ from executors import backends
 PACKAGE = Path(executors.__file__).parent
 ROOMS = [
     *("errors", "cpus", "loops", "states", "waiting", "context", "events", "options", "handle", "routing", "backends"),
-    *("targets", "admission", "deadlines", "dispatch", "drain", "settings", "equipment", "snapshot", "mapping"),
+    *(
+        "targets",
+        "admission",
+        "deadlines",
+        "dispatch",
+        "drain",
+        "registry",
+        "settings",
+        "equipment",
+        "snapshot",
+        "mapping",
+    ),
     *("submitter", "futures", "executor", "monitor", "instrumentation", "testing", "quart", "bench", "demo", "cli"),
     "__main__",
 ]
@@ -27,7 +38,7 @@ ROOMS = [
 EXCEPTIONS = {("options", "routing")}
 """A mark is judged by the routing's rules, which a worker that only calls marked functions needn't load before."""
 
-SHARED = ("backlog", "base", "calls", "named", "outcomes", "pickling", "side_thread")
+SHARED = ("backlog", "base", "calls", "job", "named", "outcomes", "pickling", "side_thread")
 """What belongs to no backend of those in `backends`."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

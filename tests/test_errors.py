@@ -73,7 +73,7 @@ def test_error_has_base_docstring_and_name(error: errors.ExecutorError) -> None:
         (errors.TaskExitedError("render", 3, "SystemExit(1)"), ["'render'", "SystemExit(1)", "may not"]),
         (errors.WorkerLostError("render", 3, 4711, -9), ["'render'", "4711", "SIGKILL"]),
         (errors.WorkerLostError("render", 3, 4711, 2, ": why"), ["exited with code 2", ": why"]),
-        (errors.WorkerLostError("render", 3, None, None, ": no memory"), ["found no worker", ": no memory"]),
+        (errors.WorkerLostError("render", 3, None, None, ": no memory"), ["has no worker", ": no memory"]),
         (errors.WorkerLostError("render", 3, 99, None), ["worker process 99", "unknown"]),
     ],
     ids=lambda value: named(value) if isinstance(value, Exception) else None,

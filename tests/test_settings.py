@@ -24,7 +24,18 @@ BAD: list[tuple[str, Any]] = [
     *[("worker_preload", value) for value in (1, None, "yes")],
     *[("max_payload", value) for value in (0, None, "1")],
     *[("contextvars", value) for value in ("a.b:c", ["a.b"], [":c"], [5], 5)],
-    *[("backends", value) for value in ([], {"x": "thread"}, {5: InlineBackend()}, {"loop": InlineBackend()})],
+    *[
+        ("backends", value)
+        for value in (
+            [],
+            {"x": 4},
+            {"x": ""},
+            {"x": {"size": 4}},
+            {5: "thread:4"},
+            {5: InlineBackend()},
+            {"loop": InlineBackend()},
+        )
+    ],
     *[("tags", value) for value in ([], {"a": 5}, {5: "thread"}, "cpu")],
 ]
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
     from executors.backends.base import ExecutorBackend, Job
     from executors.backends.dask import DaskBackend
+    from executors.backends.futures import FuturesBackend
     from executors.backends.inline import InlineBackend
     from executors.backends.loop import LoopBackend
     from executors.backends.process import ProcessBackend
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "DaskBackend": "dask",
     "ExecutorBackend": "base",
+    "FuturesBackend": "futures",
     "InlineBackend": "inline",
     "Job": "base",
     "LoopBackend": "loop",
@@ -23,7 +25,16 @@ _MODULE_OF = {
     "ThreadBackend": "thread",
 }
 
-__all__ = ["DaskBackend", "ExecutorBackend", "InlineBackend", "Job", "LoopBackend", "ProcessBackend", "ThreadBackend"]
+__all__ = [
+    "DaskBackend",
+    "ExecutorBackend",
+    "FuturesBackend",
+    "InlineBackend",
+    "Job",
+    "LoopBackend",
+    "ProcessBackend",
+    "ThreadBackend",
+]
 
 
 def __getattr__(name: str) -> Any:

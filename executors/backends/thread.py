@@ -11,7 +11,6 @@ import os
 import queue
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Any
 
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
-from executors.context import running
+from executors.backends.job import run_here
 from executors.errors import BackendUnavailableError, DeadlockError
 from executors.handle import QUEUED, TaskHandle
 from executors.loops import EventLoop, Waiter
@@ -192,7 +191,7 @@ class _Pool:
         thread = threading.current_thread()
         blocking_wait.guard = self._while_blocked
         while (job := self._next_job(thread)) is not None:
-            _run(job)
+            run_here(job)
             del job  # an idle thread keeps nothing of its last one
         self._loop.post(self._ended, thread)
 
@@ -250,20 +249,3 @@ def _of_the_function(frame: FrameType) -> list[traceback.FrameSummary]:
     stack = list(traceback.extract_stack(frame))
     own = (threading.__file__, _PACKAGE)
     return list(itertools.dropwhile(lambda entry: entry.filename.startswith(own), stack)) or stack
-
-
-def _run(job: Job) -> None:
-    if not job.start():
-        return
-    job.context.run(running.set, job.handle)
-    cpu_began = time.thread_time()
-    try:
-        value: Any = job.context.run(job.function, *job.args, **job.kwargs)
-    except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the thread)
-        job.handle.cpu_time = time.thread_time() - cpu_began
-        job.fail(error)
-    else:
-        job.handle.cpu_time = time.thread_time() - cpu_began
-        job.succeed(value)
-    finally:
-        del job  # an error's traceback leads to this frame, and from the job to the error

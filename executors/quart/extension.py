@@ -139,7 +139,7 @@ class QuartExecutor(ExecutorWithWorkerHooks):
         if self._is_without_loop():
             self._start_by_itself()
         call = super()._prepare(function, args, kwargs, said)
-        if call.target.backend.requires_pickle:  # there the worker does it
+        if not call.target.backend.supports_context:  # there the worker does it
             self._goes_to_worker()
             return call
         if call.is_coroutine:

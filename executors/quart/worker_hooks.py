@@ -38,7 +38,7 @@ class ExecutorWithWorkerHooks(Executor):
         self._warning = None
         super().start()
         for backend in self._backends.values():
-            if self._worker_exit and backend.requires_pickle:
+            if self._worker_exit and not backend.supports_context and not backend.is_remote:
                 backend.patience = max(backend.patience, LONGEST_EXIT)
 
     def worker_init(self, function: F) -> F:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import forkserver, resource_tracker
+
+import loky
+import loky.backend.resource_tracker
 import pytest
 
-from executors.backends import InlineBackend, LoopBackend, ProcessBackend, ThreadBackend
+from executors.backends import FuturesBackend, InlineBackend, LoopBackend, ProcessBackend, ThreadBackend
 from executors.testing import BackendContract
 
 pytestmark = pytest.mark.anyio
+
+ASYNCIO = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+ASYNCIO_AND_TRIO = pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
 
 
 class TestLoopBackend(BackendContract):
@@ -45,3 +55,40 @@ class TestInlineBackend(BackendContract):
 
     def make_backend(self):
         return InlineBackend()
+
+
+class TestThreadPoolExecutor(BackendContract):
+    """The standard library's threads, made anew for each run."""
+
+    def make_backend(self):
+        return FuturesBackend(lambda: ThreadPoolExecutor(2))
+
+
+@pytest.fixture(scope="module")
+def process_pools() -> Iterator[None]:
+    """Have what multiprocessing and loky keep beside their workers started, and the former stopped in the end."""
+    resource_tracker.ensure_running()
+    loky.backend.resource_tracker.ensure_running()
+    multiprocessing.set_forkserver_preload(["executors.testing.tasks"])
+    forkserver.ensure_running()
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.mark.usefixtures("process_pools")
+@ASYNCIO_AND_TRIO
+class TestProcessPoolExecutor(BackendContract):
+    """The standard library's processes."""
+
+    def make_backend(self):
+        context = multiprocessing.get_context("forkserver")
+        return FuturesBackend(lambda: ProcessPoolExecutor(2, mp_context=context))
+
+
+@pytest.mark.usefixtures("process_pools")
+@ASYNCIO
+class TestLokyExecutor(BackendContract):
+    """loky's processes."""
+
+    def make_backend(self):
+        return FuturesBackend(lambda: loky.ProcessPoolExecutor(2))

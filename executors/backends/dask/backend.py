@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from executors.backends import pickling
 from executors.backends.backlog import Backlog
@@ -14,7 +14,6 @@ from executors.backends.dask.addresses import checked_address
 from executors.backends.dask.trampoline import Call, Place
 from executors.backends.outcomes import INLINE_LIMIT
 from executors.backends.side_thread import SideThread
-from executors.context import CarriedVariables
 from executors.errors import BackendUnavailableError, ConfigurationError, SerializationError
 from executors.loops import EventLoop
 from executors.options import positive_seconds, whole_number
@@ -50,7 +49,10 @@ class DaskBackend(ExecutorBackend):
     """
 
     supports_coroutines = True
+    supports_context = False
     requires_pickle = True
+    survives_worker_loss = True
+    is_remote = True
     supports_resources = True
 
     def __init__(
@@ -77,6 +79,11 @@ class DaskBackend(ExecutorBackend):
         self._connect_timeout = positive_seconds(connect_timeout, "connect_timeout")
         self._worker_timeout = positive_seconds(worker_timeout, "worker_timeout")
         self._max_payload = whole_number(max_payload, "max_payload", least=1)
+
+    @classmethod
+    def from_url(cls, rest: str, **options: Any) -> Self:
+        """Make one of a text such as ``"dask://127.0.0.1:8786"`` or ``"dask:tls://scheduler.internal:8786"``."""
+        return cls(rest, **options)
 
     def start(self, loop: EventLoop) -> None:
         """Begin to connect, in the background.
@@ -149,7 +156,7 @@ class DaskBackend(ExecutorBackend):
             self._queue(job, data)
 
     def _dump(self, job: Job, limit: int) -> bytes:
-        variables = (self.carried or CarriedVariables()).capture(job.context)
+        variables = {} if self.carried is None else self.carried.capture(job.context)
         call = (job.handle.name, job.function, job.args, job.kwargs, variables)
         return pickling.dump_call(*call, limit, None, main_is_importable=False)[0]
 

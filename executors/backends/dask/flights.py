@@ -12,9 +12,9 @@ from typing import Any
 from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
 
-from executors.backends.base import Job
 from executors.backends.dask import trampoline
 from executors.backends.dask.trampoline import Answer, Call, Place
+from executors.backends.job import Job
 from executors.backends.outcomes import INLINE_LIMIT, report
 from executors.backends.pickling import describe
 from executors.backends.side_thread import SideThread

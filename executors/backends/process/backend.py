@@ -50,7 +50,9 @@ class ProcessBackend(ExecutorBackend):
 
     supports_coroutines = True
     stops_running_tasks = True
+    supports_context = False
     requires_pickle = True
+    survives_worker_loss = True
 
     def __init__(
         self,
@@ -144,7 +146,7 @@ class ProcessBackend(ExecutorBackend):
     def _dump(self, job: Job, limit: int) -> bytes | Payload:
         """Pickle a call, as a frame or, if it is too large for a message, a payload."""
         handle = job.handle
-        variables = self.carried.capture(job.context) if self.carried else {}
+        variables = {} if self.carried is None else self.carried.capture(job.context)
         if not job.kwargs and not variables:
             small = self._small_calls.dump(handle.name, job.function, job.args)
             if small is not None and len(small) <= self._max_payload:
