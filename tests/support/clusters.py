@@ -52,6 +52,10 @@ class Cluster:
         """Kill the scheduler."""
         _kill(self._scheduler)
 
+    def freeze_scheduler(self) -> None:
+        """Have the scheduler say no more, and keep its connections."""
+        os.kill(self._scheduler.pid, signal.SIGSTOP)
+
     def start_workers(self, *options: str, path: Path | None = None, blind: bool = False) -> None:
         """Start workers of one thread each, unless the options of ``dask worker`` say otherwise.
 

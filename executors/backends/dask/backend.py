@@ -51,6 +51,7 @@ class DaskBackend(ExecutorBackend):
     supports_coroutines = True
     supports_context = False
     requires_pickle = True
+    stops_running_tasks = True
     survives_worker_loss = True
     is_remote = True
     supports_resources = True
@@ -131,7 +132,7 @@ class DaskBackend(ExecutorBackend):
         place = Place(*fields)
         self._compare(place, versions)
         for flight in (*self._flights, *self._adrift):
-            if key in flight.keys:
+            if key == flight.key:
                 flight.began(place)
 
     def _compare(self, place: Place, theirs: dict[str, str]) -> None:

@@ -53,8 +53,8 @@ class Flight:
         ended: Callable[[Flight], None],
     ) -> None:
         self.job = job
-        self.keys: list[str] = []
-        """Under which the scheduler knows it: the last one, and those whose worker died before it had begun."""
+        self.key = ""
+        """Under which the scheduler knows it."""
         self.place: Place | None = None
         """Where it has begun."""
         self._loop = loop
@@ -63,7 +63,7 @@ class Flight:
         self._patience = patience
         self._unpickler = unpickler
         self._ended = ended
-        self._futures: list[Future[Answer]] = []  # while there is one, the scheduler remembers that its task was begun
+        self._future: Future[Answer] | None = None
         self._beside: list[Cancellable] = [loop.spawn(self._guarded, self._watch_for_worker)]
         self._task = loop.spawn(self._guarded, self._fly)
 
@@ -87,9 +87,12 @@ class Flight:
         """Forget the job."""
         for task in (self._task, *self._beside):
             task.cancel()
-        for future in self._futures:
-            future.release()
+        self._release()
         self._ended(self)
+
+    def _release(self) -> None:
+        if self._future is not None:
+            self._future.release()
 
     # --- the way ----------------------------------------------------------------------------------------------
 
@@ -104,12 +107,11 @@ class Flight:
 
     async def _fly(self) -> None:
         for _ in range(_MOST_HANDOVERS):
-            key = f"{self.job.handle.name}-{uuid.uuid4().hex}"
             try:
-                answer: Answer = await self._submit(key)
+                answer: Answer = await self._submit()
             except KilledWorker as error:
                 if self.place is None:
-                    self.place = await self._place_of_begun(key)
+                    self.place = await self._place_of_begun()
                 if self.place is not None:
                     self.lose(str(error))
                     return
@@ -124,46 +126,47 @@ class Flight:
                 self._unable(f"Dask couldn't run it: {describe(error)}{advice}")
                 return
             else:
-                self._landed(Answer(*answer))
+                await self._landed(Answer(*answer))
                 self.drop()
                 return
         self.lose(f"{_MOST_HANDOVERS} workers died before they had begun it")
 
-    def _submit(self, key: str) -> Future[Answer]:
-        self.keys.append(key)
-        future = self._client.submit(
+    def _submit(self) -> Future[Answer]:
+        self._release()
+        self.key = f"{self.job.handle.name}-{uuid.uuid4().hex}"
+        self._future = self._client.submit(
             pickle.loads,
-            self._call._replace(key=key).dump(),
-            key=key,
+            self._call._replace(key=self.key).dump(),
+            key=self.key,
             pure=False,
             resources=dict(self.job.options.resources or ()) or None,
         )
-        self._futures.append(future)
-        return future
+        return self._future
 
-    async def _place_of_begun(self, key: str) -> Place | None:
-        """Return where a task had begun whose worker is dead; None if it hadn't, and now never will."""
+    async def _place_of_begun(self) -> Place | None:
+        """Return where the task has begun; None if it hasn't, and now never will."""
         scheduler = self._client.scheduler
-        await scheduler.set_metadata(keys=[key, "given up"], value=None)
-        first = next(iter((await scheduler.get_metadata(keys=[key])).values()))
+        await scheduler.set_metadata(keys=[self.key, "given up"], value=None)
+        first = next(iter((await scheduler.get_metadata(keys=[self.key])).values()))
         return None if first is None else Place(*first)
 
-    def _landed(self, answer: Answer) -> None:
-        self.place = answer.place
+    async def _landed(self, answer: Answer) -> None:
         job = self.job
+        if answer.outcome == trampoline.REFUSED:
+            self.place = self.place or await self._place_of_begun()
+            self._lost("its worker, or its result with its worker, was lost, and Dask wanted to run it again")
+            return
         if job.handle.started_at is None and not job.start():
             return
-        if answer.outcome == trampoline.REFUSED:
-            self._lost("its worker, or its result with its worker, was lost, and Dask wanted to run it again")
-        elif answer.outcome == trampoline.STOPPED:
+        if answer.outcome == trampoline.STOPPED:
             job.cancelled()
+            return
+        job.handle.cpu_time = answer.cpu_time
+        where = str(answer.place)
+        if sum(map(len, answer.parts)) <= INLINE_LIMIT:
+            report(job, answer.outcome, answer.parts, where)
         else:
-            job.handle.cpu_time = answer.cpu_time
-            where = str(answer.place)
-            if sum(map(len, answer.parts)) <= INLINE_LIMIT:
-                report(job, answer.outcome, answer.parts, where)
-            else:
-                self._unpickler.call(lambda: report(job, answer.outcome, answer.parts, where), lambda _, __: None)
+            self._unpickler.call(lambda: report(job, answer.outcome, answer.parts, where), lambda _, __: None)
 
     def _unable(self, reason: str) -> None:
         self.job.fail(BackendUnavailableError(self.job.handle.backend, reason))
@@ -186,7 +189,7 @@ class Flight:
             await asyncio.sleep(self._patience)
             if self.place is not None:
                 return
-            (status,) = (await scheduler.get_task_status(keys=self.keys[-1:])).values()
+            (status,) = (await scheduler.get_task_status(keys=[self.key])).values()
             workers = (await scheduler.identity(n_workers=0))["n_workers"]
             if status == "no-worker" or not workers:
                 asked = ", ".join(f"{amount:g} {name}" for name, amount in self.job.options.resources or ())
@@ -198,15 +201,26 @@ class Flight:
                 return
 
     async def _stop(self) -> None:
-        place = self.place = self.place or await self._place_of_begun(self.keys[-1])
+        place = self.place = self.place or await self._place_of_begun()
         if place is not None:
-            run = self._client.run
-            await run(trampoline.stop, self.keys[-1], workers=[place.worker], on_error="ignore")
+            self._beside.append(self._loop.spawn(self._guarded, self._tell))
             await asyncio.sleep(LISTEN_TIME)
             if place.threads > 1 or place.nanny is None:  # the work of others, or nobody to start it again
                 return
-            self._task.cancel()
-            self._futures[-1].release()  # or Dask would run it again
-            await run(trampoline.kill, place.pid, workers=[place.worker], nanny=True, on_error="ignore")
+            self._task.cancel()  # whatever comes of it now is no loss
+            if not await self._kill(place):
+                return
         self.job.cancelled()
         self.drop()
+
+    async def _tell(self) -> None:
+        """Have the task see that it is to stop. That may take long: it may not let its worker listen."""
+        if self.place is not None:
+            await self._client.run(trampoline.stop, self.key, workers=[self.place.worker], on_error="ignore")
+
+    async def _kill(self, place: Place) -> bool:
+        try:
+            run = self._client.run(trampoline.kill, place.pid, workers=[place.worker], nanny=True, on_error="ignore")
+            return any((await run).values())
+        except KeyError:  # the scheduler knows no such worker any more
+            return True

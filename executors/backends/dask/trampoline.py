@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Setup = tuple[str, tuple[Any, ...]] | None
 
 REFUSED, STOPPED = 0, 1
-"""Answers beside those of `Outcome`: the task had been begun before; the coroutine was cancelled, as it was told."""
+"""Answers beside those of `Outcome`: the task was not to begin; the coroutine was cancelled, as it was told."""
 
 
 class Place(NamedTuple):
@@ -112,13 +112,12 @@ def run(*fields: Any) -> Answer:
     call = Call(*fields)
     worker: Worker = get_worker()
     place = Place(worker.address, os.getpid(), worker.state.nthreads, worker.nanny)
-    if not asyncio.run_coroutine_threadsafe(_is_first(worker, call.key, place), worker.loop.asyncio_loop).result():
-        return Answer(REFUSED, [], 0.0, place)
     context.WorkerProcess.active = True
     job = _jobs[call.key] = _Job(call.task_id, call.name)
-    worker.log_event(call.topic, (call.key, place, versions()))
-    began = time.thread_time()
     try:
+        if not asyncio.run_coroutine_threadsafe(_may_begin(worker, call, place), worker.loop.asyncio_loop).result():
+            return Answer(REFUSED, [], 0.0, place)
+        began = time.thread_time()
         outcome, parts = _answer(call, job, place)
     finally:
         del _jobs[call.key]
@@ -127,14 +126,23 @@ def run(*fields: Any) -> Answer:
     return Answer(outcome, [bytes(part) for part in parts], time.thread_time() - began, place)
 
 
-async def _is_first(worker: Worker, key: str, place: Place) -> bool:
-    """Whether nobody has begun the task before. The scheduler keeps the order in which such words come in.
+async def _may_begin(worker: Worker, call: Call, place: Place) -> bool:
+    """Return whether nobody has begun the task before, and the client still wants it; if so, the client is told.
 
-    Dask would run a task again whose worker has died, or whose result was lost with its worker.
+    The scheduler keeps the order in which such words come in, until it forgets the task. Dask would run one again whose
+    worker has died, or whose result was lost with its worker; and a worker may be late to hear that one is forgotten.
+    Nothing is left to be sent when the task begins: it may end this process, or let no other thread run.
     """
     word = uuid.uuid4().hex
-    await worker.scheduler.set_metadata(keys=[key, word], value=place)
-    return next(iter(await worker.scheduler.get_metadata(keys=[key]))) == word  # type: ignore[no-any-return]
+    scheduler = worker.scheduler
+    await scheduler.set_metadata(keys=[call.key, word], value=place)
+    words, states = await asyncio.gather(
+        scheduler.get_metadata(keys=[call.key], default={}), scheduler.get_task_status(keys=[call.key])
+    )
+    if next(iter(words), None) != word or states[call.key] is None:
+        return False
+    await scheduler.log_event(topic=call.topic, msg=(call.key, place, versions()))
+    return True
 
 
 def _answer(call: Call, job: _Job, place: Place) -> tuple[int, Any]:
@@ -232,7 +240,8 @@ def stop(key: str) -> None:
         job.stop()
 
 
-def kill(pid: int, dask_worker: Nanny) -> None:
-    """Kill a worker process; its nanny starts another. Called in the nanny, for the client."""
+def kill(pid: int, dask_worker: Nanny) -> bool:
+    """Kill a worker process, and return whether it is gone; its nanny starts another. Called there, for the client."""
     if dask_worker.pid == pid:
         os.kill(pid, signal.SIGKILL)
+    return True

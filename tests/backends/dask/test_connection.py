@@ -58,17 +58,23 @@ async def test_nobody_is_there_at_the_end(new_cloud) -> None:
         assert [task.id for task in report.unsuccessful] == [waiting.id]
 
 
-async def test_a_scheduler_that_comes_late(new_cloud, tmp_path: Path) -> None:
-    """An app may start before its cluster does: its first task waits for the scheduler."""
+async def test_a_scheduler_that_comes_late_and_freezes(new_cloud, tmp_path: Path) -> None:
+    """An app may start before its cluster does: its first task waits for the scheduler, but not for ever for a worker.
+    A scheduler that says no more keeps no drain from its deadline."""
     port = find_port()
     async with new_cloud(DaskBackend(f"127.0.0.1:{port}", worker_timeout=0.2)) as cloud:
         waiting = cloud.submit(tasks.identity, 1)
         cluster = Cluster(tmp_path, port=port)
         try:
             await waiting.wait()
+            assert "no worker that could run it was there, among 0" in str(waiting.exception())
+            left = cloud.submit(tasks.identity, 1)
+            cluster.freeze_scheduler()
+            report = await cloud.executor.drain(0.1)
         finally:
             cluster.close()
-        assert "no worker that could run it was there, among 0" in str(waiting.exception())
+        assert report.duration < 1.1
+        assert [task.id for task in report.unsuccessful] == [left.id]
 
 
 async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line, caplog, tmp_path: Path) -> None:
