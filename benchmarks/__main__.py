@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.harness import Plan, Report, Result, number
 from benchmarks.machine import CpuOfOthers, compile_sources
 
-BENCHMARKS = ("dispatch", "map", "payload", "cold", "replacement", "memory", "lag", "queue")
+BENCHMARKS = ("dispatch", "map", "payload", "cold", "replacement", "memory", "lag", "queue", "cluster")
 MODULES = {"map": "mapping", "cold": "cold_start", "queue": "long_queue"}
 """Modules that aren't named as their benchmark."""
 
