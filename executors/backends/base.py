@@ -45,7 +45,8 @@ class ExecutorBackend(ABC):
     """Jobs run in processes of their own: one that dies takes along what it ran, as `lost`, and the backend goes on."""
 
     is_remote: bool = False
-    """The workers are there without it, on other machines perhaps: it neither starts nor ends them."""
+    """Its workers may be on other machines, which share neither files nor memory with this one. They are there before
+    it starts, and outlast it."""
 
     supports_resources: bool = False
     """It heeds the option `resources` of a job; elsewhere that is refused."""

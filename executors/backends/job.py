@@ -135,6 +135,24 @@ class Job:
         self.owner.job_started(self)
         return True
 
+    def run(self) -> None:
+        """Run a plain function in the calling thread, from its start to the report of its end. Lets nothing out."""
+        if not self.start():
+            return
+        handle = self.handle
+        self.context.run(running.set, handle)
+        cpu_began = time.thread_time()
+        try:
+            value: Any = self.context.run(self.function, *self.args, **self.kwargs)
+        except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the thread)
+            handle.cpu_time = time.thread_time() - cpu_began
+            self.fail(error)
+        else:
+            handle.cpu_time = time.thread_time() - cpu_began
+            self.succeed(value)
+        finally:
+            del self  # an error's traceback leads to this frame, and from the job to the error
+
     def succeed(self, value: Any) -> None:
         """Report that the function returned `value`. Any thread, once."""
         if not self.is_coroutine and is_awaitable(value):
@@ -182,24 +200,6 @@ class Job:
             owner.job_finished(self, state, value, error)
         else:
             owner.loop.post(owner.job_finished, self, state, value, error)
-
-
-def run_here(job: Job) -> None:
-    """Run a job's plain function in the calling thread, from its start to the report of its end. Lets nothing out."""
-    if not job.start():
-        return
-    job.context.run(running.set, job.handle)
-    cpu_began = time.thread_time()
-    try:
-        value: Any = job.context.run(job.function, *job.args, **job.kwargs)
-    except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the thread)
-        job.handle.cpu_time = time.thread_time() - cpu_began
-        job.fail(error)
-    else:
-        job.handle.cpu_time = time.thread_time() - cpu_began
-        job.succeed(value)
-    finally:
-        del job  # an error's traceback leads to this frame, and from the job to the error
 
 
 class Rest:

@@ -27,9 +27,13 @@ class LoopBackend(ExecutorBackend):
         if max_running is not None:
             whole_number(max_running, "max_running", least=1)
         self.workers = max_running
-        self.starts_at_once = max_running is None
         self._running: set[Job] = set()  # kept where they are bounded only
         self._backlog = Backlog()
+
+    @property
+    def starts_at_once(self) -> bool:  # type: ignore[override]
+        """Where nothing bounds them, jobs don't wait."""
+        return self.workers is None
 
     def start(self, loop: EventLoop) -> None:
         """Bind to the loop."""

@@ -20,7 +20,6 @@ from typing import Any
 
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
-from executors.backends.job import run_here
 from executors.errors import BackendUnavailableError, DeadlockError
 from executors.handle import QUEUED, TaskHandle
 from executors.loops import EventLoop, Waiter
@@ -191,7 +190,7 @@ class _Pool:
         thread = threading.current_thread()
         blocking_wait.guard = self._while_blocked
         while (job := self._next_job(thread)) is not None:
-            run_here(job)
+            job.run()
             del job  # an idle thread keeps nothing of its last one
         self._loop.post(self._ended, thread)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
+import loky.backend.resource_tracker
 import pytest
 from lines import Line
 
@@ -21,3 +24,14 @@ def line(tmp_path: Path) -> Callable[[], Line]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="package")
+def process_pools() -> Iterator[None]:
+    """Have what multiprocessing and loky keep beside their workers started, and the forkserver stopped in the end."""
+    resource_tracker.ensure_running()
+    loky.backend.resource_tracker.ensure_running()
+    multiprocessing.set_forkserver_preload(["executors.testing.tasks"])
+    forkserver.ensure_running()
+    yield
+    forkserver._forkserver._stop()

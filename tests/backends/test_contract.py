@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import forkserver, resource_tracker
 
 import loky
-import loky.backend.resource_tracker
 import pytest
 
 from executors.backends import FuturesBackend, InlineBackend, LoopBackend, ProcessBackend, ThreadBackend
@@ -62,17 +59,6 @@ class TestThreadPoolExecutor(BackendContract):
 
     def make_backend(self):
         return FuturesBackend(lambda: ThreadPoolExecutor(2))
-
-
-@pytest.fixture(scope="module")
-def process_pools() -> Iterator[None]:
-    """Have what multiprocessing and loky keep beside their workers started, and the former stopped in the end."""
-    resource_tracker.ensure_running()
-    loky.backend.resource_tracker.ensure_running()
-    multiprocessing.set_forkserver_preload(["executors.testing.tasks"])
-    forkserver.ensure_running()
-    yield
-    forkserver._forkserver._stop()
 
 
 @pytest.mark.usefixtures("process_pools")

@@ -13,7 +13,6 @@ from executors.backends import pickling
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.futures import trampoline
-from executors.backends.job import run_here
 from executors.backends.outcomes import report
 from executors.backends.side_thread import SideThread
 from executors.errors import BackendUnavailableError, ConfigurationError, WorkerLostError
@@ -167,7 +166,7 @@ class FuturesBackend(ExecutorBackend):
             future.add_done_callback(lambda future, job=job, pool=pool: self._ended(job, pool, future))  # type: ignore[misc]
 
     def _submitted(self, job: Job) -> tuple[Executor, Future[Any]]:
-        how = (trampoline.run, job.token, job.handle.id, self._common) if self.requires_pickle else (run_here, job)
+        how = (trampoline.run, job.token, job.handle.id, self._common) if self.requires_pickle else (job.run,)
         pool = self._opened()
         try:
             return pool, pool.submit(*how)

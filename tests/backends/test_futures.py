@@ -1,0 +1,325 @@
+"""What differs where tasks run in somebody else's executor."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor as AnyExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import daemonic
+import pytest
+import worker_tasks as tasks
+from processes import ended
+
+from executors import (
+    BackendUnavailableError,
+    ConfigurationError,
+    Executor,
+    SerializationError,
+    TaskHandle,
+    WorkerLostError,
+    current_task,
+)
+from executors.backends import FuturesBackend
+from executors.handle import CANCELLED, FAILED, LOST, QUEUED, RUNNING, SUCCEEDED
+from executors.submitter import Submitter
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("process_pools"),
+    pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"]),
+]
+
+PATIENCE = 30.0
+
+
+def processes(size: int = 1) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(size, mp_context=multiprocessing.get_context("forkserver"))
+
+
+@asynccontextmanager
+async def running(backend: FuturesBackend, **settings: Any) -> AsyncIterator[Submitter]:
+    async with Executor(
+        threads=1, processes=0, backends={"pool": backend}, tags={"pool": "pool"}, **settings
+    ) as executor:
+        yield executor.options(tag="pool")
+
+
+async def ended_with(handle: TaskHandle[Any]) -> BaseException | None:
+    with anyio.fail_after(PATIENCE):
+        await handle.wait()
+    return handle.exception()
+
+
+# --- whose executor it is ---------------------------------------------------------------------------------
+
+
+async def test_an_executor_that_is_given_is_left_as_it_is() -> None:
+    """It runs what its owner submits before, meanwhile and afterwards."""
+    with ThreadPoolExecutor(1) as pool:
+        backend = FuturesBackend(pool)
+        for _ in range(2):
+            async with running(backend) as submitter:
+                assert await submitter.run(abs, -3) == 3
+        assert pool.submit(abs, -4).result() == 4
+
+
+async def test_an_executor_that_was_made_here_is_shut_down() -> None:
+    """Each run of the executor has one of its own, which takes nothing afterwards."""
+    made: list[ThreadPoolExecutor] = []
+
+    def make() -> ThreadPoolExecutor:
+        made.append(ThreadPoolExecutor(1))
+        return made[-1]
+
+    backend = FuturesBackend(make)
+    for _ in range(2):
+        async with running(backend) as submitter:
+            assert await submitter.run(abs, -3) == 3
+    assert len(made) == 2
+    for pool in made:
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(abs, 1)
+
+
+async def test_an_executor_that_its_owner_has_shut_down_refuses() -> None:
+    """Its tasks fail, and say why."""
+    pool = ThreadPoolExecutor(1)
+    async with running(FuturesBackend(pool)) as submitter:
+        pool.shutdown()
+        with pytest.raises(BackendUnavailableError, match=r"its executor refused it \(RuntimeError: .*shutdown"):
+            await submitter.run(abs, 1)
+
+
+@pytest.mark.parametrize("by_owner", [False, True])
+async def test_a_task_that_waits_for_a_worker_of_a_shared_executor(by_owner: bool) -> None:
+    """It can be cancelled there, by its handle or by the executor's owner, and never runs then."""
+    pool, release = ThreadPoolExecutor(1), threading.Event()
+    pool.submit(release.wait)
+    called: list[int] = []
+    try:
+        async with running(FuturesBackend(pool)) as submitter:
+            handle = submitter.submit(called.append, 1)
+            assert handle.state is QUEUED
+            if by_owner:
+                pool.shutdown(wait=False, cancel_futures=True)
+                assert isinstance(await ended_with(handle), BackendUnavailableError)
+                assert handle.state is FAILED
+            else:
+                assert handle.cancel()
+                assert handle.state is CANCELLED
+    finally:
+        release.set()
+        pool.shutdown()
+    assert called == []
+
+
+async def test_no_more_are_handed_over_than_may_be() -> None:
+    """With a size of its own it leaves the other workers to the executor's owner."""
+    release = threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        async with running(FuturesBackend(pool, size=2)) as submitter:
+            handles = [submitter.submit(release.wait, PATIENCE) for _ in range(3)]
+            while [handle.state for handle in handles[:2]] != [RUNNING, RUNNING]:
+                await anyio.sleep(0)
+            assert pool.submit(abs, -1).result() == 1
+            assert handles[2].state is QUEUED
+            release.set()
+            assert [await handle for handle in handles] == [True, True, True]
+
+
+# --- threads ----------------------------------------------------------------------------------------------
+
+
+async def test_a_function_in_a_thread_sees_that_it_is_to_stop() -> None:
+    """`current_task()` has the task's handle there, and its thread is measured."""
+    began = threading.Event()
+
+    def stay() -> None:
+        began.set()
+        while True:
+            current_task().check_cancelled()
+
+    async with running(FuturesBackend(lambda: ThreadPoolExecutor(1))) as submitter:
+        handle = submitter.submit(stay)
+        while not began.is_set():
+            await anyio.sleep(0.001)
+        handle.cancel()
+        await ended_with(handle)
+        assert (handle.state, handle.abandoned) == (CANCELLED, False)
+        assert handle.cpu_time is not None
+
+
+async def test_when_abandoned_tasks_keep_every_worker() -> None:
+    """What is queued fails, and what is submitted is refused, until one comes back."""
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        async with running(FuturesBackend(pool), cancel_grace=0.01) as submitter:
+            stuck = submitter.submit(release.wait, PATIENCE)
+            queued = submitter.submit(abs, 1)
+            while stuck.state is not RUNNING:
+                await anyio.sleep(0)
+            stuck.cancel()
+            assert isinstance(await ended_with(queued), BackendUnavailableError)
+            assert stuck.abandoned
+            with pytest.raises(BackendUnavailableError, match="all its 1 workers are kept"):
+                submitter.submit(abs, 1)
+            release.set()
+            while submitter._executor.backend("pool").unavailable:
+                await anyio.sleep(0.001)
+            assert await submitter.run(abs, -2) == 2
+
+
+# --- processes --------------------------------------------------------------------------------------------
+
+
+async def test_what_does_not_pickle_leaves_the_pool_in_peace() -> None:
+    """A result or an exception that can't come back fails its task, and its worker goes on."""
+    async with running(FuturesBackend(processes)) as submitter:
+        worker = await submitter.run(tasks.pid)
+        assert isinstance(await ended_with(submitter.submit(tasks.make_lock)), SerializationError)
+        assert isinstance(await ended_with(submitter.submit(tasks.raise_it, tasks.LockedError)), SerializationError)
+        assert isinstance(await ended_with(submitter.submit(tasks.make, tasks.Explosive)), SerializationError)
+        assert isinstance(await ended_with(submitter.submit(tasks.identity, tasks.Explosive())), SerializationError)
+        error = await ended_with(submitter.submit(tasks.raise_it, tasks.TwoArgumentsError, 3, "x"))
+        assert isinstance(error, tasks.TwoArgumentsError)
+        assert "a worker of the backend 'pool'" in "".join(error.__notes__)
+        assert await submitter.run(tasks.pid) == worker
+
+
+async def test_functions_without_a_name_travel() -> None:
+    """Lambdas and closures go by cloudpickle, and large buffers along with the rest."""
+    data = bytearray(1_000_000)
+    async with running(FuturesBackend(processes)) as submitter:
+        assert await submitter.run(lambda: len(data)) == len(data)
+
+
+async def test_a_broken_pool_is_replaced() -> None:
+    """The task that killed its worker is lost; what was queued behind it runs in a new pool."""
+    async with running(FuturesBackend(processes)) as submitter:
+        worker = await submitter.run(tasks.pid)
+        lost = submitter.submit(tasks.kill_self, signal.SIGKILL)
+        behind = [submitter.submit(tasks.pid) for _ in range(3)]
+        error = await ended_with(lost)
+        assert lost.state is LOST
+        assert isinstance(error, WorkerLostError)
+        assert "the backend 'pool' has broken while it had the task" in str(error)
+        (other,) = {await handle for handle in behind}
+        assert other != worker
+
+
+async def test_a_pool_that_broke_while_idle_is_replaced() -> None:
+    """A task that the broken pool refuses goes to the new one."""
+    backend = FuturesBackend(processes)
+    async with running(backend) as submitter:
+        worker = await submitter.run(tasks.pid)
+        broken: Any = backend._pool
+        os.kill(worker, signal.SIGKILL)
+        await ended(worker)
+        while not broken._broken:  # its manager's thread sees to that
+            await anyio.sleep(0.001)
+        assert await submitter.run(tasks.pid) != worker
+        assert backend._pool is not broken
+
+
+async def test_a_broken_pool_without_a_replacement() -> None:
+    """What is queued fails, what is submitted is refused, and both say how to have it replaced."""
+    with processes() as pool:
+        async with running(FuturesBackend(pool)) as submitter:
+            lost, behind = submitter.submit(tasks.kill_self, signal.SIGKILL), submitter.submit(tasks.pid)
+            assert isinstance(await ended_with(lost), WorkerLostError)
+            assert isinstance(await ended_with(behind), BackendUnavailableError)
+            with pytest.raises(BackendUnavailableError, match="give FuturesBackend the function that makes"):
+                submitter.submit(tasks.pid)
+
+
+async def test_a_task_that_cannot_be_stopped_is_told_apart() -> None:
+    """After its timeout its waiters are told at once; after the grace it is abandoned; the drain ends its worker."""
+    async with running(FuturesBackend(processes), cancel_grace=0.01) as submitter:
+        worker = await submitter.run(tasks.pid)
+        handle = submitter.options(timeout=0.01).submit(signal.pause)
+        await ended_with(handle)
+        assert (handle.cancel_requested, handle.state.value) == (True, "timed_out")
+        while not handle.abandoned:
+            await anyio.sleep(0.001)
+    await ended(worker)
+
+
+async def test_under_a_daemonic_server() -> None:
+    """Where the server may start no process by multiprocessing, the error names what may: a `ProcessBackend`."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=daemonic.serve, args=(theirs,), daemon=True)
+    server.start()
+    theirs.close()
+    text, value = await anyio.to_thread.run_sync(ours.recv)
+    ours.close()
+    await anyio.to_thread.run_sync(server.join)
+    server.close()
+    assert "a daemonic one of multiprocessing" in text
+    assert "use a ProcessBackend" in text
+    assert value == 5
+
+
+# --- other executors --------------------------------------------------------------------------------------
+
+
+class OwnExecutor(AnyExecutor):
+    """Runs everything at once, as it is handed over."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001
+            future.set_exception(error)
+        return future
+
+
+async def test_another_kind_of_executor() -> None:
+    """What isn't known gets pickles, unless it is said to need none; and how many at a time must be said."""
+    taken, lock = [], threading.Lock()
+    async with running(FuturesBackend(OwnExecutor(), size=1)) as submitter:
+        assert await submitter.run(lambda: os.getpid()) == os.getpid()
+        assert isinstance(await ended_with(submitter.submit(id, lock)), SerializationError)
+    async with running(FuturesBackend(OwnExecutor(), size=1, requires_pickle=False)) as submitter:
+        handle = submitter.submit(taken.append, lock)
+        await handle
+        assert (taken, handle.state) == ([lock], SUCCEEDED)
+    with pytest.raises(ConfigurationError, match="doesn't tell how many workers"):
+        FuturesBackend(OwnExecutor()).workers  # noqa: B018
+
+
+def refusing() -> AnyExecutor:
+    class Refusing(OwnExecutor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            raise OSError(11, "try again")
+
+    return Refusing()
+
+
+async def test_an_executor_that_raises() -> None:
+    """What the executor has against a task is the reason and the cause of its failure, and of no other's."""
+    async with running(FuturesBackend(refusing, size=1)) as submitter:
+        error = await ended_with(submitter.submit(abs, 1))
+        assert isinstance(error, BackendUnavailableError)
+        assert "try again" in str(error)
+        assert isinstance(error.__cause__, OSError)
+        assert submitter._executor.backend("pool").unavailable is None
+
+
+async def test_what_is_no_executor_is_refused() -> None:
+    """Neither an executor nor what makes one; what makes something else; a size that is none."""
+    with pytest.raises(ConfigurationError, match="was given 5"):
+        FuturesBackend(5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"must make a concurrent\.futures\.Executor"):
+        FuturesBackend(lambda: 5).workers  # type: ignore[arg-type, return-value]  # noqa: B018
+    with pytest.raises(ConfigurationError, match="number of jobs is 0"):
+        FuturesBackend(OwnExecutor(), size=0)

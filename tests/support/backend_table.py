@@ -1,0 +1,67 @@
+"""The table of what each backend can do, made of the classes: `python tests/support/backend_table.py` writes it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "backends.md"
+HEADING = "| Attribute |"
+NOT_CAPABILITIES = {"carried", "name", "patience", "setup", "unavailable"}
+
+
+def told() -> dict[str, str]:
+    """Return what the interface says of each capability."""
+    from executors.backends import ExecutorBackend  # noqa: PLC0415  (a script puts the project's folder first)
+
+    (body,) = ast.parse(inspect.getsource(ExecutorBackend)).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for attribute, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name):
+            assert isinstance(text, ast.Expr), f"{attribute.target.id} has no docstring"
+            assert isinstance(text.value, ast.Constant)
+            name = attribute.target.id
+            found[name] = inspect.cleandoc(text.value.value).replace("\n", " ").split(". ")[0].removesuffix(".")
+    return {name: text for name, text in found.items() if name not in NOT_CAPABILITIES}
+
+
+def shown(backend: type, attribute: str) -> str:
+    """Return what a backend's class says of a capability, as a cell."""
+    value = getattr(backend, attribute)
+    if isinstance(value, property):
+        return "varies"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if attribute == "workers" and value is None:
+        return f"`{next(iter(inspect.signature(backend).parameters))}`"
+    return str(value)
+
+
+def table() -> str:
+    """Return the table."""
+    from executors import backends  # noqa: PLC0415  (the same)
+
+    names = [name for name in backends.__all__ if name not in {"ExecutorBackend", "Job"}]
+    rows = [
+        ["Attribute", *(f"`{name}`" for name in names), "What it says"],
+        ["---"] * (len(names) + 2),
+        *(
+            [f"`{attribute}`", *(shown(getattr(backends, name), attribute) for name in names), text]
+            for attribute, text in told().items()
+        ),
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows).replace("| --- ", "|---").replace("--- |", "---|")
+
+
+def with_table(page: str) -> str:
+    """Return the page with the table in the place of what it has."""
+    start = page.index(HEADING)
+    return page[:start] + table() + page[page.index("\n\n", start) + 1 :]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(PAGE.parents[2]))
+    PAGE.write_text(with_table(PAGE.read_text()))
