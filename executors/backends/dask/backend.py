@@ -76,7 +76,7 @@ class DaskBackend(ExecutorBackend):
         self._new_connection, self._new_flight = connection.Connection, flights.Flight
         self._address = checked_address(address, security, insecure=insecure)
         self._security = security
-        self.workers: int = whole_number(in_flight, "in_flight", least=1)
+        self._in_flight = whole_number(in_flight, "in_flight", least=1)
         self._connect_timeout = positive_seconds(connect_timeout, "connect_timeout")
         self._worker_timeout = positive_seconds(worker_timeout, "worker_timeout")
         self._max_payload = whole_number(max_payload, "max_payload", least=1)
@@ -105,6 +105,11 @@ class DaskBackend(ExecutorBackend):
         self._connection: Connection = self._new_connection(
             loop, self._address, self._security, self._connect_timeout, self._connection_changed
         )
+
+    @property
+    def workers(self) -> int:  # type: ignore[override]
+        """How many jobs the cluster has at a time."""
+        return self._in_flight
 
     @property
     def unavailable(self) -> str | None:  # type: ignore[override]
@@ -182,7 +187,7 @@ class DaskBackend(ExecutorBackend):
 
     def _schedule(self) -> None:
         """Hand queued jobs over, as far as the cluster may have more."""
-        while self._client is not None and len(self._flights) < self.workers:
+        while self._client is not None and len(self._flights) < self._in_flight:
             if (job := self._backlog.popleft()) is None:
                 return
             call = Call("", self._topic, job.handle.id, job.handle.name, self.setup, self._max_payload, job.token)
