@@ -70,8 +70,8 @@ class Flight:
     # --- what the backend tells -------------------------------------------------------------------------------
 
     def began(self, place: Place) -> None:
-        """A worker has begun the job."""
-        self.place = place
+        """A worker has begun the job. A second one that says so is about to be refused."""
+        self.place = self.place or place
         self.job.start()  # where that is refused, the job was cancelled before this was known, and `stop` is at it
 
     def stop(self) -> None:

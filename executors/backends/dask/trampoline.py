@@ -127,22 +127,21 @@ def run(*fields: Any) -> Answer:
 
 
 async def _may_begin(worker: Worker, call: Call, place: Place) -> bool:
-    """Return whether nobody has begun the task before, and the client still wants it; if so, the client is told.
+    """Tell the client that the task begins; return whether nobody has begun it before, and it is still wanted.
 
     The scheduler keeps the order in which such words come in, until it forgets the task. Dask would run one again whose
     worker has died, or whose result was lost with its worker; and a worker may be late to hear that one is forgotten.
     Nothing is left to be sent when the task begins: it may end this process, or let no other thread run.
     """
-    word = uuid.uuid4().hex
-    scheduler = worker.scheduler
-    await scheduler.set_metadata(keys=[call.key, word], value=place)
+    word, scheduler = uuid.uuid4().hex, worker.scheduler
+    await asyncio.gather(
+        scheduler.set_metadata(keys=[call.key, word], value=place),
+        scheduler.log_event(topic=call.topic, msg=(call.key, place, versions())),
+    )
     words, states = await asyncio.gather(
         scheduler.get_metadata(keys=[call.key], default={}), scheduler.get_task_status(keys=[call.key])
     )
-    if next(iter(words), None) != word or states[call.key] is None:
-        return False
-    await scheduler.log_event(topic=call.topic, msg=(call.key, place, versions()))
-    return True
+    return next(iter(words), None) == word and states[call.key] is not None
 
 
 def _answer(call: Call, job: _Job, place: Place) -> tuple[int, Any]:
