@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from itertools import chain
 
 import dask.config
 from distributed import Client, Event, Security
@@ -51,14 +52,14 @@ class Connection:
         await self._ended
 
     def kill(self) -> None:
-        """Close the connections, without a loop: it has ended."""
-        if (client := self.client) is not None:
-            self.client = None
-            client.status = "closed"
-            for comms in (*client.rpc.available.values(), *client.rpc.occupied.values()):
-                for comm in list(comms):
+        """Close the connections, without a loop: it has ended. Any thread."""
+        client, self.client = self.client, None
+        if client is not None:
+            client.status = "closed"  # so that it says no goodbye
+            comms = [*chain(*client.rpc.available.values(), *client.rpc.occupied.values())]
+            for comm in (client.scheduler_comm.comm, *comms):
+                with suppress(RuntimeError):  # it tells the loop, once it is closed
                     comm.abort()
-            client.scheduler_comm.abort()
 
     async def _keep(self) -> None:
         try:
@@ -66,6 +67,7 @@ class Connection:
                 await self._connect_and_watch()
                 await asyncio.sleep(RETRY_TIME)
         finally:
+            self.client = None
             self._ended.wake()
 
     async def _connect_and_watch(self) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
+import os
 import time
 from collections.abc import Iterator
 from importlib import metadata
+from operator import methodcaller
 from pathlib import Path
 
 import anyio
@@ -15,11 +19,45 @@ import worker_tasks as tasks
 from clusters import Cluster
 from servers import find_port
 
-from executors import BackendUnavailableError, WorkerLostError
+from executors import BackendUnavailableError, Executor, ExecutorClosedError, WorkerLostError
 from executors.backends import DaskBackend
 from executors.handle import LOST, QUEUED
 
 pytestmark = pytest.mark.anyio
+
+
+def end_properly(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is under way, as `asyncio.run` does."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
+
+
+@pytest.mark.parametrize("end", [end_properly, methodcaller("close")], ids=["properly", "at once"])
+def test_a_loop_that_ends_without_a_drain(cluster: Cluster, end) -> None:
+    """What was under way is lost; its connections are closed, and the executor may be started on another loop."""
+    executor = Executor(threads=1, processes=0, backends={"dask": DaskBackend(cluster.address)}, tags={"far": "dask"})
+    far = executor.options(tag="far")
+
+    async def begin():
+        executor.start()
+        await far.run(tasks.identity, 1)
+        return far.submit(cloud_tasks.listen, os.devnull)
+
+    async def begin_again():
+        async with executor:
+            return await far.run(tasks.identity, 2)
+
+    loop = asyncio.new_event_loop()
+    handle = loop.run_until_complete(begin())
+    end(loop)
+    assert asyncio.run(begin_again()) == 2
+    assert handle.state is LOST
+    assert isinstance(handle.exception(), ExecutorClosedError)
+    del loop
+    gc.collect()  # coroutines that the loop has left are destroyed here, and not in another test
 
 
 @pytest.fixture
