@@ -98,7 +98,6 @@ class DaskBackend(ExecutorBackend):
         self._topic = f"executors-{uuid.uuid4().hex}"
         self._backlog = Backlog()
         self._flights: set[Flight] = set()
-        self._adrift: set[Flight] = set()  # of jobs that were abandoned
         self._warned_of: list[dict[str, str]] = []  # versions
         self._client: Client | None = None
         self._pickler = SideThread("executors-dask-pickler", loop)
@@ -125,7 +124,7 @@ class DaskBackend(ExecutorBackend):
             self._client.subscribe_topic(self._topic, self._began)
             self._schedule()
         elif before is not None:  # what is queued waits for the scheduler to come back
-            for flight in (*self._flights, *self._adrift):
+            for flight in list(self._flights):
                 flight.lose(reason)
         else:
             while (job := self._backlog.popleft()) is not None:
@@ -136,7 +135,7 @@ class DaskBackend(ExecutorBackend):
         _, (key, fields, versions) = event
         place = Place(*fields)
         self._compare(place, versions)
-        for flight in (*self._flights, *self._adrift):
+        for flight in self._flights:
             if key == flight.key:
                 flight.began(place)
 
@@ -198,7 +197,6 @@ class DaskBackend(ExecutorBackend):
 
     def _flight_ended(self, flight: Flight) -> None:
         self._flights.discard(flight)
-        self._adrift.discard(flight)
         self._schedule()
 
     def cancel(self, job: Job) -> None:
@@ -211,11 +209,7 @@ class DaskBackend(ExecutorBackend):
 
     def abandon(self, job: Job) -> None:
         """Hand another job over in its place."""
-        flight = job.token
-        if flight in self._flights:
-            self._flights.discard(flight)
-            self._adrift.add(flight)
-            self._schedule()
+        self._flight_ended(job.token)  # it goes on by itself, until it or the connection ends
 
     def stack_of(self, job: Job) -> str | None:
         """Tell which worker it keeps."""
@@ -226,7 +220,7 @@ class DaskBackend(ExecutorBackend):
 
     async def close(self) -> None:
         """Let go of the scheduler, which forgets what it still has."""
-        for flight in (*self._flights, *self._adrift):
+        for flight in list(self._flights):
             flight.drop()
         await self._connection.close()
         await self._pickler.wait_closed()
