@@ -214,7 +214,7 @@ class DaskBackend(ExecutorBackend):
     def stack_of(self, job: Job) -> str | None:
         """Tell which worker it keeps."""
         place = getattr(job.token, "place", None)
-        return f"{place}, which runs on: it has {place.threads} threads, or no nanny" if place is not None else None
+        return None if place is None else f"{place}: only one with a single thread and a nanny is killed for a task"
 
     # --- the end ----------------------------------------------------------------------------------------------
 

@@ -190,7 +190,7 @@ class Flight:
             if self.place is not None:
                 return
             (status,) = (await scheduler.get_task_status(keys=[self.key])).values()
-            workers = (await scheduler.identity(n_workers=0))["n_workers"]
+            workers = len(await self._client.nthreads())
             if status == "no-worker" or not workers:
                 asked = ", ".join(f"{amount:g} {name}" for name, amount in self.job.options.resources or ())
                 has = f"with the resources that it asks for ({asked})" if asked else "that could run it"

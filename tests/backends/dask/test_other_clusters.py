@@ -55,7 +55,7 @@ async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str],
         report = await cloud.executor.drain(1)
         (kept,) = report.abandoned
         assert encrypted.address.rpartition(":")[0] in kept.stack
-        assert "3 threads" in kept.stack
+        assert "single thread" in kept.stack
     stranger = DaskBackend(encrypted.address.replace("tls", "tcp"), connect_timeout=0.5)
     async with new_cloud(stranger) as cloud:
         assert isinstance(await cloud.error_of(tasks.identity, 1), BackendUnavailableError)

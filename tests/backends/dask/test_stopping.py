@@ -10,6 +10,8 @@ import anyio
 import cloud_tasks
 import pytest
 import worker_tasks as tasks
+from processes import is_alive
+from servers import until
 
 from executors import TaskTimeoutError, WorkerLostError
 from executors.backends import DaskBackend
@@ -53,6 +55,7 @@ async def test_a_task_that_does_not_listen_costs_its_worker(cloud, line, how: st
     assert not handle.abandoned
     if how == "timeout":
         assert isinstance(handle.exception(), TaskTimeoutError)
+    until(lambda: not is_alive(pid))
     assert pid not in [await neighbour for neighbour in neighbours]
 
 
