@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from executors.backends.base import ExecutorBackend, Job
-from executors.context import running
 
 
 class InlineBackend(ExecutorBackend):
@@ -29,7 +28,6 @@ class InlineBackend(ExecutorBackend):
         """Run the function here and now."""
         if not job.start():
             return
-        job.context.run(running.set, job.handle)
         try:
             value = job.context.run(job.function, *job.args, **job.kwargs)
         except BaseException as error:  # noqa: BLE001  (a task's SystemExit must not end the server)

@@ -121,7 +121,7 @@ class Job:
         self.token: Any = None
 
     def start(self) -> bool:
-        """Claim the job before running it. Any thread.
+        """Claim the job before running it; from here on its context says that it is the current task. Any thread.
 
         Returns:
             False if it was cancelled meanwhile: drop it, and report nothing.
@@ -132,6 +132,7 @@ class Job:
                 return False
         if not (self.handle._start() if self.queued else self.handle._start_at_once()):
             return False
+        self.context.run(running.set, self.handle)
         self.owner.job_started(self)
         return True
 
@@ -139,16 +140,14 @@ class Job:
         """Run a plain function in the calling thread, from its start to the report of its end. Lets nothing out."""
         if not self.start():
             return
-        handle = self.handle
-        self.context.run(running.set, handle)
         cpu_began = time.thread_time()
         try:
             value: Any = self.context.run(self.function, *self.args, **self.kwargs)
         except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the thread)
-            handle.cpu_time = time.thread_time() - cpu_began
+            self.handle.cpu_time = time.thread_time() - cpu_began
             self.fail(error)
         else:
-            handle.cpu_time = time.thread_time() - cpu_began
+            self.handle.cpu_time = time.thread_time() - cpu_began
             self.succeed(value)
         finally:
             del self  # an error's traceback leads to this frame, and from the job to the error

@@ -6,7 +6,6 @@ import traceback
 
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job, Rest
-from executors.context import running
 from executors.handle import SUCCEEDED
 from executors.loops import EventLoop
 from executors.options import whole_number
@@ -56,7 +55,6 @@ class LoopBackend(ExecutorBackend):
 
     async def _run(self, job: Job) -> None:
         job.entered = True
-        running.set(job.handle)
         try:
             value = await job.function(*job.args, **job.kwargs)
         except self._loop.cancelled_error:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from executors.backends import pickling
@@ -155,18 +156,20 @@ class FuturesBackend(ExecutorBackend):
         while len(self._in_flight) < self.workers and (job := self._backlog.popleft()) is not None:
             if self.requires_pickle and not job.start():
                 continue
+            flight = [job]
             try:
-                pool, future = self._submitted(job)
+                pool, future = self._submitted(flight)
             except Exception as error:  # noqa: BLE001  (whatever that executor has against it)
                 refusal = BackendUnavailableError(self.name, _reason(error))
                 refusal.__cause__ = error
                 job.fail(refusal)
                 continue
             self._in_flight[job] = future
-            future.add_done_callback(lambda future, job=job, pool=pool: self._ended(job, pool, future))  # type: ignore[misc]
+            future.add_done_callback(partial(self._ended, flight, pool))
 
-    def _submitted(self, job: Job) -> tuple[Executor, Future[Any]]:
-        how = (trampoline.run, job.token, job.handle.id, self._common) if self.requires_pickle else (job.run,)
+    def _submitted(self, flight: list[Job]) -> tuple[Executor, Future[Any]]:
+        (job,) = flight
+        how = (trampoline.run, job.token, job.handle.id, self._common) if self.requires_pickle else (_run, flight)
         pool = self._opened()
         try:
             return pool, pool.submit(*how)
@@ -239,7 +242,8 @@ class FuturesBackend(ExecutorBackend):
 
     # --- on any thread ----------------------------------------------------------------------------------------
 
-    def _ended(self, job: Job, pool: Executor, future: Future[Any]) -> None:
+    def _ended(self, flight: list[Job], pool: Executor, future: Future[Any]) -> None:
+        job = flight.pop()  # the future keeps this call, and an error's traceback leads to the future
         if future.cancelled():
             if job.handle.cancel_requested:
                 job.cancelled()
@@ -255,6 +259,10 @@ class FuturesBackend(ExecutorBackend):
             outcome, parts, job.handle.cpu_time = future.result()
             report(job, outcome, parts, f"a worker of the backend {self.name!r}")
         self._loop.post(self._freed, job)
+
+
+def _run(flight: list[Job]) -> None:
+    flight[0].run()
 
 
 def _reason(error: BaseException) -> str:
