@@ -59,6 +59,7 @@ class Flight:
         """Where it has begun."""
         self._loop = loop
         self._client = client
+        self._address: str = client.scheduler.address
         self._call = call
         self._patience = patience
         self._unpickler = unpickler
@@ -100,7 +101,7 @@ class Flight:
         try:
             await function()
         except OSError:
-            self.lose("the connection to the Dask scheduler was lost")
+            self.lose(f"the connection to the Dask scheduler at {self._address} was lost")
         except Exception:
             logger.exception("task %r can't be followed in the Dask cluster", self.job.handle.name)
             self.lose("it can't be followed")
@@ -116,7 +117,9 @@ class Flight:
                     self.lose(str(error))
                     return
             except FutureCancelledError as error:
-                self.lose(f"Dask has cancelled it: {error}")
+                if error.reason == "scheduler-connection-lost":
+                    raise ConnectionError from error
+                self.lose(f"Dask has cancelled it (reason: {error.reason})")
                 return
             except OSError:
                 raise
@@ -196,7 +199,7 @@ class Flight:
                 has = f"with the resources that it asks for ({asked})" if asked else "that could run it"
                 self._unable(
                     f"for {self._patience:g} s no worker {has} was there, among {workers} of the Dask scheduler at "
-                    f"{scheduler.address}"
+                    f"{self._address}"
                 )
                 return
 
