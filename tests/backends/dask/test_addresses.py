@@ -51,6 +51,13 @@ def test_tls_needs_certificates() -> None:
         DaskBackend("tls://127.0.0.1:8786")
 
 
+def test_a_text_is_an_address() -> None:
+    """What follows ``dask:`` is the scheduler's address, with or without a protocol."""
+    assert DaskBackend.from_url("127.0.0.1:8786", in_flight=3).workers == 3
+    with pytest.raises(ConfigurationError, match="TLS needs certificates"):
+        DaskBackend.from_url("tls://127.0.0.1:8786")
+
+
 @pytest.mark.parametrize(
     "argument", [{"in_flight": 0}, {"connect_timeout": 0}, {"worker_timeout": "1"}, {"max_payload": 0.5}]
 )
