@@ -276,7 +276,8 @@ class TaskHandle(Awaited, Generic[T]):
         """Ask the task to stop; don't wait for it. Any thread, never blocks, may be called again.
 
         Queued work is cancelled at once, a coroutine is cancelled once, a process task's worker is killed, a
-        thread task sees `current_task().cancel_requested`.
+        thread task sees `current_task().cancel_requested`. To ask isn't to stop: `cancel_requested` tells the one from
+        here on, `state` what has come of it, and `abandoned` that the work goes on nevertheless.
 
         Returns:
             Whether it could still matter: False if the state is final.
