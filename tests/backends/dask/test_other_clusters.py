@@ -6,15 +6,16 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import cloud_tasks
 import pytest
 import worker_tasks as tasks
 from clusters import Cluster
-from distributed import Security
+from distributed import Client, Security
 
 from executors import BackendUnavailableError
 from executors.backends import DaskBackend
-from executors.handle import CANCELLED
+from executors.handle import CANCELLED, LOST
 
 pytestmark = pytest.mark.anyio
 
@@ -71,3 +72,28 @@ async def test_a_worker_without_the_library(tmp_path: Path, new_cloud) -> None:
     finally:
         cluster.close()
     assert "install quart-executors on the workers" in str(error)
+
+
+async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, line) -> None:
+    """Dask hands what a retired worker runs to another, however many failures it allows. It is refused there, so that
+    no task runs twice, and is told as lost."""
+    cluster = Cluster(tmp_path)
+    cluster.start_workers("--no-nanny")
+    cluster.start_workers("--no-nanny")
+    runs, hears = tmp_path / "runs", line()
+    try:
+        async with new_cloud(DaskBackend(cluster.address)) as cloud:
+            handle = await cloud.begin(cloud_tasks.append_and_hear, str(runs), hears.path)
+            while not runs.exists():
+                await anyio.sleep(0.001)
+            async with Client(cluster.address, asynchronous=True, set_as_default=False) as client:
+                (worker,) = [worker for worker, keys in (await client.processing()).items() if keys]
+                await client.wait_for_workers(2)
+                await client.retire_workers([worker])
+            await handle.wait()
+            assert "Dask wanted to run it again" in str(handle.exception())
+            assert await cloud.run(tasks.identity, 1) == 1
+    finally:
+        cluster.close()
+    assert handle.state is LOST
+    assert runs.read_text() == "run\n"
