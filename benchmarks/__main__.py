@@ -28,6 +28,7 @@ BENCHMARKS = {
     "lag": "lag",
     "queue": "long_queue",
     "responsiveness": "responsiveness",
+    "cluster": "cluster",
 }
 """Each benchmark's module, which has a function `measure(plan, report)`, and whose docstring says what it measures."""
 

@@ -27,7 +27,7 @@ LOOPS = [
     pytest.param(("trio", {}), id="trio"),
 ]
 
-FOREIGN_THREADS = ("Trio thread", "AnyIO worker thread", "asyncio_", "ThreadPoolExecutor")
+FOREIGN_THREADS = ("Trio thread", "AnyIO worker thread", "asyncio_", "Dask-", "ThreadPoolExecutor")
 """Threads that other libraries keep for later."""
 
 SETTLE_TIME = 2.0

@@ -43,7 +43,19 @@ SHARED = ("backlog", "base", "calls", "job", "named", "outcomes", "pickling", "s
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 OPTIONAL = {
-    *("anyio", "cloudpickle", "dask", "hypercorn", "opentelemetry", "quart", "quart_trio", "rich", "trio", "uvicorn"),
+    *(
+        "anyio",
+        "cloudpickle",
+        "dask",
+        "distributed",
+        "hypercorn",
+        "opentelemetry",
+        "quart",
+        "quart_trio",
+        "rich",
+        "trio",
+        "uvicorn",
+    ),
     "uvloop",
 }
 

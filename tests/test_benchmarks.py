@@ -25,6 +25,7 @@ ROWS = {
     "replacement": ["worker killed: its waiter knows, p95", "worker timed out: the next task starts, p50"],
     "memory": ["PSS of an idle worker", "a queued process task, of 100", "a queued thread task, of 100"],
     "lag": ["loop lag p99, 4 busy workers"],
+    "cluster": ["tasks of 1 ms, workers: 1", "tasks of 1000 ms, workers: 2", "growth from 1 to 2 workers, 100 ms"],
     "queue": ["tasks done, submitting included", "memory per queued task", "longest pause of the garbage collector"],
 }
 """What our own arm, or in `queue` the longest queue, has a figure for."""

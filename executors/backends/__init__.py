@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from executors.backends.base import ExecutorBackend, Job
+    from executors.backends.dask import DaskBackend
     from executors.backends.futures import FuturesBackend
     from executors.backends.inline import InlineBackend
     from executors.backends.loop import LoopBackend
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from executors.backends.thread import ThreadBackend
 
 _MODULE_OF = {
+    "DaskBackend": "dask",
     "ExecutorBackend": "base",
     "FuturesBackend": "futures",
     "InlineBackend": "inline",
@@ -24,6 +26,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "DaskBackend",
     "ExecutorBackend",
     "FuturesBackend",
     "InlineBackend",

@@ -72,8 +72,8 @@ class Run:
         await self._until(lambda: self.backend.unavailable is None)
 
     async def inside(self, handle: TaskHandle[Any]) -> TaskHandle[Any]:
-        """Wait until what stays has been entered."""
-        await self._until(self._began[handle.id].exists)
+        """Wait until what stays has been entered, and that is known."""
+        await self._until(lambda: self._began[handle.id].exists() and handle.started_at is not None)
         return handle
 
     async def _until(self, condition: Callable[[], bool]) -> None:

@@ -1,0 +1,229 @@
+"""A job's way through the cluster and back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from distributed import Client, Future, KilledWorker
+from distributed.client import FutureCancelledError
+
+from executors.backends.dask import trampoline
+from executors.backends.dask.trampoline import Answer, Call, Place
+from executors.backends.job import Job
+from executors.backends.outcomes import INLINE_LIMIT, report
+from executors.backends.pickling import describe
+from executors.backends.side_thread import SideThread
+from executors.errors import BackendUnavailableError, WorkerLostError
+from executors.loops import Cancellable, EventLoop
+
+logger = logging.getLogger("executors")
+
+LISTEN_TIME = 0.25
+"""Seconds that a task has to stop once told, before its worker is killed."""
+
+_MOST_HANDOVERS = 3
+
+
+class Flight:
+    """One job that the cluster has.
+
+    Args:
+        loop: The running loop.
+        client: A connected client.
+        job: The job.
+        call: What a worker is handed, without a key.
+        patience: Seconds that the job may wait for a worker that could run it.
+        unpickler: Reads large results.
+        ended: Called when the job has left the cluster.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        client: Client,
+        job: Job,
+        call: Call,
+        patience: float,
+        unpickler: SideThread,
+        ended: Callable[[Flight], None],
+    ) -> None:
+        self.job = job
+        self.key = ""
+        """Under which the scheduler knows it."""
+        self.place: Place | None = None
+        """Where it has begun."""
+        self._loop = loop
+        self._client = client
+        self._address: str = client.scheduler.address
+        self._call = call
+        self._patience = patience
+        self._unpickler = unpickler
+        self._ended = ended
+        self._future: Future[Answer] | None = None
+        self._beside: list[Cancellable] = [loop.spawn(self._guarded, self._watch_for_worker)]
+        self._task = loop.spawn(self._guarded, self._fly)
+
+    # --- what the backend tells -------------------------------------------------------------------------------
+
+    def began(self, place: Place) -> None:
+        """A worker has begun the job. A second one that says so is about to be refused."""
+        self.place = self.place or place
+        self.job.start()  # where that is refused, the job was cancelled before this was known, and `stop` is at it
+
+    def stop(self) -> None:
+        """Have the work end, as far as it can be."""
+        self._beside.append(self._loop.spawn(self._guarded, self._stop))
+
+    def lose(self, reason: str) -> None:
+        """Report that nobody will know how the job ended, and forget it."""
+        self._lost(reason)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the job."""
+        for task in (self._task, *self._beside):
+            task.cancel()
+        self._release()
+        self._ended(self)
+
+    def _release(self) -> None:
+        if self._future is not None:
+            self._future.release()
+
+    # --- the way ----------------------------------------------------------------------------------------------
+
+    async def _guarded(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await function()
+        except OSError:
+            self.lose(f"the connection to the Dask scheduler at {self._address} was lost")
+        except Exception:
+            logger.exception("task %r can't be followed in the Dask cluster", self.job.handle.name)
+            self.lose("it can't be followed")
+
+    async def _fly(self) -> None:
+        for _ in range(_MOST_HANDOVERS):
+            try:
+                answer: Answer = await self._submit()
+            except KilledWorker as error:
+                if self.place is None:
+                    self.place = await self._place_of_begun()
+                if self.place is not None:
+                    self.lose(str(error))
+                    return
+            except FutureCancelledError as error:
+                if error.reason == "scheduler-connection-lost":
+                    raise ConnectionError from error
+                self.lose(f"Dask has cancelled it (reason: {error.reason})")
+                return
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001  (whatever Dask has against it)
+                lacks_us = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("executors")
+                advice = ": install quart-executors on the workers" if lacks_us else ""
+                self._unable(f"Dask couldn't run it: {describe(error)}{advice}")
+                return
+            else:
+                await self._landed(Answer(*answer))
+                self.drop()
+                return
+        self.lose(f"{_MOST_HANDOVERS} workers died before they had begun it")
+
+    def _submit(self) -> Future[Answer]:
+        self._release()
+        self.key = f"{self.job.handle.name}-{uuid.uuid4().hex}"
+        self._future = self._client.submit(
+            pickle.loads,
+            self._call._replace(key=self.key).dump(),
+            key=self.key,
+            pure=False,
+            resources=dict(self.job.options.resources or ()) or None,
+        )
+        return self._future
+
+    async def _place_of_begun(self) -> Place | None:
+        """Return where the task has begun; None if it hasn't, and now never will."""
+        scheduler = self._client.scheduler
+        await scheduler.set_metadata(keys=[self.key, "given up"], value=None)
+        first = next(iter((await scheduler.get_metadata(keys=[self.key])).values()))
+        return None if first is None else Place(*first)
+
+    async def _landed(self, answer: Answer) -> None:
+        job = self.job
+        if answer.outcome == trampoline.REFUSED:
+            self.place = self.place or await self._place_of_begun()
+            self._lost("its worker, or its result with its worker, was lost, and Dask wanted to run it again")
+            return
+        if job.handle.started_at is None and not job.start():
+            return
+        if answer.outcome == trampoline.STOPPED:
+            job.cancelled()
+            return
+        job.handle.cpu_time = answer.cpu_time
+        where = str(answer.place)
+        if sum(map(len, answer.parts)) <= INLINE_LIMIT:
+            report(job, answer.outcome, answer.parts, where)
+        else:
+            self._unpickler.call(lambda: report(job, answer.outcome, answer.parts, where), lambda _, __: None)
+
+    def _unable(self, reason: str) -> None:
+        self.job.fail(BackendUnavailableError(self.job.handle.backend, reason))
+        self.drop()
+
+    def _lost(self, reason: str) -> None:
+        handle, place = self.job.handle, self.place
+        if place is None:
+            error = WorkerLostError(handle.name, handle.id, None, None, f" that could tell how it ended: {reason}")
+        else:
+            error = WorkerLostError(handle.name, handle.id, place.pid, None, f", on {place.worker}: {reason}")
+        self.job.lost(error)
+
+    # --- beside the way ---------------------------------------------------------------------------------------
+
+    async def _watch_for_worker(self) -> None:
+        """Fail the job when for too long there has been no worker that could run it."""
+        scheduler = self._client.scheduler
+        while True:
+            await asyncio.sleep(self._patience)
+            if self.place is not None:
+                return
+            (status,) = (await scheduler.get_task_status(keys=[self.key])).values()
+            workers = len(await self._client.nthreads())
+            if status == "no-worker" or not workers:
+                asked = ", ".join(f"{amount:g} {name}" for name, amount in self.job.options.resources or ())
+                has = f"with the resources that it asks for ({asked})" if asked else "that could run it"
+                self._unable(
+                    f"for {self._patience:g} s no worker {has} was there, among {workers} of the Dask scheduler at "
+                    f"{self._address}"
+                )
+                return
+
+    async def _stop(self) -> None:
+        place = self.place = self.place or await self._place_of_begun()
+        if place is not None:
+            self._beside.append(self._loop.spawn(self._guarded, self._tell))
+            await asyncio.sleep(LISTEN_TIME)
+            if place.threads > 1 or place.nanny is None:  # the work of others, or nobody to start it again
+                return
+            self._task.cancel()  # whatever comes of it now is no loss
+            if not await self._kill(place):
+                return
+        self.job.cancelled()
+        self.drop()
+
+    async def _tell(self) -> None:
+        """Have the task see that it is to stop. That may take long: it may not let its worker listen."""
+        if self.place is not None:
+            await self._client.run(trampoline.stop, self.key, workers=[self.place.worker], on_error="ignore")
+
+    async def _kill(self, place: Place) -> bool:
+        try:
+            run = self._client.run(trampoline.kill, place.pid, workers=[place.worker], nanny=True, on_error="ignore")
+            return any((await run).values())
+        except KeyError:  # the scheduler knows no such worker any more
+            return True

@@ -1,0 +1,67 @@
+"""Which schedulers may be talked to."""
+
+from __future__ import annotations
+
+import pytest
+from distributed import Security
+
+from executors import ConfigurationError
+from executors.backends import DaskBackend
+from executors.backends.dask.addresses import checked_address
+
+CERTIFICATES = Security()
+
+
+@pytest.mark.parametrize(
+    ("address", "security", "insecure", "checked"),
+    [
+        ("127.0.0.1:8786", None, False, "tcp://127.0.0.1:8786"),
+        ("localhost:8786", None, False, "tcp://localhost:8786"),
+        ("tcp://[::1]:8786", None, False, "tcp://[::1]:8786"),
+        ("10.0.0.7:8786", None, True, "tcp://10.0.0.7:8786"),
+        ("10.0.0.7:8786", CERTIFICATES, False, "tls://10.0.0.7:8786"),
+        ("tls://scheduler.internal:8786", CERTIFICATES, False, "tls://scheduler.internal:8786"),
+    ],
+)
+def test_a_loopback_address_or_tls_will_do(address, security, insecure, checked) -> None:
+    """A scheduler of this machine is used as it is, one of another with TLS, or where that is said not to matter."""
+    assert checked_address(address, security, insecure=insecure) == checked
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7:8786", "tcp://scheduler.internal:8786", "ws://10.0.0.7:8786"])
+@pytest.mark.parametrize("security", [None, CERTIFICATES])
+def test_another_machine_without_tls_is_refused(address, security) -> None:
+    """Certificates alone don't help where the address says that they aren't used."""
+    if security is not None and "://" not in address:
+        return
+    with pytest.raises(ConfigurationError, match=r"without TLS.*insecure=True"):
+        checked_address(address, security, insecure=False)
+
+
+@pytest.mark.parametrize("address", ["", "8786", "127.0.0.1", "127.0.0.1:", ":8786", "127.0.0.1:http", "tcp://"])
+def test_what_is_no_address_is_refused(address) -> None:
+    """The error names it, and says what would do."""
+    with pytest.raises(ConfigurationError, match=r"must look like '127\.0\.0\.1:8786'"):
+        DaskBackend(address)
+
+
+def test_tls_needs_certificates() -> None:
+    """An address that says TLS needs a `Security`."""
+    with pytest.raises(ConfigurationError, match="TLS needs certificates"):
+        DaskBackend("tls://127.0.0.1:8786")
+
+
+def test_a_text_is_an_address() -> None:
+    """What follows ``dask:`` is the scheduler's address, with or without a protocol."""
+    assert DaskBackend.from_url("127.0.0.1:8786", in_flight=3).workers == 3
+    with pytest.raises(ConfigurationError, match="TLS needs certificates"):
+        DaskBackend.from_url("tls://127.0.0.1:8786")
+
+
+@pytest.mark.parametrize(
+    "argument", [{"in_flight": 0}, {"connect_timeout": 0}, {"worker_timeout": "1"}, {"max_payload": 0.5}]
+)
+def test_bad_arguments_are_refused(argument) -> None:
+    """The error names the argument."""
+    with pytest.raises(ConfigurationError, match=next(iter(argument))):
+        DaskBackend("127.0.0.1:8786", **argument)

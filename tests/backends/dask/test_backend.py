@@ -1,0 +1,149 @@
+"""What tasks on a Dask cluster come back with, and what is refused."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+from contextvars import copy_context
+from pathlib import Path
+
+import cloud_tasks
+import in_app
+import pytest
+import worker_tasks as tasks
+from quart import Quart
+
+from executors import (
+    BackendUnavailableError,
+    ConfigurationError,
+    ExecutorInWorkerError,
+    SerializationError,
+    TaskExitedError,
+)
+from executors.backends import DaskBackend
+from executors.quart import QuartExecutor
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_error_comes_with_what_the_worker_knows(cloud) -> None:
+    """A task's exception is its own type, with cause and notes, the last of which is the worker's traceback."""
+    error = await cloud.error_of(tasks.raise_richly)
+    assert isinstance(error, tasks.TwoArgumentsError)
+    assert isinstance(error.__cause__, KeyError)
+    note, trace = error.__notes__
+    assert note == "a note of the task"
+    assert "Traceback in the Dask worker tcp://127.0.0.1:" in trace
+    assert "in raise_richly" in trace
+    assert "executors/backends" not in trace
+
+
+async def test_what_has_no_module_travels_by_value(cloud) -> None:
+    """Lambdas and closures run on the workers, and come back."""
+    assert await cloud.run(lambda: os.getpid()) != os.getpid()
+    adder = await cloud.run(tasks.make_adder, 3)
+    assert adder(4) == 7
+
+
+async def test_coroutine_functions_share_a_loop_per_worker(new_cloud) -> None:
+    """The event loop of a worker lasts from task to task: what is bound to it can be kept."""
+    async with new_cloud(in_flight=1) as cloud:
+        assert len({await cloud.run(cloud_tasks.loop_of_worker) for _ in range(8)}) <= 2  # one in each
+
+
+async def test_context_variables_travel_where_they_are_declared(new_cloud) -> None:
+    """A declared variable has its value on the worker, another hasn't, and what a task sets stays there."""
+    async with new_cloud(settings={"contextvars": ["worker_tasks:variable"]}) as cloud:
+
+        def submit():
+            tasks.variable.set("carried")
+            tasks.other_variable.set("left behind")
+            return cloud.submit(tasks.read_variables), cloud.submit(tasks.read_variables_later)
+
+        for handle in copy_context().run(submit):
+            assert await handle == ("carried", "unset")
+
+
+async def test_the_app_is_there_on_the_workers(cluster) -> None:
+    """An app's tasks have its context on the workers, where its executor is inert."""
+    app = Quart("far")
+    app.config.update(
+        EXECUTOR_BACKENDS={"dask": DaskBackend(cluster.address)},
+        EXECUTOR_TAGS={"cpu": "dask"},
+        EXECUTOR_WORKER_APP="worker_app:app",
+    )
+    QuartExecutor(app)
+    async with app.test_app():
+        assert await app.add_background_task(in_app.configured) == "configured"
+        assert await app.add_background_task(in_app.app_name_async) == "far"
+        with pytest.raises(ExecutorInWorkerError):
+            await app.add_background_task(in_app.use_executor, "submit")
+
+
+async def test_payloads_are_bounded(new_cloud) -> None:
+    """A call or a result that is too large fails its task alone, with an error that names the bound; else all is well,
+    beside the event loop, too."""
+    async with new_cloud(max_payload=1_000_000) as cloud:
+        assert len(await cloud.run(tasks.identity, bytes(900_000))) == 900_000
+        for call in ((tasks.length, bytes(1_000_001)), (tasks.make_text, 1_000_001)):
+            error = await cloud.error_of(*call)
+            assert isinstance(error, SerializationError)
+            assert "more than the 1000000 bytes allowed" in str(error)
+        assert isinstance(await cloud.error_of(tasks.make_lock), SerializationError)
+        error = await cloud.error_of(tasks.identity, threading.Lock())
+        assert "argument 1: a lock can't be pickled" in str(error)
+        assert await cloud.run(tasks.identity, 1) == 1
+
+
+async def test_a_worker_without_the_function_s_module(cloud, tmp_path: Path, monkeypatch) -> None:
+    """The error names the module and the worker."""
+    (tmp_path / "only_here.py").write_text("def work():\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    only_here = importlib.import_module("only_here")
+
+    error = await cloud.error_of(only_here.work)
+    assert isinstance(error, SerializationError)
+    assert "the Dask worker tcp://127.0.0.1:" in str(error)
+    assert "No module named 'only_here'" in str(error)
+
+
+async def test_resources(new_cloud) -> None:
+    """A task goes where there is what it asks for; if nobody has that, it fails after a bounded time, saying so."""
+    async with new_cloud(worker_timeout=0.3) as cloud:
+        assert await cloud.run(tasks.identity, 1, resources={"lamp": 1}) == 1
+        error = await cloud.error_of(tasks.identity, 1, resources={"gpu": 2})
+        assert isinstance(error, BackendUnavailableError)
+        assert "no worker with the resources that it asks for (2 gpu) was there, among 2" in str(error)
+
+
+async def test_a_base_exception_says_where_it_came_from(cloud) -> None:
+    """What would end a process fails its task alone, and the worker lives on."""
+    before = {await cloud.run(tasks.pid) for _ in range(4)}
+    error = await cloud.error_of(tasks.raise_it, SystemExit, 3)
+    assert isinstance(error, TaskExitedError)
+    assert {await cloud.run(tasks.pid) for _ in range(4)} <= before | {await cloud.run(tasks.pid)}
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+async def test_on_uvloop(cloud) -> None:
+    """The client runs on uvloop as well."""
+    assert await cloud.run(tasks.square, 3) == 9
+    assert await cloud.run(tasks.add_later, 1, 2) == 3
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])
+async def test_trio_is_refused(new_cloud) -> None:
+    """The executor doesn't start on trio, and says why."""
+    with pytest.raises(ConfigurationError, match="'dask' needs asyncio"):
+        async with new_cloud():
+            raise AssertionError("it has started")
+
+
+def test_without_dask(monkeypatch) -> None:
+    """Without the extra it says what to install."""
+    monkeypatch.setitem(sys.modules, "executors.backends.dask.connection", None)
+    monkeypatch.delattr("executors.backends.dask.connection")
+    with pytest.raises(ConfigurationError, match=r"pip install 'quart-executors\[dask\]'"):
+        DaskBackend("127.0.0.1:8786")

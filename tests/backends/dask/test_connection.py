@@ -1,0 +1,152 @@
+"""A scheduler that can't be found, is killed, comes back, or doesn't fit."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from operator import methodcaller
+from pathlib import Path
+
+import anyio
+import cloud_tasks
+import pytest
+import worker_tasks as tasks
+from clusters import Cluster
+from servers import find_port
+
+from executors import BackendUnavailableError, Executor, ExecutorClosedError, WorkerLostError
+from executors.backends import DaskBackend
+from executors.handle import LOST, QUEUED
+
+pytestmark = pytest.mark.anyio
+
+
+def end_properly(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is under way, as `asyncio.run` does."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
+
+
+@pytest.mark.parametrize("end", [end_properly, methodcaller("close")], ids=["properly", "at once"])
+def test_a_loop_that_ends_without_a_drain(cluster: Cluster, end) -> None:
+    """What was under way is lost; its connections are closed, and the executor may be started on another loop."""
+    executor = Executor(threads=1, processes=0, backends={"dask": DaskBackend(cluster.address)}, tags={"far": "dask"})
+    far = executor.options(tag="far")
+
+    async def begin():
+        executor.start()
+        await far.run(tasks.identity, 1)
+        return far.submit(cloud_tasks.listen, os.devnull)
+
+    async def begin_again():
+        async with executor:
+            return await far.run(tasks.identity, 2)
+
+    loop = asyncio.new_event_loop()
+    handle = loop.run_until_complete(begin())
+    end(loop)
+    assert asyncio.run(begin_again()) == 2
+    assert handle.state is LOST
+    assert isinstance(handle.exception(), ExecutorClosedError)
+    del loop
+    gc.collect()  # coroutines that the loop has left are destroyed here, and not in another test
+
+
+@pytest.fixture
+def ill_fitting(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster as a careless user has it: Dask runs tasks again, and a worker has another version of this library."""
+    cluster = Cluster(tmp_path, allowed_failures=3)
+    other_version = tmp_path / "other" / "quart_executors-0.0.7.dist-info"
+    other_version.mkdir(parents=True)
+    (other_version / "METADATA").write_text("Metadata-Version: 2.1\nName: quart-executors\nVersion: 0.0.7\n")
+    cluster.start_workers("--nworkers", "2", path=other_version.parent)
+    yield cluster
+    cluster.close()
+
+
+async def test_nobody_is_there(new_cloud) -> None:
+    """What was submitted waits as long as was said, then fails with an error that names the address; later tasks are
+    refused at once."""
+    address = f"127.0.0.1:{find_port()}"
+    async with new_cloud(DaskBackend(address, connect_timeout=0.3)) as cloud:
+        began = time.monotonic()
+        waiting = cloud.submit(tasks.identity, 1)
+        assert waiting.state is QUEUED
+        await waiting.wait()
+        assert time.monotonic() - began < 2
+        assert isinstance(waiting.exception(), BackendUnavailableError)
+        assert f"no Dask scheduler was found at tcp://{address} within 0.3 s" in str(waiting.exception())
+        with pytest.raises(BackendUnavailableError, match=address):
+            cloud.submit(tasks.identity, 1)
+
+
+async def test_nobody_is_there_at_the_end(new_cloud) -> None:
+    """An executor that is still connecting drains within its deadline, and leaves nothing behind."""
+    async with new_cloud(DaskBackend(f"127.0.0.1:{find_port()}")) as cloud:
+        waiting = cloud.submit(tasks.identity, 1)
+        report = await cloud.executor.drain(0.1)
+        assert [task.id for task in report.unsuccessful] == [waiting.id]
+
+
+async def test_a_scheduler_that_comes_late_and_freezes(new_cloud, tmp_path: Path) -> None:
+    """An app may start before its cluster does: its first task waits for the scheduler, but not for ever for a worker.
+    A scheduler that says no more keeps no drain from its deadline."""
+    port = find_port()
+    async with new_cloud(DaskBackend(f"127.0.0.1:{port}", worker_timeout=0.2)) as cloud:
+        waiting = cloud.submit(tasks.identity, 1)
+        cluster = Cluster(tmp_path, port=port)
+        try:
+            await waiting.wait()
+            assert "no worker that could run it was there, among 0" in str(waiting.exception())
+            left = cloud.submit(tasks.identity, 1)
+            cluster.freeze_scheduler()
+            report = await cloud.executor.drain(0.1)
+        finally:
+            cluster.close()
+        assert report.duration < 1.1
+        assert [task.id for task in report.unsuccessful] == [left.id]
+
+
+async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line, caplog, tmp_path: Path) -> None:
+    """It is warned of; a task that crashes runs once even where Dask would run it again. When the scheduler is killed
+    what it had is lost at once, the executor lives on, and finds the scheduler when that is back."""
+    backend = DaskBackend(ill_fitting.address, connect_timeout=20)
+    runs, says = tmp_path / "runs", line()
+    with caplog.at_level(logging.WARNING, "executors"):
+        async with new_cloud(backend) as cloud:
+            assert await cloud.run(tasks.identity, 1) == 1
+            while not has_warned(caplog, "up to 3 times"):
+                await anyio.sleep(0.01)
+
+            error = await cloud.error_of(cloud_tasks.append_and_exit, str(runs))
+            assert isinstance(error, WorkerLostError)
+            assert "Dask wanted to run it again" in str(error)
+            assert runs.read_text() == "run\n"
+
+            running = await cloud.begin(tasks.stay, says.path)
+            ill_fitting.kill_scheduler()
+            await running.wait()
+            assert running.state is LOST
+            assert f"the connection to the Dask scheduler at {ill_fitting.address} was lost" in str(running.exception())
+            assert "was lost" in str(backend.unavailable)
+            with pytest.raises(BackendUnavailableError, match="was lost"):
+                cloud.submit(tasks.identity, 1)
+
+            ill_fitting.start_scheduler()
+            ill_fitting.start_workers()
+            while backend.unavailable:
+                await anyio.sleep(0.01)
+            assert await cloud.run(tasks.identity, 2) == 2
+    assert has_warned(caplog, f"quart-executors 0.0.7 (here {metadata.version('quart-executors')})")
+
+
+def has_warned(caplog: pytest.LogCaptureFixture, *texts: str) -> bool:
+    return any(all(text in record.getMessage() for text in texts) for record in caplog.records)

@@ -1,0 +1,99 @@
+"""Clusters that aren't as the common one: with TLS, with workers of several threads and no nanny, or without us."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import cloud_tasks
+import pytest
+import worker_tasks as tasks
+from clusters import Cluster
+from distributed import Client, Security
+
+from executors import BackendUnavailableError
+from executors.backends import DaskBackend
+from executors.handle import CANCELLED, LOST
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[str, str]:
+    """A certificate that everybody trusts and has, and its key."""
+    certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=dask"
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path, certificate: tuple[str, str]) -> Iterator[Cluster]:
+    """A cluster with TLS, whose one worker has three threads, and nobody to start it again."""
+    file, key = certificate
+    cluster = Cluster(tmp_path, certificates=("--tls-ca-file", file, "--tls-cert", file, "--tls-key", key))
+    cluster.start_workers("--nthreads", "3", "--no-nanny")
+    yield cluster
+    cluster.close()
+
+
+async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str], new_cloud, line) -> None:
+    """With its certificate a client may use the cluster, and not without. A task that doesn't listen is abandoned where
+    others run in its process, and the report says which worker it keeps."""
+    file, key = certificate
+    security = Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=key, require_encryption=True)
+    says, hears = line(), line()
+    async with new_cloud(DaskBackend(encrypted.address, security=security), {"cancel_grace": 0.3}) as cloud:
+        neighbour = await cloud.begin(cloud_tasks.talk, says.path, hears.path)
+        stuck = await cloud.begin(cloud_tasks.talk, says.path, line().path)
+        stuck.cancel()
+        await stuck.wait()
+        assert (stuck.state, stuck.abandoned) == (CANCELLED, True)
+        hears.tell("still here")
+        assert await neighbour == "still here"
+        report = await cloud.executor.drain(1)
+        (kept,) = report.abandoned
+        assert encrypted.address.rpartition(":")[0] in kept.stack
+        assert "single thread" in kept.stack
+    stranger = DaskBackend(encrypted.address.replace("tls", "tcp"), connect_timeout=0.5)
+    async with new_cloud(stranger) as cloud:
+        assert isinstance(await cloud.error_of(tasks.identity, 1), BackendUnavailableError)
+
+
+async def test_a_worker_without_the_library(tmp_path: Path, new_cloud) -> None:
+    """The error says what is missing where."""
+    cluster = Cluster(tmp_path)
+    cluster.start_workers("--no-nanny", blind=True)
+    try:
+        async with new_cloud(DaskBackend(cluster.address)) as cloud:
+            error = await cloud.error_of(tasks.identity, 1)
+    finally:
+        cluster.close()
+    assert "install quart-executors on the workers" in str(error)
+
+
+async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, line) -> None:
+    """Dask hands what a retired worker runs to another, however many failures it allows. It is refused there, so that
+    no task runs twice, and is told as lost."""
+    cluster = Cluster(tmp_path)
+    cluster.start_workers("--no-nanny")
+    cluster.start_workers("--no-nanny")
+    runs, hears = tmp_path / "runs", line()
+    try:
+        async with new_cloud(DaskBackend(cluster.address)) as cloud:
+            handle = await cloud.begin(cloud_tasks.append_and_hear, str(runs), hears.path)
+            while not runs.exists():
+                await anyio.sleep(0.001)
+            async with Client(cluster.address, asynchronous=True, set_as_default=False) as client:
+                (worker,) = [worker for worker, keys in (await client.processing()).items() if keys]
+                await client.wait_for_workers(2)
+                await client.retire_workers([worker])
+            await handle.wait()
+            assert "Dask wanted to run it again" in str(handle.exception())
+            assert await cloud.run(tasks.identity, 1) == 1
+    finally:
+        cluster.close()
+    assert handle.state is LOST
+    assert runs.read_text() == "run\n"

@@ -1,0 +1,116 @@
+"""How tasks on a Dask cluster are stopped: by being told, by the end of their worker, or not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import anyio
+import cloud_tasks
+import pytest
+import worker_tasks as tasks
+from processes import is_alive
+from servers import until
+
+from executors import TaskTimeoutError, WorkerLostError
+from executors.backends import DaskBackend
+from executors.handle import CANCELLED, LOST, SUCCEEDED, TIMED_OUT
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_task_that_listens_goes_on_in_its_worker(cloud, line) -> None:
+    """It sees that it is to stop, and what it returns then is its result."""
+    says = line()
+    handle = await cloud.begin(cloud_tasks.listen, says.path)
+    assert handle.cancel()
+    assert await handle == "listened"
+    assert (handle.state, handle.cancel_requested) == (SUCCEEDED, True)
+
+
+async def test_a_coroutine_is_cancelled(cloud, line) -> None:
+    """It is cancelled on its worker's loop, and may clean up."""
+    says = line()
+    handle = await cloud.begin(cloud_tasks.clean_up, says.path)
+    await says.hear()
+    handle.cancel()
+    assert await says.hear() == "cleaned up"
+    await handle.wait()
+    assert handle.state is CANCELLED
+
+
+@pytest.mark.parametrize(("how", "function"), [("cancel", tasks.power), ("timeout", tasks.stay)])
+async def test_a_task_that_does_not_listen_costs_its_worker(cloud, line, how: str, function) -> None:
+    """Its worker is killed, also where it lets no other thread run, and another worker comes; the tasks that waited
+    there are done elsewhere."""
+    says = line()
+    handle = await cloud.begin(function, says.path, timeout=0.3 if how == "timeout" else None)
+    pid = int(await says.hear())
+    neighbours = [cloud.submit(tasks.pid, number) for number in range(8)]
+    if how == "cancel":
+        assert handle.cancel()
+    await handle.wait()
+    assert handle.state is (CANCELLED if how == "cancel" else TIMED_OUT)
+    assert not handle.abandoned
+    if how == "timeout":
+        assert isinstance(handle.exception(), TaskTimeoutError)
+    until(lambda: not is_alive(pid))
+    assert pid not in [await neighbour for neighbour in neighbours]
+
+
+async def test_a_queued_task_never_begins(cluster, new_cloud, line, tmp_path) -> None:
+    """What waits here is cancelled at once, and so is what waits at the scheduler."""
+    says, hears = line(), line()
+    backend = DaskBackend(cluster.address, in_flight=4)  # for two workers
+    async with new_cloud(backend) as cloud:
+        busy = [await cloud.begin(cloud_tasks.talk, says.path, hears.path) for _ in range(2)]
+        waiting = [cloud.submit(tasks.append_line, str(tmp_path / "began"), number) for number in range(6)]
+        for handle in waiting:
+            assert handle.cancel()
+            assert (handle.state, handle.started_at) == (CANCELLED, None)
+        while len(backend._flights) > len(busy):  # the scheduler has heard of it
+            await anyio.sleep(0.001)
+        for handle in busy:
+            hears.tell()
+            await handle.wait()
+        assert await cloud.run(tasks.identity, 1) == 1
+    assert not (tmp_path / "began").exists()
+
+
+async def test_a_worker_that_dies(cloud, line) -> None:
+    """Only the task that was at it is lost; those that hadn't begun are done elsewhere."""
+    says, hears = line(), line()
+    handle = cloud.submit(cloud_tasks.talk, says.path, hears.path)
+    pid = int(await says.hear())
+    neighbours = [cloud.submit(tasks.square, number) for number in range(10)]
+    os.kill(pid, signal.SIGKILL)
+    await handle.wait()
+    error = handle.exception()
+    assert handle.state is LOST
+    assert isinstance(error, WorkerLostError)
+    assert error.pid == pid
+    assert "tcp://127.0.0.1:" in str(error)
+    assert [await neighbour for neighbour in neighbours] == [number**2 for number in range(10)]
+
+
+async def test_a_crash_is_its_own_task_s(cloud, tmp_path) -> None:
+    """A task that ends its worker as soon as it has begun is lost, and has run once."""
+    path = tmp_path / "runs"
+    error = await cloud.error_of(cloud_tasks.append_and_exit, str(path))
+    assert isinstance(error, WorkerLostError)
+    assert error.pid is not None
+    assert path.read_text() == "run\n"
+
+
+async def test_a_drain_keeps_its_deadline(new_cloud, line) -> None:
+    """It ends what runs on the cluster and what waits, and names both."""
+    says = line()
+    async with new_cloud(in_flight=2) as cloud:
+        stuck = [await cloud.begin(tasks.stay, says.path) for _ in range(2)]
+        queued = cloud.submit(tasks.identity, 1)
+        began = time.monotonic()
+        report = await cloud.executor.drain(0.1)
+        assert time.monotonic() - began < 1.1
+    assert {task.id for task in report.unsuccessful} == {handle.id for handle in (*stuck, queued)}
+    assert report.states == {CANCELLED: 3}
