@@ -34,7 +34,8 @@ def _patience(value: object, what: str) -> float:
 
 def _switch(value: object, what: str) -> bool:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{what} is {value!r}, and must be True or False")
+        of_text = " (in an environment variable: true or false)" if isinstance(value, str) else ""
+        raise ConfigurationError(f"{what} is {value!r}, and must be True or False{of_text}")
     return value
 
 

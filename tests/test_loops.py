@@ -252,6 +252,24 @@ async def test_beats() -> None:
     assert all(later - earlier >= 0.009 for earlier, later in pairwise(dues))
 
 
+async def test_the_first_beat_is_due_from_the_call_on() -> None:
+    """What keeps the loop from its first beat is seen, also where nothing has run since the beats were asked for."""
+    loop = running_loop()
+    beats: list[float] = []
+    done = anyio.Event()
+
+    def beat(due: float, now: float) -> None:
+        beats.append(now - due)
+        done.set()
+
+    heart = loop.call_every(0.01, beat)
+    time.sleep(0.1)  # noqa: ASYNC251
+    with anyio.fail_after(5):
+        await done.wait()
+    heart.cancel()
+    assert beats[0] >= 0.08
+
+
 async def test_idle_clock(anyio_backend: tuple[str, dict[str, object]]) -> None:
     """What a loop waits counts as idle, what it computes doesn't; uvloop doesn't tell."""
     clock = running_loop().idle_clock()

@@ -55,6 +55,14 @@ def test_bad_value_of_an_app_is_named_as_the_app_names_it() -> None:
         Settings.checked({"worker_app": "app"}, label=lambda name: f"EXECUTOR_{name.upper()}")
 
 
+def test_a_switch_out_of_the_environment_is_told_how_to_be_written() -> None:
+    """Quart reads environment variables as JSON, where True is a text."""
+    with pytest.raises(ConfigurationError, match=r"^monitor is 'True', and .* \(in an environment variable: true or"):
+        Settings.checked({"monitor": "True"}, label=str)
+    with pytest.raises(ConfigurationError, match=r"^monitor is 1, and must be True or False$"):
+        Settings.checked({"monitor": 1}, label=str)
+
+
 def test_unknown_setting_is_refused_with_a_hint() -> None:
     """A misspelt setting is answered with the one that was meant, another with all of them."""
     with pytest.raises(ConfigurationError, match="thread_s: did you mean threads"):

@@ -15,8 +15,8 @@ The records, as `results` has them and JSON too; all times are seconds:
   lag_p99 lag_max calls cpu_seconds error``. Where an arm couldn't be measured ``latencies`` is empty and ``error`` says
   why; an ``error`` beside latencies is the first call's that failed while it was measured.
 - `Findings`, the whole run: ``target args kwargs concurrency rate machine measurements advice``, with ``arms`` (a list
-  of `Summary`, idle first), ``arm(name)``, ``errors`` (by arm), ``doubts`` (sentences), ``to_json()`` and
-  ``from_json()``.
+  of `Summary`, idle first), ``arm(name)``, ``errors`` (by arm), ``failures`` and ``doubts`` (sentences),
+  ``to_json()`` and ``from_json()``.
 - `Summary`, one arm over its rounds: ``arm http_p50 http_p99 http_p999 http_max lag_p50 lag_p99 lag_max over_50ms
   utilisation throughput cpu_per_call cpu_per_second failed client_lateness_p99``, medians of the rounds' own figures
   (of the two ``_max`` the most, of ``failed`` the sum), and ``spread``: the least and the most of the rounds by name.

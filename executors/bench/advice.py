@@ -36,8 +36,9 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
     """
     by_name = {arm.arm: arm for arm in arms if arm.arm not in errors or arm.throughput}
     idle = by_name.pop(IDLE, None)
-    if not by_name:
-        return "there is nothing to compare: no call of the function was measured"
+    if not by_name or (idle is None and len(by_name) == 1):
+        missing = "measure the arm idle, too" if by_name else "no call of the function was measured"
+        return f"there is nothing to compare: {missing}"
     quietest = min(by_name.values(), key=_best)
     calm = idle or quietest
     harmless = [arm for arm in by_name.values() if is_harmless(arm, calm)]
@@ -47,15 +48,17 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
             f"up without computing (p99 {_ms(by_name[INLINE].http_p99)}{_beside(idle)})"
         )
     if not harmless:
+        p99 = f"p99 is {_ms(quietest.http_p99)}{_beside(idle)}"
+        if len(by_name) == 1 and not errors:
+            return f"not {_place(quietest.arm)}, where {p99}: measure other arms, too, to find out where"
         return (
-            f"{how(quietest.arm, is_coroutine)}, which harms least: {_place(quietest.arm)} p99 is "
-            f"{_ms(quietest.http_p99)}{_beside(idle)}; fewer calls at a time would do less"
+            f"{how(quietest.arm, is_coroutine)}, which harms least: {_place(quietest.arm)} {p99}; "
+            "fewer calls at a time would do less"
         )
     best = choose(harmless)
     other = _alternative(best, by_name)
-    said = (
-        f"{how(best.arm, is_coroutine)}: {_place(best.arm)} the server answers as when idle (p99 {_ms(best.http_p99)}"
-    )
+    quick = "as when idle" if idle is not None else "about as quickly as it does with any of these arms"
+    said = f"{how(best.arm, is_coroutine)}: {_place(best.arm)} the server answers {quick} (p99 {_ms(best.http_p99)}"
     if other is None:
         return f"{said}{_beside(idle)})"
     said += f"; {_place(other.arm)} {_ms(other.http_p99)})"

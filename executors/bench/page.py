@@ -161,9 +161,9 @@ def _trust(findings: Findings) -> str:
     rounds = max(one.round for one in findings.measurements)
     said = [
         f"The client was itself up to {seconds(latest)} late in sending requests (99th percentile in the worst place).",
-        f"Each place was measured {rounds} times, in turn; the figures are the medians, of what is a maximum the most.",
+        f"Each place was measured {rounds} times, in turn; the figures are medians, each maximum is the most of all.",
         *(f"Doubtful: {doubt}." for doubt in findings.doubts),
-        *(f"{arm} failed: {error}" for arm, error in findings.errors.items()),
+        *findings.failures,
     ]
     return _lines(f"<p>{_escaped(sentence)}</p>" for sentence in said)
 

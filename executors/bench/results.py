@@ -190,6 +190,14 @@ class Findings:
         return {one.arm: one.error for one in reversed(self.measurements) if one.error is not None}
 
     @property
+    def failures(self) -> list[str]:
+        """What failed, in sentences: an arm as a whole, or some of its calls."""
+        done = {one.arm for one in self.measurements if one.calls}
+        errors = self.errors
+        names = [arm for arm in dict.fromkeys(one.arm for one in self.measurements) if arm in errors]
+        return [f"{'some calls in ' if arm in done else ''}{arm} failed: {errors[arm]}" for arm in names]
+
+    @property
     def doubts(self) -> list[str]:
         """Why the figures may say less than they seem to, in sentences."""
         found = []

@@ -70,8 +70,8 @@ def show_findings(console: Console, findings: Findings) -> None:
     for arm in findings.arms:
         if arm.failed:
             _say(console, f"{arm.arm}: {arm.failed} requests had no good answer in time.", style="yellow")
-    for name, error in findings.errors.items():
-        _say(console, f"{name} fails: {error}", style="red")
+    for failure in findings.failures:
+        _say(console, failure, style="red")
     for doubt in findings.doubts:
         _say(console, f"Doubtful: {doubt}.", style="yellow")
     _say(console, f"\nAdvice: {findings.advice}.", style="bold")

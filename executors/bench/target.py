@@ -136,5 +136,7 @@ def _import(name: str, place: str, folder: Path) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise TargetError(f"there is no module {error.name!r}, neither in {str(folder)!r} nor installed") from None
         raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error
+    except SyntaxError as error:  # which names its line, where the traceback has that of the import
+        raise TargetError(f"{place!r} doesn't import: {type(error).__name__}: {error}") from error
     except (Exception, SystemExit) as error:
         raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error

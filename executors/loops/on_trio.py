@@ -85,11 +85,14 @@ class TrioLoop(EventLoop):
         return self.spawn(timer)
 
     def call_every(self, period: float, function: Callable[[float, float], object]) -> Cancellable:
+        first = time.monotonic() + period  # not once the task runs: what delays that is to be seen, too
+
         async def beats() -> None:
+            due = first
             while True:
-                due = time.monotonic() + period
-                await trio.sleep(period)
+                await trio.sleep(max(0.0, due - time.monotonic()))
                 guarded(function, due, time.monotonic())
+                due = time.monotonic() + period
 
         return self.spawn(beats)
 

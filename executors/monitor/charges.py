@@ -91,6 +91,7 @@ def charge(readings: Sequence[Reading], due: float, ran: float) -> dict[Key, Cha
         ran: When it did.
     """
     charges: defaultdict[Key, Charge] = defaultdict(Charge)
+    on_loop: set[Key] = set()
     stuck = _stuck_at(readings)
     for before, after in pairwise(readings):
         seconds = min(after.at, ran) - max(before.at, due)
@@ -103,16 +104,17 @@ def charge(readings: Sequence[Reading], due: float, ran: float) -> dict[Key, Cha
         may_be_lock = sum(used.values()) >= rest / 2
         if seen is not None:
             held = rest if seen.position in stuck or not may_be_lock else 0.0
+            on_loop.add((seen.kind, seen.name))
             charges[seen.kind, seen.name].add(seen.place, computed + max(held, 0.0), computed)
             rest -= held
         if rest > LEAST and may_be_lock and after.late >= LOCKED:
             _charge_threads(charges, before, after, used, rest)
     least = LEAST_SHARE * max((found.seconds for found in charges.values()), default=0.0)
-    return {key: found for key, found in charges.items() if found.seconds >= max(least, _least(key))}
-
-
-def _least(key: Key) -> float:
-    return LEAST_IN_THREADS if key[0] == "thread" else LEAST_ON_LOOP
+    return {
+        key: found
+        for key, found in charges.items()
+        if found.seconds >= max(least, LEAST_ON_LOOP if key in on_loop else LEAST_IN_THREADS)
+    }
 
 
 def _stuck_at(readings: Sequence[Reading]) -> set[tuple[int, int]]:

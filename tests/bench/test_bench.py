@@ -82,7 +82,7 @@ def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
     assert "\x1b" not in out
     for arm in ("idle", "inline", "thread"):
         assert re.search(rf"^{arm} +([\d.]+ +){{10}}([\d.]+|-) *$", out, re.MULTILINE), out
-    assert "process fails: SerializationError: task 'hold': the result can't be sent back: a lock" in out
+    assert "process failed: SerializationError: task 'hold': the result can't be sent back: a lock" in out
     assert "Advice: " in out
     found = Findings.from_json(file.read_text())
     assert [arm.arm for arm in found.arms] == ["idle", "inline", "thread"]

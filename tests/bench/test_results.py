@@ -75,6 +75,12 @@ def test_arms_are_those_that_were_measured() -> None:
         found.arm("process")
 
 
+def test_some_calls_that_failed_are_told_from_an_arm_that_did() -> None:
+    """An arm whose figures are there isn't said to have failed as a whole."""
+    found = findings(measurement(error="ValueError: late"), Measurement("process", 1, error="can't pickle"))
+    assert found.failures == ["some calls in thread failed: ValueError: late", "process failed: can't pickle"]
+
+
 def test_the_first_error_of_an_arm_is_told() -> None:
     """Of several rounds' errors it is the first that counts."""
     assert findings(measurement(error="first"), measurement(number=2, error="second")).errors == {"thread": "first"}

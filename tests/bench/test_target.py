@@ -97,7 +97,7 @@ def test_a_function_is_found(target: str, module: str, name: str) -> None:
         ),
         ("bench_zero:f", 'ZeroDivisionError: division by zero .*bench_zero.py", line 2'),
         ("bench_exits:f", "'bench_exits' doesn't import: SystemExit: not configured"),
-        ("bench_syntax.py:f", "doesn't import: SyntaxError: .*bench_syntax.py, line 1"),
+        ("bench_syntax.py:f", "doesn't import: SyntaxError: .*bench_syntax.py, line 1\\)$"),
         ("nowhere.py:f", "there is no file '.*nowhere.py'"),
         ("folder/json.py:f", "can't be imported as 'json', which is .*: give it another name"),
         ("bench_tasks:rendr", "'bench_tasks' has no 'rendr': did you mean render?"),

@@ -119,6 +119,14 @@ def test_the_interpreters_lock_was_kept_from_the_watchdog() -> None:
     assert seconds([before, after], 0.01, 0.3) == {THREAD: 0.29}
 
 
+def test_little_counts_of_what_is_no_task_in_a_thread() -> None:
+    """A plain route handler keeps the lock for 5 ms at a time, as a task does; on the loop that is too little."""
+    found = readings(3, thread=1.0, late=0.005)
+    found = [reading._replace(threads={WORKER: seen("other", "handler")}) for reading in found]
+    assert seconds(found, ran=0.005) == {("other", "handler"): 0.005}
+    assert seconds(readings(3, loop=1.0, at_loop=lambda _: seen("other", "handler")), ran=0.005) == {}
+
+
 def test_little_is_left_out() -> None:
     """Steps of a few milliseconds, and threads that had a small part in a delay, are no culprits."""
     assert seconds(readings(21, loop=1.0, at_loop=lambda number: seen("step", f"task {number}"))) == {}
