@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -64,9 +65,9 @@ class LoopMonitor:
         self._period = positive_seconds(period, "the monitor's period")
         self._loop: EventLoop | None = None
         self._idle = IdleClock()
-        self._ended: float | None = None
         self._told: set[Key] = set()
         self._measured = _Measured(0.0, period)
+        self._ended: float | None = self._measured.began
 
     # --- on the loop's thread -------------------------------------------------------------------------------------
 
@@ -116,7 +117,8 @@ class LoopMonitor:
 
     def _warn(self, advice: str, place: Place) -> None:
         logger.warning(advice)
-        warnings.warn_explicit(advice, ExecutorWarning, place.file, place.line)
+        with suppress(ExecutorWarning):  # where warnings are errors: it has been told
+            warnings.warn_explicit(advice, ExecutorWarning, place.file, place.line)
 
     # --- on the watchdog's thread ---------------------------------------------------------------------------------
 
@@ -132,13 +134,13 @@ class LoopMonitor:
     def report(self) -> LoopReport:
         """Tell what has been measured since the start or the last `reset`. Any thread, quick."""
         measured = self._measured
-        seconds = max((self._ended or time.monotonic()) - measured.began, 1e-9)
+        seconds = (self._ended or time.monotonic()) - measured.began
         idle = self._idle.seconds() - measured.idle_before
         blame = measured.ledger.worst_first()
         return LoopReport(
             seconds,
             measured.lags.summary(),
-            min(1.0, max(0.0, 1 - idle / seconds)),
+            min(1.0, max(0.0, 1 - idle / seconds)) if seconds else 0.0,
             measured.lags.per_minute_over(THRESHOLDS),
             blame,
             [advice for entry in blame if (advice := advise(entry))],

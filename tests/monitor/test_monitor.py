@@ -78,6 +78,16 @@ async def test_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.getMessage() for record in caplog.records] == [str(warned.message)]
 
 
+async def test_advice_where_warnings_are_errors(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning that is made an error, as this suite does, is advice all the same, and no failure of the monitor."""
+    async with LoopMonitor(period=BEAT) as monitor:
+        await anyio.sleep(2 * BEAT)
+        time.sleep(0.12)  # noqa: ASYNC251
+        await anyio.sleep(3 * BEAT)
+        (advice,) = monitor.report().advice
+    assert [record.getMessage() for record in caplog.records] == [advice]
+
+
 async def test_reset() -> None:
     """A reset forgets what was measured and who was blamed."""
     async with LoopMonitor(period=BEAT) as monitor:
@@ -121,7 +131,8 @@ async def test_recent_measurements() -> None:
 async def test_ended_and_entered_again() -> None:
     """A monitor has one loop at a time; afterwards its report stays, and it may measure again."""
     monitor = LoopMonitor(period=BEAT)
-    assert monitor.report().lag.count == 0
+    nothing = monitor.report()
+    assert (nothing.seconds, nothing.lag.count, nothing.utilisation) == (0, 0, 0)
     async with monitor:
         with pytest.raises(ExecutorClosedError, match="measures an event loop already"):
             monitor.start()
