@@ -79,6 +79,7 @@ class Watchdog:
         self._loop_thread = threading.get_ident()
         self._depth = 0
         self._clocks = CpuClocks()
+        self._used: dict[int, float] = {}
         self._due = time.monotonic() + period
         self._late: deque[Beat] = deque()
         self._stopped = threading.Lock()
@@ -90,12 +91,12 @@ class Watchdog:
         """Hear that the loop's heart has beaten. Called by what the loop calls, on its thread."""
         if not self._depth:
             self._depth = depth_of_loop()
-        self._due = now + self._period
         if now - due > LATE:
             self._late.append(Beat(due, now))
+        self._due = now + self._period  # last, or the looks at what made it late were forgotten meanwhile
 
     def stop(self) -> None:
-        """End the thread. On the loop's thread, once; it may wait for a few milliseconds."""
+        """End the thread. On the loop's thread, once."""
         self._stopped.release()
         self._thread.join()
 
@@ -119,16 +120,21 @@ class Watchdog:
     def _look(self, planned: float, *, stacks: bool) -> Look:
         at = time.monotonic()
         late = max(0.0, at - planned)
-        if not stacks:
-            return Look(at, late, self._clocks.read())
-        found = {ident: stack_of(frame) for ident, frame in sys._current_frames().items()}
-        cpu = self._clocks.read()  # after the stacks: it lets other threads go on
+        before, self._used = self._used, self._clocks.threads()
+        loop, threads = self._note_stacks(before) if stacks else (None, {})
+        cpu = CpuTimes(self._clocks.loop(), self._clocks.waiting(), self._used)  # the last lets other threads go on
+        return Look(at, late, cpu, loop, threads)
+
+    def _note_stacks(self, before: Mapping[int, float]) -> tuple[Stack | None, dict[int, Stack]]:
+        """Note those of the loop's thread and of others that have used the CPU since: idle ones may be many."""
+        frames = sys._current_frames()
+        busy = {number for number, seconds in self._used.items() if seconds > before.get(number, 0.0)}
         threads = {
-            thread.native_id: found[thread.ident]
+            number: stack_of(frames[thread.ident])
             for thread in threading.enumerate()
-            if thread.native_id in cpu.threads and thread.ident in found
+            if (number := thread.native_id) in busy and thread.ident in frames
         }
-        return Look(at, late, cpu, found.get(self._loop_thread), threads)
+        return stack_of(frames[self._loop_thread]) if self._loop_thread in frames else None, threads
 
     def _settle(self, looks: deque[Look]) -> None:
         """Charge the delays that are over, and forget the looks that no delay needs any more."""
