@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import linecache
 import math
 import os
@@ -144,21 +143,24 @@ def stack_of(frame: FrameType) -> Stack:
     return Stack(spots, position)
 
 
-def depth_of_loop() -> int:
-    """Return how many frames lie outside of the code of this library that the event loop calls here."""
-    spots = stack_of(sys._getframe(1)).spots
-    return sum(1 for _ in itertools.dropwhile(lambda spot: spot.code.co_filename.startswith(_PACKAGE), spots))
+def code_of_loop() -> CodeType:
+    """Return the code that has called this library here: the event loop's, or what runs one that has no frames."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code
 
 
-def look_at_loop(stack: Stack, depth: int, handlers: Collection[CodeType]) -> Sighting | None:
+def look_at_loop(stack: Stack, loop: CodeType, handlers: Collection[CodeType]) -> Sighting | None:
     """Tell what the loop's thread is doing; None where that is nobody's code, as while it waits for events.
 
     Args:
         stack: Its stack.
-        depth: How many of its frames are the loop's own and what has started it, from `depth_of_loop`.
+        loop: What calls everything that runs on the loop, from `code_of_loop`. It isn't there between two runs.
         handlers: What calls the handler of a request.
     """
-    inside = stack.spots[: max(0, len(stack.spots) - depth)]
+    outermost = max((index for index, spot in enumerate(stack.spots) if spot.code is loop), default=0)
+    inside = stack.spots[:outermost]
     for index, entry in enumerate(inside):
         if entry.job is not None:
             return _sighting("step", inside[: index or 1], stack.position, entry.job)
