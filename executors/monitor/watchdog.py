@@ -132,6 +132,7 @@ class Watchdog:
     def _note_stacks(self, before: Mapping[int, float]) -> tuple[Stack | None, dict[int, Stack]]:
         """Note those of the loop's thread and of others that have used the CPU since: idle ones may be many."""
         frames = sys._current_frames()
+        del frames[threading.get_ident()]  # this very frame, which would keep itself, and with it all the others
         busy = {number for number, seconds in self._used.items() if seconds > before.get(number, 0.0)}
         threads = {
             number: stack_of(frames[thread.ident])

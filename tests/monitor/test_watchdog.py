@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections import deque
 
 import anyio
+import culprits
 import pytest
 
+from executors import Executor
 from executors.monitor import LoopMonitor
 from executors.monitor.clocks import AVAILABLE
 from executors.monitor.watchdog import Beat, Watchdog
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
 
 BEAT = 0.02
 
@@ -48,6 +52,36 @@ async def test_idle_threads_cost_little() -> None:
     for thread in threads:
         thread.join()
     assert took < 0.2
+
+
+class Argument:
+    """Of a task; it can be seen to go."""
+
+
+def compute(_: Argument) -> None:
+    culprits.compute(0.2)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_nothing_is_kept_of_what_was_seen() -> None:
+    """A task that was seen during a delay is gone when it has ended, without the garbage collector's help."""
+    async with Executor(threads=1, processes=0) as executor, LoopMonitor(executor, period=BEAT) as monitor:
+        await anyio.sleep(2 * BEAT)
+        gc.disable()
+        try:
+            argument = Argument()
+            gone = weakref.ref(argument)
+            handle = executor.submit(compute, argument)
+            del argument
+            time.sleep(0.1)  # noqa: ASYNC251
+            await handle
+            del handle
+            while not monitor.report().blame:
+                await anyio.sleep(BEAT)
+            await anyio.sleep(5 * BEAT)
+            assert gone() is None
+        finally:
+            gc.enable()
 
 
 async def test_a_late_beat_is_told_before_the_next_one_is_due() -> None:
