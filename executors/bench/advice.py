@@ -38,6 +38,8 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
     idle = by_name.pop(IDLE, None)
     if not by_name:
         return "there is nothing to compare: no call of the function was measured"
+    if idle is None and len(by_name) == 1:
+        return f"there is nothing to compare {next(iter(by_name))!r} with: measure idle and another arm, too"
     quietest = min(by_name.values(), key=_best)
     calm = idle or quietest
     harmless = [arm for arm in by_name.values() if is_harmless(arm, calm)]
@@ -53,8 +55,9 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
         )
     best = choose(harmless)
     other = _alternative(best, by_name)
+    as_quickly = "as when idle" if idle is not None else "as quickly as anywhere"
     said = (
-        f"{how(best.arm, is_coroutine)}: {_place(best.arm)} the server answers as when idle (p99 {_ms(best.http_p99)}"
+        f"{how(best.arm, is_coroutine)}: {_place(best.arm)} the server answers {as_quickly} (p99 {_ms(best.http_p99)}"
     )
     if other is None:
         return f"{said}{_beside(idle)})"

@@ -114,8 +114,13 @@ def test_another_backend_is_reached_by_a_tag() -> None:
 
 
 def test_without_idle_the_best_is_the_measure() -> None:
-    """Where no idle server was measured, an arm is judged by the quietest."""
-    assert advice(arm("thread", 210), arm("process", 7)).startswith("mark it @cpu_bound: in worker processes")
+    """Where no idle server was measured, an arm is judged by the quietest; one alone by nothing."""
+    assert advice(arm("thread", 210), arm("process", 7)).startswith(
+        "mark it @cpu_bound: in worker processes the server answers as quickly as anywhere (p99 7 ms;"
+    )
+    assert advice(arm("inline", 1800)) == (
+        "there is nothing to compare 'inline' with: measure idle and another arm, too"
+    )
 
 
 def test_with_nothing_measured_there_is_nothing_to_say() -> None:
