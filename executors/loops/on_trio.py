@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
@@ -47,7 +48,8 @@ class _InstrumentClock(IdleClock, trio.abc.Instrument):
         self.end()
 
     def stop(self) -> None:
-        trio.lowlevel.remove_instrument(self)
+        with suppress(RuntimeError):  # the run has ended
+            trio.lowlevel.remove_instrument(self)
 
 
 class TrioLoop(EventLoop):

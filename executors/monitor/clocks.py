@@ -8,12 +8,11 @@ import threading
 import time
 from typing import NamedTuple
 
+LITTLE = 0.001
+"""CPU seconds of the whole process within which the clocks of its threads aren't worth reading again."""
+
 AVAILABLE = sys.platform == "linux"
 """Elsewhere nobody can read another thread's clock: what threads compute stays unseen."""
-
-
-LITTLE = 0.001
-"""CPU seconds of the whole process within which the clocks of threads aren't worth reading again."""
 
 
 class CpuTimes(NamedTuple):
@@ -44,25 +43,30 @@ class CpuClocks:
             except OSError:  # a kernel without it, or a /proc that hides it
                 self._schedstat = None
 
-    def read(self) -> CpuTimes:
-        """Return what the clocks show."""
+    def threads(self) -> dict[int, float]:
+        """Return what each other thread's shows, by its native id. Keeps the interpreter's lock."""
         if not AVAILABLE:
-            return CpuTimes(0.0, 0.0, {})
+            return {}
         process = time.process_time()
         if process - self._process > LITTLE:  # an idle server has dozens of idle threads
             self._process, self._threads = process, self._read_threads()
-        return CpuTimes(_clock(self._loop) or 0.0, self._waiting(), self._threads)
+        return self._threads
 
     def _read_threads(self) -> dict[int, float]:
         own = threading.get_native_id()
-        threads = {}
+        found = {}
         for thread in threading.enumerate():
             number = thread.native_id
             if number is not None and number not in {own, self._loop} and (seconds := _clock(number)) is not None:
-                threads[number] = seconds
-        return threads
+                found[number] = seconds
+        return found
 
-    def _waiting(self) -> float:
+    def loop(self) -> float:
+        """Return what that of the loop's thread shows."""
+        return (_clock(self._loop) if AVAILABLE else None) or 0.0
+
+    def waiting(self) -> float:
+        """Return how long the loop's thread has waited for a CPU. Lets go of the interpreter's lock."""
         if self._schedstat is None:
             return 0.0
         return int(os.pread(self._schedstat, 96, 0).split()[1]) / 1e9

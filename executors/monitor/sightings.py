@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import linecache
 import math
 import os
@@ -24,6 +23,9 @@ in `cpu_began`."""
 
 MACHINERY = frozenset({"asyncio", "anyio", "concurrent", "executors", "selectors", "threading", "trio", "uvloop"})
 """Packages that run others' code, and are nobody's reason for it."""
+
+FRAMEWORKS = ("quart", "flask", "werkzeug", "hypercorn", "uvicorn")
+"""What the names of packages begin with that call an app's code, or wrap it: of installed code that is named last."""
 
 LONGEST_SOURCE = 60
 """Characters of a line of source that are shown."""
@@ -91,17 +93,31 @@ class Spot(NamedTuple):
         return self.code.co_firstlineno
 
     @property
+    def package(self) -> str:
+        """The outermost package that it belongs to."""
+        return self.module.partition(".")[0]
+
+    @property
     def is_machinery(self) -> bool:
         """Whether it only runs what others have written."""
-        return self.module.partition(".")[0] in MACHINERY
+        return self.package in MACHINERY
 
     @property
     def is_authors(self) -> bool:
         """Whether it is neither the standard library's nor that of an installed package."""
         file = self.code.co_filename
-        if any(folder in file for folder in _INSTALLED):
-            return False
-        return not file.startswith((*_STANDARD_LIBRARY, _PACKAGE, "<frozen"))
+        return not self._is_installed and not file.startswith((*_STANDARD_LIBRARY, _PACKAGE, "<frozen"))
+
+    @property
+    def _is_installed(self) -> bool:
+        return any(folder in self.code.co_filename for folder in _INSTALLED)
+
+    @property
+    def distance(self) -> int:
+        """How far from the author it is: his own, an installed package's, which may be his app's, or anything else."""
+        if self.is_authors:
+            return 0
+        return 1 if self._is_installed and not self.package.startswith(FRAMEWORKS) else 2
 
 
 class Stack(NamedTuple):
@@ -127,43 +143,49 @@ def stack_of(frame: FrameType) -> Stack:
     return Stack(spots, position)
 
 
-def depth_of_loop() -> int:
-    """Return how many frames lie outside of the code of this library that the event loop calls here."""
-    spots = stack_of(sys._getframe(1)).spots
-    return sum(1 for _ in itertools.dropwhile(lambda spot: spot.code.co_filename.startswith(_PACKAGE), spots))
+def code_of_loop() -> CodeType:
+    """Return the code that has called this library here: the event loop's, or what runs one that has no frames."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code
 
 
-def look_at_loop(stack: Stack, depth: int, handlers: Collection[CodeType]) -> Sighting | None:
+def look_at_loop(stack: Stack, loop: CodeType, handlers: Collection[CodeType]) -> Sighting | None:
     """Tell what the loop's thread is doing; None where that is nobody's code, as while it waits for events.
 
     Args:
         stack: Its stack.
-        depth: How many of its frames are the loop's own and what has started it, from `depth_of_loop`.
+        loop: What calls everything that runs on the loop, from `code_of_loop`. It isn't there between two runs.
         handlers: What calls the handler of a request.
     """
-    inside = stack.spots[: max(0, len(stack.spots) - depth)]
+    outermost = max((index for index, spot in enumerate(stack.spots) if spot.code is loop), default=0)
+    inside = stack.spots[:outermost]
     for index, entry in enumerate(inside):
         if entry.job is not None:
-            return _sighting("step", entry.job.handle.name, inside[: index or 1], stack.position)
+            return _sighting("step", inside[: index or 1], stack.position, entry.job)
         if entry.code in handlers:
-            return _sighting("route", _outermost(inside[:index]), inside[: index or 1], stack.position)
-    return _sighting("other", _outermost(inside), inside, stack.position)
+            return _sighting("route", inside[:index], stack.position)
+    return _sighting("other", inside, stack.position)
 
 
 def look_at_thread(stack: Stack) -> Sighting | None:
     """Tell what another thread is doing; None where that is nobody's code."""
     for index, entry in enumerate(stack.spots):
         if entry.job is not None:
-            seen = _sighting("thread", entry.job.handle.name, stack.spots[: index or 1], stack.position)
+            seen = _sighting("thread", stack.spots[: index or 1], stack.position, entry.job)
             return seen and seen._replace(began=entry.began)
-    return _sighting("other", _outermost(stack.spots), stack.spots, stack.position)
+    return _sighting("other", stack.spots, stack.position)
 
 
-def _sighting(kind: BlameKind, name: str, spots: list[Spot], position: tuple[int, int]) -> Sighting | None:
+def _sighting(kind: BlameKind, spots: list[Spot], position: tuple[int, int], job: Job | None = None) -> Sighting | None:
     """Make one of frames, innermost first: the author's innermost is where, and the one inside of it what."""
-    if not name:
+    caller = _outermost(spots)
+    name = job.handle.name if job is not None else caller and caller.name
+    if name is None:
         return None
-    index = next((index for index, spot in enumerate(spots) if spot.is_authors), 0)
+    package = caller and caller.package
+    index = next((index for index, spot in enumerate(spots) if spot.is_authors or spot.package == package), 0)
     file, line = spots[index].code.co_filename, spots[index].line
     what = spots[index - 1].name if index else _source(file, line)  # what is written in C has no frame
     return Sighting(kind, name, Place(what or spots[index].name, file, line), position)
@@ -174,8 +196,7 @@ def _source(file: str, line: int) -> str:
     return source if len(source) <= LONGEST_SOURCE else f"{source[: LONGEST_SOURCE - 1]}…"
 
 
-def _outermost(spots: list[Spot]) -> str:
-    """Name what has called all the rest: the author's code if there is any, else a library's; empty if neither."""
-    named = [spot for spot in reversed(spots) if not spot.is_machinery]
-    spot = next((spot for spot in named if spot.is_authors), named[0] if named else None)
-    return spot.name if spot is not None else ""
+def _outermost(spots: list[Spot]) -> Spot | None:
+    """Return what has called all the rest, as near to the author as there is; None if that is machinery alone."""
+    named = (spot for spot in reversed(spots) if not spot.is_machinery)
+    return min(named, key=lambda spot: spot.distance, default=None)

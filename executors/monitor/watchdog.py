@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from executors.monitor.charges import Charge, Key, Reading, charge
 from executors.monitor.clocks import CpuClocks, CpuTimes
-from executors.monitor.sightings import Stack, depth_of_loop, look_at_loop, look_at_thread, stack_of
+from executors.monitor.sightings import Stack, code_of_loop, look_at_loop, look_at_thread, stack_of
 
 logger = logging.getLogger("executors")
 
@@ -28,10 +28,17 @@ MOST_LOOKS = 2000
 
 
 class Beat(NamedTuple):
-    """A late call of the loop's heartbeat, in seconds of `time.monotonic`."""
+    """A late call of the loop's heartbeat.
+
+    Attributes:
+        due: When it should have come, in seconds of `time.monotonic`.
+        ran: When it did.
+        loop: What called it: see `code_of_loop`.
+    """
 
     due: float
     ran: float
+    loop: CodeType
 
 
 class Look(NamedTuple):
@@ -43,13 +50,13 @@ class Look(NamedTuple):
     loop: Stack | None = None
     threads: Mapping[int, Stack] = {}
 
-    def reading(self, depth: int, handlers: Collection[CodeType]) -> Reading:
+    def reading(self, loop: CodeType, handlers: Collection[CodeType]) -> Reading:
         """Tell what the threads were doing."""
         if self.loop is None:
             return Reading(self.at, self.late, self.cpu)
         seen = {number: look_at_thread(stack) for number, stack in self.threads.items()}
         threads = {number: sighting for number, sighting in seen.items() if sighting is not None}
-        return Reading(self.at, self.late, self.cpu, look_at_loop(self.loop, depth, handlers), threads)
+        return Reading(self.at, self.late, self.cpu, look_at_loop(self.loop, loop, handlers), threads)
 
 
 class Watchdog:
@@ -77,8 +84,8 @@ class Watchdog:
         self._tell = tell
         self._is_over = is_over
         self._loop_thread = threading.get_ident()
-        self._depth = 0
         self._clocks = CpuClocks()
+        self._used: dict[int, float] = {}
         self._due = time.monotonic() + period
         self._late: deque[Beat] = deque()
         self._stopped = threading.Lock()
@@ -88,14 +95,12 @@ class Watchdog:
 
     def beat(self, due: float, now: float) -> None:
         """Hear that the loop's heart has beaten. Called by what the loop calls, on its thread."""
-        if not self._depth:
-            self._depth = depth_of_loop()
-        self._due = now + self._period
         if now - due > LATE:
-            self._late.append(Beat(due, now))
+            self._late.append(Beat(due, now, code_of_loop()))
+        self._due = now + self._period  # last, or the looks at what made it late were forgotten meanwhile
 
     def stop(self) -> None:
-        """End the thread. On the loop's thread, once; it may wait for a few milliseconds."""
+        """End the thread. On the loop's thread, once."""
         self._stopped.release()
         self._thread.join()
 
@@ -119,22 +124,28 @@ class Watchdog:
     def _look(self, planned: float, *, stacks: bool) -> Look:
         at = time.monotonic()
         late = max(0.0, at - planned)
-        if not stacks:
-            return Look(at, late, self._clocks.read())
-        found = {ident: stack_of(frame) for ident, frame in sys._current_frames().items()}
-        cpu = self._clocks.read()  # after the stacks: it lets other threads go on
+        before, self._used = self._used, self._clocks.threads()
+        loop, threads = self._note_stacks(before) if stacks else (None, {})
+        cpu = CpuTimes(self._clocks.loop(), self._clocks.waiting(), self._used)  # the last lets other threads go on
+        return Look(at, late, cpu, loop, threads)
+
+    def _note_stacks(self, before: Mapping[int, float]) -> tuple[Stack | None, dict[int, Stack]]:
+        """Note those of the loop's thread and of others that have used the CPU since: idle ones may be many."""
+        frames = sys._current_frames()
+        del frames[threading.get_ident()]  # this very frame, which would keep itself, and with it all the others
+        busy = {number for number, seconds in self._used.items() if seconds > before.get(number, 0.0)}
         threads = {
-            thread.native_id: found[thread.ident]
+            number: stack_of(frames[thread.ident])
             for thread in threading.enumerate()
-            if thread.native_id in cpu.threads and thread.ident in found
+            if (number := thread.native_id) in busy and thread.ident in frames
         }
-        return Look(at, late, cpu, found.get(self._loop_thread), threads)
+        return stack_of(frames[self._loop_thread]) if self._loop_thread in frames else None, threads
 
     def _settle(self, looks: deque[Look]) -> None:
         """Charge the delays that are over, and forget the looks that no delay needs any more."""
         while self._late and self._late[0].ran <= looks[-1].at:
             beat = self._late.popleft()
-            readings = [look.reading(self._depth, self._handlers) for look in looks]
+            readings = [look.reading(beat.loop, self._handlers) for look in looks]
             if charges := charge(readings, beat.due, beat.ran):
                 self._tell(charges)
         if not self._late and looks[-1].at <= self._due + LATE:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -173,10 +175,11 @@ def test_outside_of_a_loop() -> None:
 
 
 def test_the_loop_ends_without_a_stop(anyio_backend: tuple[str, dict[str, object]]) -> None:
-    """The watchdog's thread ends with the loop that nobody has told it of."""
+    """The watchdog's thread ends with the loop that nobody has told it of; to stop the monitor then does no harm."""
+    monitor = LoopMonitor(period=BEAT)
 
     async def forget() -> None:
-        LoopMonitor(period=BEAT).start()
+        monitor.start()
         await anyio.sleep(2 * BEAT)
 
     backend, options = anyio_backend
@@ -185,6 +188,36 @@ def test_the_loop_ends_without_a_stop(anyio_backend: tuple[str, dict[str, object
         if thread.name == "executors-monitor":
             thread.join(10)
             assert not thread.is_alive()
+    for _ in range(2):
+        monitor.stop()
+
+
+def test_a_loop_that_is_run_again() -> None:
+    """What is done between two runs of a loop isn't blamed, and what is done in the second is, whoever runs it."""
+    monitor = LoopMonitor(period=BEAT)
+
+    async def measure() -> None:
+        monitor.start()
+        await asyncio.sleep(2 * BEAT)
+
+    async def block() -> None:
+        await asyncio.sleep(2 * BEAT)
+        time.sleep(0.1)  # noqa: ASYNC251
+        await asyncio.sleep(2 * BEAT)
+        monitor.stop()
+
+    def run_deep_down(function: Callable[[], object], depth: int = 20) -> None:
+        if depth:
+            run_deep_down(function, depth - 1)
+        else:
+            function()
+
+    with asyncio.Runner() as runner, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExecutorWarning)
+        runner.run(measure())
+        run_deep_down(lambda: time.sleep(0.1))
+        run_deep_down(lambda: runner.run(block()))
+    assert [blame.name.rpartition(".")[2] for blame in monitor.report().blame] == ["block"]
 
 
 def test_nothing_is_imported_while_it_is_off() -> None:

@@ -84,6 +84,27 @@ async def test_who_is_blamed(app, executor):
     assert len(report.advice) == 3
 
 
+async def test_an_installed_app(app, executor):
+    """Routes of an app that is installed as a package are told apart as those of any other, behind decorators, too."""
+    app.config["EXECUTOR_MONITOR"] = True
+    code = "import time\nasync def sell():\n    time.sleep(0.2)\n    return ''\n"
+    code += "async def buy():\n    return await sell()\n"
+    shop = {"__name__": "shop.routes"}
+    exec(compile(code, "/env/lib/site-packages/shop/routes.py", "exec"), shop)
+    decorated = {"__name__": "quart_auth.views", "buy": shop["buy"]}
+    code = "async def logged_in():\n    return await buy()\n"
+    exec(compile(code, "/env/lib/site-packages/quart_auth/views.py", "exec"), decorated)
+    app.get("/sell")(shop["sell"])
+    app.get("/buy")(decorated["logged_in"])
+    async with app.test_app():
+        for path in ("/sell", "/buy"):
+            await app.test_client().get(path)
+            await anyio.sleep(2 * BEAT)
+        report = executor.monitor.report()
+    assert {blame.name for blame in report.blame} == {"shop.routes.sell", "shop.routes.buy"}
+    assert all(blame.where.endswith("(routes.py:3)") for blame in report.blame)
+
+
 async def test_the_first_request_without_a_lifespan(app, executor):
     """An app that a test client uses without a lifespan is measured, too, from its first request on."""
     app.config["EXECUTOR_MONITOR"] = True

@@ -1,0 +1,106 @@
+"""The watchdog itself: what looking costs, and that no delay is forgotten."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections import deque
+
+import anyio
+import culprits
+import pytest
+
+from executors import Executor
+from executors.monitor import LoopMonitor
+from executors.monitor.clocks import AVAILABLE
+from executors.monitor.watchdog import Beat, Watchdog
+
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
+
+BEAT = 0.02
+
+
+def stand_by(has_come: threading.Barrier, ended: threading.Event, depth: int = 20) -> None:
+    """Wait in a thread, at the end of a stack of some depth."""
+    if depth:
+        stand_by(has_come, ended, depth - 1)
+    else:
+        has_come.wait()
+        ended.wait()
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="nobody can read another thread's clock")
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_idle_threads_cost_little() -> None:
+    """However many threads wait for something: looking at a loop that is blocked takes little of the CPU."""
+    has_come, ended = threading.Barrier(41), threading.Event()
+    threads = [threading.Thread(target=stand_by, args=(has_come, ended)) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    has_come.wait()
+    async with LoopMonitor(period=BEAT):
+        (watchdog,) = (thread for thread in threading.enumerate() if thread.name == "executors-monitor")
+        clock = time.pthread_getcpuclockid(watchdog.ident or 0)
+        await anyio.sleep(2 * BEAT)
+        began = time.clock_gettime(clock)
+        time.sleep(1)  # noqa: ASYNC251
+        took = time.clock_gettime(clock) - began
+        await anyio.sleep(2 * BEAT)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert took < 0.2
+
+
+class Argument:
+    """Of a task; it can be seen to go."""
+
+
+def compute(_: Argument) -> None:
+    culprits.compute(0.2)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_nothing_is_kept_of_what_was_seen() -> None:
+    """A task that was seen during a delay is gone when it has ended, without the garbage collector's help."""
+    async with Executor(threads=1, processes=0) as executor, LoopMonitor(executor, period=BEAT) as monitor:
+        await anyio.sleep(2 * BEAT)
+        gc.disable()
+        try:
+            argument = Argument()
+            gone = weakref.ref(argument)
+            handle = executor.submit(compute, argument)
+            del argument
+            time.sleep(0.1)  # noqa: ASYNC251
+            await handle
+            del handle
+            while not monitor.report().blame:
+                await anyio.sleep(BEAT)
+            await anyio.sleep(5 * BEAT)
+            assert gone() is None
+        finally:
+            gc.enable()
+
+
+async def test_a_late_beat_is_told_before_the_next_one_is_due() -> None:
+    """Who looks in between still knows that there is a delay to explain, and doesn't forget what was seen of it."""
+
+    class Told(deque[Beat]):
+        """Sees what is due while it is told of a late beat."""
+
+        def append(self, beat: Beat) -> None:
+            due_then.append(watchdog._due)
+            super().append(beat)
+
+    due_then: list[float] = []
+    watchdog = Watchdog(60.0, frozenset(), lambda charges: None, lambda: False)
+    try:
+        watchdog._late = Told()
+        due, now = watchdog._due, watchdog._due + 1
+        watchdog.beat(due, now)
+        assert due_then == [due]
+        assert watchdog._due > now
+    finally:
+        watchdog.stop()
