@@ -17,9 +17,12 @@ from executors.backends.inline import InlineBackend
 from executors.backends.loop import LoopBackend
 from executors.monitor.report import BlameKind
 
-TASK_ENTRIES = {LoopBackend._run.__code__: "job", InlineBackend.submit.__code__: "job", Job.run.__code__: "self"}
+TASK_ENTRIES = {LoopBackend._run.__code__: "job", Job.run.__code__: "self"}
 """What calls a task's function, and the local variable that has its job. In threads what their CPU clock showed then is
 in `cpu_began`."""
+
+IN_PLACE = InlineBackend.submit.__code__
+"""What runs plain functions on the loop's thread because a test wants them there: nobody is to be told."""
 
 MACHINERY = frozenset({"asyncio", "anyio", "concurrent", "executors", "selectors", "threading", "trio", "uvloop"})
 """Packages that run others' code, and are nobody's reason for it."""
@@ -164,6 +167,8 @@ def look_at_loop(stack: Stack, loop: CodeType, handlers: Collection[CodeType]) -
     for index, entry in enumerate(inside):
         if entry.job is not None:
             return _sighting("step", inside[: index or 1], stack.position, entry.job)
+        if entry.code is IN_PLACE:
+            return None
         if entry.code in handlers:
             return _sighting("route", inside[:index], stack.position)
     return _sighting("other", inside, stack.position)

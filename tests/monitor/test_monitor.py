@@ -90,6 +90,15 @@ async def test_advice_where_warnings_are_errors(caplog: pytest.LogCaptureFixture
     assert [record.getMessage() for record in caplog.records] == [advice]
 
 
+async def test_functions_that_tests_run_in_place() -> None:
+    """A plain function that an inline backend runs on the loop is there on purpose, and isn't blamed."""
+    async with Executor(inline=True) as executor, LoopMonitor(executor, period=BEAT) as monitor:
+        await anyio.sleep(2 * BEAT)
+        await executor.run(time.sleep, 0.12)
+        await anyio.sleep(3 * BEAT)
+        assert monitor.report().blame == []
+
+
 async def test_reset() -> None:
     """A reset forgets what was measured and who was blamed."""
     async with LoopMonitor(period=BEAT) as monitor:
