@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -14,12 +13,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
-from processes import eventually, in_session
+from processes import check_it_ends_by, eventually, in_session, shown_on_a_terminal
 
 from executors.demo import analysis, store
 
@@ -174,18 +174,7 @@ def test_the_demo_ends_well(tmp_path: Path) -> None:
 
 def test_the_demo_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
     """On a terminal there is a progress bar while it measures."""
-    ours, theirs = pty.openpty()
-    with demo(tmp_path, "--seconds=0.5", stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                shown += os.read(ours, 65536)
-            except OSError:  # the last one that had the terminal is gone
-                break
-        os.close(ours)
-        assert process.wait(30) == 0
-    text = shown.decode()
+    text = shown_on_a_terminal(partial(demo, tmp_path, "--seconds=0.5"))
     assert "━" in text
     assert "in worker processes" in text
     check_report(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
@@ -195,16 +184,7 @@ def test_the_demo_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
 def test_the_demo_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     """Whatever ends it while the app is busy, the server, its workers and its files go with it."""
     with demo(tmp_path, "--seconds=30") as process:
-        # itself, the server and at least one worker
-        assert eventually(lambda: len(in_session(process.pid)) >= 3, within=20)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=20)
-        assert err == ""
-        if number == signal.SIGKILL:
-            assert process.returncode == -signal.SIGKILL
-        else:
-            assert process.returncode == 130
-            assert "everything is stopped" in out
+        check_it_ends_by(number, process)
 
 
 def fetch(url: str, data: bytes | None = None) -> Any:

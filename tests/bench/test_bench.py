@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import eventually, in_session
+from processes import check_it_ends_by, eventually, in_session, shown_on_a_terminal
 
 from executors.bench.children import BenchError
 from executors.bench.results import Findings
@@ -139,33 +139,14 @@ def test_an_app_that_does_not_start_is_told(tmp_path: Path) -> None:
 
 def test_a_terminal_shows_how_far_it_is() -> None:
     """On a terminal a bar says what is being measured."""
-    ours, theirs = pty.openpty()
-    options = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    with bench("bench_tasks:hold", "--args=[0.01]", "--seconds=0.5", "--rounds=1", "--backends=idle", **options) as run:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                shown += os.read(ours, 65536)
-            except OSError:  # the last one that had the terminal is gone
-                break
-        os.close(ours)
-        assert run.wait(30) == 0
-    assert "idle, round 1 of 1" in shown.decode()
-    assert "there is nothing to compare" in shown.decode()
+    arguments = ("--args=[0.01]", "--seconds=0.5", "--rounds=1", "--backends=idle")
+    shown = shown_on_a_terminal(partial(bench, "bench_tasks:hold", *arguments))
+    assert "idle, round 1 of 1" in shown
+    assert "there is nothing to compare" in shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_it_is_interrupted(number: signal.Signals) -> None:
     """Whatever ends it, the server, its workers and the probe go with it."""
     with bench("bench_tasks:never", "--backends=process") as process:
-        # itself, the server and at least one worker
-        assert eventually(lambda: len(in_session(process.pid)) >= 3, within=20)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=20)
-        assert err == ""
-        if number == signal.SIGKILL:
-            assert process.returncode == -signal.SIGKILL
-        else:
-            assert process.returncode == 130
-            assert "everything is stopped" in out
+        check_it_ends_by(number, process)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
 import select
+import signal
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 
@@ -59,3 +64,42 @@ def eventually(condition: Callable[[], bool], within: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def shown_on_a_terminal(start: Callable[..., AbstractContextManager[subprocess.Popen[Any]]]) -> str:
+    """Return what a program shows on a terminal until it ends well.
+
+    Args:
+        start: Starts it with the keywords of `subprocess.Popen`.
+    """
+    ours, theirs = pty.openpty()
+    with start(stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the last one that had the terminal is gone
+                break
+        os.close(ours)
+        assert process.wait(30) == 0
+    return shown.decode()
+
+
+def check_it_ends_by(number: signal.Signals, process: subprocess.Popen[str]) -> None:
+    """Send a signal to a program once its server has a worker, and assert that it says so and leaves.
+
+    Args:
+        number: SIGINT, SIGTERM or SIGKILL.
+        process: A session of its own.
+    """
+    # itself, the server and at least one worker
+    assert eventually(lambda: len(in_session(process.pid)) >= 3, within=20)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert err == ""
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert "everything is stopped" in out
