@@ -70,9 +70,13 @@ def make(name: str, spec: Spec, defaults: Mapping[str, Mapping[str, Any]]) -> Ex
     text = options.pop("backend")
     what = f"the backend {name!r}"
     scheme, _, rest = text.partition(":")
-    factory = _named(scheme, what)
-    if factory is None:
-        factory, rest = _imported(text, what), ""
+    try:
+        factory = _named(scheme, what)
+        if factory is None:
+            factory, rest = _imported(text, what), ""
+    except ImportError as error:
+        error.add_note(f"This happened while {what} was imported, which is {text!r}.")
+        raise
     backend = _called(factory, rest.removeprefix("//"), {**defaults.get(scheme, {}), **options}, f"{what} is {text!r}")
     _check_loop(name, backend, what)
     return backend
@@ -136,11 +140,12 @@ def _called(factory: Any, rest: str, options: dict[str, Any], what: str) -> Exec
     try:
         backend = make_of_text(rest, **options) if rest and make_of_text else factory(**options)
     except TypeError as error:
-        raise ConfigurationError(
-            f"{what}: {error}; its options are {', '.join(signature(factory).parameters)}"
-        ) from error
+        names = ", ".join(signature(factory).parameters)
+        raise ConfigurationError(f"{what}: {error}; its options are {names or 'none'}") from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{what}: {error}") from error
     if not isinstance(backend, ExecutorBackend):
-        raise ConfigurationError(f"{what}, which made {backend!r}, and must make an ExecutorBackend")
+        raise ConfigurationError(
+            f"{what}, which made {backend!r}, and must make an ExecutorBackend (a FuturesBackend, if this is a pool)"
+        )
     return backend

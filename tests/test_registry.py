@@ -145,10 +145,12 @@ def test_no_entry_point_takes_a_name_of_ours() -> None:
         ("thread:four", r"'thread:four'.*'four' is no whole number"),
         ("thread:0", r"'thread:0'.*number of threads is 0"),
         ({"backend": "thread:4", "sise": 4}, r"'thread:4'.*'sise'.*its options are size, idle_timeout"),
+        ({"backend": "shelf_plugin:mistaken", "size": 4}, r"mistaken\(\) got an unexpected .*; its options are none"),
         ({"backend": "thread:4", "size": 4}, r"'thread:4'.*multiple values.*'size'"),
         ("build:5", r"'build:5', and .* takes options at most"),
         ("shelf_plugin:shelf", r"'shelf_plugin:shelf', and 5 can't be called"),
         ("shelf_plugin:mistaken", r"made 5, and must make an ExecutorBackend"),
+        ("concurrent.futures:ThreadPoolExecutor", r"made <.*>, and must .* \(a FuturesBackend, if this is a pool\)"),
         ("gone", r"'gone', which stands for shelf_plugin:Gone"),
     ],
     ids=str,
@@ -177,11 +179,13 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_module_that_misses_another_is_no_typo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a plug-in's module is there and fails to import, its own error is told."""
+    """Where a plug-in's module is there and fails to import, its own error is told, and which backend it is of."""
     (tmp_path / "half_plugin.py").write_text("import no_such_library")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+    with pytest.raises(ModuleNotFoundError, match="no_such_library") as caught:
         made("half_plugin:Backend")
+    (note,) = caught.value.__notes__
+    assert note == "This happened while the backend 'extra' was imported, which is 'half_plugin:Backend'."
 
 
 def test_the_loop_stays_a_loop() -> None:

@@ -35,6 +35,8 @@ class Outcome(enum.IntEnum):
     ERROR = 7
     UNSENDABLE = 8
     """What came of the task can't be sent; this says why, in UTF-8."""
+    UNREADY = 9
+    """The task hasn't begun, as what goes before a worker's first failed; this is the exception."""
 
 
 class RunningJob:
@@ -190,6 +192,12 @@ class Caller:
             problem = f"it takes more than the {self._max_payload} bytes allowed"
             text = text if len(text) < _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} […]"
         return unsendable(f"it raised an exception that can't be sent back ({problem}):\n{text}")
+
+
+def unready(error: BaseException, max_payload: int) -> Answer:
+    """Return an answer that the worker's setup has failed, and how."""
+    outcome, parts = Caller(max_payload).error(error)
+    return Outcome.UNREADY if outcome == Outcome.ERROR else outcome, parts
 
 
 def unsendable(reason: str) -> Answer:

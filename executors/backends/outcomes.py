@@ -8,7 +8,7 @@ from executors.backends import pickling
 from executors.backends.base import Job
 from executors.backends.calls import Outcome
 from executors.backends.pickling import Buffer
-from executors.errors import SerializationError
+from executors.errors import BackendUnavailableError, SerializationError
 
 INLINE_LIMIT = 256 * 1024
 """Payloads of up to so many bytes are pickled and unpickled on the loop's thread; larger ones beside it."""
@@ -29,6 +29,8 @@ def report(job: Job, outcome: int, parts: Sequence[Buffer], where: str) -> None:
             value = (pickling.loads if len(parts[0]) <= INLINE_LIMIT else pickling.loads_in_thread)(parts)
         elif outcome == Outcome.ERROR:
             error = pickling.load_error(parts[0], where)
+        elif outcome == Outcome.UNREADY:
+            error = _unready(job, pickling.load_error(parts[0], where), where)
         else:
             error = SerializationError(f"task {name!r}: {bytes(parts[0]).decode(errors='replace')}")
     except BaseException as problem:  # noqa: BLE001  (it fails this task, whatever it is)
@@ -39,3 +41,11 @@ def report(job: Job, outcome: int, parts: Sequence[Buffer], where: str) -> None:
             job.succeed(value)
             return
     job.fail(error)
+
+
+def _unready(job: Job, cause: BaseException, where: str) -> BackendUnavailableError:
+    """Return an error that nobody takes for the task's own."""
+    reason = f"{where} couldn't get ready for tasks: {pickling.describe(cause)}"
+    error = BackendUnavailableError(job.handle.backend, reason)
+    error.__cause__ = cause
+    return error

@@ -69,24 +69,27 @@ class Run:
         """Have what stays end, stopped or not, so that its worker is free again."""
         (self.folder / f"release-{self._releases}").touch()
         self._releases += 1
-        await self._until(lambda: self.backend.unavailable is None)
+        await self._until(lambda: self.backend.unavailable is None, "it has stayed unavailable")
 
     async def inside(self, handle: TaskHandle[Any]) -> TaskHandle[Any]:
         """Wait until what stays has been entered, and that is known."""
-        await self._until(lambda: self._began[handle.id].exists() and handle.started_at is not None)
+        await self._until(self._began[handle.id].exists, f"the function of {handle!r} hasn't been called")
+        await self._until(lambda: handle.started_at is not None, f"nothing has called `job.start()` of {handle!r}")
         return handle
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(PATIENCE):
+    async def _until(self, condition: Callable[[], bool], problem: str) -> None:
+        with anyio.move_on_after(PATIENCE):
             while not condition():  # noqa: ASYNC110  (what it waits for happens in another process)
                 await anyio.sleep(0.005)
+        assert condition(), f"for {PATIENCE:g} s {problem}"
 
     def value_of(self, function: Callable[..., Any], *args: Any) -> Any:
         return self.submit(function, *args).result(PATIENCE)[0]  # in another thread
 
     async def error_of(self, handle: TaskHandle[Any]) -> BaseException | None:
-        with anyio.fail_after(PATIENCE):
+        with anyio.move_on_after(PATIENCE):
             await handle.wait()
+        assert handle.done(), f"for {PATIENCE:g} s the end of {handle!r} hasn't been reported"
         return handle.exception()
 
     async def still_works(self) -> None:

@@ -9,7 +9,7 @@ import loky
 import pytest
 
 from executors.backends import FuturesBackend, InlineBackend, LoopBackend, ProcessBackend, ThreadBackend
-from executors.testing import BackendContract
+from executors.testing import BackendContract, contract, tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -78,3 +78,23 @@ class TestLokyExecutor(BackendContract):
 
     def make_backend(self):
         return FuturesBackend(lambda: loky.ProcessPoolExecutor(2))
+
+
+class MuteBackend(InlineBackend):
+    """Takes jobs, and does nothing with them."""
+
+    def submit(self, job):
+        """Forget it."""
+
+
+@ASYNCIO
+async def test_a_backend_that_reports_nothing(tmp_path, monkeypatch) -> None:
+    """The contract says what is missing in a sentence, and not by a bare TimeoutError."""
+    monkeypatch.setattr(contract, "PATIENCE", 0.01)
+    run = contract.Run(MuteBackend(), tmp_path, in_place=False)
+    async with run.executor:
+        with pytest.raises(AssertionError, match=r"the end of <TaskHandle .* hasn't been reported"):
+            await run.error_of(run.submit(tasks.identify, 1))
+        with pytest.raises(AssertionError, match=r"the function of <TaskHandle .* hasn't been called"):
+            await run.inside(run.stay(tasks.stay))
+        await run.executor.drain(0)

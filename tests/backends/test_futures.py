@@ -295,6 +295,7 @@ async def test_under_a_daemonic_server() -> None:
     await anyio.to_thread.run_sync(server.join)
     server.close()
     assert "a daemonic one of multiprocessing" in text
+    assert "--workers 0" in text  # Hypercorn has a daemonic one also where it is told of one worker
     assert "use a ProcessBackend" in text
     assert value == 5
 

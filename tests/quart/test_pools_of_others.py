@@ -12,9 +12,16 @@ import in_app
 import pytest
 import worker_app
 
+from executors import BackendUnavailableError
 from executors.backends import FuturesBackend
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    """Run on asyncio and trio: uvloop's loop is the same to a pool as asyncio's."""
+    return request.param
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,3 +70,13 @@ async def test_processes(use_pool, anyio_backend_name, tmp_path, monkeypatch):
         opened = ["open", "open_on_loop"]
         assert [line.split()[0] for line in path.read_text().splitlines()] == opened
     assert [line.split()[0] for line in path.read_text().splitlines()] == [*opened, "close_on_loop", "close"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_processes_that_can_t_import_the_app(use_pool):
+    """The waiter is told what the worker lacks, by an error that isn't taken for the task's own."""
+    use_pool(worker_app.app, one_process, EXECUTOR_WORKER_APP="no_such_module:app")
+    async with worker_app.app.test_app():
+        with pytest.raises(BackendUnavailableError) as caught:
+            await worker_app.app.add_background_task(in_app.app_name)
+    assert "couldn't get ready for tasks: ModuleNotFoundError: No module named 'no" in str(caught.value)

@@ -107,6 +107,8 @@ class Connection:
     def _tell(self, client: Client | None, unavailable: str | None) -> None:
         if unavailable is not None and self.unavailable is None:
             logger.warning("%s; it is tried again until it is there", unavailable)
+        elif unavailable is None and self.unavailable is not None:
+            logger.info("the Dask scheduler at %s is there", self._address)
         self.client, self.unavailable = client, unavailable
         self._changed()
 

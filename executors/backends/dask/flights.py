@@ -110,11 +110,11 @@ class Flight:
         for _ in range(_MOST_HANDOVERS):
             try:
                 answer: Answer = await self._submit()
-            except KilledWorker as error:
+            except KilledWorker:
                 if self.place is None:
                     self.place = await self._place_of_begun()
                 if self.place is not None:
-                    self.lose(str(error))
+                    self.lose("what `dask worker` has logged there tells more")
                     return
             except FutureCancelledError as error:
                 if error.reason == "scheduler-connection-lost":

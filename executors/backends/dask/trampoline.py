@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from executors import context
 from executors.backends import pickling
-from executors.backends.calls import Caller, RunningJob, unsendable
+from executors.backends.calls import Caller, RunningJob, unready, unsendable
 from executors.errors import ConfigurationError
 
 TYPE_CHECKING = False
@@ -148,8 +148,7 @@ def _answer(call: Call, job: _Job, place: Place) -> tuple[int, Any]:
     try:
         caller = _caller(call.setup, call.max_payload)
     except BaseException as error:  # noqa: BLE001  (it runs the app's code)
-        error.add_note(f"This happened while {place} got ready for tasks.")
-        return Caller(call.max_payload).error(error)
+        return unready(error, call.max_payload)
     try:
         _, function, args, kwargs, variables = pickling.load_call([call.data])
     except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)

@@ -22,7 +22,7 @@ from executors.options import whole_number
 
 DAEMONIC = (
     "this process is a daemonic one of multiprocessing, as Hypercorn's workers are, and may start no processes by it: "
-    "use a ProcessBackend, which may, or serve with one worker"
+    "use a ProcessBackend, which may, or have Hypercorn serve in its own process, by `--workers 0`"
 )
 
 

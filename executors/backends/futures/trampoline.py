@@ -13,7 +13,7 @@ from multiprocessing import util
 
 from executors import context
 from executors.backends import pickling
-from executors.backends.calls import Caller, RunningJob, unsendable
+from executors.backends.calls import Caller, RunningJob, unready, unsendable
 from executors.errors import ConfigurationError
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -68,7 +68,7 @@ def _answer(call: bytes, task_id: int, common: bytes) -> Answer:
     try:
         caller = _caller(common)
     except BaseException as error:  # noqa: BLE001  (it runs the app's code)
-        return Caller(NO_LIMIT).error(error)
+        return unready(error, NO_LIMIT)
     try:
         name, function, args, kwargs, variables = pickling.load_call([call])
     except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)

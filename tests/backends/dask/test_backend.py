@@ -21,6 +21,7 @@ from executors import (
     ExecutorInWorkerError,
     SerializationError,
     TaskExitedError,
+    cpu_bound,
 )
 from executors.backends import DaskBackend
 from executors.quart import QuartExecutor
@@ -80,6 +81,21 @@ async def test_the_app_is_there_on_the_workers(cluster) -> None:
         assert await app.add_background_task(in_app.app_name_async) == "far"
         with pytest.raises(ExecutorInWorkerError):
             await app.add_background_task(in_app.use_executor, "submit")
+
+
+async def test_an_app_that_a_worker_can_t_import(cluster) -> None:
+    """The waiter is told which worker lacks what, by an error that isn't taken for the task's own."""
+    app = Quart("far")
+    app.config.update(
+        EXECUTOR_BACKENDS={"process": DaskBackend(cluster.address)}, EXECUTOR_WORKER_APP="no_such_module:app"
+    )
+    QuartExecutor(app)
+    async with app.test_app():
+        with pytest.raises(BackendUnavailableError) as caught:
+            await app.add_background_task(cpu_bound(in_app.configured))
+    assert "the Dask worker tcp://127.0.0.1:" in str(caught.value)
+    assert "couldn't get ready for tasks: ModuleNotFoundError: No module named 'no_such_module'" in str(caught.value)
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
 async def test_payloads_are_bounded(new_cloud) -> None:

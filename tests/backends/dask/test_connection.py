@@ -120,7 +120,7 @@ async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line
     what it had is lost at once, the executor lives on, and finds the scheduler when that is back."""
     backend = DaskBackend(ill_fitting.address, connect_timeout=20)
     runs, says = tmp_path / "runs", line()
-    with caplog.at_level(logging.WARNING, "executors"):
+    with caplog.at_level(logging.INFO, "executors"):
         async with new_cloud(backend) as cloud:
             assert await cloud.run(tasks.identity, 1) == 1
             while not has_warned(caplog, "up to 3 times"):
@@ -145,6 +145,7 @@ async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line
             while backend.unavailable:
                 await anyio.sleep(0.01)
             assert await cloud.run(tasks.identity, 2) == 2
+    assert [record.getMessage().endswith("is there") for record in caplog.records].count(True) == 2  # lost, and back
     assert has_warned(caplog, f"quart-executors 0.0.7 (here {metadata.version('quart-executors')})")
 
 

@@ -90,7 +90,8 @@ async def test_a_worker_that_dies(cloud, line) -> None:
     assert handle.state is LOST
     assert isinstance(error, WorkerLostError)
     assert error.pid == pid
-    assert "tcp://127.0.0.1:" in str(error)
+    assert "on tcp://127.0.0.1:" in str(error)
+    assert str(error).endswith("what `dask worker` has logged there tells more")
     assert [await neighbour for neighbour in neighbours] == [number**2 for number in range(10)]
 
 
