@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from executors.backends import pickling
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
+from executors.backends.calls import here
 from executors.backends.dask import trampoline
 from executors.backends.dask.addresses import checked_address
 from executors.backends.dask.trampoline import Call, Place
@@ -189,7 +190,8 @@ class DaskBackend(ExecutorBackend):
         while self._client is not None and len(self._flights) < self._in_flight:
             if (job := self._backlog.popleft()) is None:
                 return
-            call = Call("", self._topic, job.handle.id, job.handle.name, self.setup, self._max_payload, job.token)
+            handle = job.handle
+            call = Call("", self._topic, handle.id, handle.name, self.setup, self._max_payload, here(), job.token)
             job.token = self._new_flight(
                 self._loop, self._client, job, call, self._worker_timeout, self._pickler, self._flight_ended
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,28 @@ async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, line) -> None
         cluster.close()
     assert handle.state is LOST
     assert runs.read_text() == "run\n"
+
+
+IN_THIS_PROCESS = """
+import asyncio
+from distributed import LocalCluster
+from executors import Executor
+from executors.backends import DaskBackend
+from executors.context import WorkerProcess
+
+async def main(address):
+    backends = {"dask": DaskBackend(address)}
+    async with Executor(threads=1, processes=0, backends=backends, tags={"far": "dask"}) as executor:
+        print(await executor.options(tag="far").run(abs, -3), WorkerProcess.active)
+
+with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+    asyncio.run(main(cluster.scheduler_address))
+"""
+
+
+def test_a_worker_in_the_server_s_own_process() -> None:
+    """A cluster of threads, as one tries things out with, leaves the server what it is: its executors aren't inert."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_THIS_PROCESS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout == "3 False\n", ended.stderr
