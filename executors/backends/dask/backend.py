@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
 from executors.backends import pickling
@@ -99,6 +100,7 @@ class DaskBackend(ExecutorBackend):
         self._topic = f"executors-{uuid.uuid4().hex}"
         self._backlog = Backlog()
         self._flights: set[Flight] = set()
+        self._occupied = Counter[str]()
         self._warned_of: list[dict[str, str]] = []  # versions
         self._client: Client | None = None
         self._pickler = SideThread("executors-dask-pickler", loop)
@@ -122,6 +124,7 @@ class DaskBackend(ExecutorBackend):
         before, self._client = self._client, self._connection.client
         reason = self._connection.unavailable or ""
         if self._client is not None:
+            self._occupied = Counter()
             self._client.subscribe_topic(self._topic, self._began)
             self._schedule()
         elif before is not None:  # what is queued waits for the scheduler to come back
@@ -193,7 +196,14 @@ class DaskBackend(ExecutorBackend):
             handle = job.handle
             call = Call("", self._topic, handle.id, handle.name, self.setup, self._max_payload, here(), job.token)
             job.token = self._new_flight(
-                self._loop, self._client, job, call, self._worker_timeout, self._pickler, self._flight_ended
+                self._loop,
+                self._client,
+                job,
+                call,
+                self._worker_timeout,
+                self._occupied,
+                self._pickler,
+                self._flight_ended,
             )
             self._flights.add(job.token)
 

@@ -16,6 +16,7 @@ from distributed import Client, Security
 
 from executors import BackendUnavailableError
 from executors.backends import DaskBackend
+from executors.backends.dask import flights
 from executors.handle import CANCELLED, LOST
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +74,22 @@ async def test_a_worker_without_the_library(tmp_path: Path, new_cloud) -> None:
     finally:
         cluster.close()
     assert "install quart-executors on the workers" in str(error)
+
+
+async def test_a_worker_that_dies_before_it_begins(tmp_path: Path, new_cloud, monkeypatch) -> None:
+    """A task that costs its worker without having begun isn't handed to one after another for ever."""
+    monkeypatch.setattr(flights, "_MOST_DEATHS", 1)
+    (tmp_path / "executors.py").write_text("import os\nos._exit(3)\n")
+    cluster = Cluster(tmp_path)
+    cluster.start_workers("--no-nanny", path=tmp_path)
+    try:
+        async with new_cloud(DaskBackend(cluster.address)) as cloud:
+            handle = cloud.submit(tasks.identity, 1)
+            await handle.wait()
+    finally:
+        cluster.close()
+    assert "1 workers died before they had begun it" in str(handle.exception())
+    assert handle.state is LOST
 
 
 async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, line) -> None:
