@@ -20,12 +20,22 @@ def checked_address(address: str, security: Security | None, *, insecure: bool) 
         ConfigurationError: It is none, or one that must not be used: whoever can talk to the scheduler, or change what
             is said to it, can run any code on the workers and here.
     """
+    from distributed.comm.registry import get_backend  # noqa: PLC0415  (an extra)
+
+    if not isinstance(insecure, bool):  # a text such as "no" would count as True
+        raise ConfigurationError(f"insecure is {insecure!r}, and must be True or False")
+    if not isinstance(address, str):
+        raise ConfigurationError(f"the scheduler's address is {address!r}, and must be a text as '127.0.0.1:8786'")
     protocol, separator, place = address.rpartition("://")
     if not separator:
         protocol = "tls" if security is not None else "tcp"
     host, colon, port = place.rpartition(":")
     if not (host and colon and port.isdigit()):
         raise ConfigurationError(f"the scheduler's address is {address!r}, and must look like '127.0.0.1:8786'")
+    try:
+        get_backend(protocol)
+    except ValueError as error:
+        raise ConfigurationError(f"the scheduler's address is {address!r}: {error}") from error
     if protocol in ENCRYPTED and security is None:
         raise ConfigurationError(
             f"the scheduler's address is {address!r}, and TLS needs certificates: "
@@ -44,4 +54,4 @@ def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
