@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from executors.errors import ConfigurationError
@@ -11,6 +12,26 @@ if TYPE_CHECKING:
     from distributed import Security
 
 ENCRYPTED = frozenset({"tls", "wss"})
+
+
+def checked_security(value: object) -> Security | None:
+    """Return the certificates, made of a mapping where a configuration has one.
+
+    Raises:
+        ConfigurationError: They can't be made of that.
+    """
+    from distributed import Security  # noqa: PLC0415  (an extra)
+
+    if isinstance(value, Mapping):
+        try:
+            return Security(**value)
+        except TypeError as error:
+            raise ConfigurationError(f"security can't be made of {', '.join(map(str, value))}: {error}") from error
+    if value is not None and not isinstance(value, Security):
+        raise ConfigurationError(
+            f"security is a {type(value).__name__}, and must be a distributed.Security, or a mapping of its keywords"
+        )
+    return value
 
 
 def checked_address(address: str, security: Security | None, *, insecure: bool) -> str:

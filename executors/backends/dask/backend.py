@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from executors.backends import pickling
@@ -12,7 +13,7 @@ from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.calls import here
 from executors.backends.dask import trampoline
-from executors.backends.dask.addresses import checked_address
+from executors.backends.dask.addresses import checked_address, checked_security
 from executors.backends.dask.trampoline import Call, Place
 from executors.backends.outcomes import INLINE_LIMIT
 from executors.backends.side_thread import SideThread
@@ -37,7 +38,7 @@ class DaskBackend(ExecutorBackend):
 
     Args:
         address: Where the scheduler is: ``"127.0.0.1:8786"``, ``"tls://scheduler.internal:8786"``.
-        security: Certificates for TLS: a ``distributed.Security``.
+        security: Certificates for TLS: a ``distributed.Security``, or its keywords as a mapping.
         insecure: Whether a scheduler on another machine may be used without TLS. Whoever can reach it, or change what
             is said to it, can run any code on the workers and here.
         in_flight: How many jobs the cluster has at a time; the others wait here. More than its threads, so that a
@@ -62,7 +63,7 @@ class DaskBackend(ExecutorBackend):
         self,
         address: str,
         *,
-        security: Security | None = None,
+        security: Security | Mapping[str, Any] | None = None,
         insecure: bool = False,
         in_flight: int = 64,
         connect_timeout: float = 10.0,
@@ -76,8 +77,8 @@ class DaskBackend(ExecutorBackend):
                 f"DaskBackend needs Dask ({error}): pip install 'quart-executors[dask]'"
             ) from error
         self._new_connection, self._new_flight = connection.Connection, flights.Flight
-        self._address = checked_address(address, security, insecure=insecure)
-        self._security = security
+        self._security = checked_security(security)
+        self._address = checked_address(address, self._security, insecure=insecure)
         self._in_flight = whole_number(in_flight, "in_flight", least=1)
         self._connect_timeout = positive_seconds(connect_timeout, "connect_timeout")
         self._worker_timeout = positive_seconds(worker_timeout, "worker_timeout")

@@ -8,6 +8,7 @@ from distributed import Security
 from executors import ConfigurationError
 from executors.backends import DaskBackend
 from executors.backends.dask.addresses import checked_address
+from executors.registry import make
 
 CERTIFICATES = Security()
 
@@ -65,6 +66,15 @@ def test_tls_needs_certificates() -> None:
         DaskBackend("tls://127.0.0.1:8786")
 
 
+def test_certificates_of_a_configuration() -> None:
+    """A file or the environment can't hold a `Security`, and says of what to make one."""
+    spec = {"backend": "dask:tls://10.0.0.7:8786", "security": {"tls_ca_file": "ca.pem", "tls_client_cert": "me.pem"}}
+    backend = make("far", spec, {})
+    assert isinstance(backend, DaskBackend)
+    assert isinstance(backend._security, Security)
+    assert backend._security.tls_ca_file == "ca.pem"
+
+
 def test_a_text_is_an_address() -> None:
     """What follows ``dask:`` is the scheduler's address, with or without a protocol."""
     assert DaskBackend.from_url("127.0.0.1:8786", in_flight=3).workers == 3
@@ -74,7 +84,15 @@ def test_a_text_is_an_address() -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    [{"insecure": "no"}, {"in_flight": 0}, {"connect_timeout": 0}, {"worker_timeout": "1"}, {"max_payload": 0.5}],
+    [
+        {"insecure": "no"},
+        {"security": True},
+        {"security": {"tls_key": "key.pem"}},
+        {"in_flight": 0},
+        {"connect_timeout": 0},
+        {"worker_timeout": "1"},
+        {"max_payload": 0.5},
+    ],
 )
 def test_bad_arguments_are_refused(argument) -> None:
     """The error names the argument."""
