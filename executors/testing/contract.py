@@ -73,8 +73,12 @@ class Run:
 
     async def inside(self, handle: TaskHandle[Any]) -> TaskHandle[Any]:
         """Wait until what stays has been entered, and that is known."""
-        await self._until(lambda: self._began[handle.id].exists() and handle.started_at is not None)
+        await self._until(lambda: self.has_begun(handle) and handle.started_at is not None)
         return handle
+
+    def has_begun(self, handle: TaskHandle[Any]) -> bool:
+        """Whether what stays has been entered."""
+        return self._began[handle.id].exists()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         with anyio.fail_after(PATIENCE):
@@ -201,7 +205,8 @@ class BackendContract:
                 for handle in busy:
                     error = await run.error_of(handle)
                     assert error is None, f"{handle!r} was let go, and ended with {error!r}"
-            await run.still_works()
+                await run.still_works()
+                assert not run.has_begun(queued), f"{queued!r} has run: drop a job whose `start()` returns False"
 
     async def test_cancellation_and_timeout(self) -> None:
         """A running task that was cancelled runs until it has stopped, or is abandoned; the next ones run.
