@@ -101,6 +101,7 @@ class DaskBackend(ExecutorBackend):
         self._topic = f"executors-{uuid.uuid4().hex}"
         self._backlog = Backlog()
         self._flights: set[Flight] = set()
+        self._adrift: set[Flight] = set()  # of abandoned jobs: they go on by themselves
         self._occupied = Counter[str]()
         self._warned_of: list[dict[str, str]] = []  # versions
         self._client: Client | None = None
@@ -210,6 +211,7 @@ class DaskBackend(ExecutorBackend):
 
     def _flight_ended(self, flight: Flight) -> None:
         self._flights.discard(flight)
+        self._adrift.discard(flight)
         self._schedule()
 
     def cancel(self, job: Job) -> None:
@@ -222,7 +224,9 @@ class DaskBackend(ExecutorBackend):
 
     def abandon(self, job: Job) -> None:
         """Hand another job over in its place."""
-        self._flight_ended(job.token)  # it goes on by itself, until it or the connection ends
+        self._flights.discard(job.token)
+        self._adrift.add(job.token)
+        self._schedule()
 
     def stack_of(self, job: Job) -> str | None:
         """Tell which worker it keeps."""
@@ -233,7 +237,7 @@ class DaskBackend(ExecutorBackend):
 
     async def close(self) -> None:
         """Let go of the scheduler, which forgets what it still has."""
-        for flight in list(self._flights):
+        for flight in [*self._flights, *self._adrift]:
             flight.drop()
         await self._connection.close()
         await self._pickler.wait_closed()

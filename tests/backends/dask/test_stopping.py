@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -103,6 +104,25 @@ async def test_a_crash_is_its_own_task_s(cloud, tmp_path) -> None:
     assert isinstance(error, WorkerLostError)
     assert error.pid is not None
     assert path.read_text() == "run\n"
+
+
+async def test_a_nanny_that_does_not_kill(new_cloud, line, monkeypatch) -> None:
+    """A task whose worker can't be killed is abandoned, and a drain leaves nothing behind that looks after it."""
+
+    async def refuse(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(flights.Flight, "_kill", refuse)
+    says, hears = line(), line()
+    async with new_cloud(settings={"cancel_grace": 0.5}) as cloud:
+        handle = await cloud.begin(cloud_tasks.talk, says.path, hears.path)
+        handle.cancel()
+        await handle.wait()
+        assert handle.abandoned
+        hears.tell()
+        report = await cloud.executor.drain(1)
+        assert [task.id for task in report.abandoned] == [handle.id]
+        assert [task for task in asyncio.all_tasks() if "Flight" in repr(task)] == []
 
 
 async def test_a_drain_keeps_its_deadline(new_cloud, line) -> None:
