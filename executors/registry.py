@@ -90,12 +90,7 @@ def _check_loop(name: str, backend: ExecutorBackend, what: str) -> None:
 def _named(scheme: str, what: str) -> Any:
     """Return what has this name, here or among the entry points; None if nothing has."""
     if scheme in BUILT_IN:
-        try:
-            return resolve(BUILT_IN[scheme], what)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"{what} needs what isn't installed ({error}): pip install 'quart-executors[{scheme}]'"
-            ) from error
+        return resolve(BUILT_IN[scheme], what)
     found = {entry.value: entry for entry in _entry_points().select(name=scheme)}
     if len(found) > 1:
         raise ConfigurationError(

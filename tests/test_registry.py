@@ -11,6 +11,7 @@ import pytest
 
 from executors import ConfigurationError, Executor, task
 from executors.backends import ExecutorBackend, InlineBackend, LoopBackend, ProcessBackend, ThreadBackend
+from executors.backends import dask as dask_backend
 from executors.registry import make
 from executors.settings import Settings
 
@@ -173,8 +174,9 @@ def test_a_name_of_two_packages_is_refused(install: Callable[..., None]) -> None
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend of ours that needs another library says what to install."""
-    monkeypatch.setitem(sys.modules, "executors.backends.dask", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'quart-executors\[dask\]'"):
+    monkeypatch.setitem(sys.modules, "executors.backends.dask.connection", None)
+    monkeypatch.delattr(dask_backend, "connection", raising=False)
+    with pytest.raises(ConfigurationError, match=r"'extra' is 'dask://.*pip install 'quart-executors\[dask\]'"):
         made("dask://127.0.0.1:8786")
 
 

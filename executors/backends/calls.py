@@ -27,6 +27,14 @@ _OURS = os.path.dirname(__file__) + os.sep
 _LONGEST_TEXT = 10_000
 """How many characters are told of an exception that is too large to be sent."""
 
+_TOKEN = os.urandom(8)
+"""Differs between interpreters, which may share a process, and between machines, where processes share a number."""
+
+
+def here() -> tuple[int, bytes]:
+    """Return what tells this process, and this interpreter in it, from every other."""
+    return os.getpid(), _TOKEN
+
 
 class Outcome(enum.IntEnum):
     """What an answer holds."""

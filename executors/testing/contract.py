@@ -73,9 +73,13 @@ class Run:
 
     async def inside(self, handle: TaskHandle[Any]) -> TaskHandle[Any]:
         """Wait until what stays has been entered, and that is known."""
-        await self._until(self._began[handle.id].exists, f"the function of {handle!r} hasn't been called")
+        await self._until(lambda: self.has_begun(handle), f"the function of {handle!r} hasn't been called")
         await self._until(lambda: handle.started_at is not None, f"nothing has called `job.start()` of {handle!r}")
         return handle
+
+    def has_begun(self, handle: TaskHandle[Any]) -> bool:
+        """Whether what stays has been entered."""
+        return self._began[handle.id].exists()
 
     async def _until(self, condition: Callable[[], bool], problem: str) -> None:
         with anyio.move_on_after(PATIENCE):
@@ -204,7 +208,8 @@ class BackendContract:
                 for handle in busy:
                     error = await run.error_of(handle)
                     assert error is None, f"{handle!r} was let go, and ended with {error!r}"
-            await run.still_works()
+                await run.still_works()
+                assert not run.has_begun(queued), f"{queued!r} has run: drop a job whose `start()` returns False"
 
     async def test_cancellation_and_timeout(self) -> None:
         """A running task that was cancelled runs until it has stopped, or is abandoned; the next ones run.

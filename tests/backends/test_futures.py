@@ -356,3 +356,26 @@ async def test_what_is_no_executor_is_refused() -> None:
         FuturesBackend(lambda: 5).workers  # type: ignore[arg-type, return-value]  # noqa: B018
     with pytest.raises(ConfigurationError, match="number of jobs is 0"):
         FuturesBackend(OwnExecutor(), size=0)
+
+
+async def test_a_worker_that_does_not_exit_is_killed() -> None:
+    """A thread that a task has left running keeps its worker from exiting, and no drain from its end."""
+    backend = FuturesBackend(processes)
+    async with running(backend) as submitter:
+        worker = await submitter.run(tasks.leave_thread)
+    await ended(worker)
+
+
+async def test_to_ask_what_a_closed_one_can_do_makes_no_executor() -> None:
+    """What it can do is known from its first executor: to ask it later starts nothing that nobody would end."""
+    made: list[AnyExecutor] = []
+
+    def make() -> AnyExecutor:
+        made.append(processes())
+        return made[-1]
+
+    backend = FuturesBackend(make)
+    async with running(backend):
+        assert backend.survives_worker_loss
+    assert (backend.survives_worker_loss, backend.requires_pickle, backend.workers) == (True, True, 1)
+    assert len(made) == 1

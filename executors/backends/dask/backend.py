@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from executors.backends import pickling
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
+from executors.backends.calls import here
 from executors.backends.dask import trampoline
-from executors.backends.dask.addresses import checked_address
+from executors.backends.dask.addresses import checked_address, checked_security
 from executors.backends.dask.trampoline import Call, Place
 from executors.backends.outcomes import INLINE_LIMIT
 from executors.backends.side_thread import SideThread
@@ -35,7 +38,7 @@ class DaskBackend(ExecutorBackend):
 
     Args:
         address: Where the scheduler is: ``"127.0.0.1:8786"``, ``"tls://scheduler.internal:8786"``.
-        security: Certificates for TLS: a ``distributed.Security``.
+        security: Certificates for TLS: a ``distributed.Security``, or its keywords as a mapping.
         insecure: Whether a scheduler on another machine may be used without TLS. Whoever can reach it, or change what
             is said to it, can run any code on the workers and here.
         in_flight: How many jobs the cluster has at a time; the others wait here. More than its threads, so that a
@@ -60,7 +63,7 @@ class DaskBackend(ExecutorBackend):
         self,
         address: str,
         *,
-        security: Security | None = None,
+        security: Security | Mapping[str, Any] | None = None,
         insecure: bool = False,
         in_flight: int = 64,
         connect_timeout: float = 10.0,
@@ -74,8 +77,8 @@ class DaskBackend(ExecutorBackend):
                 f"DaskBackend needs Dask ({error}): pip install 'quart-executors[dask]'"
             ) from error
         self._new_connection, self._new_flight = connection.Connection, flights.Flight
-        self._address = checked_address(address, security, insecure=insecure)
-        self._security = security
+        self._security = checked_security(security)
+        self._address = checked_address(address, self._security, insecure=insecure)
         self._in_flight = whole_number(in_flight, "in_flight", least=1)
         self._connect_timeout = positive_seconds(connect_timeout, "connect_timeout")
         self._worker_timeout = positive_seconds(worker_timeout, "worker_timeout")
@@ -98,7 +101,9 @@ class DaskBackend(ExecutorBackend):
         self._topic = f"executors-{uuid.uuid4().hex}"
         self._backlog = Backlog()
         self._flights: set[Flight] = set()
-        self._warned_of: list[dict[str, str]] = []  # versions
+        self._adrift: set[Flight] = set()  # of abandoned jobs: they go on by themselves
+        self._occupied = Counter[str]()
+        self._warned_of: set[str] = set()
         self._client: Client | None = None
         self._pickler = SideThread("executors-dask-pickler", loop)
         self._connection: Connection = self._new_connection(
@@ -121,6 +126,7 @@ class DaskBackend(ExecutorBackend):
         before, self._client = self._client, self._connection.client
         reason = self._connection.unavailable or ""
         if self._client is not None:
+            self._occupied = Counter()
             self._client.subscribe_topic(self._topic, self._began)
             self._schedule()
         elif before is not None:  # what is queued waits for the scheduler to come back
@@ -134,18 +140,29 @@ class DaskBackend(ExecutorBackend):
         """A worker tells that it has begun a job."""
         _, (key, fields, versions) = event
         place = Place(*fields)
-        self._compare(place, versions)
+        self._doubt(place, versions)
         for flight in self._flights:
             if key == flight.key:
                 flight.began(place)
 
-    def _compare(self, place: Place, theirs: dict[str, str]) -> None:
-        """Warn, once, of a worker's versions that aren't those of this process."""
+    def _doubt(self, place: Place, theirs: dict[str, str]) -> None:
+        """Warn, once, of a worker whose tasks can't be stopped, and of versions that aren't those of this process."""
+        if place.threads > 1 or place.nanny is None:
+            self._warn_once(
+                "threads",
+                f"{place} has {'no nanny' if place.nanny is None else f'{place.threads} threads'}: a task there that "
+                "doesn't listen to its timeout or cancellation can't be stopped; with --nthreads 1 and a nanny it can",
+            )
         ours = trampoline.versions()
-        if theirs not in (ours, *self._warned_of):
-            self._warned_of.append(theirs)
+        if theirs != ours:
             pairs = [f"{name} {version} (here {ours.get(name)})" for name, version in theirs.items()]
-            logger.warning("%s has other versions than this process: %s", place, ", ".join(pairs))
+            versions = ", ".join(pairs)
+            self._warn_once(versions, f"{place} has other versions than this process: {versions}")
+
+    def _warn_once(self, what: str, text: str) -> None:
+        if what not in self._warned_of:
+            self._warned_of.add(what)
+            logger.warning("%s", text)
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -189,14 +206,23 @@ class DaskBackend(ExecutorBackend):
         while self._client is not None and len(self._flights) < self._in_flight:
             if (job := self._backlog.popleft()) is None:
                 return
-            call = Call("", self._topic, job.handle.id, job.handle.name, self.setup, self._max_payload, job.token)
+            handle = job.handle
+            call = Call("", self._topic, handle.id, handle.name, self.setup, self._max_payload, here(), job.token)
             job.token = self._new_flight(
-                self._loop, self._client, job, call, self._worker_timeout, self._pickler, self._flight_ended
+                self._loop,
+                self._client,
+                job,
+                call,
+                self._worker_timeout,
+                self._occupied,
+                self._pickler,
+                self._flight_ended,
             )
             self._flights.add(job.token)
 
     def _flight_ended(self, flight: Flight) -> None:
         self._flights.discard(flight)
+        self._adrift.discard(flight)
         self._schedule()
 
     def cancel(self, job: Job) -> None:
@@ -209,7 +235,9 @@ class DaskBackend(ExecutorBackend):
 
     def abandon(self, job: Job) -> None:
         """Hand another job over in its place."""
-        self._flight_ended(job.token)  # it goes on by itself, until it or the connection ends
+        self._flights.discard(job.token)
+        self._adrift.add(job.token)
+        self._schedule()
 
     def stack_of(self, job: Job) -> str | None:
         """Tell which worker it keeps."""
@@ -220,7 +248,7 @@ class DaskBackend(ExecutorBackend):
 
     async def close(self) -> None:
         """Let go of the scheduler, which forgets what it still has."""
-        for flight in list(self._flights):
+        for flight in [*self._flights, *self._adrift]:
             flight.drop()
         await self._connection.close()
         await self._pickler.wait_closed()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import pickle
 import uuid
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -26,7 +27,11 @@ logger = logging.getLogger("executors")
 LISTEN_TIME = 0.25
 """Seconds that a task has to stop once told, before its worker is killed."""
 
-_MOST_HANDOVERS = 3
+_MOST_DEATHS = 3
+"""So many workers may die before they have begun a job, and without having begun another: then it may be the reason."""
+
+_LOOKS = 4
+"""So many times in a row a job is seen to have no worker before it is given up: one may just be started again."""
 
 
 class Flight:
@@ -38,6 +43,7 @@ class Flight:
         job: The job.
         call: What a worker is handed, without a key.
         patience: Seconds that the job may wait for a worker that could run it.
+        occupied: How many jobs each worker, by its address, has begun that haven't come back from it.
         unpickler: Reads large results.
         ended: Called when the job has left the cluster.
     """
@@ -49,6 +55,7 @@ class Flight:
         job: Job,
         call: Call,
         patience: float,
+        occupied: Counter[str],
         unpickler: SideThread,
         ended: Callable[[Flight], None],
     ) -> None:
@@ -62,6 +69,7 @@ class Flight:
         self._address: str = client.scheduler.address
         self._call = call
         self._patience = patience
+        self._occupied = occupied
         self._unpickler = unpickler
         self._ended = ended
         self._future: Future[Answer] | None = None
@@ -72,7 +80,7 @@ class Flight:
 
     def began(self, place: Place) -> None:
         """A worker has begun the job. A second one that says so is about to be refused."""
-        self.place = self.place or place
+        self._settle(place)
         self.job.start()  # where that is refused, the job was cancelled before this was known, and `stop` is at it
 
     def stop(self) -> None:
@@ -95,6 +103,12 @@ class Flight:
         if self._future is not None:
             self._future.release()
 
+    def _settle(self, place: Place | None) -> None:
+        """Take down where the job has begun, if it has."""
+        if self.place is None and place is not None:
+            self.place = place
+            self._occupied[place.worker] += 1
+
     # --- the way ----------------------------------------------------------------------------------------------
 
     async def _guarded(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -107,15 +121,18 @@ class Flight:
             self.lose("it can't be followed")
 
     async def _fly(self) -> None:
-        for _ in range(_MOST_HANDOVERS):
+        deaths = 0
+        while deaths < _MOST_DEATHS:
             try:
                 answer: Answer = await self._submit()
-            except KilledWorker:
+            except KilledWorker as error:
                 if self.place is None:
-                    self.place = await self._place_of_begun()
+                    self._settle(await self._place_of_begun())
                 if self.place is not None:
                     self.lose("what `dask worker` has logged there tells more")
                     return
+                if not self._occupied[error.last_worker.address]:  # else it was another job's doing
+                    deaths += 1
             except FutureCancelledError as error:
                 if error.reason == "scheduler-connection-lost":
                     raise ConnectionError from error
@@ -132,7 +149,7 @@ class Flight:
                 await self._landed(Answer(*answer))
                 self.drop()
                 return
-        self.lose(f"{_MOST_HANDOVERS} workers died before they had begun it")
+        self.lose(f"{deaths} workers died before they had begun it")
 
     def _submit(self) -> Future[Answer]:
         self._release()
@@ -148,17 +165,19 @@ class Flight:
 
     async def _place_of_begun(self) -> Place | None:
         """Return where the task has begun; None if it hasn't, and now never will."""
-        scheduler = self._client.scheduler
-        await scheduler.set_metadata(keys=[self.key, "given up"], value=None)
-        first = next(iter((await scheduler.get_metadata(keys=[self.key])).values()))
+        scheduler, key = self._client.scheduler, self.key
+        await scheduler.set_metadata(keys=[key, "given up"], value=None)
+        first = next(iter((await scheduler.get_metadata(keys=[key])).values()))
         return None if first is None else Place(*first)
 
     async def _landed(self, answer: Answer) -> None:
         job = self.job
         if answer.outcome == trampoline.REFUSED:
-            self.place = self.place or await self._place_of_begun()
+            self._settle(self.place or await self._place_of_begun())
             self._lost("its worker, or its result with its worker, was lost, and Dask wanted to run it again")
             return
+        if self.place is not None:
+            self._occupied[self.place.worker] -= 1
         if job.handle.started_at is None and not job.start():
             return
         if answer.outcome == trampoline.STOPPED:
@@ -187,25 +206,26 @@ class Flight:
 
     async def _watch_for_worker(self) -> None:
         """Fail the job when for too long there has been no worker that could run it."""
-        scheduler = self._client.scheduler
-        while True:
-            await asyncio.sleep(self._patience)
+        looks = 0
+        while looks < _LOOKS:
+            await asyncio.sleep(self._patience / _LOOKS)
             if self.place is not None:
                 return
-            (status,) = (await scheduler.get_task_status(keys=[self.key])).values()
+            (status,) = (await self._client.scheduler.get_task_status(keys=[self.key])).values()
             workers = len(await self._client.nthreads())
-            if status == "no-worker" or not workers:
-                asked = ", ".join(f"{amount:g} {name}" for name, amount in self.job.options.resources or ())
-                has = f"with the resources that it asks for ({asked})" if asked else "that could run it"
-                self._unable(
-                    f"for {self._patience:g} s no worker {has} was there, among {workers} of the Dask scheduler at "
-                    f"{self._address}"
-                )
-                return
+            looks = looks + 1 if status == "no-worker" or not workers else 0
+        self._settle(await self._place_of_begun())
+        if self.place is None:
+            asked = ", ".join(f"{amount:g} {name}" for name, amount in self.job.options.resources or ())
+            has = f"with the resources that it asks for ({asked})" if asked else "that could run it"
+            self._unable(
+                f"for {self._patience:g} s no worker {has} was there, among {workers} of the Dask scheduler at "
+                f"{self._address}"
+            )
 
     async def _stop(self) -> None:
-        place = self.place = self.place or await self._place_of_begun()
-        if place is not None:
+        self._settle(self.place or await self._place_of_begun())
+        if (place := self.place) is not None:
             self._beside.append(self._loop.spawn(self._guarded, self._tell))
             await asyncio.sleep(LISTEN_TIME)
             if place.threads > 1 or place.nanny is None:  # the work of others, or nobody to start it again

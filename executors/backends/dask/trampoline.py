@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from executors import context
 from executors.backends import pickling
-from executors.backends.calls import Caller, RunningJob, unready, unsendable
+from executors.backends.calls import Caller, RunningJob, here, unready, unsendable
 from executors.errors import ConfigurationError
 
 TYPE_CHECKING = False
@@ -81,6 +81,7 @@ class Call(NamedTuple):
         name: The task's name.
         setup: What a worker calls before its first task.
         max_payload: How many bytes an answer may have.
+        submitter: What tells the client's process from the worker's. They are one where somebody runs a worker in it.
         data: The pickled function and arguments.
     """
 
@@ -90,6 +91,7 @@ class Call(NamedTuple):
     name: str
     setup: Setup
     max_payload: int
+    submitter: tuple[int, bytes]
     data: bytes
 
     def dump(self) -> bytes:
@@ -112,7 +114,8 @@ def run(*fields: Any) -> Answer:
     call = Call(*fields)
     worker: Worker = get_worker()
     place = Place(worker.address, os.getpid(), worker.state.nthreads, worker.nanny)
-    context.WorkerProcess.active = True
+    if call.submitter != here():
+        context.WorkerProcess.active = True
     job = _jobs[call.key] = _Job(call.task_id, call.name)
     try:
         if not asyncio.run_coroutine_threadsafe(_may_begin(worker, call, place), worker.loop.asyncio_loop).result():

@@ -59,7 +59,8 @@ class FuturesBackend(ExecutorBackend):
         self._pool = executor if isinstance(executor, Executor) else None
         self._size = size
         self._is_elsewhere = requires_pickle
-        self._used_up: list[Executor] = []  # by a broken worker
+        self._used_up: list[Executor] = []  # made here, and not shut down yet
+        self._survives: bool | None = None
         self._broken: str | None = None
         self._in_flight: dict[Job, Future[Any]] = {}
         self._abandoned: set[Job] = set()  # of those in flight
@@ -89,7 +90,9 @@ class FuturesBackend(ExecutorBackend):
     @property
     def survives_worker_loss(self) -> bool:  # type: ignore[override]
         """Where another executor can be made."""
-        return self._factory is not None and not isinstance(self._opened(), ThreadPoolExecutor)
+        if self._survives is None:
+            self._survives = self._factory is not None and not isinstance(self._opened(), ThreadPoolExecutor)
+        return self._survives
 
     @property
     def workers(self) -> int:  # type: ignore[override]
@@ -113,6 +116,10 @@ class FuturesBackend(ExecutorBackend):
             )
         return self._broken
 
+    def _know_what_it_can(self) -> tuple[object, ...]:
+        """Look at the executor once: whoever asks after the end must not have one made."""
+        return self.requires_pickle, self.survives_worker_loss, self.workers
+
     def _opened(self) -> Executor:
         if self._pool is None:
             assert self._factory is not None
@@ -133,6 +140,7 @@ class FuturesBackend(ExecutorBackend):
         self._common = trampoline.surroundings(self.setup, on_trio=loop.library == "trio")
         self._in_flight, self._abandoned, self._backlog = {}, set(), Backlog()
         self._opened()
+        self._know_what_it_can()
 
     def submit(self, job: Job) -> None:
         """Pickle the call where it is to be, and hand the job over once a worker is free."""
@@ -220,25 +228,27 @@ class FuturesBackend(ExecutorBackend):
         """Shut an executor down that was made here, and wait for it but for threads of abandoned jobs."""
         if self._abandoned:
             self.kill()
-        for pool in self._given_up():
+        self._give_up()
+        for pool in self._used_up:
             self._side_thread.call(pool.shutdown, lambda *_: None)
         await self._side_thread.wait_closed()
+        self._used_up.clear()
 
     def kill(self) -> None:
         """Shut an executor down that was made here, and end its processes. Any thread."""
-        for pool in self._given_up():
+        self._give_up()
+        while self._used_up:  # also where `close` waits for one in vain
+            pool = self._used_up.pop()
             for process in list((getattr(pool, "_processes", None) or {}).values()):  # 3.14 has `kill_workers`
                 if process.is_alive():
                     os.kill(process.pid, signal.SIGKILL)  # loky's have no `kill`
             pool.shutdown(wait=False)
         self._side_thread.close(wait=False)
 
-    def _given_up(self) -> list[Executor]:
-        pools, self._used_up = self._used_up, []
+    def _give_up(self) -> None:
         if self._factory is not None and self._pool is not None:
-            pools.append(self._pool)
+            self._used_up.append(self._pool)
             self._pool = None
-        return pools
 
     # --- on any thread ----------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ So no exception and no result has to pass the pool's own pickling, which may bre
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 import time
@@ -13,7 +12,7 @@ from multiprocessing import util
 
 from executors import context
 from executors.backends import pickling
-from executors.backends.calls import Caller, RunningJob, unready, unsendable
+from executors.backends.calls import Caller, RunningJob, here, unready, unsendable
 from executors.errors import ConfigurationError
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -25,15 +24,12 @@ if TYPE_CHECKING:
 NO_LIMIT = sys.maxsize
 """How many bytes may travel: that is up to the pool."""
 
-_TOKEN = os.urandom(8)
-"""Differs between interpreters, which may share a process."""
-
 _callers: dict[bytes, PoolCaller] = {}
 
 
 def surroundings(setup: tuple[str, tuple[Any, ...]] | None, *, on_trio: bool) -> bytes:
     """Return what all tasks that this process submits to a pool have in common, pickled once."""
-    return pickle.dumps((setup, on_trio, _here()))
+    return pickle.dumps((setup, on_trio, here()))
 
 
 def run(call: bytes, task_id: int, common: bytes) -> tuple[int, list[bytes], float]:
@@ -81,7 +77,7 @@ def _caller(common: bytes) -> PoolCaller:
     caller = _callers.get(common)
     if caller is None:
         setup, on_trio, submitter = pickle.loads(common)
-        if submitter != _here():
+        if submitter != here():
             context.WorkerProcess.active = True
         caller = PoolCaller(NO_LIMIT)
         caller.on_trio = on_trio
@@ -90,7 +86,3 @@ def _caller(common: bytes) -> PoolCaller:
         _callers[common] = caller
         util.Finalize(None, caller.end, exitpriority=100)
     return caller
-
-
-def _here() -> tuple[int, bytes]:
-    return os.getpid(), _TOKEN

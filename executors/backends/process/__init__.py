@@ -1,7 +1,7 @@
 """The `process` backend: worker processes of our own, each on a private socketpair driven by the event loop.
 
-Only `worker` and what it imports (`channel`, `pickling`, `logs`) run in the worker processes; the rest is the
-parent's, which owns all state.
+Only `worker` and what it imports (`channel`, `logs`, and the `calls` and `pickling` of all backends) run in the worker
+processes; the rest is the parent's, which owns all state.
 """
 
 from __future__ import annotations

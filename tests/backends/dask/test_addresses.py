@@ -8,6 +8,7 @@ from distributed import Security
 from executors import ConfigurationError
 from executors.backends import DaskBackend
 from executors.backends.dask.addresses import checked_address
+from executors.registry import make
 
 CERTIFICATES = Security()
 
@@ -17,6 +18,7 @@ CERTIFICATES = Security()
     [
         ("127.0.0.1:8786", None, False, "tcp://127.0.0.1:8786"),
         ("localhost:8786", None, False, "tcp://localhost:8786"),
+        ("LocalHost:8786", None, False, "tcp://LocalHost:8786"),
         ("tcp://[::1]:8786", None, False, "tcp://[::1]:8786"),
         ("10.0.0.7:8786", None, True, "tcp://10.0.0.7:8786"),
         ("10.0.0.7:8786", CERTIFICATES, False, "tls://10.0.0.7:8786"),
@@ -45,10 +47,32 @@ def test_what_is_no_address_is_refused(address) -> None:
         DaskBackend(address)
 
 
+@pytest.mark.parametrize("address", ["dask://127.0.0.1:8786", "http://127.0.0.1:8786"])
+def test_a_protocol_that_dask_does_not_know_is_refused(address) -> None:
+    """What no scheduler can be reached by is told at once, and not as a scheduler that isn't there."""
+    with pytest.raises(ConfigurationError, match=r"unknown address scheme '(dask|http)'"):
+        DaskBackend(address)
+
+
+def test_what_is_no_text_is_refused() -> None:
+    """A port alone, as a configuration may have it, is an error that names it."""
+    with pytest.raises(ConfigurationError, match="address is 8786"):
+        DaskBackend(8786)
+
+
 def test_tls_needs_certificates() -> None:
     """An address that says TLS needs a `Security`."""
     with pytest.raises(ConfigurationError, match="TLS needs certificates"):
         DaskBackend("tls://127.0.0.1:8786")
+
+
+def test_certificates_of_a_configuration() -> None:
+    """A file or the environment can't hold a `Security`, and says of what to make one."""
+    spec = {"backend": "dask:tls://10.0.0.7:8786", "security": {"tls_ca_file": "ca.pem", "tls_client_cert": "me.pem"}}
+    backend = make("far", spec, {})
+    assert isinstance(backend, DaskBackend)
+    assert isinstance(backend._security, Security)
+    assert backend._security.tls_ca_file == "ca.pem"
 
 
 def test_a_text_is_an_address() -> None:
@@ -59,7 +83,16 @@ def test_a_text_is_an_address() -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", [{"in_flight": 0}, {"connect_timeout": 0}, {"worker_timeout": "1"}, {"max_payload": 0.5}]
+    "argument",
+    [
+        {"insecure": "no"},
+        {"security": True},
+        {"security": {"tls_key": "key.pem"}},
+        {"in_flight": 0},
+        {"connect_timeout": 0},
+        {"worker_timeout": "1"},
+        {"max_payload": 0.5},
+    ],
 )
 def test_bad_arguments_are_refused(argument) -> None:
     """The error names the argument."""

@@ -8,11 +8,14 @@ import sys
 import threading
 from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
+import anyio
 import cloud_tasks
 import in_app
 import pytest
 import worker_tasks as tasks
+from distributed import Client
 from quart import Quart
 
 from executors import (
@@ -125,6 +128,7 @@ async def test_a_worker_without_the_function_s_module(cloud, tmp_path: Path, mon
     assert "No module named 'only_here'" in str(error)
 
 
+@pytest.mark.usefixtures("cloud")  # a worker is there
 async def test_resources(new_cloud) -> None:
     """A task goes where there is what it asks for; if nobody has that, it fails after a bounded time, saying so."""
     async with new_cloud(worker_timeout=0.3) as cloud:
@@ -132,6 +136,36 @@ async def test_resources(new_cloud) -> None:
         error = await cloud.error_of(tasks.identity, 1, resources={"gpu": 2})
         assert isinstance(error, BackendUnavailableError)
         assert "no worker with the resources that it asks for (2 gpu) was there, among 2" in str(error)
+
+
+@pytest.mark.usefixtures("cloud")  # a worker is there
+async def test_a_moment_without_workers(new_cloud, line, monkeypatch) -> None:
+    """A task that waits for its turn isn't given up for a moment in which its worker is being started again."""
+    says, hears = line(), line()
+    looks = [Client.nthreads, Client.nthreads, no_workers]
+    looked = anyio.Event()
+
+    async def nthreads(client: Client) -> Any:
+        if len(looks) == 1:
+            looked.set()
+            return await looks[0](client)
+        return await looks.pop()(client)
+
+    monkeypatch.setattr(Client, "nthreads", nthreads)
+    async with new_cloud(worker_timeout=0.2, in_flight=3) as cloud:
+        busy = [await cloud.begin(cloud_tasks.talk, says.path, hears.path) for _ in range(2)]
+        waiting = cloud.submit(tasks.identity, 1)
+        with anyio.fail_after(10):
+            await looked.wait()
+        for handle in busy:
+            hears.tell()
+            await handle.wait()
+        assert await waiting == 1
+
+
+async def no_workers(client: Client) -> dict[str, int]:
+    """What Dask tells meanwhile."""
+    return {}
 
 
 async def test_a_base_exception_says_where_it_came_from(cloud) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from distributed import Client, Security
 
 from executors import BackendUnavailableError
 from executors.backends import DaskBackend
+from executors.backends.dask import flights
 from executors.handle import CANCELLED, LOST
 
 pytestmark = pytest.mark.anyio
@@ -39,9 +41,9 @@ def encrypted(tmp_path: Path, certificate: tuple[str, str]) -> Iterator[Cluster]
     cluster.close()
 
 
-async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str], new_cloud, line) -> None:
+async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str], new_cloud, line, caplog) -> None:
     """With its certificate a client may use the cluster, and not without. A task that doesn't listen is abandoned where
-    others run in its process, and the report says which worker it keeps."""
+    others run in its process, and the report says which worker it keeps; the log has warned of it, once."""
     file, key = certificate
     security = Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=key, require_encryption=True)
     says, hears = line(), line()
@@ -57,6 +59,8 @@ async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str],
         (kept,) = report.abandoned
         assert encrypted.address.rpartition(":")[0] in kept.stack
         assert "single thread" in kept.stack
+    (doubt,) = [record.getMessage() for record in caplog.records if "can't be stopped" in record.getMessage()]
+    assert "has no nanny" in doubt
     stranger = DaskBackend(encrypted.address.replace("tls", "tcp"), connect_timeout=0.5)
     async with new_cloud(stranger) as cloud:
         assert isinstance(await cloud.error_of(tasks.identity, 1), BackendUnavailableError)
@@ -72,6 +76,22 @@ async def test_a_worker_without_the_library(tmp_path: Path, new_cloud) -> None:
     finally:
         cluster.close()
     assert "install quart-executors on the workers" in str(error)
+
+
+async def test_a_worker_that_dies_before_it_begins(tmp_path: Path, new_cloud, monkeypatch) -> None:
+    """A task that costs its worker without having begun isn't handed to one after another for ever."""
+    monkeypatch.setattr(flights, "_MOST_DEATHS", 1)
+    (tmp_path / "executors.py").write_text("import os\nos._exit(3)\n")
+    cluster = Cluster(tmp_path)
+    cluster.start_workers("--no-nanny", path=tmp_path)
+    try:
+        async with new_cloud(DaskBackend(cluster.address)) as cloud:
+            handle = cloud.submit(tasks.identity, 1)
+            await handle.wait()
+    finally:
+        cluster.close()
+    assert "1 workers died before they had begun it" in str(handle.exception())
+    assert handle.state is LOST
 
 
 async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, line) -> None:
@@ -97,3 +117,28 @@ async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, line) -> None
         cluster.close()
     assert handle.state is LOST
     assert runs.read_text() == "run\n"
+
+
+IN_THIS_PROCESS = """
+import asyncio
+from distributed import LocalCluster
+from executors import Executor
+from executors.backends import DaskBackend
+from executors.context import WorkerProcess
+
+async def main(address):
+    backends = {"dask": DaskBackend(address)}
+    async with Executor(threads=1, processes=0, backends=backends, tags={"far": "dask"}) as executor:
+        print(await executor.options(tag="far").run(abs, -3), WorkerProcess.active)
+
+with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+    asyncio.run(main(cluster.scheduler_address))
+"""
+
+
+def test_a_worker_in_the_server_s_own_process() -> None:
+    """A cluster of threads, as one tries things out with, leaves the server what it is: its executors aren't inert."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_THIS_PROCESS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout == "3 False\n", ended.stderr
