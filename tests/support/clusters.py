@@ -18,6 +18,13 @@ BLIND = "import sys; sys.modules['executors'] = None; from distributed.cli.dask_
 """Runs a part of Dask that can't import this library."""
 
 
+ENDS_WITH_US = (
+    "import os, sys, threading; "
+    "threading.Thread(target=lambda: (sys.stdin.read(), os.killpg(0, 9)), daemon=True).start(); "
+)
+"""Has a process and what it starts end with this one, which keeps the other end of its stdin."""
+
+
 class Cluster:
     """A scheduler, which can't import this library, and the workers that a test starts.
 
@@ -71,10 +78,10 @@ class Cluster:
     def _start(self, name: str, code: str, *options: str, folders: Sequence[Path] = ()) -> subprocess.Popen[bytes]:
         with (self._path / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", code, *options, *self._everywhere],
+                [sys.executable, "-c", ENDS_WITH_US + code, *options, *self._everywhere],
                 env={**self._environment, "PYTHONPATH": os.pathsep.join(map(str, folders))},
                 cwd=self._path,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -92,3 +99,5 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.returncode is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        assert process.stdin is not None
+        process.stdin.close()

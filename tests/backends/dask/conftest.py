@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -25,13 +26,24 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
     return "asyncio", {}
 
 
+_clusters: list[Cluster] = []
+
+
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """Two workers of one thread each, with nannies; one lamp each."""
     cluster = Cluster(tmp_path_factory.mktemp("dask"))
     cluster.start_workers("--nworkers", "2", "--resources", "lamp=1")
-    yield cluster
-    cluster.close()
+    _clusters.append(cluster)
+    return cluster
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End the cluster after the last test of this folder: it uses the CPU also while nobody uses it."""
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        while _clusters:
+            _clusters.pop().close()
 
 
 class Cloud:
