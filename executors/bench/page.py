@@ -161,7 +161,7 @@ def _trust(findings: Findings) -> str:
     rounds = max(one.round for one in findings.measurements)
     said = [
         f"The client was itself up to {seconds(latest)} late in sending requests (99th percentile in the worst place).",
-        f"Each place was measured {rounds} times, in turn; the figures are medians, each maximum is the most of all.",
+        f"Rounds, with each place in turn: {rounds}. The figures are medians, each maximum is the most of all.",
         *(f"Doubtful: {doubt}." for doubt in findings.doubts),
         *findings.failures,
     ]
