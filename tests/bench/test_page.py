@@ -60,7 +60,7 @@ def test_the_page_tells_everything_and_loads_nothing(tmp_path: Path) -> None:
     said = " ".join("".join(ET.fromstring(text).itertext()).split())
     for expected in (
         *("package.tasks:render", "render(1, 'render', quality='render')", "4 at a time", "100 requests a second"),
-        *("Python3.13.1", "Mark render", "dask failed: no cluster render", "up to 300 µs late", "measured 2 times"),
+        *("Python3.13.1", "Mark render", "dask failed: no cluster render", "up to 300 µs late", "in turn: 2."),
         *(
             "inline",
             "a cluster of machines",
