@@ -28,7 +28,7 @@ from executors.options import positive_seconds
 logger = logging.getLogger("executors")
 
 PERIOD = 0.05
-"""Seconds from one beat of the loop's heart to the next, which takes less than 1 % of a CPU."""
+"""Seconds from one beat of the loop's heart to the next, which takes about 1 % of a CPU."""
 
 RECENT = 60.0
 """Seconds for which each measurement is kept."""
