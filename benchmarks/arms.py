@@ -15,7 +15,7 @@ from quart import Quart
 from benchmarks.harness import Call
 from benchmarks.peers import spawn
 from executors import Executor
-from executors.cpus import available_cpus
+from executors._cpus import available_cpus
 
 
 @asynccontextmanager

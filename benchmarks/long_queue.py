@@ -24,7 +24,7 @@ ADDRESS_SPACE = 16 << 30
 """The most that a child may map, so that a leak ends it and not the machine."""
 WITHIN = 0.9
 PAUSE_GOAL = 50.0
-MOST_ROUNDS = 3
+MAX_ROUNDS = 3
 
 
 def measure(plan: Plan, report: Report) -> None:
@@ -33,7 +33,7 @@ def measure(plan: Plan, report: Report) -> None:
     labels = {size: f"{size:,} queued" for size in sizes}
     least = min(MANY, plan.size)
     rounds = [
-        {size: _in_child(plan, size, max(size, least)) for size in sizes} for _ in range(min(plan.rounds, MOST_ROUNDS))
+        {size: _in_child(plan, size, max(size, least)) for size in sizes} for _ in range(min(plan.rounds, MAX_ROUNDS))
     ]
 
     def samples(key: str) -> Samples:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from executors.context import current_task
-    from executors.drain import DrainReport
     from executors.errors import (
         AppNotFoundError,
         BackendUnavailableError,
@@ -34,11 +33,10 @@ if TYPE_CHECKING:
     from executors.executor import Executor
     from executors.handle import TaskHandle, TaskState
     from executors.options import TaskOptions, cpu_bound, io_bound, task
-    from executors.snapshot import ExecutorSnapshot
+    from executors.reports import DrainReport, ExecutorSnapshot
 
 _HOMES = {
     "context": ("current_task",),
-    "drain": ("DrainReport",),
     "errors": (
         "AppNotFoundError",
         "BackendUnavailableError",
@@ -62,7 +60,7 @@ _HOMES = {
     "executor": ("Executor",),
     "handle": ("TaskHandle", "TaskState"),
     "options": ("TaskOptions", "cpu_bound", "io_bound", "task"),
-    "snapshot": ("ExecutorSnapshot",),
+    "reports": ("DrainReport", "ExecutorSnapshot"),
 }
 _MODULE_OF = {name: f"executors.{module}" for module, names in _HOMES.items() for name in names}
 

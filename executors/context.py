@@ -69,7 +69,7 @@ def current_task() -> CurrentTask:
     return CurrentTask(running.get())
 
 
-class WorkerProcess:
+class WorkerState:
     """Whether this process is a worker, and what it is doing."""
 
     active = False
@@ -85,9 +85,9 @@ def refuse_in_worker(what: str) -> None:
     Raises:
         ExecutorInWorkerError: It is; `what` names the call.
     """
-    if not WorkerProcess.active:
+    if not WorkerState.active:
         return
-    if WorkerProcess.importing_main:
+    if WorkerState.importing_main:
         raise ExecutorInWorkerError(
             f"{what} was called while a worker process imported the main script. Workers import it to find "
             'the functions defined there, so what starts the program belongs under `if __name__ == "__main__":`'

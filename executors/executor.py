@@ -9,25 +9,25 @@ from typing import Any, Self
 
 import anyio
 
-from executors.admission import Phase
+from executors._core.admission import Phase
+from executors._core.bound import BoundExecutor
+from executors._core.dispatcher import Dispatcher
+from executors._core.drain import Drain
+from executors._core.equipment import equip
+from executors._core.registry import Spec
+from executors._core.router import Call, Targets
+from executors._core.settings import Settings
+from executors._loops import running_loop
 from executors.backends.base import ExecutorBackend
-from executors.context import CarriedVariables, WorkerProcess, refuse_in_worker
-from executors.dispatch import Dispatcher
-from executors.drain import Drain, DrainReport
-from executors.equipment import equip
+from executors.context import CarriedVariables, WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook
 from executors.handle import TaskHandle
-from executors.loops import running_loop
 from executors.options import TaskOptions, positive_seconds
-from executors.registry import Spec
-from executors.settings import Settings
-from executors.snapshot import BackendSnapshot, ExecutorSnapshot
-from executors.submitter import Submitter
-from executors.targets import Call, Targets
+from executors.reports import BackendSnapshot, DrainReport, ExecutorSnapshot
 
 
-class Executor(Submitter):
+class Executor(BoundExecutor):
     """One executor with several backends, drained together. Started by `async with`, and again afterwards.
 
     Args:
@@ -39,7 +39,7 @@ class Executor(Submitter):
         cancel_grace: Seconds that running work has to stop once told, before it is abandoned.
         worker_nice: The niceness of worker processes, so that the server keeps the CPU.
         max_tasks_per_worker: After how many tasks a worker is replaced.
-        worker_memory_limit: After having grown by how many bytes a worker is replaced, once its task has ended.
+        worker_max_memory_growth: After having grown by how many bytes a worker is replaced, once its task has ended.
         worker_idle_timeout: After how many seconds without a task a worker ends; never if None.
         worker_preload: Whether workers are forked from a process that has imported the app, where that is safe.
         max_payload: How many bytes a task's pickled arguments, or its result, may have.
@@ -64,7 +64,7 @@ class Executor(Submitter):
         cancel_grace: float = 5.0,
         worker_nice: int = 10,
         max_tasks_per_worker: int | None = None,
-        worker_memory_limit: int | None = None,
+        worker_max_memory_growth: int | None = None,
         worker_idle_timeout: float | None = 300.0,
         worker_preload: bool = True,
         max_payload: int = 256 * 1024 * 1024,
@@ -100,7 +100,7 @@ class Executor(Submitter):
             ConfigurationError: A setting can't be used.
             ExecutorInWorkerError: A worker process is importing the main script.
         """
-        if WorkerProcess.importing_main:
+        if WorkerState.importing_main:
             refuse_in_worker("an executor's start")
         if self._dispatcher is not None:
             if self.phase != "closed" and not self._dispatcher.loop.has_ended():
@@ -240,7 +240,7 @@ class Executor(Submitter):
         Raises:
             ConfigurationError: There is no such backend.
         """
-        from executors.futures import BackendFutures  # noqa: PLC0415
+        from executors._core.as_futures import BackendFutures  # noqa: PLC0415
 
         self.backend(backend)
         return BackendFutures(self, backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 import math
 import time
@@ -10,11 +11,17 @@ from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
+from executors._loops import EventLoop
+from executors._loops.completion import (
+    LOOK_AFTER_LOOP,
+    Completion,
+    ThreadWaiter,
+    UnseenFailure,
+    blocking_wait,
+    call_back,
+)
+from executors._loops.completion import transition as _transition
 from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError
-from executors.loops import EventLoop
-from executors.states import CANCELLED, FAILED, LOST, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT, TaskState
-from executors.waiting import LOOK_AFTER_LOOP, Awaited, ThreadSleeper, UnseenFailure, blocking_wait, call_back
-from executors.waiting import transition as _transition
 
 __all__ = [
     "CANCELLED",
@@ -28,6 +35,23 @@ __all__ = [
     "TaskHandle",
     "TaskState",
 ]
+
+
+class TaskState(enum.StrEnum):
+    """The states of a task. The first transition to one of the last five wins."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    LOST = "lost"
+
+
+QUEUED, RUNNING = TaskState.QUEUED, TaskState.RUNNING
+SUCCEEDED, FAILED, CANCELLED = TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED
+TIMED_OUT, LOST = TaskState.TIMED_OUT, TaskState.LOST
 
 T = TypeVar("T")
 
@@ -48,7 +72,7 @@ class HandleOwner(Protocol):
         """Have the task asked to stop. Any thread; does nothing for a task that has ended."""
 
 
-class TaskHandle(Awaited, Generic[T]):
+class TaskHandle(Completion, Generic[T]):
     """A task as its caller sees it. Made by an executor; safe to read from any thread.
 
     `await handle` gives the task's value or raises its error. Cancelling a waiter doesn't cancel the task.
@@ -173,7 +197,7 @@ class TaskHandle(Awaited, Generic[T]):
         """Wait until the state is final. Never raises the task's error.
 
         Raises:
-            WrongThreadError: Awaited outside of the executor's event loop.
+            WrongThreadError: Completion outside of the executor's event loop.
         """
         if not self.done():
             await self._wait()
@@ -210,7 +234,7 @@ class TaskHandle(Awaited, Generic[T]):
                 raise WrongThreadError(
                     f"{self!r} hasn't ended, and `result()` would block the event loop: use `await handle`"
                 )
-            sleeper = ThreadSleeper()
+            sleeper = ThreadWaiter()
             if self._add_sleeper(sleeper):
                 guard = blocking_wait.guard
                 try:
@@ -222,7 +246,7 @@ class TaskHandle(Awaited, Generic[T]):
                 raise TaskNotFinishedError(f"{self!r} hasn't ended within {timeout} s")
         return self._outcome()
 
-    def _sleep(self, sleeper: ThreadSleeper, timeout: float | None) -> None:
+    def _sleep(self, sleeper: ThreadWaiter, timeout: float | None) -> None:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while not sleeper.wait(max(0.0, min(LOOK_AFTER_LOOP, deadline - time.monotonic()))):
             if self._owner.loop.has_ended() and not self.done():

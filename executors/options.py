@@ -186,7 +186,7 @@ NO_OPTIONS = TaskOptions()
 
 
 def _mark(function: F, options: TaskOptions) -> F:
-    from executors.routing import is_coroutine_function  # noqa: PLC0415  (it imports this module)
+    from executors._callables import is_coroutine_function  # noqa: PLC0415  (it imports this module)
 
     mark = (options, is_coroutine_function(function))
     try:

@@ -21,6 +21,8 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))  # what tests share, and what worker processes import
 
+pytest_plugins = ["launched_workers"]
+
 LOOPS = [
     pytest.param(("asyncio", {}), id="asyncio"),
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),

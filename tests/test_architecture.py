@@ -1,8 +1,9 @@
-"""The rooms: imports go up the design's table only; public names are there, documented, and cheap to import."""
+"""The layout: no import cycles, one boundary between server and worker, Quart where it belongs, light imports."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import pickle
 import subprocess
@@ -16,47 +17,28 @@ import executors
 from executors import backends
 
 PACKAGE = Path(executors.__file__).parent
-ROOMS = [
-    *("errors", "cpus", "loops", "states", "waiting", "context", "events", "options", "handle", "routing", "backends"),
-    *(
-        "targets",
-        "admission",
-        "deadlines",
-        "dispatch",
-        "drain",
-        "registry",
-        "settings",
-        "equipment",
-        "snapshot",
-        "mapping",
-    ),
-    *("submitter", "futures", "executor", "monitor", "instrumentation", "testing", "quart", "bench", "demo", "cli"),
-    "__main__",
-]
-"""From the top of the table down. A room imports itself and those before it."""
-
-EXCEPTIONS = {("options", "routing")}
-"""A mark is judged by the routing's rules, which a worker that only calls marked functions needn't load before."""
-
-SHARED = ("backlog", "base", "calls", "job", "named", "outcomes", "pickling", "side_thread")
-"""What belongs to no backend of those in `backends`."""
-
 MODULES = sorted(PACKAGE.rglob("*.py"))
+
+SHARED_WITH_WORKERS = {"_wire", "_loops", "errors", "context", "options", "_callables", "_cpus"}
+"""The only modules and packages of the library that both the server side and `_worker` import."""
+
+WORKER_ENTRIES = {
+    "executors._worker.dask_entry": {"executors.backends.dask"},
+    "executors._worker.futures_entry": {"executors.backends.futures"},
+}
+"""The functions that a backend sends to its workers, and which package may import each."""
+
+WORKER_FACE = "executors.backends.in_worker"
+"""The public face of `_worker` for plug-ins: it may import all of it."""
+
+SHARED_BY_BACKENDS = {"backlog", "base", "in_worker", "job", "side_thread"}
+"""The modules of `backends` that belong to no single backend."""
+
+QUART_IMPORTERS = {"quart", "bench", "demo"}
+LIMIT = 320
 OPTIONAL = {
-    *(
-        "anyio",
-        "cloudpickle",
-        "dask",
-        "distributed",
-        "hypercorn",
-        "opentelemetry",
-        "quart",
-        "quart_trio",
-        "rich",
-        "trio",
-        "uvicorn",
-    ),
-    "uvloop",
+    *("anyio", "cloudpickle", "dask", "distributed", "hypercorn", "opentelemetry", "quart", "quart_trio", "rich"),
+    *("trio", "uvicorn", "uvloop"),
 }
 
 
@@ -65,74 +47,117 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def room_of(module: str) -> str:
-    return module.split(".")[1]
+NAMES = {name_of(path): path for path in MODULES}
+
+
+def part_of(module: str) -> str:
+    """Return the top-level module or package that a module belongs to."""
+    return [*module.split("."), ""][1]
 
 
 def is_for_types_only(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
-def imports_of(node: ast.AST) -> Iterator[str]:
-    """Give the modules that are imported at run time, wherever in the file, by their full names."""
+def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield the imports that run, wherever they are in the file."""
     for child in ast.iter_child_nodes(node):
-        if is_for_types_only(child):
-            continue
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, "imports are absolute"
-            assert child.module is not None
-            yield child.module
-            for alias in child.names:
-                full = f"{child.module}.{alias.name}"
-                if child.module == "executors" and alias.name in executors.__all__:
-                    yield executors._MODULE_OF[alias.name]
-                elif (PACKAGE.parent / Path(*full.split("."))).with_suffix(".py").exists():
-                    yield full
-        else:
-            yield from imports_of(child)
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif not is_for_types_only(child):
+            yield from statements(child)
+
+
+def defining_module(package: str, name: str) -> str:
+    """Return the module that defines a name which is imported from a module or package."""
+    if f"{package}.{name}" in NAMES:
+        return f"{package}.{name}"
+    if package not in NAMES or NAMES[package].name != "__init__.py":
+        return package
+    for node in statements(ast.parse(NAMES[package].read_text())):
+        if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
+            return defining_module(str(node.module), name)
+    lazy = getattr(importlib.import_module(package), "_MODULE_OF", {})
+    if name in lazy:
+        home = lazy[name] if lazy[name].startswith("executors") else f"{package}.{lazy[name]}"
+        return defining_module(home, name)
+    return package
 
 
 def imported_by(path: Path) -> set[str]:
-    return set(imports_of(ast.parse(path.read_text())))
+    """Return the modules that a file imports at run time, by their full names."""
+    found = set()
+    for node in statements(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        else:
+            assert node.level == 0, "imports are absolute"
+            found |= {defining_module(str(node.module), alias.name) for alias in node.names}
+    return found
 
 
-def test_every_room_is_in_the_table() -> None:
-    """No module is outside of the table."""
-    assert {room_of(name_of(path)) for path in MODULES if path.parent != PACKAGE or path.stem != "__init__"} <= set(
-        ROOMS
-    )
+SHARED = [path for name, path in NAMES.items() if part_of(name) in SHARED_WITH_WORKERS]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_go_up_the_table(path: Path) -> None:
-    """A room imports only rooms above it: a reader never has to look down to understand one."""
-    if name_of(path) == "executors":
-        assert not {name for name in imported_by(path) if name.startswith("executors")}
-        return
-    room = room_of(name_of(path))
+def test_no_import_cycles() -> None:
+    """No module imports itself through others. Imports inside functions count."""
+    graph = {name: {each for each in imported_by(path) if each in NAMES} - {name} for name, path in NAMES.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "_worker" in path.parts], ids=name_of)
+def test_workers_import_only_what_both_sides_share(path: Path) -> None:
+    """Code that runs in worker processes depends on nothing of the server side."""
     for name in imported_by(path):
-        if name.startswith("executors.") and (room, room_of(name)) not in EXCEPTIONS:
-            assert ROOMS.index(room_of(name)) <= ROOMS.index(room), f"{room} imports {name}, which is below it"
+        if part_of(name):
+            assert part_of(name) in SHARED_WITH_WORKERS | {"_worker"} or not name.startswith("executors.")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "_worker" not in path.parts], ids=name_of)
+def test_the_server_side_imports_no_worker_code(path: Path) -> None:
+    """A backend imports from `_worker` nothing but the function that it sends."""
+    own = name_of(path)
+    if own == WORKER_FACE:
+        return
+    for name in imported_by(path):
+        if name.startswith("executors._worker"):
+            assert own.startswith(tuple(WORKER_ENTRIES.get(name, ())) or "-"), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if part_of(name_of(path)) in SHARED_WITH_WORKERS], ids=name_of
+)
+def test_what_is_shared_depends_on_neither_side(path: Path) -> None:
+    """`_wire` and the other modules that both sides share import only each other."""
+    for name in imported_by(path):
+        assert not name.startswith("executors.") or part_of(name) in SHARED_WITH_WORKERS, name
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "backends" in path.parts], ids=name_of)
-def test_backends_know_neither_the_executor_nor_each_other(path: Path) -> None:
-    """A backend imports what all of them share, and itself, of all that belongs to backends."""
+def test_a_backend_imports_neither_the_executor_nor_another_backend(path: Path) -> None:
+    """Backends depend on the interface and on what all of them share."""
     own = ".".join(name_of(path).split(".")[:3])
-    shared = {"executors.backends", *(f"executors.backends.{name}" for name in SHARED)}
+    shared = {"executors.backends", *(f"executors.backends.{name}" for name in SHARED_BY_BACKENDS)}
     for name in imported_by(path):
         if name.startswith("executors.backends"):
             assert name in shared or name.startswith(own), f"{path.name} imports {name}"
-        assert not name.startswith(("executors.executor", "executors.dispatch", "executors.submitter"))
+        assert part_of(name) not in {"executor", "_core", "quart", "_serving"} or not name.startswith("executors.")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_quart_is_known_in_its_rooms_only(path: Path) -> None:
+def test_quart_is_imported_where_it_belongs(path: Path) -> None:
     """Only the extension, the bench and the demo import Quart."""
-    if name_of(path) == "executors" or room_of(name_of(path)) not in {"quart", "bench", "demo"}:
-        assert not {name.split(".")[0] for name in imported_by(path)} & {"quart", "quart_trio", "flask"}
+    if part_of(name_of(path)) not in QUART_IMPORTERS:
+        assert not {name.split(".")[0] for name in imported_by(path)} & {"quart", "quart_trio", "flask", "werkzeug"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_file_is_long(path: Path) -> None:
+    """A file that passes the limit has more than one responsibility."""
+    assert len(path.read_text().splitlines()) <= LIMIT
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -201,7 +226,7 @@ def test_import_is_light(statement: str) -> None:
 
 def test_a_worker_is_light() -> None:
     """What a worker process is until it has something to do loads nothing that is slow to import."""
-    loaded = loaded_by("import executors.backends.process.zygote")
+    loaded = loaded_by("import executors._worker.zygote")
     assert not loaded & (OPTIONAL | {"asyncio", "ctypes", "dataclasses", "inspect", "subprocess", "typing"})
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from executors import ConfigurationError, Executor, ExecutorInWorkerError, TaskCancelledError, TaskHandle, current_task
 from executors.backends import InlineBackend
-from executors.context import CarriedVariables, WorkerProcess, refuse_in_worker, resolve, restore
+from executors.context import CarriedVariables, WorkerState, refuse_in_worker, resolve, restore
 
 pytestmark = pytest.mark.anyio
 
@@ -203,7 +203,7 @@ def test_resolve_follows_dots() -> None:
 def test_refusal_in_a_worker(importing: bool, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a worker process the executor refuses, saying what to do; elsewhere it doesn't."""
     refuse_in_worker("submit")
-    monkeypatch.setattr(WorkerProcess, "active", True)
-    monkeypatch.setattr(WorkerProcess, "importing_main", importing)
+    monkeypatch.setattr(WorkerState, "active", True)
+    monkeypatch.setattr(WorkerState, "importing_main", importing)
     with pytest.raises(ExecutorInWorkerError, match=f"submit.*{match}"):
         refuse_in_worker("submit")

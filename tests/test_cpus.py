@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from executors.cpus import available_cpus, cgroup_quota
+from executors._cpus import available_cpus, cgroup_quota
 
 
 def groups(tmp_path: Path, listing: str, files: dict[str, str]) -> tuple[Path, Path]:

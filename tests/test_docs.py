@@ -26,11 +26,13 @@ import pytest
 import executors
 import executors.backends
 from executors import errors
-from executors.backends import ProcessBackend, outcomes, pickling
-from executors.backends.process import circuit, launcher, members, memory, pool, segments
+from executors._core.settings import Settings
+from executors._wire import memory, pickling, segments
+from executors.backends import ProcessBackend, job
+from executors.backends.process import circuit, launcher, pool
+from executors.backends.process import worker_handle as members
 from executors.errors import ConfigurationError, ExecutorError
 from executors.quart.config import settings_of
-from executors.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -154,7 +156,7 @@ DEFAULTS_IN_WORDS = {
     "backends": "none",
     "tags": '`{"cpu": "process"}`',
     "max_tasks_per_worker": "none",
-    "worker_memory_limit": "none",
+    "worker_max_memory_growth": "none",
 }
 
 
@@ -234,18 +236,18 @@ def test_the_constants_of_the_process_backend_are_as_told() -> None:
     """The table of what can't be set has the values that the code has."""
     starts = circuit.StartCircuit()
     pauses = [starts.failed(100.0 * number, "") for number in range(20)]
-    sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, outcomes.INLINE_LIMIT]
+    sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, job.INLINE_LIMIT]
     assert list(table(REFERENCE / "backends.md", "Constant")) == [
         f"{1000 * members.BRISK:g} ms",
-        f"{members.MOST_AHEAD} tasks",
+        f"{members.MAX_AHEAD} tasks",
         *(f"{size // 1024} KiB" for size in sizes),
         f"{members.COPY_SIZE // 1024**2} MiB",
         "a quarter of the memory",
-        f"{memory._MOST_SHARED // 1024**3} GiB, {segments._MOST_SEGMENTS} segments",
+        f"{memory._MAX_SHARED // 1024**3} GiB, {segments._MAX_SEGMENTS} segments",
         f"{pool.TRIM_TIME:g} s",
         f"{launcher.START_TIME:g} s",
         f"{1000 * pauses[0]:g} ms, {1000 * pauses[1]:g} ms, {pauses[2]:g} s, {pauses[3]:g} s, … {pauses[-1]:g} s",
-        f"{pool._MOST_HANDOVERS} workers",
+        f"{pool._MAX_HANDOVERS} workers",
         f"{pool.RETIRE_TIME:g} s",
     ]
 

@@ -28,9 +28,9 @@ from executors import (
     cpu_bound,
     task,
 )
+from executors._loops import EventLoop
 from executors.backends import InlineBackend, LoopBackend, ThreadBackend
 from executors.handle import CANCELLED, FAILED, LOST, RUNNING, SUCCEEDED
-from executors.loops import EventLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -26,9 +26,9 @@ from executors import (
     WrongThreadError,
     cpu_bound,
 )
+from executors._loops import running_loop
+from executors._loops.completion import text_of
 from executors.handle import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT
-from executors.loops import running_loop
-from executors.waiting import text_of
 
 pytestmark = pytest.mark.anyio
 

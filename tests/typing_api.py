@@ -23,7 +23,7 @@ from executors import (
     io_bound,
     task,
 )
-from executors.mapping import MapResults
+from executors._core.mapping import MapResults
 
 
 def plain(x: int, *, text: str = "") -> bytes:

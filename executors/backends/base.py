@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
+from executors._loops import EventLoop
 from executors.backends.job import Job, Rest, Stop
 from executors.errors import ConfigurationError
-from executors.loops import EventLoop
 
 if TYPE_CHECKING:
     from executors.context import CarriedVariables

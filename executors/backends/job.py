@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from executors._loops import Cancellable, EventLoop
+from executors._wire import pickling
+from executors._wire.frames import Outcome
+from executors._wire.pickling import Buffer
 from executors.context import is_awaitable, running
-from executors.errors import TaskCancelledError, TaskExitedError
+from executors.errors import BackendUnavailableError, SerializationError, TaskCancelledError, TaskExitedError
 from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
-from executors.loops import Cancellable, EventLoop
 from executors.options import TaskOptions
 
 if TYPE_CHECKING:
     from executors.backends.base import ExecutorBackend
+
+INLINE_LIMIT = 256 * 1024
+"""Payloads of up to so many bytes are pickled and unpickled on the loop's thread; larger ones beside it."""
 
 _NO_KWARGS: dict[str, Any] = {}
 """Shared by all jobs that have none, and never changed: a queued task takes no more memory than it must."""
@@ -223,3 +229,40 @@ def _shown(error: BaseException) -> str:
         return f"{type(error).__name__}({error})"
     except Exception:  # noqa: BLE001  (asking for its text runs the user's code)
         return type(error).__name__
+
+
+def report_outcome(job: Job, outcome: int, parts: Sequence[Buffer], where: str) -> None:
+    """Decode what came of a job, and report it. Any thread. Decoding runs the user's code.
+
+    Args:
+        job: The job.
+        outcome: What the answer holds.
+        parts: The answer.
+        where: What to call the worker.
+    """
+    name = job.handle.name
+    try:
+        if outcome == Outcome.VALUE:
+            value = (pickling.loads if len(parts[0]) <= INLINE_LIMIT else pickling.loads_in_thread)(parts)
+        elif outcome == Outcome.ERROR:
+            error = pickling.load_error(parts[0], where)
+        elif outcome == Outcome.UNREADY:
+            error = _unready(job, pickling.load_error(parts[0], where), where)
+        else:
+            error = SerializationError(f"task {name!r}: {bytes(parts[0]).decode(errors='replace')}")
+    except BaseException as problem:  # noqa: BLE001  (it fails this task, whatever it is)
+        error = SerializationError(f"what came of task {name!r} can't be unpickled here: {pickling.describe(problem)}")
+        error.__cause__ = problem
+    else:
+        if outcome == Outcome.VALUE:
+            job.succeed(value)
+            return
+    job.fail(error)
+
+
+def _unready(job: Job, cause: BaseException, where: str) -> BackendUnavailableError:
+    """Return an error that nobody takes for the task's own."""
+    reason = f"{where} couldn't get ready for tasks: {pickling.describe(cause)}"
+    error = BackendUnavailableError(job.handle.backend, reason)
+    error.__cause__ = cause
+    return error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import traceback
 
+from executors._loops import EventLoop
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job, Rest
 from executors.handle import SUCCEEDED
-from executors.loops import EventLoop
 from executors.options import whole_number
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from executors.loops import EventLoop, guarded
+from executors._loops import EventLoop, guarded
 
 
 class SideThread:

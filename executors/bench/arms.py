@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from executors._core.router import BackendName
 from executors.bench.results import IDLE, INLINE, PROCESS, THREAD
 from executors.bench.target import TargetError
 from executors.context import is_awaitable, resolve
 from executors.executor import Executor
 from executors.quart.config import settings_of
-from executors.routing import BackendName
 
 if TYPE_CHECKING:
     from quart import Quart

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-MOST_TICKS = 7
+MAX_TICKS = 7
 LEAST = 1e-4
 """Seconds: nobody waits for less."""
 UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
@@ -48,7 +48,7 @@ def seconds(value: float) -> str:
 def linear(label: str, values: Iterable[float]) -> Axis:
     """Make an axis from zero up."""
     most = max(values, default=0) or 1.0
-    step = next(step for step in _steps(most / 100, most) if most / step < MOST_TICKS)
+    step = next(step for step in _steps(most / 100, most) if most / step < MAX_TICKS)
     ticks = [step * number for number in range(math.ceil(most / step) + 1)]
     return Axis(label, [(tick, f"{tick:g}") for tick in ticks], ticks[0], ticks[-1])
 
@@ -57,7 +57,7 @@ def log_seconds(label: str, values: Iterable[float]) -> Axis:
     """Make a logarithmic axis of times in seconds; what is shorter than `LEAST` stands at its beginning."""
     found = [max(value, LEAST) for value in values if math.isfinite(value)] or [LEAST]
     steps = _steps(min(found), max(found))
-    shown = steps if len(steps) <= MOST_TICKS else [step for step in steps if _is_power_of_ten(step)]
+    shown = steps if len(steps) <= MAX_TICKS else [step for step in steps if _is_power_of_ten(step)]
     return Axis(f"{label} (log scale)", [(step, seconds(step)) for step in shown], steps[0], steps[-1], math.log)
 
 

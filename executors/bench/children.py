@@ -15,8 +15,8 @@ from typing import IO, Any
 END_TIME = 3.0
 """Seconds that a child has to end once it is told."""
 
-_LONGEST_ANSWER = 2**28
-_MOST_LOGGED = 3000
+_MAX_ANSWER = 2**28
+_MAX_LOGGED = 3000
 
 
 class BenchError(Exception):
@@ -52,7 +52,7 @@ class Child:
 
     def _how_it_ended(self, code: int) -> str:
         self._log.seek(0)
-        logged = self._log.read().decode(errors="replace").strip()[-_MOST_LOGGED:]
+        logged = self._log.read().decode(errors="replace").strip()[-_MAX_LOGGED:]
         return f"its process ended with exit code {code}" + (f", and logged: {logged}" if logged else "")
 
     async def stop(self) -> None:
@@ -84,7 +84,7 @@ async def started(module: str) -> AsyncIterator[Child]:
             stdin=PIPE,
             stdout=PIPE,
             stderr=log,
-            limit=_LONGEST_ANSWER,
+            limit=_MAX_ANSWER,
             process_group=0,  # a terminal's Ctrl-C is for this process, which then ends the children
         )
         child = Child(process, log)

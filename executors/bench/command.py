@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from executors._callables import is_coroutine_function
 from executors.bench.arms import arms_for
 from executors.bench.children import BenchError
 from executors.bench.results import Findings
@@ -18,7 +19,6 @@ from executors.bench.run import Plan, run
 from executors.bench.show import show_findings, show_plan, watching
 from executors.bench.target import TargetError, check_arguments, find_app, find_function
 from executors.errors import ExecutorError
-from executors.routing import is_coroutine_function
 
 
 def plan_of(said: Namespace) -> Plan:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from executors.backends.process.signals import tell_of_end
+from executors._worker.signals import tell_of_end
 
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none
 

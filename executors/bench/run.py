@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
+from executors._cpus import available_cpus
 from executors.bench.advice import advise
 from executors.bench.children import BenchError, ChildError, started
 from executors.bench.results import IDLE, Findings, Measurement
-from executors.cpus import available_cpus
 
 BOUND = 5.0
 """Seconds after which a request of the probe has failed."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from executors._callables import is_coroutine_function
 from executors.errors import ExecutorError, InvalidTaskError
-from executors.routing import is_coroutine_function
 
 if TYPE_CHECKING:
     from quart import Quart

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 SHINGLE = 4
 """How many tokens in a row are compared as one."""
 
-LEAST_TOKENS = 120
+MIN_TOKENS = 120
 """Functions with fewer tokens are too small to be called duplicates of each other."""
 
 BAND = 4
@@ -106,7 +106,7 @@ def minhash(function: FunctionNode) -> bytes:
     Names of local variables count, comments, layout and docstrings don't.
     """
     tokens = [token for statement in function.body if not _is_text(statement) for token in _tokens(statement)]
-    if len(tokens) < LEAST_TOKENS:
+    if len(tokens) < MIN_TOKENS:
         return b""
     rows = (" ".join(tokens[start : start + SHINGLE]) for start in range(len(tokens) - SHINGLE + 1))
     shingles = {zlib.crc32(row.encode(errors="replace")) for row in rows}

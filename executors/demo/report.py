@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from executors._cpus import available_cpus
 from executors.bench.results import percentile
-from executors.cpus import available_cpus
 
 SHOWN_UNSUCCESSFUL = 3
 

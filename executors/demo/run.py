@@ -12,8 +12,8 @@ from random import Random
 
 from rich.console import Console
 
+from executors._cpus import available_cpus
 from executors.bench.client import probe
-from executors.cpus import available_cpus
 from executors.demo.client import Source, Uploader
 from executors.demo.launch import SHUTDOWN_TIMEOUT, DemoError, Server, serving
 from executors.demo.report import Findings, Measured, Watch, show_drain, show_findings, show_measured, watching

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from executors.loops.idle import IdleClock
+from executors._loops.idle import IdleClock
 
 
 class HeartbeatClock(IdleClock):

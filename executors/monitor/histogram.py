@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from executors.monitor.report import Lag
 
-LEAST, MOST = 1e-4, 10.0
+LEAST, MAX = 1e-4, 10.0
 """Seconds: what is less or more is counted in the first bucket or the last."""
 PER_DECADE = 50
 """Buckets for each power of ten, so that a bucket's bounds are less than 5 % apart."""
 
-_SIZE = round(math.log10(MOST / LEAST) * PER_DECADE) + 2
+_SIZE = round(math.log10(MAX / LEAST) * PER_DECADE) + 2
 
 
 class Histogram:
@@ -29,7 +29,7 @@ class Histogram:
         when the loop lets him, measures too little of what is slow).
         """
         self._most = max(self._most, lag)
-        beyond = max(0, int((lag - MOST) / period))  # a process that was stopped for an hour would take long below
+        beyond = max(0, int((lag - MAX) / period))  # a process that was stopped for an hour would take long below
         self._counts[-1] += beyond
         lag -= beyond * period
         while True:

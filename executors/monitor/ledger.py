@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from executors.monitor.charges import Charge, Key
+from executors.monitor.attribution import Charge, Key
 from executors.monitor.report import Blame
-from executors.monitor.sightings import Place
+from executors.monitor.samples import Place
 
-MOST_NAMES = 1000
+MAX_NAMES = 1000
 """Names that are kept apart; further ones are left out, so that names made up by the thousand fill no memory."""
 
 
@@ -30,7 +30,7 @@ class _Account:
         self.cpu += charge.cpu
         self.run = max(self.run, charge.run)
         for place, seconds in charge.places.items():
-            if place in self.places or len(self.places) < MOST_NAMES:
+            if place in self.places or len(self.places) < MAX_NAMES:
                 self.places[place] = self.places.get(place, 0.0) + seconds
 
     @property
@@ -49,7 +49,7 @@ class Ledger:
         """Take in what one delay was charged with; return what that comes to now under each of its names."""
         with self._lock:
             for key, charge in charges.items():
-                if key in self._accounts or len(self._accounts) < MOST_NAMES:
+                if key in self._accounts or len(self._accounts) < MAX_NAMES:
                     self._accounts.setdefault(key, _Account()).add(charge)
             return [(_blame(key, account), account.place) for key, account in self._of(charges)]
 

@@ -11,17 +11,17 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from executors._loops import Cancellable, EventLoop, running_loop
+from executors._loops.idle import IdleClock
 from executors.errors import ExecutorClosedError, ExecutorWarning
 from executors.executor import Executor
-from executors.loops import Cancellable, EventLoop, running_loop
-from executors.loops.idle import IdleClock
 from executors.monitor.advice import advise
-from executors.monitor.charges import Charge, Key
+from executors.monitor.attribution import Charge, Key
 from executors.monitor.heartbeat import HeartbeatClock
 from executors.monitor.histogram import Histogram
 from executors.monitor.ledger import Ledger
 from executors.monitor.report import THRESHOLDS, LoopReport
-from executors.monitor.sightings import Place
+from executors.monitor.samples import Place
 from executors.monitor.watchdog import Watchdog
 from executors.options import positive_seconds
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Mapping
 from types import CodeType
 from typing import NamedTuple
 
-from executors.monitor.charges import Charge, Key, Reading, charge
+from executors.monitor.attribution import Charge, Key, Reading, charge
 from executors.monitor.clocks import CpuClocks, CpuTimes
-from executors.monitor.sightings import Stack, code_of_loop, look_at_loop, look_at_thread, stack_of
+from executors.monitor.samples import Stack, code_of_loop, look_at_loop, look_at_thread, stack_of
 
 logger = logging.getLogger("executors")
 
@@ -23,7 +23,7 @@ LATE = 0.004
 LOOK_PERIOD = 0.005
 """Seconds between two looks at a loop that is late."""
 
-MOST_LOOKS = 2000
+MAX_LOOKS = 2000
 """That are kept of one delay, its latest: ten seconds."""
 
 
@@ -105,7 +105,7 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
-        looks: deque[Look] = deque([self._look(time.monotonic(), stacks=False)], MOST_LOOKS)
+        looks: deque[Look] = deque([self._look(time.monotonic(), stacks=False)], MAX_LOOKS)
         while True:
             is_late = looks[-1].at > self._due + LATE
             if is_late and self._is_over():

@@ -11,8 +11,8 @@ import click
 from quart import Quart
 from quart.cli import ScriptInfo
 
+from executors._loops import running_loop
 from executors.errors import ExecutorClosedError
-from executors.loops import running_loop
 
 
 def current_command() -> str | None:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from executors._core.settings import Settings
 from executors.options import positive_seconds
-from executors.settings import Settings
 
 PREFIX = "EXECUTOR_"
 QUART_TIMEOUT = "BACKGROUND_TASK_SHUTDOWN_TIMEOUT"

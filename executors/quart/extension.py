@@ -14,24 +14,24 @@ import anyio
 from quart import Quart, current_app, request_started, websocket_started
 from werkzeug.local import LocalProxy
 
-from executors.context import WorkerProcess, refuse_in_worker
+from executors._core.router import Call
+from executors._core.settings import Settings
+from executors._serving.ending import drain_and_stop
+from executors._serving.serving import Serving
+from executors.context import WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError
 from executors.events import Hook
 from executors.handle import TaskHandle
 from executors.options import TaskOptions
-from executors.quart.app_context import around_coroutine
 from executors.quart.commands import CommandTasks, refuse_without_loop
 from executors.quart.config import settings_of
-from executors.quart.ending import drain_and_stop
+from executors.quart.context import around_coroutine
+from executors.quart.failures import FailureReports
 from executors.quart.in_place import around_plain_anywhere
 from executors.quart.monitored import MonitoredExecutor
 from executors.quart.patience import wait_out_drains
-from executors.quart.reports import FailureReports
 from executors.quart.responses import Refusals
-from executors.quart.serving import Serving
 from executors.quart.worker import SETUP, find_app
-from executors.settings import Settings
-from executors.targets import Call
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class QuartExecutor(MonitoredExecutor):
         app.startup, app.shutdown = self._startup, self._shutdown  # type: ignore[method-assign]
         app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]
         wait_out_drains(app, self)
-        if WorkerProcess.active:
+        if WorkerState.active:
             app.run = app.run_task = _refuse_to_serve  # type: ignore[method-assign]
         else:
             request_started.connect(self._before_request, app)

@@ -13,9 +13,9 @@ from typing import Any
 
 from quart import Quart, appcontext_pushed
 
+from executors._loops import EventLoop
 from executors.context import is_awaitable
-from executors.loops import EventLoop
-from executors.quart.app_context import (
+from executors.quart.context import (
     RestInContext,
     around_plain,
     begin_on_loop,

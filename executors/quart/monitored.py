@@ -6,9 +6,9 @@ from types import CodeType
 
 from quart import Quart
 
-from executors.drain import DrainReport
 from executors.monitor import LoopMonitor
 from executors.quart.worker_hooks import ExecutorWithWorkerHooks
+from executors.reports import DrainReport
 
 HANDLER_CALLERS = ("full_dispatch_request", "full_dispatch_websocket")
 """The methods of an app under which a request's handler runs, and what is to be called before and after it."""

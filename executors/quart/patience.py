@@ -11,7 +11,7 @@ from quart import Quart
 if TYPE_CHECKING:
     from executors.quart.extension import QuartExecutor
 
-MOST_NAMES = 10
+MAX_NAMES = 10
 
 
 def wait_out_drains(app: Quart, executor: QuartExecutor) -> None:
@@ -53,5 +53,5 @@ async def _shut_down(
 
 def _names(executor: QuartExecutor) -> str:
     names = [repr(task.name) for task in executor.tasks]
-    more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
-    return ", ".join([*names[:MOST_NAMES], *more]) or "none"
+    more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*names[:MAX_NAMES], *more]) or "none"

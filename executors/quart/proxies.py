@@ -5,7 +5,7 @@ from __future__ import annotations
 from quart import globals as quart_globals
 from werkzeug.local import LocalProxy
 
-from executors.backends.named import take_by_name
+from executors._wire.named import take_by_name
 from executors.quart import extension
 
 

@@ -29,7 +29,7 @@ RETRY_SOON = 5
 RETRY_LATER = 30
 """Seconds where a backend can't run anything: as long as the process backend waits at most before it tries again."""
 
-LONGEST_DRAIN = 60
+MAX_DRAIN = 60
 """Seconds that a client is told to wait for a drain at most, whatever the shutdown timeout."""
 
 LOG_PAUSE = 10.0
@@ -74,7 +74,7 @@ class Refusals:
         if isinstance(error, BackendUnavailableError):
             return RETRY_LATER
         if self._executor.phase == "draining":  # then the server starts again, or another takes its place
-            return math.ceil(min(self._executor._settings.shutdown_timeout, LONGEST_DRAIN - 1)) + 1
+            return math.ceil(min(self._executor._settings.shutdown_timeout, MAX_DRAIN - 1)) + 1
         return RETRY_SOON
 
     def _log(self, app: Quart, error: Refusal) -> None:

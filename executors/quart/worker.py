@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from executors._callables import is_coroutine_function
 from executors.context import resolve
 from executors.errors import AppNotFoundError, ConfigurationError
-from executors.routing import is_coroutine_function
 
 if TYPE_CHECKING:
     from quart import Quart
 
-    from executors.backends.calls import Caller
+    from executors._worker.runner import TaskRunner
 
 SETUP = "executors.quart.worker:setup"
 KEY = "EXECUTOR_WORKER_APP"
@@ -34,7 +34,7 @@ def find_app(app: Quart) -> str | None:
     return None
 
 
-def setup(worker: Caller, path: str | None, name: str, needed: bool) -> Dress:
+def setup(worker: TaskRunner, path: str | None, name: str, needed: bool) -> Dress:
     """Get a worker ready for an app's tasks, and return what wraps each task's function. Called once.
 
     Args:
@@ -59,7 +59,7 @@ def setup(worker: Caller, path: str | None, name: str, needed: bool) -> Dress:
         return without_app
     app.name = name
     worker.on_trio = app.event_class.__module__.partition(".")[0] == "trio"  # as Quart-Trio's apps
-    from executors.quart.app_context import around_coroutine, around_plain  # noqa: PLC0415  (imports Quart)
+    from executors.quart.context import around_coroutine, around_plain  # noqa: PLC0415  (imports Quart)
     from executors.quart.extension import EXTENSION, QuartExecutor  # noqa: PLC0415  (the same)
 
     def dress(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +73,7 @@ def setup(worker: Caller, path: str | None, name: str, needed: bool) -> Dress:
     return dress
 
 
-def import_app(worker: Caller, path: str) -> Quart:
+def import_app(worker: TaskRunner, path: str) -> Quart:
     """Import the app, or call what makes it. Raises as `setup`."""
     from quart import Quart  # noqa: PLC0415  (a worker without an app needs none)
 

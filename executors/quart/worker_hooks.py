@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from executors.context import WorkerProcess
+from executors.context import WorkerState
 from executors.errors import ConfigurationError
 from executors.executor import Executor
 from executors.quart.worker import app_not_found
@@ -14,11 +14,11 @@ from executors.quart.worker import app_not_found
 if TYPE_CHECKING:
     from quart import Quart
 
-    from executors.backends.calls import Caller
+    from executors._worker.runner import TaskRunner
 
 logger = logging.getLogger("executors")
 
-LONGEST_EXIT = 5.0
+MAX_EXIT = 5.0
 """Seconds that a drain gives idle workers to close what they have opened, as far as there are as many until its end."""
 
 F = TypeVar("F", bound=Callable[[], object])
@@ -39,7 +39,7 @@ class ExecutorWithWorkerHooks(Executor):
         super().start()
         for backend in self._backends.values():
             if self._worker_exit and not backend.supports_context and not backend.is_remote:
-                backend.patience = max(backend.patience, LONGEST_EXIT)
+                backend.patience = max(backend.patience, MAX_EXIT)
 
     def worker_init(self, function: F) -> F:
         """Have each worker process call a function before its first task, in the app's context. A decorator.
@@ -68,7 +68,7 @@ class ExecutorWithWorkerHooks(Executor):
     def _keep(self, function: F, where: list[Callable[[], object]], what: str) -> F:
         if not callable(function):
             raise ConfigurationError(f"{what} was given {function!r}, and takes a function without arguments")
-        if self.phase in {"open", "draining"} and not WorkerProcess.active:
+        if self.phase in {"open", "draining"} and not WorkerState.active:
             raise ConfigurationError(
                 f"{what} was given {function!r} after the executor's start, which workers wouldn't hear of: use it "
                 "where the app is made, as workers import that"
@@ -96,7 +96,7 @@ class ExecutorWithWorkerHooks(Executor):
     def _has_worker_hooks(self) -> bool:
         return bool(self._worker_init or self._worker_exit)
 
-    def _hook_worker(self, worker: Caller, dress: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    def _hook_worker(self, worker: TaskRunner, dress: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """In a worker: have it call the functions, with the app's context around each."""
         worker.at_start += map(dress, self._worker_init)
         worker.at_end += map(dress, self._worker_exit)

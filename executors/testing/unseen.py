@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from executors.waiting import Failure, FailureWatch
+from executors._loops.completion import Failure, FailureWatch
 
 
 class UnseenFailures:

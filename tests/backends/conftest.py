@@ -1,29 +1,13 @@
-"""What the tests of backends share: lines over which a test and its tasks talk."""
+"""Processes that pools of other libraries keep beside their workers."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
-from pathlib import Path
 
 import loky.backend.resource_tracker
 import pytest
-from lines import Line
-
-
-@pytest.fixture
-def line(tmp_path: Path) -> Callable[[], Line]:
-    """Make lines over which a test and its tasks talk, closed when the test ends."""
-    made: list[Line] = []
-
-    def make() -> Line:
-        made.append(Line(tmp_path / f"line-{len(made)}"))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 @pytest.fixture(scope="package")

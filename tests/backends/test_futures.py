@@ -29,10 +29,10 @@ from executors import (
     WorkerLostError,
     current_task,
 )
+from executors._core.bound import BoundExecutor
 from executors.backends import FuturesBackend
-from executors.context import WorkerProcess
+from executors.context import WorkerState
 from executors.handle import CANCELLED, FAILED, LOST, QUEUED, RUNNING, SUCCEEDED
-from executors.submitter import Submitter
 
 pytestmark = [
     pytest.mark.anyio,
@@ -48,7 +48,7 @@ def processes(size: int = 1) -> ProcessPoolExecutor:
 
 
 @asynccontextmanager
-async def running(backend: FuturesBackend, **settings: Any) -> AsyncIterator[Submitter]:
+async def running(backend: FuturesBackend, **settings: Any) -> AsyncIterator[BoundExecutor]:
     async with Executor(
         threads=1, processes=0, backends={"pool": backend}, tags={"pool": "pool"}, **settings
     ) as executor:
@@ -320,7 +320,7 @@ async def test_another_kind_of_executor() -> None:
     taken, lock = [], threading.Lock()
     async with running(FuturesBackend(OwnExecutor(), size=1)) as submitter:
         assert await submitter.run(lambda: os.getpid()) == os.getpid()
-        assert not WorkerProcess.active  # the app's executor goes on working
+        assert not WorkerState.active  # the app's executor goes on working
         assert isinstance(await ended_with(submitter.submit(id, lock)), SerializationError)
     async with running(FuturesBackend(OwnExecutor(), size=1, requires_pickle=False)) as submitter:
         handle = submitter.submit(taken.append, lock)

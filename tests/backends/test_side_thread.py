@@ -7,8 +7,8 @@ import threading
 import anyio
 import pytest
 
+from executors._loops import running_loop
 from executors.backends.side_thread import SideThread
-from executors.loops import running_loop
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from executors.monitor.histogram import LEAST, MOST, Histogram
+from executors.monitor.histogram import LEAST, MAX, Histogram
 from executors.monitor.report import THRESHOLDS, Lag
 
 PERIOD = 0.02
@@ -45,7 +45,7 @@ def test_coordinated_omission_is_corrected() -> None:
     assert histogram.per_minute_over((0.5,)) == {0.5: pytest.approx(60 * 25 / 100, abs=1)}
 
 
-@pytest.mark.parametrize("lag", [0.0, LEAST / 2, MOST, 100 * MOST, 3600.0])
+@pytest.mark.parametrize("lag", [0.0, LEAST / 2, MAX, 100 * MAX, 3600.0])
 def test_the_ends_of_the_scale(lag: float) -> None:
     """What is off the scale is counted in the first bucket or the last, soon, and the most is still exact."""
     histogram = Histogram()

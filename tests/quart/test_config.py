@@ -30,7 +30,7 @@ BAD_VALUES = {
     "EXECUTOR_WORKER_NICE": [-1, 20, 1.5, math.nan, "10", True, None],
     "EXECUTOR_WORKER_APP": ["app", ":app", "module:", "", 3, True],
     "EXECUTOR_MAX_TASKS_PER_WORKER": NO_COUNTS,
-    "EXECUTOR_WORKER_MEMORY_LIMIT": NO_COUNTS,
+    "EXECUTOR_WORKER_MAX_MEMORY_GROWTH": NO_COUNTS,
     "EXECUTOR_MAX_PAYLOAD": [*NO_COUNTS, None],
     "EXECUTOR_BACKENDS": ["thread", ["thread"], {"more": 3}, {3: LoopBackend()}, {"loop": ThreadBackend(1)}, 0],
     "EXECUTOR_TAGS": ["cpu", ["cpu"], {"cpu": 3}, {3: "thread"}, 0],
@@ -199,7 +199,9 @@ async def test_workers(app, executor):
             await executor.run(background.double, b"x" * 1000)
 
 
-@pytest.mark.parametrize(("key", "value"), [("EXECUTOR_MAX_TASKS_PER_WORKER", 1), ("EXECUTOR_WORKER_MEMORY_LIMIT", 1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("EXECUTOR_MAX_TASKS_PER_WORKER", 1), ("EXECUTOR_WORKER_MAX_MEMORY_GROWTH", 1)]
+)
 async def test_replaced_workers(app, executor, key, value):
     """A worker that has done its share, or grown too large, is replaced."""
     app.config[key] = value

@@ -19,7 +19,7 @@ from quart import (
     websocket,
 )
 
-from executors.loops import running_loop
+from executors._loops import running_loop
 
 pytestmark = pytest.mark.anyio
 

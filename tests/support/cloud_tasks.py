@@ -10,7 +10,7 @@ from lines import hear, say
 from worker_tasks import append_line
 
 from executors import current_task
-from executors.context import WorkerProcess
+from executors.context import WorkerState
 
 
 def listen(path: str) -> str:
@@ -41,7 +41,7 @@ async def loop_of_worker() -> int:
 
 
 def is_worker() -> bool:
-    return WorkerProcess.active
+    return WorkerState.active
 
 
 def append_and_exit(path: str) -> None:

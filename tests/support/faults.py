@@ -19,7 +19,7 @@ from processes import is_alive
 
 import executors
 from executors import Executor
-from executors.submitter import Submitter
+from executors._core.bound import BoundExecutor
 
 SUPPORT = Path(__file__).parent
 
@@ -38,7 +38,7 @@ class Fault:
         worker: The process id of the worker that is free for the victim; the other one is the bystander's.
     """
 
-    def __init__(self, cpu: Submitter) -> None:
+    def __init__(self, cpu: BoundExecutor) -> None:
         self.cpu = cpu
         self.worker = 0
 
@@ -97,7 +97,7 @@ async def under_fault(make_line: Callable[[], Line], *, survives: bool, **settin
     assert not [pid for pid in {*workers, fault.worker} if is_alive(pid)]
 
 
-async def meet(cpu: Submitter, make_line: Callable[[], Line]) -> set[int]:
+async def meet(cpu: BoundExecutor, make_line: Callable[[], Line]) -> set[int]:
     """Run two tasks that wait for each other; return the process ids of their workers."""
     one, other = make_line(), make_line()
     meeting = [cpu.submit(fault_tasks.meet, *pair) for pair in ((one.path, other.path), (other.path, one.path))]

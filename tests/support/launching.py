@@ -49,25 +49,25 @@ def setup(function: Callable[..., Any], *args: Any, **changes: Any) -> dict[str,
 
 def send(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     """Have a worker call a function; return the channel."""
-    from executors.backends import pickling  # noqa: PLC0415  (workers import this module, and need no more)
-    from executors.backends.process.channel import BlockingChannel  # noqa: PLC0415
-    from executors.backends.process.frames import Kind, frame  # noqa: PLC0415
+    from executors._wire import pickling  # noqa: PLC0415  (workers import this module, and need no more)
+    from executors._wire.channel import BlockingChannel  # noqa: PLC0415
+    from executors._wire.frames import FrameType, frame  # noqa: PLC0415
 
     channel = BlockingChannel(worker.sock)
     data, _ = pickling.dump_call("call", function, args, {}, {}, 1024 * 1024, [], main_is_importable=False)
-    channel.send([frame(Kind.JOB, data, 1)])
+    channel.send([frame(FrameType.JOB, data, 1)])
     return channel
 
 
 def call(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function in a worker, and wait for its value."""
-    from executors.backends.process.frames import Kind  # noqa: PLC0415
+    from executors._wire.frames import FrameType  # noqa: PLC0415
 
     channel = send(worker, function, *args)
-    kind, body = int(Kind.LOG), b""
-    while kind == Kind.LOG:
+    kind, body = int(FrameType.LOG), b""
+    while kind == FrameType.LOG:
         kind, _, _, body = channel.receive()
-    assert kind == Kind.VALUE, body
+    assert kind == FrameType.VALUE, body
     return pickle.loads(body)
 
 

@@ -12,15 +12,15 @@ from textwrap import dedent
 from typing import Any
 
 import executors
-from executors.backends.process.leases import Leases
-from executors.backends.process.segments import Placed, Segments
+from executors._wire.leases import Leases
+from executors._wire.segments import Placed, Segments
 
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(executors.__file__).parents[1])}
 
 _PROGRAM = """
 import pickle, socket, sys
-from executors.backends.process.leases import Leases
-from executors.backends.process.segments import Segments
+from executors._wire.leases import Leases
+from executors._wire.segments import Segments
 
 sock, leases, segments = socket.socket(fileno=int(sys.argv[1])), Leases(), Segments(2**30)
 while True:

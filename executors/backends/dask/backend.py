@@ -8,24 +8,24 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from executors.backends import pickling
+from executors._loops import EventLoop
+from executors._wire import pickling
+from executors._worker import dask_entry as trampoline
+from executors._worker.dask_entry import Call, Place
+from executors._worker.runner import here
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
-from executors.backends.calls import here
-from executors.backends.dask import trampoline
 from executors.backends.dask.addresses import checked_address, checked_security
-from executors.backends.dask.trampoline import Call, Place
-from executors.backends.outcomes import INLINE_LIMIT
+from executors.backends.job import INLINE_LIMIT
 from executors.backends.side_thread import SideThread
 from executors.errors import BackendUnavailableError, ConfigurationError, SerializationError
-from executors.loops import EventLoop
 from executors.options import positive_seconds, whole_number
 
 if TYPE_CHECKING:
     from distributed import Client, Security
 
     from executors.backends.dask.connection import Connection
-    from executors.backends.dask.flights import Flight
+    from executors.backends.dask.remote_task import RemoteTask
 
 logger = logging.getLogger("executors")
 
@@ -71,12 +71,13 @@ class DaskBackend(ExecutorBackend):
         max_payload: int = 8 * 1024 * 1024,
     ) -> None:
         try:
-            from executors.backends.dask import connection, flights  # noqa: PLC0415  (an extra)
+            from executors.backends.dask import connection  # noqa: PLC0415  (an extra)
+            from executors.backends.dask import remote_task as flights  # noqa: PLC0415
         except ImportError as error:
             raise ConfigurationError(
                 f"DaskBackend needs Dask ({error}): pip install 'quart-executors[dask]'"
             ) from error
-        self._new_connection, self._new_flight = connection.Connection, flights.Flight
+        self._new_connection, self._new_flight = connection.Connection, flights.RemoteTask
         self._security = checked_security(security)
         self._address = checked_address(address, self._security, insecure=insecure)
         self._in_flight = whole_number(in_flight, "in_flight", least=1)
@@ -100,8 +101,8 @@ class DaskBackend(ExecutorBackend):
         self._loop = loop
         self._topic = f"executors-{uuid.uuid4().hex}"
         self._backlog = Backlog()
-        self._flights: set[Flight] = set()
-        self._adrift: set[Flight] = set()  # of abandoned jobs: they go on by themselves
+        self._flights: set[RemoteTask] = set()
+        self._adrift: set[RemoteTask] = set()  # of abandoned jobs: they go on by themselves
         self._occupied = Counter[str]()
         self._warned_of: set[str] = set()
         self._client: Client | None = None
@@ -220,7 +221,7 @@ class DaskBackend(ExecutorBackend):
             )
             self._flights.add(job.token)
 
-    def _flight_ended(self, flight: Flight) -> None:
+    def _flight_ended(self, flight: RemoteTask) -> None:
         self._flights.discard(flight)
         self._adrift.discard(flight)
         self._schedule()

@@ -11,8 +11,8 @@ from itertools import chain
 import dask.config
 from distributed import Client, Event, Security
 
-from executors.backends.pickling import describe
-from executors.loops import Cancellable, EventLoop
+from executors._loops import Cancellable, EventLoop
+from executors._wire.pickling import describe
 
 logger = logging.getLogger("executors")
 

@@ -10,14 +10,14 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from functools import partial
 from typing import Any
 
-from executors.backends import pickling
+from executors._loops import EventLoop
+from executors._wire import pickling
+from executors._worker import futures_entry as trampoline
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
-from executors.backends.futures import trampoline
-from executors.backends.outcomes import report
+from executors.backends.job import report_outcome
 from executors.backends.side_thread import SideThread
 from executors.errors import BackendUnavailableError, ConfigurationError, WorkerLostError
-from executors.loops import EventLoop
 from executors.options import whole_number
 
 DAEMONIC = (
@@ -267,7 +267,7 @@ class FuturesBackend(ExecutorBackend):
             job.fail(error)
         elif self.requires_pickle:
             outcome, parts, job.handle.cpu_time = future.result()
-            report(job, outcome, parts, f"a worker of the backend {self.name!r}")
+            report_outcome(job, outcome, parts, f"a worker of the backend {self.name!r}")
         self._loop.post(self._freed, job)
 
 

@@ -8,26 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from executors.backends import pickling
+from executors._loops import EventLoop
+from executors._wire import pickling
+from executors._wire.frames import HEADER, MESSAGE_SIZE, FrameType, frame
+from executors._wire.memory import shared_limit
+from executors._wire.pickling import MAIN_NAME, Buffer
+from executors._wire.small_calls import SmallCalls
 from executors.backends.base import ExecutorBackend, Job
-from executors.backends.outcomes import INLINE_LIMIT, report
-from executors.backends.pickling import Buffer
+from executors.backends.job import INLINE_LIMIT, report_outcome
 from executors.backends.process import logs
-from executors.backends.process.frames import HEADER, MESSAGE_SIZE, Kind, frame
 from executors.backends.process.launcher import Launcher
-from executors.backends.process.members import Payload
-from executors.backends.process.memory import shared_limit
 from executors.backends.process.pool import Pool
 from executors.backends.process.recycling import Recycling
-from executors.backends.process.small_calls import SmallCalls
-from executors.backends.process.worker import MAIN_NAME
+from executors.backends.process.worker_handle import Payload
 from executors.backends.side_thread import SideThread
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
-from executors.loops import EventLoop
 from executors.options import whole_number
 
-LARGEST_BODY = MESSAGE_SIZE - HEADER.size
+MAX_BODY = MESSAGE_SIZE - HEADER.size
 """The largest pickle that goes in one message."""
 
 
@@ -38,7 +37,7 @@ class ProcessBackend(ExecutorBackend):
         size: How many workers there may be. They start when needed.
         nice: Their niceness above the server's.
         max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
-        memory_limit: After having grown by how many bytes a worker is replaced, once its task has ended.
+        max_memory_growth: After having grown by how many bytes a worker is replaced, once its task has ended.
         idle_timeout: After how many seconds without a task a worker ends; never if None.
         preload: Whether workers are forked from a process that has imported the app, and what else tasks have needed,
             where that is safe. Else each imports for itself.
@@ -60,7 +59,7 @@ class ProcessBackend(ExecutorBackend):
         *,
         nice: int = 10,
         max_tasks_per_worker: int | None = None,
-        memory_limit: int | None = None,
+        max_memory_growth: int | None = None,
         idle_timeout: float | None = 300.0,
         preload: bool = True,
         max_payload: int = 256 * 1024 * 1024,
@@ -72,7 +71,7 @@ class ProcessBackend(ExecutorBackend):
         self.workers: int = whole_number(size, "the number of processes", least=1)
         self._nice = nice
         self._recycling = Recycling(
-            max_tasks=max_tasks_per_worker, memory_limit=memory_limit, idle_timeout=idle_timeout
+            max_tasks=max_tasks_per_worker, max_memory_growth=max_memory_growth, idle_timeout=idle_timeout
         )
         self._preload = preload
         self._max_payload = max_payload
@@ -150,14 +149,14 @@ class ProcessBackend(ExecutorBackend):
         if not job.kwargs and not variables:
             small = self._small_calls.dump(handle.name, job.function, job.args)
             if small is not None and len(small) <= self._max_payload:
-                return frame(Kind.SMALL_JOB, small, handle.id)
+                return frame(FrameType.SMALL_JOB, small, handle.id)
         buffers: list[memoryview] = []
         data, needs_main = pickling.dump_call(
             handle.name, job.function, job.args, job.kwargs, variables, limit, buffers,
             main_is_importable=self._main is not None,
         )  # fmt: skip
-        kind = Kind.JOB_OF_MAIN if needs_main else Kind.JOB
-        if not buffers and len(data) <= LARGEST_BODY:
+        kind = FrameType.JOB_OF_MAIN if needs_main else FrameType.JOB
+        if not buffers and len(data) <= MAX_BODY:
             return frame(kind, data, handle.id)
         size = len(data) + sum(map(len, buffers))
         if size > self._max_payload:
@@ -183,9 +182,9 @@ class ProcessBackend(ExecutorBackend):
     def _answered(self, job: Job, kind: int, parts: Sequence[Buffer], pid: int) -> None:
         where = f"worker process {pid}"
         if len(parts[0]) <= INLINE_LIMIT:
-            report(job, kind, parts, where)
+            report_outcome(job, kind, parts, where)
         else:
-            self._pickler.call(lambda: report(job, kind, parts, where), lambda _, __: None)
+            self._pickler.call(lambda: report_outcome(job, kind, parts, where), lambda _, __: None)
 
     def cancel(self, job: Job) -> None:
         """Forget a queued job; kill the worker of a running one, with its process group."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 _FIRST_DELAY = 0.05
 _FAILURES_TO_OPEN = 3
 _FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 30.0
+_MAX_PAUSE = 30.0
 
 
 class StartCircuit:
@@ -37,7 +37,7 @@ class StartCircuit:
         if self._failures < _FAILURES_TO_OPEN:
             delay = _FIRST_DELAY * 2.0 ** (self._failures - 1)
         else:
-            delay = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._failures - _FAILURES_TO_OPEN))
+            delay = min(_MAX_PAUSE, _FIRST_PAUSE * 2.0 ** (self._failures - _FAILURES_TO_OPEN))
             self.reason = (
                 f"its worker processes don't start; the next try is in {delay:g} s. The last failure: {detail}"
             )

@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from executors._wire.channel import BlockingChannel
+from executors._wire.control import ControlMessage
+from executors._wire.frames import FrameType
 from executors.backends.process import logs
-from executors.backends.process.channel import BlockingChannel
-from executors.backends.process.control import Order
-from executors.backends.process.frames import Kind
-from executors.backends.process.launched import Ends, Launched, Process
+from executors.backends.process.worker_process import Pipes, Process, WorkerProcess
 
 START_TIME = 60.0
 """Seconds that a worker has to start, the import of its app included."""
@@ -66,10 +66,10 @@ class Launcher:
         self._forking = threading.Lock()  # held by the one who talks with the zygote
         self._zygote: Process | None = None
         self._changing = threading.Lock()  # of the following two
-        self._starting: set[Process | Launched] = set()
+        self._starting: set[Process | WorkerProcess] = set()
         self._stopped = False
 
-    def launch(self, modules: frozenset[str] = frozenset()) -> Launched:
+    def launch(self, modules: frozenset[str] = frozenset()) -> WorkerProcess:
         """Start a worker, which is ready then. Blocks for milliseconds, or as long as an import takes.
 
         To be called on threads that outlive the workers, which are killed when the thread that launched them ends.
@@ -94,8 +94,8 @@ class Launcher:
 
     # --- processes of their own -------------------------------------------------------------------------------
 
-    def _launch_directly(self) -> Launched:
-        ends = Ends()
+    def _launch_directly(self) -> WorkerProcess:
+        ends = Pipes()
         try:
             process, _ = self._start(ends)
             return _handed_over(process, ends)
@@ -103,12 +103,12 @@ class Launcher:
             ends.close()
             raise
 
-    def _start(self, ends: Ends | None) -> tuple[Process, bool]:
+    def _start(self, ends: Pipes | None) -> tuple[Process, bool]:
         """Start a worker, or a zygote if there are no `ends`; return it and whether it may fork."""
         config = pickle.dumps({**self._config(), "forks": ends is None})
         process = Process()
         with self._failing(process), self._interruptible(process):
-            process.send(Kind.CONFIG, config, fds=ends.fds() if ends is not None else ())
+            process.send(FrameType.CONFIG, config, fds=ends.fds() if ends is not None else ())
             may_fork = self._answer(process)[1] == b"\1"
             if may_fork:
                 self._zygote = process
@@ -129,7 +129,7 @@ class Launcher:
             raise
 
     @contextmanager
-    def _interruptible(self, started: Process | Launched) -> Iterator[None]:
+    def _interruptible(self, started: Process | WorkerProcess) -> Iterator[None]:
         """Have `stop` kill what is starting."""
         with self._changing:
             if self._stopped:
@@ -158,15 +158,15 @@ class Launcher:
 
     def _heard(self, kind: int, body: bytes | bytearray, pid: int) -> bool:
         """Log what is to be logged, and tell whether that wasn't all."""
-        if kind == Kind.NOT_READY:
+        if kind == FrameType.NOT_READY:
             raise StartError(body.decode(errors="replace"), told=True)
-        if kind == Kind.LOG:
+        if kind == FrameType.LOG:
             self._logged(body, pid)
-        return kind != Kind.LOG
+        return kind != FrameType.LOG
 
     # --- forks ------------------------------------------------------------------------------------------------
 
-    def _launch_by_zygote(self, modules: frozenset[str]) -> Launched | None:
+    def _launch_by_zygote(self, modules: frozenset[str]) -> WorkerProcess | None:
         """Have the zygote fork, or serve itself where forks aren't safe. None if it can do neither."""
         zygote = self._zygote
         if zygote is not None and zygote.popen.poll() is not None:
@@ -176,7 +176,7 @@ class Launcher:
             zygote, self._forks = self._start(None)
             if not self._forks:
                 return self._have_it_serve(zygote)
-        ends = Ends()
+        ends = Pipes()
         try:
             pid = self._fork(zygote, modules, ends)
             if not pid:
@@ -187,21 +187,21 @@ class Launcher:
             ends.close()
             raise
 
-    def _have_it_serve(self, process: Process) -> Launched:
+    def _have_it_serve(self, process: Process) -> WorkerProcess:
         with self._failing(process), self._interruptible(process):
-            ends = Ends()
+            ends = Pipes()
             try:
-                process.send(Order.SERVE, fds=ends.fds())
+                process.send(ControlMessage.SERVE, fds=ends.fds())
                 self._answer(process)
                 return _handed_over(process, ends)
             except BaseException:
                 ends.close()
                 raise
 
-    def _fork(self, zygote: Process, modules: frozenset[str], ends: Ends) -> int:
+    def _fork(self, zygote: Process, modules: frozenset[str], ends: Pipes) -> int:
         """Have the zygote fork a worker; return its id, or 0: it isn't safe, or has failed."""
         try:
-            zygote.send(Order.FORK, pickle.dumps(sorted(modules)), fds=ends.fds())
+            zygote.send(ControlMessage.FORK, pickle.dumps(sorted(modules)), fds=ends.fds())
             pid, failure = self._answer(zygote)
         except TimeoutError:  # it hangs in an import, and is still the parent of its workers
             self._forks = False
@@ -214,7 +214,7 @@ class Launcher:
             self._forks = False
         return pid
 
-    def _wait_ready(self, launched: Launched) -> None:
+    def _wait_ready(self, launched: WorkerProcess) -> None:
         """Wait until a fork has begun."""
         try:
             with self._interruptible(launched):
@@ -227,7 +227,7 @@ class Launcher:
                 raise StartError(f"the process ended with exit code {code}") from None
             raise
 
-    def _hear_ready(self, launched: Launched) -> None:
+    def _hear_ready(self, launched: WorkerProcess) -> None:
         assert launched.pidfd is not None
         deadline = time.monotonic() + self._start_time
         channel = BlockingChannel(launched.sock)
@@ -277,10 +277,10 @@ class Launcher:
                 self._zygote = None
 
 
-def _handed_over(process: Process, ends: Ends) -> Launched:
+def _handed_over(process: Process, ends: Pipes) -> WorkerProcess:
     """Return a process that serves as a worker."""
     try:
-        launched = Launched(process.popen.pid, ends, popen=process.popen)
+        launched = WorkerProcess(process.popen.pid, ends, popen=process.popen)
     except BaseException:
         process.kill()
         process.end()
@@ -289,15 +289,15 @@ def _handed_over(process: Process, ends: Ends) -> Launched:
     return launched
 
 
-def _fork_of(zygote: Process, pid: int, ends: Ends) -> Launched:
+def _fork_of(zygote: Process, pid: int, ends: Pipes) -> WorkerProcess:
     """Return a process that the zygote has forked."""
 
     def reaped(pid: int) -> None:
         with suppress(OSError):  # the zygote is gone, and the system reaps
-            zygote.send(Order.REAP, number=pid)
+            zygote.send(ControlMessage.REAP, number=pid)
 
     try:
-        return Launched(pid, ends, reaped=reaped)
+        return WorkerProcess(pid, ends, reaped=reaped)
     except BaseException:
         reaped(pid)  # which kills it before
         raise

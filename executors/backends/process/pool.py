@@ -8,19 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from executors._loops import Cancellable, EventLoop, Waiter, guarded
+from executors._wire.frames import ABOUT_SEGMENTS, Frame, FrameType, frame
+from executors._wire.pickling import Buffer
 from executors.backends.backlog import Backlog
 from executors.backends.base import Job
-from executors.backends.pickling import Buffer
 from executors.backends.process import logs
-from executors.backends.process.frames import ABOUT_SEGMENTS, Frame, Kind, frame
-from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher
-from executors.backends.process.members import BRISK, Member
 from executors.backends.process.recycling import Recycling
 from executors.backends.process.starter import Starter
+from executors.backends.process.worker_handle import BRISK, WorkerHandle
+from executors.backends.process.worker_process import WorkerProcess
 from executors.backends.side_thread import SideThread
 from executors.errors import WorkerLostError
-from executors.loops import Cancellable, EventLoop, Waiter, guarded
 
 RETIRE_TIME = 5.0
 """Seconds that a worker has to exit when it is replaced: a task may have left a thread that doesn't end."""
@@ -31,7 +31,7 @@ EXIT_TIME = 0.25
 TRIM_TIME = 10.0
 """Seconds after which an idle worker and the parent give back the shared memory that they keep for its next task."""
 
-_MOST_HANDOVERS = 3
+_MAX_HANDOVERS = 3
 
 
 class Pool:
@@ -62,10 +62,10 @@ class Pool:
         self._recycling = recycling
         self._answered = answered
         self._backlog = Backlog()
-        self._members: list[Member] = []
-        self._idle: list[Member] = []
-        self._leaving: set[Member] = set()  # told to exit, or killed
-        self._handovers: dict[int, int] = {}  # of jobs whose workers died before they had begun
+        self._members: list[WorkerHandle] = []
+        self._idle: list[WorkerHandle] = []
+        self._leaving: set[WorkerHandle] = set()  # told to exit, or killed
+        self._redispatches: dict[int, int] = {}  # of jobs whose workers died before they had begun
         self._modules: set[str] = set()  # whose functions have run in a worker
         self._copier = SideThread("executors-copier", loop)
         self._rounds: Cancellable | None = None
@@ -104,10 +104,10 @@ class Pool:
 
     def _forget(self, job: Job) -> None:
         self._backlog.forget(job)
-        if self._handovers.pop(job.handle.id, None) is not None:
+        if self._redispatches.pop(job.handle.id, None) is not None:
             job.cancelled()  # it had been started, but no worker had begun it
 
-    def _stop(self, member: Member, job: Job) -> None:
+    def _stop(self, member: WorkerHandle, job: Job) -> None:
         """Have a worker never begin a job, or kill it."""
         self._take_back(member)
         if job is member.job and not member.ahead:  # it is what the worker is at
@@ -119,7 +119,7 @@ class Pool:
         else:
             self._forget(job)
 
-    def _take_back(self, member: Member) -> None:
+    def _take_back(self, member: WorkerHandle) -> None:
         """Put the jobs back in line that a worker has been sent ahead of time, and hasn't read."""
         first = member.job
         taken = member.take_back()
@@ -127,7 +127,7 @@ class Pool:
             if not job.handle.done():
                 self._backlog.put_back(job)
                 if job is first:
-                    self._handovers.setdefault(job.handle.id, 0)  # it has been started
+                    self._redispatches.setdefault(job.handle.id, 0)  # it has been started
         if member.job is not None and member.job is not first:
             member.job.start()
 
@@ -152,7 +152,7 @@ class Pool:
 
     def _assign(self, job: Job) -> None:
         member = self._idle.pop()  # before the job starts: hooks hear of that, and may submit another
-        if job.handle.id in self._handovers or job.start():
+        if job.handle.id in self._redispatches or job.start():
             member.run(job)
         else:
             self._idle.append(member)
@@ -164,21 +164,21 @@ class Pool:
                 self._take_back(member)
         return self._backlog.popleft()
 
-    def _send_ahead(self, member: Member) -> None:
+    def _send_ahead(self, member: WorkerHandle) -> None:
         """Send a worker its share of what is queued, as far as that would take it next to no time."""
         share = -(-len(self._backlog) // len(self._members))
         for _ in range(min(share, member.room_ahead())):
             job = self._backlog.popleft()
             if job is None:
                 return
-            if job.handle.id in self._handovers or not member.send_ahead(job):
+            if job.handle.id in self._redispatches or not member.send_ahead(job):
                 self._backlog.put_back(job)
                 return
 
-    def _heard(self, member: Member, received: Frame) -> bool:
+    def _heard(self, member: WorkerHandle, received: Frame) -> bool:
         """Take in a frame; return whether there may be another by now."""
         kind, task_id, cpu_time, body = received
-        if kind == Kind.LOG:
+        if kind == FrameType.LOG:
             guarded(logs.replay, body, member.pid)
         elif kind in ABOUT_SEGMENTS:
             member.parcels.hear(kind, body)
@@ -187,23 +187,23 @@ class Pool:
             try:
                 kind, parts = member.parcels.unwrap(kind, body, member.channel.descriptors)
             except OSError as error:
-                kind, parts = Kind.UNSENDABLE, [f"what came of it can't be received: {error}".encode()]
+                kind, parts = FrameType.UNSENDABLE, [f"what came of it can't be received: {error}".encode()]
             except Exception as error:  # noqa: BLE001  (a task has written what looks like a frame, and isn't one)
                 member.garbled(f"{type(error).__name__}: {error}")
                 return False
             job = member.job
             if job is not None and job.handle.id == task_id:
                 job.handle.cpu_time = cpu_time
-                if kind == Kind.VALUE:
+                if kind == FrameType.VALUE:
                     self._modules.add(getattr(job.function, "__module__", None) or "")
-                if self._handovers:
-                    self._handovers.pop(task_id, None)
+                if self._redispatches:
+                    self._redispatches.pop(task_id, None)
                 self._went_on(member)
                 guarded(self._answered, job, kind, parts, member.pid)
                 return member.job is not None
         return False
 
-    def _went_on(self, member: Member) -> None:
+    def _went_on(self, member: WorkerHandle) -> None:
         if not member.tasks:
             self._starter.succeeded()
         following = member.ended()
@@ -218,7 +218,7 @@ class Pool:
             self._stop(member, following)
         self._schedule()
 
-    def _free(self, member: Member) -> None:
+    def _free(self, member: WorkerHandle) -> None:
         """A worker has nothing to do."""
         if member.is_due:
             self._retire(member)
@@ -234,19 +234,19 @@ class Pool:
             for _ in range(min(count, room)):
                 self._starter.start(frozenset(self._modules))
 
-    def _kill(self, member: Member) -> None:
+    def _kill(self, member: WorkerHandle) -> None:
         """Kill a worker with its process group, and have another take its place at once."""
         self._leave(member)
         member.launched.kill()
         self._start(self._spares)
 
-    def _retire(self, member: Member) -> None:
+    def _retire(self, member: WorkerHandle) -> None:
         """Have an idle worker exit."""
         self._leave(member)
-        member.channel.send([frame(Kind.EXIT)])
+        member.channel.send([frame(FrameType.EXIT)])
         member.patience = self._loop.call_later(RETIRE_TIME, member.launched.kill)
 
-    def _leave(self, member: Member) -> None:
+    def _leave(self, member: WorkerHandle) -> None:
         self._members.remove(member)
         self._leaving.add(member)
 
@@ -257,8 +257,10 @@ class Pool:
             self._retire(self._idle.pop(0))
         self._schedule()
 
-    def _started(self, launched: Launched) -> None:
-        member = Member(launched, self._loop, self._copier, self._shared, self._recycling, self._heard, self._exited)
+    def _started(self, launched: WorkerProcess) -> None:
+        member = WorkerHandle(
+            launched, self._loop, self._copier, self._shared, self._recycling, self._heard, self._exited
+        )
         self._members.append(member)
         if self._closing:
             self._kill(member)
@@ -273,12 +275,12 @@ class Pool:
         if self.unavailable:
             reason = f": {self.unavailable}"
             while (job := self._backlog.popleft()) is not None:
-                self._handovers.pop(job.handle.id, None)
+                self._redispatches.pop(job.handle.id, None)
                 job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, reason))
         self._schedule()
         self._check_gone()
 
-    def _rest(self, member: Member) -> None:
+    def _rest(self, member: WorkerHandle) -> None:
         self._idle.append(member)
         if self._rounds is None:
             self._rounds = self._loop.call_later(self._recycling.round_time(TRIM_TIME), self._make_rounds)
@@ -297,7 +299,7 @@ class Pool:
         if self._idle:
             self._rounds = self._loop.call_later(self._recycling.round_time(TRIM_TIME), self._make_rounds)
 
-    def _exited(self, member: Member) -> None:
+    def _exited(self, member: WorkerHandle) -> None:
         is_unexpected = member in self._members
         is_unused = is_unexpected and not member.tasks and member.job is None
         if is_unexpected:
@@ -325,15 +327,15 @@ class Pool:
         self._schedule()
         self._check_gone()
 
-    def _lost(self, member: Member, job: Job, exitcode: int | None, *, begun: bool) -> None:
+    def _lost(self, member: WorkerHandle, job: Job, exitcode: int | None, *, begun: bool) -> None:
         task_id = job.handle.id
-        handovers = self._handovers.pop(task_id, 0) + 1
+        redispatches = self._redispatches.pop(task_id, 0) + 1
         if job.stop is not None or job.handle.done():
             job.cancelled()
-        elif begun or handovers == _MOST_HANDOVERS:
+        elif begun or redispatches == _MAX_HANDOVERS:
             job.lost(WorkerLostError(job.handle.name, task_id, member.pid, exitcode, member.detail))
         else:
-            self._handovers[task_id] = handovers
+            self._redispatches[task_id] = redispatches
             self._backlog.put_back(job)
 
     # --- the end ------------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ class Recycling:
 
     Attributes:
         max_tasks: After how many tasks it is replaced, less up to a tenth; never if None.
-        memory_limit: After having grown by how many bytes of memory of its own since its start; never if None.
+        max_memory_growth: After having grown by how many bytes of memory of its own since its start; never if None.
         idle_timeout: After how many seconds without a task it ends; never if None.
     """
 
     max_tasks: int | None = None
-    memory_limit: int | None = None
+    max_memory_growth: int | None = None
     idle_timeout: float | None = None
 
     def task_limit(self) -> int | None:
@@ -32,11 +32,11 @@ class Recycling:
 
     def memory_of(self, pid: int) -> int:
         """Return the bytes of memory of its own that a worker has, if that matters."""
-        return 0 if self.memory_limit is None else own_memory(pid)
+        return 0 if self.max_memory_growth is None else own_memory(pid)
 
     def has_grown(self, at_start: int, pid: int) -> bool:
         """Tell whether a worker has more memory than it may, given what it had at its start."""
-        return self.memory_limit is not None and own_memory(pid) - at_start > self.memory_limit
+        return self.max_memory_growth is not None and own_memory(pid) - at_start > self.max_memory_growth
 
     def is_idle_for_long(self, seconds: float) -> bool:
         """Tell whether a worker that has been idle for so long is to end."""

@@ -6,11 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 
+from executors._loops import Cancellable, EventLoop
 from executors.backends.process.circuit import StartCircuit
-from executors.backends.process.launched import Launched
 from executors.backends.process.launcher import Launcher, StartError
+from executors.backends.process.worker_process import WorkerProcess
 from executors.backends.side_thread import SideThread
-from executors.loops import Cancellable, EventLoop
 
 logger = logging.getLogger("executors")
 
@@ -26,7 +26,7 @@ class Starter:
     """
 
     def __init__(
-        self, loop: EventLoop, launcher: Launcher, started: Callable[[Launched], None], stuck: Callable[[], None]
+        self, loop: EventLoop, launcher: Launcher, started: Callable[[WorkerProcess], None], stuck: Callable[[], None]
     ) -> None:
         self._loop = loop
         self._launcher = launcher
@@ -35,7 +35,7 @@ class Starter:
         self._circuit = StartCircuit()
         self._threads: list[SideThread] = []  # workers end with the threads that have launched them
         self._free_threads: list[SideThread] = []
-        self._fresh: list[Launched] = []  # launched, and the loop hasn't heard of it
+        self._fresh: list[WorkerProcess] = []  # launched, and the loop hasn't heard of it
         self._retry: Cancellable | None = None
         self._stopped = False
         self._is_reported = False
@@ -60,14 +60,14 @@ class Starter:
             thread = SideThread("executors-launcher", self._loop)
             self._threads.append(thread)
 
-        def launch() -> Launched:
+        def launch() -> WorkerProcess:
             launched = self._launcher.launch(modules)
             self._fresh.append(launched)
             return launched
 
         thread.call(launch, lambda launched, error: self._launched(thread, launched, error))
 
-    def _launched(self, thread: SideThread, launched: Launched | None, error: Exception | None) -> None:
+    def _launched(self, thread: SideThread, launched: WorkerProcess | None, error: Exception | None) -> None:
         self.starting -= 1
         self._free_threads.append(thread)
         if launched is None:

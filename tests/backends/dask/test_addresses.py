@@ -6,9 +6,9 @@ import pytest
 from distributed import Security
 
 from executors import ConfigurationError
+from executors._core.registry import make
 from executors.backends import DaskBackend
 from executors.backends.dask.addresses import checked_address
-from executors.registry import make
 
 CERTIFICATES = Security()
 

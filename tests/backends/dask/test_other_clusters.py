@@ -16,7 +16,7 @@ from distributed import Client, Security
 
 from executors import BackendUnavailableError
 from executors.backends import DaskBackend
-from executors.backends.dask import flights
+from executors.backends.dask import remote_task as flights
 from executors.handle import CANCELLED, LOST
 
 pytestmark = pytest.mark.anyio
@@ -80,7 +80,7 @@ async def test_a_worker_without_the_library(tmp_path: Path, new_cloud) -> None:
 
 async def test_a_worker_that_dies_before_it_begins(tmp_path: Path, new_cloud, monkeypatch) -> None:
     """A task that costs its worker without having begun isn't handed to one after another for ever."""
-    monkeypatch.setattr(flights, "_MOST_DEATHS", 1)
+    monkeypatch.setattr(flights, "_MAX_DEATHS", 1)
     (tmp_path / "executors.py").write_text("import os\nos._exit(3)\n")
     cluster = Cluster(tmp_path)
     cluster.start_workers("--no-nanny", path=tmp_path)
@@ -124,12 +124,12 @@ import asyncio
 from distributed import LocalCluster
 from executors import Executor
 from executors.backends import DaskBackend
-from executors.context import WorkerProcess
+from executors.context import WorkerState
 
 async def main(address):
     backends = {"dask": DaskBackend(address)}
     async with Executor(threads=1, processes=0, backends=backends, tags={"far": "dask"}) as executor:
-        print(await executor.options(tag="far").run(abs, -3), WorkerProcess.active)
+        print(await executor.options(tag="far").run(abs, -3), WorkerState.active)
 
 with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as cluster:
     asyncio.run(main(cluster.scheduler_address))

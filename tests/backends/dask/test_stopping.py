@@ -16,7 +16,7 @@ from servers import until
 
 from executors import TaskTimeoutError, WorkerLostError
 from executors.backends import DaskBackend
-from executors.backends.dask import flights
+from executors.backends.dask import remote_task as flights
 from executors.handle import CANCELLED, LOST, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +82,7 @@ async def test_a_queued_task_never_begins(cluster, new_cloud, line, tmp_path) ->
 
 async def test_a_worker_that_dies(cloud, line, monkeypatch) -> None:
     """Only the task that was at it is lost; those that hadn't begun are done elsewhere, however often that happens."""
-    monkeypatch.setattr(flights, "_MOST_DEATHS", 1)  # as if it had happened to them before
+    monkeypatch.setattr(flights, "_MAX_DEATHS", 1)  # as if it had happened to them before
     says, hears = line(), line()
     handle = cloud.submit(cloud_tasks.talk, says.path, hears.path, resources={"lamp": 1})
     pid = int(await says.hear())
@@ -113,7 +113,7 @@ async def test_a_nanny_that_does_not_kill(new_cloud, line, monkeypatch) -> None:
     async def refuse(*_: object) -> bool:
         return False
 
-    monkeypatch.setattr(flights.Flight, "_kill", refuse)
+    monkeypatch.setattr(flights.RemoteTask, "_kill", refuse)
     says, hears = line(), line()
     async with new_cloud(settings={"cancel_grace": 0.5}) as cloud:
         handle = await cloud.begin(cloud_tasks.talk, says.path, hears.path)
@@ -123,7 +123,7 @@ async def test_a_nanny_that_does_not_kill(new_cloud, line, monkeypatch) -> None:
         hears.tell()
         report = await cloud.executor.drain(1)
         assert [task.id for task in report.abandoned] == [handle.id]
-        assert [task for task in asyncio.all_tasks() if "Flight" in repr(task)] == []
+        assert [task for task in asyncio.all_tasks() if "RemoteTask" in repr(task)] == []
 
 
 async def test_a_drain_keeps_its_deadline(new_cloud, line) -> None:

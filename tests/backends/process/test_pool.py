@@ -147,7 +147,7 @@ async def test_max_tasks_per_worker(tmp_path) -> None:
 async def test_worker_memory_limit() -> None:
     """A worker that has grown beyond the limit is replaced once its task has ended; others stay."""
     limit = 200 * 1024 * 1024
-    async with Executor(threads=1, processes=1, worker_memory_limit=limit) as executor:
+    async with Executor(threads=1, processes=1, worker_max_memory_growth=limit) as executor:
         cpu = executor.options(tag="cpu")
         small = [await cpu.run(tasks.pid) for _ in range(3)]
         large = await cpu.run(tasks.allocate, limit)

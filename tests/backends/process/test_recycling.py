@@ -57,7 +57,7 @@ def test_nothing_ends_a_worker_unless_it_is_said() -> None:
 def test_limits_are_reached() -> None:
     """The growth and the second that are too much each end a worker's service."""
     own = own_memory(os.getpid())
-    recycling = Recycling(memory_limit=own // 2)
+    recycling = Recycling(max_memory_growth=own // 2)
     assert recycling.has_grown(0, os.getpid())
     assert not recycling.has_grown(recycling.memory_of(os.getpid()), os.getpid())
     assert Recycling().memory_of(os.getpid()) == 0
@@ -77,7 +77,7 @@ def test_a_process_that_is_gone_has_no_memory() -> None:
 @pytest.mark.anyio
 async def test_a_worker_that_has_grown_is_replaced() -> None:
     """A task that keeps 30 MB ends with its value; the next has a new worker, which stays while it is small."""
-    async with executor_of(ProcessBackend(1, memory_limit=15 * MEGABYTE)) as executor:
+    async with executor_of(ProcessBackend(1, max_memory_growth=15 * MEGABYTE)) as executor:
         cpu = executor.options(tag="cpu")
         small = {await cpu.run(tasks.pid) for _ in range(5)}
         grown = await cpu.run(tasks.allocate, 30 * MEGABYTE)

@@ -11,7 +11,8 @@ from quart import Quart
 from quart_trio import QuartTrio
 
 from executors import cpu_bound
-from executors.quart import QuartExecutor, stopping
+from executors._serving import stopping
+from executors.quart import QuartExecutor
 
 record = Path(os.environ["SERVED_RECORD"])
 app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)

@@ -1,0 +1,91 @@
+"""What a callable is: sync or async, what it runs, its name. Pure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+from executors.errors import InvalidTaskError
+
+_GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
+KIND_FLAGS = _GENERATOR | _COROUTINE | _ITERABLE_COROUTINE | _ASYNC_GENERATOR
+"""Of a code object's flags, those that tell what calling it gives."""
+
+COROUTINE_MARK = "_is_coroutine_mark"
+"""What `inspect.markcoroutinefunction` sets on a function."""
+
+
+def innermost(function: Callable[..., Any]) -> Any:
+    """Look through partials, bound methods and callable objects to what runs; never through ``__wrapped__``."""
+    found: Any = function
+    while not isinstance(found, FunctionType):
+        if isinstance(found, functools.partial):
+            found = found.func
+        elif isinstance(found, MethodType):
+            found = found.__func__
+        else:
+            call = getattr(type(found), "__call__", None)  # noqa: B004  (what it is, not whether it is there)
+            if isinstance(found, type) or not isinstance(call, FunctionType):
+                break
+            found = call
+    return found
+
+
+def _flags(function: Callable[..., Any]) -> int:
+    """Return the code flags of what calling `function` runs, 0 where that isn't Python code."""
+    found = innermost(function)
+    code = getattr(found, "__code__", None)
+    flags = code.co_flags if isinstance(code, CodeType) else 0
+    if hasattr(found, COROUTINE_MARK):
+        flags |= _COROUTINE
+    return flags
+
+
+def is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """Judge the outermost callable, through partials, bound methods and an async ``__call__``.
+
+    Raises:
+        InvalidTaskError: It can't be a task: a coroutine object, a generator (function), or not a callable.
+    """
+    if not callable(function):
+        if hasattr(function, "__await__"):
+            raise InvalidTaskError(
+                f"{function!r} is already under way: hand over the function and its arguments, "
+                "`submit(fn, x)` and not `submit(fn(x))`"
+            )
+        raise InvalidTaskError(f"{function!r} is of type {type(function).__name__}, which can't be called")
+    flags = _flags(function)
+    if flags & (_COROUTINE | _ITERABLE_COROUTINE):  # types.coroutine leaves a generator function's flag in place
+        return True
+    if flags & (_GENERATOR | _ASYNC_GENERATOR):
+        raise InvalidTaskError(
+            f"{name_of(function)} is a generator function, and a task ends with one value: return a list, or "
+            "use `executor.map` over the items"
+        )
+    return False
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return a readable name: the qualified one of what is called in the end."""
+    if type(function) is FunctionType:
+        return function.__qualname__
+    found = innermost(function)
+    name = getattr(found, "__qualname__", None) or type(found).__qualname__
+    return str(name)
+
+
+def refuse_awaitable(name: str, value: Any) -> InvalidTaskError:
+    """Return the error of a sync task that returned an awaitable. Nothing awaits it, so a coroutine is closed.
+
+    Args:
+        name: The task's name.
+        value: What the task returned.
+    """
+    if isinstance(value, Coroutine):
+        value.close()
+    return InvalidTaskError(
+        f"task {name!r} is a sync callable that returned an awaitable ({type(value).__name__}), which nothing awaits: "
+        "declare the function with `async def`, or submit an `async def` function that awaits what this one returns"
+    )

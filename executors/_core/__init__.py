@@ -1,0 +1,1 @@
+"""One run of an executor, on the event loop's thread."""

@@ -1,0 +1,104 @@
+"""Timeouts and cancellation: who is told to stop, when, and what if it doesn't listen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from executors._loops import EventLoop
+from executors.backends.base import Job, Stop
+from executors.errors import TaskCancelledError, TaskTimeoutError
+from executors.handle import CANCELLED, SUCCEEDED, TIMED_OUT, TaskState
+
+Settle = Callable[[Job, TaskState, Any, BaseException | None], None]
+
+
+class Deadlines:
+    """Tells jobs to stop. On the loop's thread.
+
+    Args:
+        loop: The executor's loop.
+        grace: Seconds that running work has to stop once told, before it is abandoned.
+        cancel_queued: Ends a job that hasn't started; returns False where it has meanwhile.
+        settle: Makes a job's handle final, while the job itself is still with its backend.
+        abandon: Gives up on a job that still runs.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        grace: float,
+        cancel_queued: Callable[[Job, BaseException], bool],
+        settle: Settle,
+        abandon: Callable[[Job], None],
+    ) -> None:
+        self._loop = loop
+        self._grace = grace
+        self._cancel_queued = cancel_queued
+        self._settle = settle
+        self._abandon = abandon
+
+    def watch(self, job: Job) -> None:
+        """Time a job that has started and has a timeout."""
+        run_time = job.handle.run_time  # not by the wall clock, which may be set
+        timeout = job.options.timeout
+        if run_time is None or timeout is None or job.handle.done():
+            return
+        job.timer = self._loop.call_later(max(0.0, timeout - run_time), self._time_out, job)
+
+    def forget(self, job: Job) -> None:
+        """The job has ended."""
+        for timer in (job.timer, job.grace):
+            if timer is not None:
+                timer.cancel()
+        job.timer = job.grace = None
+
+    def cancel(self, job: Job) -> None:
+        """Tell a job to stop; queued work ends at once."""
+        handle = job.handle
+        if job.stop is not None or handle.done():
+            return
+        handle.cancel_requested = True
+        error = TaskCancelledError(handle.name, handle.id)
+        if not self._cancel_queued(job, error):
+            job.stop = Stop(CANCELLED, error)
+            self._tell(job)
+
+    def _time_out(self, job: Job) -> None:
+        handle, timeout = job.handle, job.options.timeout
+        if handle.done() or timeout is None or handle.run_time is None:
+            return
+        if handle.run_time < timeout:  # uvloop's timers may come up to a millisecond early
+            self.watch(job)
+            return
+        handle.cancel_requested = True
+        told = job.stop is not None
+        job.stop = Stop(TIMED_OUT, TaskTimeoutError(handle.name, handle.id, timeout))
+        if not job.backend.stops_running_tasks:  # its waiters needn't wait for what may never end
+            self._settle(job, TIMED_OUT, None, job.stop.error)
+        if not told:
+            self._tell(job)
+
+    def _tell(self, job: Job) -> None:
+        job.grace = self._loop.call_later(self._grace, self._abandon, job)
+        job.backend.cancel(job)
+
+
+def outcome(
+    job: Job, state: TaskState, value: Any, error: BaseException | None
+) -> tuple[TaskState, Any, BaseException | None]:
+    """Decide how a job that has left its backend has ended, given what it was told. Pure.
+
+    One that was cancelled may still succeed or fail; one that ran out of time has timed out, whatever it did
+    afterwards. An error that it raised on its way out becomes the cause.
+    """
+    stop = job.stop
+    if stop is None:
+        return state, value, error
+    if state is CANCELLED:
+        return stop.state, None, stop.error
+    if stop.state is TIMED_OUT:
+        if state is not SUCCEEDED:
+            stop.error.__cause__ = error
+        return TIMED_OUT, None, stop.error
+    return state, value, error

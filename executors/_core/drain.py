@@ -1,0 +1,148 @@
+"""One deadline over all backends: everything under way ends or is named, and a `DrainReport` says which."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import anyio
+
+from executors._core.admission import Phase
+from executors._core.dispatcher import Dispatcher
+from executors.backends.base import ExecutorBackend
+from executors.errors import ExecutorClosedError
+from executors.handle import SUCCEEDED, TaskHandle
+from executors.reports import DrainedTask, DrainReport
+
+logger = logging.getLogger("executors")
+
+STOP_TIME = 0.5
+"""Seconds that work has to stop once the deadline has passed, before it is abandoned."""
+
+CLOSE_TIME = 0.4
+"""Seconds that the backends have to close, before they are made to."""
+
+
+class Drain:
+    """One drain of an executor, under way from when it is made. On the loop's thread.
+
+    It waits, then stops what is left, then names what doesn't stop, then closes the backends.
+
+    Args:
+        dispatcher: Has the tasks under way.
+        backends: Are closed in the end.
+        timeout: Seconds until what is left is told to stop.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend], timeout: float) -> None:
+        self.report: DrainReport | None = None
+        """What became of the tasks, once it has ended."""
+        self._dispatcher = dispatcher
+        self._backends = backends
+        self._timeout = timeout
+        self._patience = anyio.CancelScope(deadline=anyio.current_time() + timeout)
+        self._failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
+        self._ended = anyio.Event()
+        dispatcher.begin_drain()
+        self._task = dispatcher.loop.spawn(self._run, name="executors._core.drain")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do. Any thread."""
+        return self._ended.is_set()
+
+    def hurry(self, deadline: float = -math.inf) -> None:
+        """Tell what is left to stop no later than at `deadline`, on the event loop's clock: by default now."""
+        self._patience.deadline = min(self._patience.deadline, deadline)
+
+    async def wait(self) -> DrainReport:
+        """Return the report, within the timeout plus a second.
+
+        Raises:
+            Exception: What a backend raised when it was to stop a task. Everything has been let go of then.
+        """
+        await self._ended.wait()
+        if self.report is None:
+            raise self._failure
+        return self.report
+
+    async def _run(self) -> None:
+        try:
+            self.report = await self._drain(self._patience)
+        except self._dispatcher.loop.cancelled_error:
+            if self._dispatcher.loop.spawns_until_closed:  # it is to end, and has cancelled every task, once
+                self.report = await self._drain(anyio.CancelScope(deadline=-math.inf))
+            raise
+        except Exception as error:  # noqa: BLE001  (raised again by those who wait)
+            self._failure = error
+            await self._give_up()
+        finally:
+            self._ended.set()
+
+    async def _drain(self, patience: anyio.CancelScope) -> DrainReport:
+        began = time.monotonic()
+        dispatcher = self._dispatcher
+        with patience:
+            await dispatcher.wait_idle()
+        dispatcher.admission.enter(Phase.CLOSED)
+        for backend in self._backends:
+            backend.expect_no_more()
+        for job in reversed(list(dispatcher.active.values())):  # the queued ones before those whose place they'd take
+            dispatcher.deadlines.cancel(job)
+        await dispatcher.idle_within(STOP_TIME)
+        for job in list(dispatcher.active.values()):
+            dispatcher.abandon(job)
+        stacks = {job.handle.id: job.backend.stack_of(job) for job in dispatcher.still_running.values()}
+        await _close(self._backends, self._timeout - (time.monotonic() - began))
+        handles = list((dispatcher.watched or {}).values())
+        return _report(self._timeout, time.monotonic() - began, handles, stacks)
+
+    async def _give_up(self) -> None:
+        self._dispatcher.admission.enter(Phase.CLOSED)
+        for job in self._dispatcher.active.values():
+            self._dispatcher.deadlines.forget(job)
+        await _close(self._backends, 0.0)
+        self._dispatcher.give_up(f"the executor's drain failed: {self._failure!r}")
+
+
+async def _close(backends: Iterable[ExecutorBackend], left: float) -> None:
+    unclosed = set(backends)
+    patience = max(backend.patience for backend in unclosed)
+
+    async def close(backend: ExecutorBackend) -> None:
+        try:
+            await backend.close()
+        except Exception:
+            logger.exception("the backend %r failed to close", backend.name)
+        else:
+            unclosed.discard(backend)
+
+    with anyio.move_on_after(CLOSE_TIME + max(0.0, min(patience, left))):
+        async with anyio.create_task_group() as group:
+            for backend in tuple(unclosed):
+                group.start_soon(close, backend)
+    for backend in unclosed:
+        backend.kill()
+
+
+def _report(
+    timeout: float, duration: float, handles: Sequence[TaskHandle[Any]], stacks: Mapping[int, str | None]
+) -> DrainReport:
+    unsuccessful = tuple(
+        DrainedTask(
+            handle.id,
+            handle.name,
+            handle.backend,
+            handle.state,
+            handle.id in stacks,
+            handle._error_text,
+            stacks.get(handle.id),
+        )
+        for handle in handles
+        if handle.state is not SUCCEEDED
+    )
+    return DrainReport(timeout, duration, dict(Counter(handle.state for handle in handles)), unsuccessful)

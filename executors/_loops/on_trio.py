@@ -1,0 +1,159 @@
+"""A trio run, behind the seam."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
+from contextvars import Context
+from typing import Any
+
+import trio
+
+from executors._loops.base import Cancellable, EventLoop, Waiter, guarded
+from executors._loops.idle import IdleClock
+
+
+class _TrioWaiter:
+    __slots__ = ("_awake", "_task")
+
+    def __init__(self) -> None:
+        self._awake = False
+        self._task: trio.lowlevel.Task | None = None
+
+    def wake(self) -> None:
+        self._awake = True
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        if not self._awake:
+            self._task = trio.lowlevel.current_task()
+            yield from trio.lowlevel.wait_task_rescheduled(abort).__await__()  # noqa: ASYNC105
+
+
+class _InstrumentClock(IdleClock, trio.abc.Instrument):
+    """Counts the time that trio waits for I/O or for its next deadline."""
+
+    def before_io_wait(self, timeout: float) -> None:
+        if timeout > 0:
+            self.begin()
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.end()
+
+    def stop(self) -> None:
+        with suppress(RuntimeError):  # the run has ended
+            trio.lowlevel.remove_instrument(self)
+
+
+class TrioLoop(EventLoop):
+    """A trio run. What it spawns are system tasks: they outlive the nursery of whoever submitted them."""
+
+    library = "trio"
+    cancelled_error = trio.Cancelled
+    spawns_until_closed = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._token = trio.lowlevel.current_trio_token()
+        self._watches: dict[tuple[str, int], trio.CancelScope] = {}
+
+    def _wake_up(self, function: Callable[[], object]) -> None:
+        self._token.run_sync_soon(function)  # trio.RunFinishedError is a RuntimeError
+
+    def is_current(self) -> bool:
+        if not trio.lowlevel.in_trio_run():
+            return False
+        return trio.lowlevel.current_trio_token() is self._token
+
+    def has_ended(self) -> bool:
+        try:
+            self._token.run_sync_soon(_nothing, idempotent=True)
+        except trio.RunFinishedError:
+            return True
+        return False
+
+    def call_later(self, delay: float, function: Callable[..., object], *args: Any) -> Cancellable:
+        async def timer() -> None:
+            await trio.sleep(delay)
+            guarded(function, *args)
+
+        return self.spawn(timer)
+
+    def call_every(self, period: float, function: Callable[[float, float], object]) -> Cancellable:
+        first = time.monotonic() + period  # not once the task runs: what delays that is to be seen, too
+
+        async def beats() -> None:
+            due = first
+            while True:
+                await trio.sleep(max(0.0, due - time.monotonic()))
+                guarded(function, due, time.monotonic())
+                due = time.monotonic() + period
+
+        return self.spawn(beats)
+
+    def idle_clock(self) -> IdleClock | None:
+        clock = _InstrumentClock()
+        trio.lowlevel.add_instrument(clock)
+        return clock
+
+    def spawn(
+        self,
+        function: Callable[..., Coroutine[Any, Any, object]],
+        *args: Any,
+        context: Context | None = None,
+        name: str | None = None,
+    ) -> Cancellable:
+        scope = trio.CancelScope()
+
+        async def scoped(*args: Any) -> None:
+            with scope:
+                if not scope.cancel_called:
+                    coroutine = function(*args)
+                    del args  # the traceback of an error leads to this frame
+                    await coroutine
+
+        trio.lowlevel.spawn_system_task(scoped, *args, name=name or function, context=context)
+        return scope
+
+    def new_waiter(self) -> Waiter:
+        return _TrioWaiter()
+
+    def _watch(
+        self, kind: str, wait: Callable[[int], Awaitable[None]], fd: int, function: Callable[[], object]
+    ) -> None:
+        async def watch() -> None:
+            while (kind, fd) in self._watches:
+                await wait(fd)
+                guarded(function)
+
+        scope = self.spawn(watch)
+        assert isinstance(scope, trio.CancelScope)
+        self._watches[kind, fd] = scope
+
+    def _unwatch(self, kind: str, fd: int) -> None:
+        scope = self._watches.pop((kind, fd), None)
+        if scope is not None:
+            scope.cancel()
+
+    def add_reader(self, fd: int, function: Callable[[], object]) -> None:
+        self._watch("reader", trio.lowlevel.wait_readable, fd, function)
+
+    def remove_reader(self, fd: int) -> None:
+        self._unwatch("reader", fd)
+
+    def add_writer(self, fd: int, function: Callable[[], object]) -> None:
+        self._watch("writer", trio.lowlevel.wait_writable, fd, function)
+
+    def remove_writer(self, fd: int) -> None:
+        self._unwatch("writer", fd)
+
+
+def _nothing() -> None:
+    """Ask trio whether it still runs."""

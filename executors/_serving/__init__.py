@@ -1,0 +1,1 @@
+"""Runs while a server serves an app, whatever the framework."""

@@ -1,0 +1,360 @@
+"""What is let in: bounds on what is queued, waiters in turn, limits per function, kinds of refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from executors import (
+    Executor,
+    ExecutorClosedError,
+    InvalidTaskError,
+    QueueFullError,
+    TaskCancelledError,
+    TaskHandle,
+    io_bound,
+)
+from executors._core.admission import Admission, Phase
+from executors._loops import running_loop
+from executors.backends import InlineBackend, LoopBackend
+from executors.handle import CANCELLED, QUEUED, RUNNING, SUCCEEDED
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 10.0
+
+
+class Gate:
+    """A thread task that says that it runs, and goes on when it is let."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self) -> None:
+        self.entered.set()
+        assert self.open.wait(PATIENCE)
+
+    async def wait_entered(self) -> None:
+        assert await anyio.to_thread.run_sync(self.entered.wait, PATIENCE)
+
+
+async def test_full_queue_refuses() -> None:
+    """`submit` refuses at once when the queue is full; what runs takes no room there."""
+    gate = Gate()
+    async with Executor(threads=1, processes=0, queue_size=2) as executor:
+        running = executor.submit(gate)
+        await gate.wait_entered()
+        queued = [executor.submit(int) for _ in range(2)]
+        with pytest.raises(QueueFullError, match=r"'thread'.*2.*executor\.run") as caught:
+            executor.submit(int)
+        assert (caught.value.backend, caught.value.limit) == ("thread", 2)
+        assert await executor.run(anyio.lowlevel.checkpoint) is None  # the loop has a queue of its own
+        gate.open.set()
+        assert [await handle for handle in (running, *queued)] == [None, 0, 0]
+        assert await executor.submit(int) == 0
+
+
+async def test_cancelled_queued_tasks_make_room() -> None:
+    """A queued task that is cancelled gives its room back at once."""
+    gate = Gate()
+    async with Executor(threads=1, processes=0, queue_size=1) as executor:
+        executor.submit(gate)
+        await gate.wait_entered()
+        for _ in range(100):
+            handle = executor.submit(int)
+            assert handle.cancel()
+            assert handle.state is CANCELLED
+        last = executor.submit(int)
+        gate.open.set()
+        assert await last == 0
+
+
+async def test_loop_tasks_start_at_once() -> None:
+    """Coroutines start at once, however many: the bound on the queue doesn't hold them up."""
+    async with Executor(processes=0, queue_size=1, shutdown_timeout=0) as executor:
+        handles = [executor.submit(anyio.sleep_forever) for _ in range(50)]
+        assert {handle.state for handle in handles} == {RUNNING}
+
+
+async def test_loop_tasks_wait_with_max_running() -> None:
+    """With `max_running` coroutines queue up, in order, within the bound."""
+    running, most = 0, 0
+
+    async def work() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.lowlevel.checkpoint()
+        running -= 1
+
+    backend = LoopBackend(max_running=2)
+    async with Executor(processes=0, queue_size=5, backends={"loop": backend}) as executor:
+        handles = [executor.submit(work) for _ in range(7)]
+        assert [handle.state for handle in handles] == [RUNNING] * 2 + [QUEUED] * 5
+        with pytest.raises(QueueFullError):
+            executor.submit(work)
+        handles[3].cancel()
+        await executor.wait_idle()
+    assert most == 2
+    starts = [handle.started_at for handle in handles if handle is not handles[3]]
+    assert starts == sorted(starts, key=lambda start: start or 0)
+    assert handles[3].started_at is None
+
+
+async def submit_in_turn(executor: Executor, group: Any, done: list[int], count: int) -> None:
+    async def run(number: int) -> None:
+        await executor.run(int)
+        done.append(number)
+
+    for number in range(count):
+        group.start_soon(run, number)
+        await anyio.wait_all_tasks_blocked()
+
+
+async def test_run_waits_for_room_in_turn() -> None:
+    """`run` waits for room instead of failing, and those that wait get it in their order."""
+    gate, done = Gate(), []
+    async with Executor(threads=1, processes=0, queue_size=1) as executor, anyio.create_task_group() as group:
+        executor.submit(gate)
+        await gate.wait_entered()
+        executor.submit(int)
+        await submit_in_turn(executor, group, done, 5)
+        assert len(executor.tasks) == 2
+        gate.open.set()
+    assert done == list(range(5))
+
+
+async def test_waiting_runs_go_before_new_submits() -> None:
+    """Room that comes free goes to whoever waits: a `submit` that comes later is refused."""
+    gate, done = Gate(), []
+    async with Executor(threads=1, processes=0, queue_size=1) as executor, anyio.create_task_group() as group:
+        executor.submit(gate)
+        await gate.wait_entered()
+        queued = executor.submit(int)
+        await submit_in_turn(executor, group, done, 1)
+        queued.cancel()
+        with pytest.raises(QueueFullError):
+            executor.submit(int)
+        gate.open.set()
+    assert done == [0]
+
+
+async def test_cancelled_waiter_passes_its_place_on() -> None:
+    """A waiter that is cancelled leaves the line; one cancelled just as it got room hands that on."""
+    gate, done = Gate(), []
+    async with Executor(threads=1, processes=0, queue_size=1) as executor, anyio.create_task_group() as group:
+        executor.submit(gate)
+        await gate.wait_entered()
+        queued = executor.submit(int)
+        scopes = [anyio.CancelScope() for _ in range(3)]
+
+        async def run(number: int) -> None:
+            with scopes[number]:
+                await executor.run(int)
+                done.append(number)
+
+        for number in range(3):
+            group.start_soon(run, number)
+            await anyio.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        await anyio.wait_all_tasks_blocked()
+        queued.cancel()  # its room goes to the second
+        scopes[1].cancel()  # who has it, and doesn't know yet
+        await anyio.wait_all_tasks_blocked()
+        assert len(executor.tasks) == 2
+        gate.open.set()
+    assert done == [2]
+    assert executor.snapshot().backends["thread"].queued == 0
+
+
+def test_waiter_cancelled_with_its_place_in_hand_gives_it_back() -> None:
+    """asyncio's own cancellation may hit a waiter that has been woken with its place: the next one gets that."""
+
+    async def main() -> None:
+        admission = Admission(running_loop(), {"inline": InlineBackend()}, 1, lambda: False)
+        admission.admit("inline")
+        first, second = (asyncio.create_task(admission.wait_for_place("inline")) for _ in range(2))
+        await asyncio.sleep(0)
+        admission.left_queue("inline")
+        first.cancel()
+        await asyncio.wait_for(second, PATIENCE)
+        assert first.cancelled()
+        assert admission.queued("inline") == 1
+        admission.left_queue("inline")
+        assert admission.queued("inline") == 0
+
+    asyncio.run(main())
+
+
+async def test_waiter_is_turned_away_by_a_drain() -> None:
+    """A `run` that waits for room when a drain begins is refused, as it isn't accepted yet."""
+    gate, refused = Gate(), []
+    async with Executor(threads=1, processes=0, queue_size=1) as executor, anyio.create_task_group() as group:
+        executor.submit(gate)
+        await gate.wait_entered()
+        executor.submit(int)
+
+        async def run() -> None:
+            with pytest.raises(ExecutorClosedError):
+                await executor.run(int)
+            refused.append(True)
+            gate.open.set()
+
+        group.start_soon(run)
+        await anyio.wait_all_tasks_blocked()
+        report = await executor.drain(PATIENCE)
+    assert refused == [True]
+    assert report.states == {SUCCEEDED: 2}
+
+
+async def test_place_granted_as_the_executor_closes_is_given_back() -> None:
+    """Whoever gets room in the moment of the closing doesn't slip in behind the drain."""
+    admission = Admission(running_loop(), {"inline": InlineBackend()}, 1, lambda: False)
+    admission.admit("inline")
+    refused = []
+
+    async def wait() -> None:
+        with pytest.raises(ExecutorClosedError):
+            await admission.wait_for_place("inline")
+        refused.append(True)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        admission.left_queue("inline")
+        admission.enter(Phase.CLOSED)
+    assert refused == [True]
+    assert admission.queued("inline") == 0
+
+
+async def test_max_concurrency() -> None:
+    """A function with a limit runs so often at a time and no more, on whatever backend."""
+    running, most, lock = 0, 0, threading.Lock()
+    barrier = threading.Barrier(2)  # two of them have to meet, each time
+
+    @io_bound(max_concurrency=2)
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        barrier.wait(PATIENCE)
+        with lock:
+            running -= 1
+
+    async with Executor(threads=4, processes=0) as executor:
+        for _ in range(20):
+            executor.submit(work)
+        await executor.wait_idle()
+    assert most == 2
+
+
+async def test_held_tasks_do_not_hold_others_up() -> None:
+    """What exceeds a function's limit stays queued, and others pass it."""
+    gate = Gate()
+    limited = io_bound(max_concurrency=1)(gate)
+    async with Executor(threads=2, processes=0) as executor:
+        first = executor.submit(limited)
+        await gate.wait_entered()
+        held = [executor.submit(limited) for _ in range(5)]
+        assert await executor.run(int) == 0
+        assert {handle.state for handle in held} == {QUEUED}
+        assert executor.snapshot().backends["thread"].queued == 5
+        gate.open.set()
+        for handle in (first, *held):
+            await handle
+
+
+async def test_held_task_can_be_cancelled() -> None:
+    """A task that is held back is cancelled at once, and the next one goes in its turn."""
+    release = anyio.Event()
+    ran = []
+
+    async def work(number: int) -> None:
+        ran.append(number)
+        await release.wait()
+
+    async with Executor(processes=0) as executor:
+        limited = executor.options(max_concurrency=1)
+        handles = [limited.submit(work, number) for number in range(4)]
+        assert handles[1].cancel()
+        assert handles[1].state is CANCELLED
+        with pytest.raises(TaskCancelledError):
+            await handles[1]
+        release.set()
+        await executor.wait_idle()
+    assert ran == [0, 2, 3]
+
+
+async def test_held_task_of_another_thread_can_be_cancelled_at_once() -> None:
+    """A limited task is cancelled on the loop before word of its submission has arrived there."""
+    async with Executor(processes=0) as executor:
+        handles: list[TaskHandle[int]] = []
+        limited = executor.options(max_concurrency=1)
+        thread = threading.Thread(target=lambda: handles.append(limited.submit(int)))
+        thread.start()
+        thread.join()
+        assert handles[0].cancel()
+        assert handles[0].state is CANCELLED
+        with anyio.fail_after(PATIENCE):
+            await handles[0].wait()
+        assert await limited.run(int) == 0
+
+
+async def test_limit_counts_the_function_itself() -> None:
+    """Partials and methods of one function share its limit; another function has its own."""
+
+    class Service:
+        async def call(self) -> None:
+            await anyio.sleep_forever()
+
+    async def other() -> int:
+        return 5
+
+    async with Executor(processes=0, shutdown_timeout=0) as executor:
+        limited = executor.options(max_concurrency=1)
+        handles = [
+            limited.submit(function)
+            for function in (Service().call, Service().call, functools.partial(Service.call, Service()))
+        ]
+        assert [handle.state for handle in handles] == [RUNNING, QUEUED, QUEUED]
+        assert await limited.run(other) == 5
+
+
+async def test_limited_tasks_end_after_failures_and_timeouts() -> None:
+    """However a limited task ends, the next one gets its place."""
+
+    async def work(number: int) -> int:
+        if number == 0:
+            raise LookupError
+        if number == 1:
+            await anyio.sleep_forever()
+        return number
+
+    async with Executor(processes=0) as executor:
+        handles = [
+            executor.options(max_concurrency=1, timeout=0.01 if number == 1 else None).submit(work, number)
+            for number in range(4)
+        ]
+        for handle in handles:
+            await handle.wait()
+            handle.exception()
+        assert [handle.state for handle in handles] == ["failed", "timed_out", "succeeded", "succeeded"]
+
+
+async def test_refusals_take_no_room() -> None:
+    """What is refused as no task doesn't count as queued afterwards."""
+    async with Executor(threads=1, processes=0, queue_size=1) as executor:
+        for _ in range(3):
+            with pytest.raises(InvalidTaskError):
+                executor.submit(5)  # type: ignore[arg-type]
+        assert executor.snapshot().backends["thread"].queued == 0
+        assert await executor.run(int) == 0

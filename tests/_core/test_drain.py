@@ -1,0 +1,428 @@
+"""The drain: one deadline over all backends, and a report of what became of every task."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+from thread_work import ThreadWork
+
+from executors import ConfigurationError, DrainReport, Executor, ExecutorClosedError, TaskState, WrongThreadError
+from executors.backends import ExecutorBackend, Job, LoopBackend
+from executors.context import current_task
+from executors.events import TaskAbandoned, TaskEvent
+from executors.handle import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 10.0
+SLACK = 1.0
+"""What a drain may take beyond its timeout."""
+
+
+async def deaf(release: anyio.Event) -> None:
+    while not release.is_set():
+        try:
+            with anyio.CancelScope(shield=True):
+                await release.wait()
+        except anyio.get_cancelled_exc_class():
+            continue
+
+
+def until_told() -> None:
+    while True:
+        current_task().check_cancelled()
+        threading.Event().wait(0.001)
+
+
+async def fail() -> None:
+    await anyio.sleep(0.01)
+    raise LookupError("broken")
+
+
+async def test_nothing_under_way() -> None:
+    """A drain of an idle executor is over at once, and clean."""
+    async with Executor(processes=0) as executor:
+        assert await executor.run(int) == 0
+        report = await executor.drain(PATIENCE)
+        assert report.clean
+        assert report.states == {}
+        assert report.duration < SLACK
+        assert "nothing under way" in str(report)
+
+
+async def test_brought_forward() -> None:
+    """A second call brings the deadline of the drain forward if it says a shorter timeout, and never puts it off."""
+    async with Executor(processes=0, shutdown_timeout=SLACK) as executor:
+        handle = executor.submit(anyio.sleep_forever)
+        async with anyio.create_task_group() as group:
+            group.start_soon(executor.drain, PATIENCE)
+            await anyio.lowlevel.checkpoint()
+            group.start_soon(executor.drain)
+            group.start_soon(executor.drain, 2 * PATIENCE)
+            with anyio.move_on_after(1.5 * SLACK):
+                await handle.wait()
+            assert not handle.done()
+            report = await executor.drain(0)
+    assert handle.state is CANCELLED
+    assert report.timeout == PATIENCE
+    assert report.duration < PATIENCE / 2
+
+
+async def test_waits_for_what_is_under_way() -> None:
+    """Running and queued tasks get the time to end well, and count in the report."""
+    work, event = ThreadWork(), anyio.Event()
+    async with Executor(threads=1, processes=0) as executor:
+        handles: list[Any] = [executor.submit(work), executor.submit(int), executor.submit(event.wait)]
+
+        async def release() -> None:
+            await anyio.wait_all_tasks_blocked()
+            assert executor.phase == "draining"
+            work.release.set()
+            event.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(release)
+            report = await executor.drain(PATIENCE)
+        assert [handle.state for handle in handles] == [SUCCEEDED] * 3
+        assert report.states == {SUCCEEDED: 3}
+        assert report.clean
+        assert executor.drain_report is report
+
+
+async def test_report_names_what_did_not_succeed() -> None:
+    """Every task that failed, timed out or had to be stopped is in the report, by name, state and error."""
+    work = ThreadWork(current_task().check_cancelled)
+    async with Executor(threads=1, processes=0) as executor:
+        executor.options(name="fine").submit(anyio.lowlevel.checkpoint)
+        failed = executor.options(name="failed").submit(fail)
+        slow = executor.options(name="slow", timeout=0.01).submit(anyio.sleep_forever)
+        endless = executor.options(name="endless").submit(anyio.sleep_forever)
+        listening = executor.options(name="listening").submit(until_told)
+        queued = executor.options(name="queued").submit(work)
+        report = await executor.drain(0.05)
+    found = {task.name: (task.id, task.state, task.backend, task.abandoned) for task in report.unsuccessful}
+    assert found == {
+        "failed": (failed.id, FAILED, "loop", False),
+        "slow": (slow.id, TIMED_OUT, "loop", False),
+        "endless": (endless.id, CANCELLED, "loop", False),
+        "listening": (listening.id, CANCELLED, "thread", False),
+        "queued": (queued.id, CANCELLED, "thread", False),
+    }
+    assert report.states == {SUCCEEDED: 1, FAILED: 1, TIMED_OUT: 1, CANCELLED: 3}
+    assert not report.clean
+    assert report.abandoned == ()
+    assert report.timeout == 0.05
+    assert "'failed'" in str(report)
+    assert "LookupError: broken" in str(report)
+    assert not work.entered.is_set()
+
+
+async def test_stuck_thread_is_named_with_its_stack() -> None:
+    """A thread that doesn't listen is abandoned, and the report shows where it stands."""
+    work = ThreadWork()
+    async with Executor(threads=1, processes=0) as executor:
+        handle = executor.options(name="stuck").submit(work)
+        await work.wait_entered()
+        began = time.monotonic()
+        report = await executor.drain(0.05)
+        assert time.monotonic() - began < 0.05 + SLACK
+    (task,) = report.abandoned
+    assert (task.name, task.state) == ("stuck", CANCELLED)
+    assert task.stack is not None
+    assert "self.release.wait(PATIENCE)" in task.stack
+    assert "its work still runs" in str(report)
+    assert "release.wait" in str(report)
+    assert handle.abandoned
+    work.release.set()
+
+
+async def test_thread_abandoned_before_the_drain_is_named() -> None:
+    """A thread that was abandoned earlier and is still stuck is left after the drain: the report names it."""
+    stuck, back = ThreadWork(), ThreadWork()
+    abandoned: list[TaskEvent] = []
+    both = anyio.Event()
+
+    def hook(event: TaskEvent, /) -> None:
+        if isinstance(event, TaskAbandoned):
+            abandoned.append(event)
+            if len(abandoned) == 2:
+                both.set()
+
+    async with Executor(threads=2, processes=0, cancel_grace=0.01, hooks=[hook]) as executor:
+        for work, name in ((stuck, "stuck"), (back, "back")):
+            executor.options(timeout=0.01, name=name).submit(work)._mark_seen()
+        with anyio.fail_after(PATIENCE):
+            await both.wait()
+        assert executor._dispatcher is not None
+        back.release.set()
+        while len(executor._dispatcher.still_running) > 1:
+            await anyio.lowlevel.checkpoint()
+        report = await executor.drain(PATIENCE)
+        assert report.duration < SLACK
+    assert [(task.name, task.state) for task in report.abandoned] == [("stuck", TIMED_OUT)]
+    assert "release.wait" in str(report)
+    stuck.release.set()
+
+
+async def test_deaf_coroutine_is_named() -> None:
+    """A coroutine that doesn't listen is abandoned and named; the drain doesn't wait for it."""
+    release = anyio.Event()
+    async with Executor(processes=0) as executor:
+        executor.options(name="deaf").submit(deaf, release)
+        await anyio.wait_all_tasks_blocked()
+        report = await executor.drain(0)
+    assert [(task.name, task.state) for task in report.abandoned] == [("deaf", CANCELLED)]
+    assert report.duration < SLACK
+    release.set()
+
+
+async def test_drain_zero_stops_at_once() -> None:
+    """With no time to wait, work is told to stop at once, and may still listen."""
+    async with Executor(threads=1, processes=0) as executor:
+        handles: list[Any] = [executor.submit(anyio.sleep_forever), executor.submit(until_told)]
+        report = await executor.drain(0)
+    assert [handle.state for handle in handles] == [CANCELLED] * 2
+    assert report.abandoned == ()
+    assert report.duration < SLACK
+
+
+async def test_second_drain_shares_the_first() -> None:
+    """All who drain get the one report of the one drain, also after it."""
+    release, reports = anyio.Event(), []
+    async with Executor(processes=0) as executor:
+        executor.submit(release.wait)
+
+        async def drain() -> None:
+            reports.append(await executor.drain(PATIENCE))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(drain)
+            await anyio.wait_all_tasks_blocked()
+            release.set()
+        await drain()
+    assert len(reports) == 4
+    assert all(report is reports[0] for report in reports)
+    assert executor.drain_report is reports[0]
+
+
+async def test_cancelled_drain_goes_on() -> None:
+    """Cancelling a call of `drain` doesn't stop the drain itself."""
+    release = anyio.Event()
+    async with Executor(processes=0) as executor:
+        handle = executor.submit(release.wait)
+        with anyio.move_on_after(0.01) as scope:
+            await executor.drain(PATIENCE)
+        assert scope.cancelled_caught
+        assert executor.phase == "draining"
+        assert not handle.done()
+        release.set()
+        assert (await executor.drain()).states == {SUCCEEDED: 1}
+
+
+async def test_outside_is_refused_and_inside_accepted() -> None:
+    """During a drain, unfinished tasks may submit, from loop and thread; nobody else may."""
+    begun, release = anyio.Event(), ThreadWork()
+    inner: list[Any] = []
+
+    async def on_loop() -> None:
+        await begun.wait()
+        inner.append(executor.submit(int))
+        inner.append(await executor.run(int))
+        async for value in executor.map(int, ["1", "2"]):
+            inner.append(value)
+
+    def in_thread() -> None:
+        release()
+        inner.append(executor.submit(int).result(PATIENCE))
+
+    async with Executor(threads=2, processes=0) as executor:
+        handles = [executor.options(name="outer").submit(function) for function in (on_loop, in_thread)]
+        await release.wait_entered()
+
+        async def meddle() -> None:
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(ExecutorClosedError, match="draining"):
+                executor.submit(int)
+            with pytest.raises(ExecutorClosedError, match="draining"):
+                await executor.run(int)
+            with pytest.raises(ExecutorClosedError):
+                await anyio.to_thread.run_sync(executor.submit, int)
+            begun.set()
+            release.release.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(meddle)
+            report = await executor.drain(PATIENCE)
+        assert [handle.state for handle in handles] == [SUCCEEDED] * 2
+        assert len(inner) == 5
+        assert report.states == {SUCCEEDED: 7}  # two outer ones, and what they submitted
+        with pytest.raises(ExecutorClosedError, match="has been drained"):
+            executor.submit(int)
+
+
+async def test_finished_task_is_outside() -> None:
+    """What a task left behind in its context isn't inside any more once the task has ended."""
+    release, refused = anyio.Event(), anyio.Event()
+
+    async def straggler() -> None:
+        await release.wait()
+        with pytest.raises(ExecutorClosedError):
+            executor.submit(int)
+        refused.set()
+
+    async with anyio.create_task_group() as group, Executor(processes=0) as executor:
+
+        async def work() -> None:
+            group.start_soon(straggler)
+
+        blocker = executor.submit(refused.wait)
+        await executor.run(work)
+        group.start_soon(executor.drain, PATIENCE)
+        await anyio.wait_all_tasks_blocked()
+        release.set()
+        await blocker
+
+
+async def test_inside_is_refused_after_the_deadline() -> None:
+    """A task that is told to stop at the deadline can't submit any more."""
+    refused = []
+
+    async def work() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with pytest.raises(ExecutorClosedError):
+                executor.submit(int)
+            refused.append(True)
+
+    async with Executor(processes=0) as executor:
+        executor.submit(work)
+        await anyio.wait_all_tasks_blocked()
+        await executor.drain(0.01)
+    assert refused == [True]
+
+
+class Unclosable(ExecutorBackend):
+    """A backend that doesn't close in time, or fails to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.killed = False
+
+    def submit(self, job: Job) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        if self.error is not None:
+            raise self.error
+        await anyio.sleep_forever()
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+async def test_backends_that_do_not_close_are_killed(caplog: pytest.LogCaptureFixture) -> None:
+    """A backend that hangs or fails in its close is killed, and the drain is in time."""
+    hanging, failing = Unclosable(), Unclosable(RuntimeError("can't close"))
+    async with Executor(processes=0, backends={"hanging": hanging, "failing": failing}) as executor:
+        report = await executor.drain(0)
+    assert hanging.killed
+    assert failing.killed
+    assert report.duration < SLACK
+    assert "can't close" in caplog.text
+    assert "'failing'" in caplog.text
+
+
+async def test_a_thousand_queued_tasks_are_cancelled_before_any_starts() -> None:
+    """At the deadline what is queued is cancelled: none of it starts when running work gets out of the way."""
+    ran = []
+    async with Executor(threads=1, processes=0) as executor:
+        first = executor.submit(until_told)
+        for number in range(3000):
+            executor.submit(ran.append, number)
+        report = await executor.drain(0)
+    assert first.state is CANCELLED
+    assert ran == []
+    assert report.states == {CANCELLED: 3001}
+
+
+async def test_submissions_race_with_a_drain() -> None:
+    """Whatever other threads get accepted while a drain runs has ended, and nothing runs, when it is over."""
+    for _ in range(10):
+        accepted, barrier = [], threading.Barrier(4)
+
+        def submit(executor: Executor, accepted: list[Any] = accepted, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait(PATIENCE)
+            while True:
+                try:
+                    accepted.append(executor.submit(int))
+                except ExecutorClosedError:
+                    return
+
+        async with Executor(threads=2, processes=0, queue_size=10**6) as executor:
+            threads = [threading.Thread(target=submit, args=(executor,)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            barrier.wait(PATIENCE)
+            report = await executor.drain(PATIENCE)
+            for thread in threads:
+                thread.join()
+            await anyio.wait_all_tasks_blocked()
+            assert all(handle.done() for handle in accepted)
+            assert set(report.states) <= {SUCCEEDED, CANCELLED}
+            assert executor.tasks == ()
+
+
+async def test_bad_timeouts_are_refused() -> None:
+    """A drain's timeout is a finite number of at least zero; a bad one begins no drain."""
+    async with Executor(processes=0) as executor:
+        for timeout in (-1, float("nan"), float("inf"), "5"):
+            with pytest.raises(ConfigurationError, match="timeout"):
+                await executor.drain(timeout)  # type: ignore[arg-type]
+        assert executor.phase == "open"
+
+
+async def test_drain_before_the_start_and_from_elsewhere() -> None:
+    """Only an executor that has been started can be drained, on its own loop."""
+    with pytest.raises(ExecutorClosedError, match="hasn't been started"):
+        await Executor(processes=0).drain()
+    async with Executor(processes=0) as executor:
+
+        def elsewhere() -> None:
+            with pytest.raises(WrongThreadError):
+                anyio.run(executor.drain)
+
+        await anyio.to_thread.run_sync(elsewhere)
+        assert executor.phase == "open"
+
+
+async def test_waiting_coroutines_are_cancelled_with_max_running() -> None:
+    """Coroutines that queue for a bounded loop never start once the deadline has passed."""
+    started = []
+
+    async def work(number: int) -> None:
+        started.append(number)
+        await anyio.sleep_forever()
+
+    async with Executor(processes=0, backends={"loop": LoopBackend(max_running=1)}) as executor:
+        for number in range(5):
+            executor.submit(work, number)
+        await anyio.wait_all_tasks_blocked()
+        report = await executor.drain(0)
+    assert started == [0]
+    assert report.states == {CANCELLED: 5}
+
+
+def test_report_is_a_value() -> None:
+    """A report is frozen, and tells the numbers by state."""
+    report = DrainReport(5.0, 0.25, {TaskState.SUCCEEDED: 2}, ())
+    with pytest.raises(AttributeError):
+        report.timeout = 1.0  # type: ignore[misc]
+    assert str(report) == "drained in 0.25 s of 5 s: 2 succeeded"

@@ -1,0 +1,295 @@
+"""`map`: in order, bounded, lazy, ended by its first failure or by whoever leaves it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from executors import ConfigurationError, Executor, ExecutorClosedError, InvalidTaskError, TaskCancelledError
+from executors import handle as handle_module
+from executors._core.mapping import UNBOUNDED_BUFFER
+from executors.handle import CANCELLED
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 10.0
+
+
+class Counting:
+    """An infinite iterator that knows how far it was asked."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        self.taken += 1
+        return self.taken - 1
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+async def async_square(x: int) -> int:
+    await anyio.lowlevel.checkpoint()
+    return x * x
+
+
+async def fail_at_three(x: int) -> int:
+    if x == 3:
+        raise LookupError("three")
+    if x > 3:
+        await anyio.sleep_forever()
+    return x
+
+
+@pytest.mark.parametrize("function", [square, async_square])
+@pytest.mark.parametrize("options", [{}, {"chunksize": 7}, {"buffersize": 1}, {"chunksize": 1}, {"chunksize": 1000}])
+async def test_results_come_in_order(function: Any, options: dict[str, Any]) -> None:
+    """Results are in the order of the items, however they are cut up."""
+    async with Executor(threads=3, processes=0) as executor:
+        async with executor.map(function, range(100), **options) as results:
+            assert [value async for value in results] == [x * x for x in range(100)]
+        assert [value async for value in executor.map(function, [], **options)] == []
+
+
+async def test_order_does_not_depend_on_who_is_first() -> None:
+    """A slow first item holds back the results of the others, not their work."""
+    release, second_ran = anyio.Event(), anyio.Event()
+
+    async def work(x: int) -> int:
+        if x == 0:
+            await release.wait()
+        if x == 1:
+            second_ran.set()
+        return x
+
+    async with Executor(processes=0) as executor, anyio.create_task_group() as group:
+        values = []
+
+        async def consume() -> None:
+            async with executor.map(work, range(3)) as results:
+                values.extend([value async for value in results])
+
+        group.start_soon(consume)
+        with anyio.fail_after(PATIENCE):
+            await second_ran.wait()
+        assert values == []
+        release.set()
+    assert values == [0, 1, 2]
+
+
+async def test_several_iterables() -> None:
+    """The function gets an item of each iterable, until the shortest ends."""
+    async with Executor(threads=2, processes=0) as executor:
+        results = executor.map(pow, [2, 3, 4], itertools.repeat(2))
+        assert [value async for value in results] == [4, 9, 16]
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "most"),
+    [(square, {}, 2 * 3), (async_square, {}, UNBOUNDED_BUFFER), (square, {"buffersize": 4, "chunksize": 5}, 4 * 5)],
+)
+async def test_items_are_taken_as_results_are_consumed(function: Any, options: Any, most: int) -> None:
+    """An infinite iterator is fine: no more items are taken than the buffer has room for."""
+    items = Counting()
+    chunk = options.get("chunksize", 1)
+    async with Executor(threads=3, processes=0) as executor:
+        results = executor.map(function, items, **options)
+        assert items.taken == 0
+        async with results:
+            consumed = 0
+            async for value in results:
+                assert value == consumed**2
+                consumed += 1
+                assert items.taken <= consumed + most + chunk
+                if consumed == 50:
+                    break
+        assert items.taken <= 50 + most + chunk
+
+
+async def test_full_queue_holds_map_up() -> None:
+    """`map` waits for room in the queue instead of failing."""
+    async with Executor(threads=1, processes=0, queue_size=1) as executor:
+        results = executor.map(square, range(50), buffersize=20)
+        assert [value async for value in results] == [x * x for x in range(50)]
+
+
+async def test_first_failure_is_raised_in_its_place() -> None:
+    """What comes before the first failure is delivered, the rest is cancelled, and nothing comes after it."""
+    async with Executor(processes=0) as executor:
+        values = []
+        results = executor.map(fail_at_three, range(10))
+        with pytest.raises(LookupError, match="three"):
+            async for value in results:
+                values.append(value)
+        assert values == [0, 1, 2]
+        await executor.wait_idle()
+        assert executor.snapshot().finished == {"succeeded": 3, "failed": 1, CANCELLED: 6}
+        assert [value async for value in results] == []
+
+
+async def test_failure_in_a_chunk_fails_the_chunk() -> None:
+    """With chunks a failure takes the place of its whole chunk."""
+
+    def work(x: int) -> int:
+        if x == 5:
+            raise LookupError("five")
+        return x
+
+    async with Executor(threads=2, processes=0) as executor:
+        values = []
+        with pytest.raises(LookupError, match="five"):
+            async for value in executor.map(work, range(20), chunksize=4):
+                values.append(value)
+        assert values == [0, 1, 2, 3]
+
+
+async def test_leaving_the_block_cancels_the_rest() -> None:
+    """Who leaves the block early ends what is under way."""
+    async with Executor(processes=0) as executor:
+        async with executor.map(fail_at_three, itertools.chain([0], itertools.count(4))) as results:
+            async for value in results:
+                assert value == 0
+                break
+        with anyio.fail_after(PATIENCE):
+            await executor.wait_idle()
+        assert set(executor.snapshot().finished) == {"succeeded", CANCELLED}
+
+
+async def test_forgetting_the_results_cancels_the_rest() -> None:
+    """A plain `async for` that is left early ends what is under way too, once the results are forgotten."""
+    async with Executor(processes=0) as executor:
+        async for value in executor.map(fail_at_three, itertools.chain([0], itertools.count(4))):
+            assert value == 0
+            break
+        with anyio.fail_after(PATIENCE):
+            await executor.wait_idle()
+
+
+async def test_forgetting_takes_no_lock() -> None:
+    """The garbage collector may come at any time: forgetting results waits for no lock that this thread holds."""
+    async with Executor(processes=0) as executor:
+        results = executor.map(fail_at_three, itertools.chain([0], itertools.count(4)))
+        assert await anext(results) == 0
+        with handle_module._transition:
+            del results  # as a collection might, in the middle of a change of state
+        with anyio.fail_after(PATIENCE):
+            await executor.wait_idle()
+
+
+async def test_cancelled_consumer_cancels_the_rest() -> None:
+    """A consumer that is cancelled while it waits for a result ends what is under way."""
+    async with Executor(processes=0) as executor:
+        with anyio.move_on_after(0.01) as scope:
+            async for value in executor.map(fail_at_three, [0, 4, 5, 6]):
+                assert value == 0
+        assert scope.cancelled_caught
+        with anyio.fail_after(PATIENCE):
+            await executor.wait_idle()
+
+
+async def test_leaving_cancels_threads_too() -> None:
+    """Thread tasks of a map that was left see that they should stop, and queued ones never start."""
+    entered, release, ran = threading.Event(), threading.Event(), []
+
+    def work(x: int) -> None:
+        ran.append(x)
+        if x == 1:
+            entered.set()
+            assert release.wait(PATIENCE)
+
+    async with Executor(threads=1, processes=0) as executor:
+        async with executor.map(work, range(50), buffersize=10) as results:
+            async for _ in results:
+                assert await anyio.to_thread.run_sync(entered.wait, PATIENCE)
+                break
+        release.set()
+        await executor.wait_idle()
+    assert ran == [0, 1]
+
+
+async def test_task_of_a_map_that_somebody_cancels() -> None:
+    """A task of a map that somebody else cancels raises in its place, as an error of ours."""
+    async with Executor(processes=0) as executor, anyio.create_task_group() as group:
+        caught = []
+
+        async def consume() -> None:
+            with pytest.raises(TaskCancelledError):
+                await anext(executor.map(fail_at_three, [4, 5]))
+            caught.append(True)
+
+        group.start_soon(consume)
+        await anyio.wait_all_tasks_blocked()
+        executor.tasks[0].cancel()
+    assert caught == [True]
+
+
+async def test_iterable_that_fails() -> None:
+    """What the iterable raises comes out of the map in its place, after the results of the items before it."""
+
+    def items() -> Iterator[int]:
+        yield from (1, 2, 3)
+        raise OSError("no more")
+
+    async with Executor(processes=0) as executor:
+        for chunksize in (None, 2):
+            found = []
+            with pytest.raises(OSError, match="no more"):
+                async for square in executor.map(async_square, items(), chunksize=chunksize):
+                    found.append(square)
+            assert found == [1, 4, 9]
+
+
+async def test_chunk_of_plain_functions_that_return_awaitables() -> None:
+    """What the functions of a chunk return to await is awaited, as that of a single task is."""
+    async with Executor(processes=0) as executor:
+        squares = executor.map(lambda number: async_square(number), [1, 2, 3], chunksize=2)
+        assert [square async for square in squares] == [1, 4, 9]
+
+
+async def test_works_as_a_generator_does() -> None:
+    """The results can be iterated by hand."""
+    async with Executor(processes=0) as executor:
+        results = executor.map(async_square, [1, 2])
+        assert aiter(results) is results
+        assert await anext(results) == 1
+        assert await anext(results) == 4
+        with pytest.raises(StopAsyncIteration):
+            await anext(results)
+
+
+async def test_bad_input_is_refused_at_once() -> None:
+    """Sizes, functions and iterables are checked by `map` itself, before anything is taken."""
+    async with Executor(processes=0) as executor:
+        for what in ("chunksize", "buffersize"):
+            for size in (0, -1, 1.5, "2", True):
+                with pytest.raises(ConfigurationError, match=what):
+                    executor.map(square, [1], **{what: size})  # type: ignore[arg-type]
+        with pytest.raises(InvalidTaskError, match="something to iterate"):
+            executor.map(square)
+        with pytest.raises(InvalidTaskError):
+            executor.map(5, [1])  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            executor.map(square, 5)  # type: ignore[arg-type]
+
+
+async def test_drain_ends_a_map_from_outside() -> None:
+    """A map that is consumed from outside gets no more tasks in once a drain has begun."""
+    async with Executor(processes=0) as executor:
+        results = executor.map(async_square, itertools.count(), buffersize=2)
+        assert await anext(results) == 0
+        await executor.drain(PATIENCE)
+        with pytest.raises(ExecutorClosedError):
+            async for _ in results:
+                pass

@@ -1,0 +1,54 @@
+"""What must not get lost when `asyncio.run` cancels all tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import copy_context
+
+import anyio
+import pytest
+
+from executors._loops import running_loop
+from executors._serving.spawning import Spawned
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[{}, {"use_uvloop": True}], ids=["asyncio", "uvloop"])
+def anyio_backend(request):
+    """Run on asyncio's loop and uvloop's; a run of trio cancels otherwise."""
+    return "asyncio", request.param
+
+
+async def test_cancelled_before_its_first_step():
+    """It is entered all the same, once, and hears of a cancellation that comes later."""
+    heard = []
+
+    async def function():
+        heard.append("entered")
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            heard.append("cancelled")
+            raise
+
+    before = asyncio.all_tasks()
+    spawned = Spawned(running_loop(), function, copy_context())
+    for _ in range(3):
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        await anyio.wait_all_tasks_blocked()
+    assert heard == ["entered", "cancelled"]
+    assert spawned is not None
+
+
+async def test_cancelled_by_its_owner():
+    """Its owner's cancellation holds, before the first step, too."""
+    heard = []
+
+    async def function():
+        heard.append("entered")
+
+    Spawned(running_loop(), function, copy_context()).cancel()
+    await anyio.wait_all_tasks_blocked()
+    assert not heard

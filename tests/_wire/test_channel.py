@@ -1,0 +1,372 @@
+"""Framing: whatever the sizes, and however the bytes arrive, frames come out as they went in."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import accumulate
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from executors._loops import running_loop
+from executors._wire.channel import BlockingChannel, LoopChannel
+from executors._wire.frames import MESSAGE_SIZE, Frame, FrameReader, FrameType, GarbledError, frame, messages
+from executors.backends.process.worker_process import JOB_SOCKET_TYPE
+
+SIZES = st.one_of(st.integers(0, 60), st.integers(65_000, 66_000), st.integers(0, 300_000))
+"""Around nothing, around the size of a message, and beyond."""
+
+TYPES = st.sampled_from(sorted({socket.SOCK_STREAM, JOB_SOCKET_TYPE}))
+CUTS = st.lists(st.integers(1, MESSAGE_SIZE), min_size=1, max_size=30)
+
+KEEPS_MESSAGES = pytest.mark.skipif(JOB_SOCKET_TYPE == socket.SOCK_STREAM, reason="the system's sockets keep none")
+
+AT = [(number, 0.0) for number in range(6)]
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """The loop makes no difference to framing."""
+    return "asyncio", {}
+
+
+@contextmanager
+def opened(kind: int) -> Iterator[Pair]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture(params=sorted({socket.SOCK_STREAM, JOB_SOCKET_TYPE}), ids=lambda kind: kind.name)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two ends of a socketpair, a byte stream or one that keeps messages."""
+    with opened(request.param) as ends:
+        yield ends
+
+
+def body_of(size: int, seed: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def chunks_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
+    """Cut `data` into pieces of the given sizes, the last of them repeated as often as needed."""
+    at = 0
+    for end in accumulate([*cuts[:-1], max(cuts[-1], 5_000)]):
+        if at < len(data):
+            yield data[at:end]
+            at = end
+    for begin in range(at, len(data), max(cuts[-1], 5_000)):
+        yield data[begin : begin + max(cuts[-1], 5_000)]
+
+
+def fail(detail: str) -> None:
+    raise AssertionError(detail)
+
+
+def texts(channel: BlockingChannel, count: int) -> list[bytes]:
+    return [bytes(channel.receive()[3]) for _ in range(count)]
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(kind=TYPES, sizes=st.lists(SIZES, max_size=8), cuts=CUTS)
+def test_any_frames_are_read_in_any_chunks(kind: int, sizes: list[int], cuts: list[int]) -> None:
+    """Frames of random sizes, written in random chunks and read after each, arrive whole and in order."""
+    sent = [(int(FrameType.VALUE), number, number / 4, body_of(size, number)) for number, size in enumerate(sizes)]
+    stream = b"".join(frame(FrameType.VALUE, body, number, cpu_time) for _, number, cpu_time, body in sent)
+    received: list[tuple[int, int, float, bytes]] = []
+    with opened(kind) as (ours, theirs):
+        reader = FrameReader(ours)
+        for chunk in chunks_of(stream, cuts):
+            theirs.sendall(chunk)
+            received += [(*found[:3], bytes(found[3])) for found in reader.receive()]
+        theirs.close()
+        with pytest.raises(EOFError):
+            reader.receive()
+    assert received == sent
+
+
+@settings(max_examples=50, deadline=None)
+@given(kind=TYPES, sizes=st.lists(SIZES, max_size=6), cuts=CUTS)
+def test_the_worker_reads_any_frames_in_any_chunks(kind: int, sizes: list[int], cuts: list[int]) -> None:
+    """The worker's end waits for what is missing, and tells when the parent is gone."""
+    bodies = [body_of(size, number) for number, size in enumerate(sizes)]
+    stream = b"".join(frame(FrameType.JOB, body, number) for number, body in enumerate(bodies))
+
+    def write(sock: socket.socket) -> None:
+        for chunk in chunks_of(stream, cuts):
+            sock.sendall(chunk)
+        sock.shutdown(socket.SHUT_WR)
+
+    with opened(kind) as (ours, theirs):
+        thread = threading.Thread(target=write, args=(ours,))
+        thread.start()
+        channel = BlockingChannel(theirs)
+        assert [channel.receive() for _ in bodies] == [
+            (FrameType.JOB, *at, body) for at, body in zip(AT, bodies, strict=False)
+        ]
+        with pytest.raises(EOFError):
+            channel.receive()
+        thread.join()
+
+
+@KEEPS_MESSAGES
+@settings(max_examples=50, deadline=None)
+@given(groups=st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=5), min_size=1, max_size=10))
+def test_a_message_stays_in_the_socket_until_those_before_are_used_up(groups: list[list[int]]) -> None:
+    """While the worker has a frame left of one message, the next can be taken back: it hasn't been read."""
+    sent = [b"".join(frame(FrameType.JOB, body_of(size, size)) for size in sizes) for sizes in groups]
+    with opened(socket.SOCK_SEQPACKET) as (ours, theirs):
+        for message in sent:
+            ours.send(message)
+        channel = BlockingChannel(theirs)
+        for number, sizes in enumerate(groups):
+            for size in sizes:
+                assert channel.receive()[3] == body_of(size, size)
+                if number + 1 < len(sent):
+                    assert theirs.recv(MESSAGE_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT) == sent[number + 1]
+
+
+@KEEPS_MESSAGES
+def test_a_large_frame_leaves_the_next_message_in_the_socket() -> None:
+    """A frame that takes several messages, the last one not full, is read to its end and no further."""
+    with opened(socket.SOCK_SEQPACKET) as (ours, theirs):
+        BlockingChannel(ours).send([frame(FrameType.JOB, b"x" * 100_000)])
+        ours.send(frame(FrameType.JOB, b"next"))
+        BlockingChannel(theirs).receive()
+        assert theirs.recv(MESSAGE_SIZE, socket.MSG_DONTWAIT) == frame(FrameType.JOB, b"next")
+
+
+@KEEPS_MESSAGES
+def test_a_message_that_was_taken_back_is_not_read() -> None:
+    """Who takes a message from a duplicate of the worker's end has it, and the worker goes on with the next."""
+    with opened(socket.SOCK_SEQPACKET) as (ours, theirs), theirs.dup() as duplicate:
+        for body in (b"first", b"second", b"third"):
+            ours.send(frame(FrameType.JOB, body))
+        channel = BlockingChannel(theirs)
+        assert channel.receive()[3] == b"first"
+        assert duplicate.recv(MESSAGE_SIZE, socket.MSG_DONTWAIT) == frame(FrameType.JOB, b"second")
+        assert channel.receive()[3] == b"third"
+        with pytest.raises(BlockingIOError):
+            duplicate.recv(MESSAGE_SIZE, socket.MSG_DONTWAIT)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"x" * 1000, frame(FrameType.VALUE, b"")[:-8] + b"\xff" * 8],
+    ids=["of no kind", "of an impossible length"],
+)
+def test_what_is_no_frame_is_refused(pair: Pair, garbage: bytes) -> None:
+    """What a task has written into the socket is told from frames, and asks for no memory that isn't there."""
+    ours, theirs = pair
+    theirs.send(garbage)
+    with pytest.raises(GarbledError):
+        FrameReader(ours).receive()
+
+
+@pytest.mark.anyio
+async def test_the_parent_hears_once_of_garbage(pair: Pair) -> None:
+    """After it nothing more is read."""
+    ours, theirs = pair
+    heard: list[str] = []
+    told = anyio.Event()
+
+    def on_garbled(detail: str) -> None:
+        heard.append(detail)
+        told.set()
+
+    with closing(LoopChannel(ours, running_loop(), lambda _: None, on_garbled)):
+        theirs.send(b"x" * 100)
+        await told.wait()
+        theirs.send(b"x" * 100)
+        await anyio.wait_all_tasks_blocked()
+    assert len(heard) == 1
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(SIZES | st.just(MESSAGE_SIZE), st.sampled_from([bytes, bytearray, memoryview])), max_size=8))
+def test_messages_are_cut_and_joined(shapes: list[tuple[int, type]]) -> None:
+    """Joined, the messages are what the parts were; none is empty or too large, and small parts are together."""
+    parts = [make(body_of(size, number)) for number, (size, make) in enumerate(shapes)]
+    found = messages(parts)
+    assert b"".join(found) == b"".join(parts)
+    assert all(0 < len(message) <= MESSAGE_SIZE for message in found)
+    if sum(map(len, parts)) <= MESSAGE_SIZE:
+        assert len(found) <= 1
+
+
+@pytest.mark.anyio
+async def test_both_ends_carry_more_than_the_socket_holds(pair: Pair) -> None:
+    """Bodies of megabytes, small ones among them, travel both ways at once without either end losing its place."""
+    ours, theirs = pair
+    received: list[bytes] = []
+    done = anyio.Event()
+    bodies = [body_of(size, size) for size in (3_000_000, 0, 17, 1_000_000, 65_536, 1)]
+
+    def on_frame(found: Frame) -> None:
+        _, task_id, _, body = found
+        assert task_id == len(received)
+        received.append(bytes(body))
+        if len(received) == len(bodies):
+            done.set()
+
+    def echo() -> None:
+        channel = BlockingChannel(theirs)
+        for _ in bodies:
+            _, task_id, _, body = channel.receive()
+            channel.send([frame(FrameType.VALUE, b"", task_id)[:-8], len(body).to_bytes(8, "little"), body])
+
+    thread = threading.Thread(target=echo)
+    thread.start()
+    channel = LoopChannel(ours, running_loop(), on_frame, fail)
+    for number, body in enumerate(bodies):
+        channel.send([frame(FrameType.JOB, body, number)])
+    await done.wait()
+    thread.join()
+    channel.close()
+    channel.close()
+    assert received == bodies
+
+
+@pytest.mark.anyio
+async def test_several_frames_go_out_in_one_message(pair: Pair) -> None:
+    """What the worker sends together is received at once and in order, the empty ones too."""
+    ours, theirs = pair
+    kinds = []
+    channel = LoopChannel(ours, running_loop(), lambda found: kinds.append((found[0], bytes(found[3]))), fail)
+    BlockingChannel(theirs).send([frame(FrameType.LOG, b"one"), frame(FrameType.READY), frame(FrameType.VALUE, b"two")])
+    channel.receive_all()
+    channel.close()
+    assert kinds == [(FrameType.LOG, b"one"), (FrameType.READY, b""), (FrameType.VALUE, b"two")]
+
+
+@pytest.mark.anyio
+async def test_what_is_tried_is_sent_at_once_or_not_at_all(pair: Pair) -> None:
+    """A frame that finds the socket full, or others waiting, isn't sent; those that were arrive whole and in order."""
+    ours, theirs = pair
+    with closing(LoopChannel(ours, running_loop(), lambda _: None, fail)) as channel:
+        sent = [b"%d" % number + b"x" * 5000 for number in range(1000)]
+        count = next(number for number, body in enumerate(sent) if not channel.try_send(frame(FrameType.JOB, body)))
+        channel.send([frame(FrameType.JOB, b"waits")])
+        worker = BlockingChannel(theirs)
+        received = texts(worker, 20)  # there is room again, and the loop has yet to see it
+        assert not channel.try_send(frame(FrameType.JOB, b"must not pass it"))
+        received += await anyio.to_thread.run_sync(texts, worker, count + 1 - len(received))
+        assert received == [*sent[:count], b"waits"]
+        assert channel.try_send(frame(FrameType.JOB, b"again"))
+        assert texts(worker, 1) == [b"again"]
+
+
+@pytest.mark.anyio
+async def test_what_a_byte_stream_takes_in_part_follows() -> None:
+    """A frame of which only a part could be sent counts as sent, and its rest goes when there is room."""
+    with opened(socket.SOCK_STREAM) as (ours, theirs):
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the system's least, some kilobytes
+        with closing(LoopChannel(ours, running_loop(), lambda _: None, fail)) as channel:
+            assert channel.try_send(frame(FrameType.JOB, b"x" * 60_000))
+            assert not channel.try_send(frame(FrameType.EXIT))
+            assert await anyio.to_thread.run_sync(texts, BlockingChannel(theirs), 1) == [b"x" * 60_000]
+
+
+@pytest.mark.anyio
+async def test_a_hung_up_worker_is_no_error(pair: Pair) -> None:
+    """Writing to, and reading from, a worker that is gone does nothing: its death is seen elsewhere."""
+    ours, theirs = pair
+    channel = LoopChannel(ours, running_loop(), lambda _: None, fail)
+    theirs.close()
+    channel.send([frame(FrameType.JOB, b"x" * 5_000_000)])
+    assert not channel.try_send(frame(FrameType.JOB))
+    channel.receive_all()
+    channel.send([frame(FrameType.EXIT)])
+    channel.close()
+
+
+# --- descriptors ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def pipes(count: int) -> Iterator[list[tuple[int, int]]]:
+    made = [os.pipe() for _ in range(count)]
+    yield made
+    for fd in sum(made, ()):
+        os.close(fd)
+
+
+def answer_to(fd: int, number: int, made: list[tuple[int, int]]) -> bytes:
+    """Write through a descriptor that was received, and return what comes out of its pipe."""
+    assert not os.get_inheritable(fd)
+    os.write(fd, b"%d" % number)
+    os.close(fd)
+    return os.read(made[number][0], 10)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [0, 200_000], ids=["small", "large"])
+async def test_descriptors_go_along_with_frames(pair: Pair, size: int) -> None:
+    """Those who handle a frame find its descriptors, in order, also where it is cut into many messages; both ways."""
+    ours, theirs = pair
+    with pipes(6) as made:
+        back: list[bytes] = []
+        came = anyio.Event()
+
+        def on_frame(found: Frame) -> None:
+            task_id = found[1]
+            back.append(answer_to(channel.descriptors.popleft(), task_id, made))
+            if task_id == 5:
+                came.set()
+
+        def work() -> list[bytes]:
+            channel, there = BlockingChannel(theirs), []
+            for _ in range(3):
+                _, number, _, _ = channel.receive()
+                there.append(answer_to(channel.descriptors.popleft(), number, made))
+            for number in range(3, 6):
+                channel.send([frame(FrameType.VALUE, bytes(size), number)], [made[number][1]])
+            return there
+
+        channel = LoopChannel(ours, running_loop(), on_frame, fail)
+        for number in range(3):
+            channel.send([frame(FrameType.JOB, bytes(size), number)], [made[number][1]])
+        assert await anyio.to_thread.run_sync(work) == [b"0", b"1", b"2"]
+        await came.wait()
+        assert back == [b"3", b"4", b"5"]
+        assert not channel.descriptors
+        channel.close()
+
+
+@pytest.mark.anyio
+async def test_descriptors_wait_with_their_frame(pair: Pair) -> None:
+    """Those of a frame that finds the socket full go when it does."""
+    ours, theirs = pair
+    with pipes(1) as made, closing(LoopChannel(ours, running_loop(), lambda _: None, fail)) as channel:
+        channel.send([frame(FrameType.JOB, bytes(1_000_000))])
+        channel.send([frame(FrameType.JOB)], [made[0][1]])
+        worker = BlockingChannel(theirs)
+        await anyio.to_thread.run_sync(texts, worker, 2)
+        assert answer_to(worker.descriptors.popleft(), 0, made) == b"0"
+
+
+@pytest.mark.anyio
+async def test_descriptors_that_nobody_takes_are_closed(pair: Pair) -> None:
+    """A channel that is closed closes what came along with frames: the guard of the suite finds none left."""
+    ours, theirs = pair
+    with pipes(1) as made:
+        channel = LoopChannel(ours, running_loop(), lambda _: None, fail)
+        BlockingChannel(theirs).send([frame(FrameType.VALUE)], made[0])
+        channel.receive_all()
+        assert len(channel.descriptors) == 2
+        channel.close()
+        assert not channel.descriptors

@@ -1,0 +1,264 @@
+"""PayloadCodec: a payload arrives whichever way it takes, and what is let go on one side is free on the other."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pool_tasks import segments
+from shared_memory import mapped, output_of
+
+from executors._wire.channel import BlockingChannel
+from executors._wire.frames import ABOUT_SEGMENTS, FrameType
+from executors._wire.payloads import PayloadCodec
+from executors._wire.segments import MIN_SIZE
+from executors.backends.process.worker_process import JOB_SOCKET_TYPE
+
+MEGABYTE = 1024 * 1024
+PLENTY = 64 * MEGABYTE
+SIZES = st.one_of(st.sampled_from([0, 1, 16 * 1024, MIN_SIZE - 1, MIN_SIZE, MEGABYTE]), st.integers(0, 2 * MEGABYTE))
+
+HAS_SEGMENTS = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no memfd")
+
+
+class Side:
+    """One of two that send each other payloads."""
+
+    def __init__(self, sock: socket.socket, limit: int) -> None:
+        self.channel = BlockingChannel(sock)
+        self.parcels = PayloadCodec(limit)
+        self.heard: list[int] = []
+
+    def send(self, *parts: Any, task_id: int = 7) -> list[int]:
+        """Send a payload with the news; return the descriptors that went along."""
+        frames, descriptors = self.parcels.wrap(FrameType.VALUE, parts, task_id, 0.5)
+        # In a thread, as the other side reads in this one.
+        thread = threading.Thread(target=self.channel.send, args=([*self.parcels.news(), *frames], descriptors))
+        thread.start()
+        self.sending = thread
+        return list(descriptors)
+
+    def receive(self, sender: Side) -> tuple[int, Sequence[Any]]:
+        """Wait for the payload that `sender` has sent, and hear its news."""
+        while True:
+            kind, task_id, _, body = self.channel.receive()
+            if kind not in ABOUT_SEGMENTS:
+                break
+            self.hear(kind, body)
+        sender.sending.join()
+        assert task_id == 7
+        unwrapped = self.parcels.unwrap(kind, body, self.channel.descriptors)
+        assert not self.channel.descriptors
+        return unwrapped
+
+    def hear(self, kind: int, body: Any) -> None:
+        self.heard.append(kind)
+        self.parcels.hear(kind, body)
+
+    def tell(self, frames: list[bytes], other: Side) -> None:
+        """Send the other side what is to be known of segments."""
+        self.channel.send(frames)
+        for _ in frames:
+            kind, _, _, body = other.channel.receive()
+            other.hear(kind, body)
+
+
+@contextmanager
+def sides(limit: int = PLENTY, kind: int = JOB_SOCKET_TYPE) -> Iterator[tuple[Side, Side]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    with ours, theirs:
+        pair = Side(ours, limit), Side(theirs, limit)
+        yield pair
+        for side in pair:
+            side.parcels.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(SIZES, min_size=1, max_size=6),
+    limit=st.sampled_from([0, MEGABYTE, PLENTY]),
+    kind=st.sampled_from(sorted({socket.SOCK_STREAM, JOB_SOCKET_TYPE})),
+)
+def test_whatever_is_wrapped_is_unwrapped(sizes: list[int], limit: int, kind: int) -> None:
+    """Parts of any sizes arrive as they were, there and back, however much shared memory there may be."""
+    contents = [random.Random(size).randbytes(size) for size in sizes]
+    with sides(limit, kind) as (here, there):
+        here.send(*contents)
+        kind_there, parts = there.receive(here)
+        there.send(*parts)
+        kind_back, parts_back = here.receive(there)
+        assert kind_there == kind_back == FrameType.VALUE
+        assert [bytes(part) for part in parts_back] == [bytes(part) for part in parts] == contents
+        del parts, parts_back
+
+
+@pytest.mark.parametrize("limit", [0, PLENTY], ids=["socket", "shared"])
+@pytest.mark.parametrize("size", [20_000, 40_000, MIN_SIZE, MEGABYTE])
+def test_parts_are_writable_after_the_first(limit: int, size: int) -> None:
+    """The buffers of a payload, which are what an object is made of, can be written to where they arrive."""
+    with sides(limit) as (here, there):
+        here.send(b"pickle", bytearray(size))
+        _, (_, buffer) = there.receive(here)
+        assert not memoryview(buffer).readonly
+        buffer[0] = buffer[-1] = 1
+        assert bytes(buffer) == b"\1" + bytes(size - 2) + b"\1"
+        del buffer
+
+
+def test_without_shared_memory_large_payloads_go_by_the_socket() -> None:
+    """Nothing is mapped and no descriptor travels."""
+    with sides(limit=0) as (here, there):
+        assert here.send(b"pickle", bytes(MEGABYTE)) == []
+        assert there.receive(here)[1] == [b"pickle", bytes(MEGABYTE)]
+        assert not here.parcels.in_use
+        assert not there.parcels.in_use
+        assert mapped() == 0
+
+
+@HAS_SEGMENTS
+def test_a_payload_beyond_the_limit_goes_by_the_socket() -> None:
+    """While the one segment that may be had is leased, the next payload takes the other way; then it has it again."""
+    with sides(limit=MEGABYTE) as (here, there):
+        content = bytes(range(256)) * 4096
+        assert len(here.send(content)) == 1
+        _, leased = there.receive(here)
+        assert here.send(content) == []
+        assert bytes(there.receive(here)[1][0]) == content
+        assert mapped() == 2  # the first alone, on both sides
+        assert leased[0] == content
+        del leased
+        there.tell(there.parcels.news(), here)
+        assert here.send(content) == []
+        assert bytes(there.receive(here)[1][0]) == content
+        assert mapped() == 2
+
+
+@HAS_SEGMENTS
+def test_a_segment_is_used_again_without_its_descriptor() -> None:
+    """Once the receiver's news say that it is free, the next payload lies in it, and nothing else need travel."""
+    with sides() as (here, there):
+        for number in range(5):
+            content = random.Random(number).randbytes(MEGABYTE)
+            assert len(here.send(content)) == (number == 0)
+            _, parts = there.receive(here)
+            assert parts == [content]
+            del parts
+            there.tell(there.parcels.news(), here)
+        assert here.heard == [FrameType.FREED] * 5
+        assert mapped() == 2
+
+
+@HAS_SEGMENTS
+def test_what_is_held_is_no_news() -> None:
+    """A segment that is still leased is neither told of nor written to."""
+    with sides() as (here, there):
+        here.send(b"1" * MEGABYTE)
+        _, held = there.receive(here)
+        assert there.parcels.news() == []
+        here.send(b"2" * MEGABYTE)
+        _, others = there.receive(here)
+        assert (held, others) == ([b"1" * MEGABYTE], [b"2" * MEGABYTE])
+        del held
+        assert len(there.parcels.news()) == 1
+        assert there.parcels.news() == []
+        del others
+
+
+@HAS_SEGMENTS
+def test_trimming_gives_everything_back() -> None:
+    """After both sides have trimmed and heard of it there is no segment, descriptor or mapping left of what is free."""
+    with sides() as (here, there):
+        here.send(bytes(MEGABYTE))
+        there.send(there.receive(here)[1][0])
+        here.receive(there)
+        assert mapped() == 4
+        there.tell(there.parcels.news(), here)
+        here.tell(here.parcels.trim(), there)
+        there.tell(there.parcels.trim(), here)
+        assert there.heard == [FrameType.FREED, FrameType.CLOSED]
+        assert here.heard == [FrameType.FREED, FrameType.CLOSED]
+        assert not here.parcels.in_use
+        assert not there.parcels.in_use
+        assert mapped() == segments() == 0
+
+
+@HAS_SEGMENTS
+def test_trimming_leaves_what_is_held() -> None:
+    """What the receiver holds stays valid, and its segment is in use until it is let go and trimmed again."""
+    with sides() as (here, there):
+        here.send(b"x" * MEGABYTE)
+        _, parts = there.receive(here)
+        assert here.parcels.trim() == []
+        assert here.parcels.in_use
+        assert there.parcels.in_use
+        assert parts == [b"x" * MEGABYTE]
+        del parts
+        there.tell(there.parcels.trim(), here)
+        here.tell(here.parcels.trim(), there)
+        assert not here.parcels.in_use
+        assert not there.parcels.in_use
+
+
+@HAS_SEGMENTS
+def test_what_was_received_outlives_both_sides() -> None:
+    """A payload stays valid when sender and receiver have closed."""
+    with sides() as (here, there):
+        here.send(b"x" * MEGABYTE)
+        _, parts = there.receive(here)
+    assert parts == [b"x" * MEGABYTE]
+    del parts
+    assert mapped() == 0
+
+
+@HAS_SEGMENTS
+def test_a_segment_is_retired_where_its_descriptor_did_not_come() -> None:
+    """A receiver without a descriptor left says so; the sender closes the segment, and the next one has its own."""
+    program = f"""
+    import os, resource, socket, sys
+    from executors._wire.channel import BlockingChannel
+    from executors._wire.frames import FrameType
+    from executors._wire.payloads import PayloadCodec
+
+    ours, theirs = map(BlockingChannel, socket.socketpair(type=socket.SOCK_SEQPACKET))
+    here, there = PayloadCodec({PLENTY}), PayloadCodec({PLENTY})
+
+    def send():
+        frames, descriptors = here.wrap(FrameType.JOB, [bytes({MEGABYTE})], 1)
+        ours.send(frames, descriptors)
+
+    def receive():
+        kind, _, _, body = theirs.receive()
+        return there.unwrap(kind, body, theirs.descriptors)
+
+    send()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[1]), limits[1]))
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        pass
+    try:
+        receive()
+    except OSError as error:
+        print("came without its descriptor" in str(error))
+    for fd in taken:
+        os.close(fd)
+    theirs.send(there.news())
+    kind, _, _, body = ours.receive()
+    print(kind == FrameType.RETIRED)
+    here.hear(kind, body)
+    print(not here.in_use and not there.in_use)
+    send()
+    print(receive()[1] == [bytes({MEGABYTE})])
+    """
+    assert output_of(program) == ["True"] * 4

@@ -1,0 +1,302 @@
+"""What crosses the process boundary, and what fails to: alone, with a sentence that names it."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+import traceback
+
+import anyio
+import pytest
+import worker_tasks as tasks
+from pool_tasks import Block
+
+from executors import Executor, SerializationError
+from executors._wire import pickling
+
+pytestmark = pytest.mark.anyio
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """Pickling is the same on every loop."""
+    return "asyncio", {}
+
+
+@pytest.fixture
+async def cpu():
+    """One worker, of which the same one must be left in the end: nothing here may cost it."""
+    async with Executor(threads=1, processes=1) as executor:
+        submitter = executor.options(tag="cpu")
+        worker = await submitter.run(tasks.pid)
+        yield submitter
+        assert await submitter.run(tasks.pid) == worker
+
+
+async def error_of(submitter, *call) -> BaseException:
+    handle = submitter.submit(*call)
+    await handle.wait()
+    error = handle.exception()
+    assert error is not None
+    return error
+
+
+# --- errors of tasks --------------------------------------------------------------------------------------
+
+
+async def test_an_error_keeps_what_belongs_to_it(cpu) -> None:
+    """Type, attributes, text, notes, cause and the worker's traceback arrive."""
+    error = await error_of(cpu, tasks.raise_richly)
+    assert type(error) is tasks.TwoArgumentsError
+    assert (error.code, str(error)) == (7, "no luck (7)")
+    assert type(error.__cause__) is KeyError
+    assert error.__notes__[0] == "a note of the task"
+    text = "".join(traceback.format_exception(error))
+    assert "Traceback in worker process" in text
+    assert "in raise_richly\n    raise failure from error" in text
+    assert '{}["missing"]' in text
+    assert "backends/process/worker.py" not in text
+
+
+async def test_an_error_keeps_its_context(cpu) -> None:
+    """What was being handled when it was raised arrives as well."""
+    error = await error_of(cpu, tasks.raise_while_handling)
+    assert repr(error) == "ValueError('second')"
+    assert repr(error.__context__) == "KeyError('missing')"
+    assert error.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("factory", "args", "text"),
+    [
+        (tasks.TwoArgumentsError, (1, "two"), "two (1)"),
+        (tasks.PrefixingError, ("thing",), "no thing"),
+        (FileNotFoundError, (2, "No such file", "name"), "[Errno 2] No such file: 'name'"),
+        (
+            UnicodeDecodeError,
+            ("utf-8", b"\xff", 0, 1, "bad"),
+            "'utf-8' codec can't decode byte 0xff in position 0: bad",
+        ),
+        (ExceptionGroup, ("group", [ValueError(1), TypeError(2)]), "group (2 sub-exceptions)"),
+    ],
+)
+async def test_errors_of_all_kinds_come_back_unchanged(cpu, factory, args, text) -> None:
+    """Whatever its `__init__` takes and does, an exception shows the same text here as there."""
+    error = await error_of(cpu, tasks.raise_it, factory, *args)
+    assert type(error) is factory
+    assert str(error) == text
+
+
+async def test_an_error_that_cannot_be_pickled(cpu) -> None:
+    """It fails its task with an error that shows what was raised, and where."""
+    error = await error_of(cpu, tasks.raise_it, tasks.LockedError)
+    assert isinstance(error, SerializationError)
+    assert "worker_tasks.LockedError: locked" in str(error)
+    assert "in raise_it" in str(error)
+
+
+async def test_an_error_that_cannot_be_unpickled(cpu) -> None:
+    """It fails its task with an error that says what unpickling raised."""
+    error = await error_of(cpu, tasks.raise_it, tasks.ExplosiveError)
+    assert isinstance(error, SerializationError)
+    assert "unpickled elsewhere" in str(error)
+
+
+async def test_an_immense_chain_of_errors(cpu) -> None:
+    """A chain of hundreds of causes arrives, shortened, in no time."""
+    error = await error_of(cpu, tasks.raise_chain, 300)
+    assert str(error) == "299"
+    assert str(error.__cause__) == "298"
+
+
+async def test_tangled_chains_of_errors(cpu) -> None:
+    """Causes and contexts that refer to each other neither hang nor cost the worker."""
+    with anyio.fail_after(20):
+        error = await error_of(cpu, tasks.raise_tangle, 100)
+    assert str(error) == "99"
+
+
+# --- arguments and results --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError, SystemExit, KeyboardInterrupt, RecursionError])
+async def test_an_argument_that_refuses_to_be_pickled(cpu, kind) -> None:
+    """Whatever its `__reduce__` raises, the task fails alone, and the error names the argument and its type."""
+    error = await error_of(cpu, tasks.identity, tasks.Stubborn(kind))
+    assert isinstance(error, SerializationError)
+    assert "argument 1" in str(error)
+    assert "Stubborn" in str(error)
+    assert kind.__name__ in str(error)
+
+
+async def test_the_culprit_is_named(cpu) -> None:
+    """Of several arguments the error names the one that doesn't pickle, by position or keyword."""
+    handle = cpu.submit(tasks.identity, 1, threading.Lock())
+    await handle.wait()
+    assert "argument 2: a lock can't be pickled" in str(handle.exception())
+    handle = cpu.submit(tasks.identity, value=threading.Lock())
+    await handle.wait()
+    assert "argument 'value'" in str(handle.exception())
+    handle = cpu.submit(threading.Lock().acquire)
+    await handle.wait()
+    assert "the function: a " in str(handle.exception())
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError, SystemExit, KeyboardInterrupt])
+async def test_a_result_that_refuses_to_be_pickled(cpu, kind) -> None:
+    """The same for a result, whose type the error names."""
+    error = await error_of(cpu, tasks.make, tasks.Stubborn, kind)
+    assert isinstance(error, SerializationError)
+    assert "the result can't be sent back: a Stubborn" in str(error)
+    assert kind.__name__ in str(error)
+
+
+async def test_lambdas_and_closures(cpu) -> None:
+    """They travel by value, as functions, arguments and results."""
+    offset = 10
+    assert await cpu.run(lambda x: x + offset, 5) == 15
+    assert await cpu.run(tasks.call, lambda: offset) == 10
+    function = await cpu.run(tasks.make_adder, 3)
+    assert function(4) == 7
+
+
+# --- sizes ------------------------------------------------------------------------------------------------
+
+
+async def test_too_large_payloads() -> None:
+    """More than `max_payload` bytes fail the task with a sentence, both ways; a little less is fine."""
+    async with Executor(threads=1, processes=1, max_payload=MEGABYTE) as executor:
+        cpu = executor.options(tag="cpu")
+        worker = await cpu.run(tasks.pid)
+        there = await error_of(cpu, tasks.length, "x" * MEGABYTE)
+        back = await error_of(cpu, tasks.make_text, MEGABYTE)
+        assert isinstance(there, SerializationError)
+        assert isinstance(back, SerializationError)
+        assert f"{MEGABYTE} bytes allowed" in str(there)
+        assert "EXECUTOR_MAX_PAYLOAD" in str(there)
+        assert f"{MEGABYTE} bytes allowed" in str(back)
+        assert await cpu.run(tasks.length, "x" * (MEGABYTE - 1000)) == MEGABYTE - 1000
+        assert len(await cpu.run(tasks.make_text, MEGABYTE - 1000)) == MEGABYTE - 1000
+        assert await cpu.run(tasks.pid) == worker
+
+
+async def test_a_payload_limit_below_what_goes_inline() -> None:
+    """A limit smaller than what is pickled on the loop holds too."""
+    async with Executor(threads=1, processes=1, max_payload=1000) as executor:
+        cpu = executor.options(tag="cpu")
+        assert isinstance(await error_of(cpu, tasks.length, "x" * 1000), SerializationError)
+        assert await cpu.run(tasks.length, "x" * 500) == 500
+
+
+async def test_an_error_too_large_to_send(cpu) -> None:
+    """An exception with megabytes of text beyond the limit fails its task, with no more than a part of it."""
+    async with Executor(threads=1, processes=1, max_payload=10_000) as executor:
+        error = await error_of(executor.options(tag="cpu"), tasks.raise_it_large, 5 * MEGABYTE)
+    assert isinstance(error, SerializationError)
+    assert len(str(error)) < 50_000
+
+
+async def count_beats() -> None:
+    """Count how often the loop comes round."""
+    while True:
+        await anyio.sleep(0.001)
+        tasks.beats += 1
+
+
+async def test_large_payloads_beside_the_loop(cpu) -> None:
+    """A million strings travel there and back beside the loop, which comes round again and again meanwhile."""
+    tasks.witnessed.clear()
+    async with anyio.create_task_group() as group:
+        group.start_soon(count_beats)
+        assert await cpu.run(tasks.length, tasks.make_numbers_between_witnesses(1_000_000)) == 3
+        _, numbers, _ = await cpu.run(tasks.make_numbers_between_witnesses, 1_000_000)
+        group.cancel_scope.cancel()
+    assert numbers == tasks.make_numbers(1_000_000)
+    for event in ("pickled", "unpickled"):
+        first, last = [seen for seen in tasks.witnessed if seen[0] == event][-2:]  # before: the attempt on the loop
+        assert threading.get_ident() not in {first[1], last[1]}
+        assert last[2] - first[2] >= 3
+
+
+async def test_small_tasks_pass_large_ones(cpu) -> None:
+    """A small task that is submitted after a large one needn't wait until that is pickled."""
+    large = cpu.submit(tasks.length, b"x" * (40 * MEGABYTE))
+    small = cpu.submit(tasks.identity, 1)
+    assert await small == 1
+    assert await large == 40 * MEGABYTE
+
+
+async def test_a_large_task_is_cancelled_while_it_is_pickled(cpu) -> None:
+    """Cancelled at once, it never starts."""
+    large = cpu.submit(tasks.length, b"x" * (20 * MEGABYTE))
+    assert large.cancel()
+    await large.wait()
+    assert large.started_at is None
+    assert await cpu.run(tasks.identity, 1) == 1
+
+
+# --- without workers --------------------------------------------------------------------------------------
+
+
+def test_pickling_is_broken_off_at_the_limit() -> None:
+    """What is too large is not pickled to its end."""
+    with pytest.raises(pickling.TooLargeError):
+        pickling.dumps([str(number) * 100 for number in range(1000)], 10_000)
+
+
+@pytest.mark.parametrize(
+    "value", [b"x" * MEGABYTE, bytearray(MEGABYTE), ["x" * 1000] * 1000, tasks.nested(50), list(range(300_000))]
+)
+def test_large_values_are_unpickled_in_turns(value) -> None:
+    """Read piece by piece, a pickle gives the same value; a broken one raises."""
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    assert pickling.loads_in_thread([data]) == pickling.loads([data]) == value
+    with pytest.raises((EOFError, pickle.UnpicklingError)):
+        pickling.loads_in_thread([data[: len(data) // 2]])
+
+
+def test_a_call_tells_whether_it_needs_the_main_script(monkeypatch) -> None:
+    """It does where something in the call lives in `__main__`, and a worker can import that; else it goes by value."""
+
+    def dump(function: object, *args: object, importable: bool = True) -> tuple[bytes, bool]:
+        return pickling.dump_call("task", function, args, {}, {}, MEGABYTE, [], main_is_importable=importable)
+
+    def of_main() -> str:
+        return "done"
+
+    main = sys.modules["__main__"]
+    of_main.__module__, of_main.__qualname__ = "__main__", "of_main"
+    monkeypatch.setattr(main, "of_main", of_main, raising=False)
+    assert not dump(tasks.identity)[1]
+    assert not dump(len)[1]
+    assert dump(of_main)[1]
+    assert dump(tasks.identity, [of_main])[1]
+    by_value, needs_main = dump(of_main, importable=False)
+    assert not needs_main
+    monkeypatch.delattr(main, "of_main")
+    assert pickling.load_call([by_value])[1]() == "done"
+
+
+def test_large_buffers_are_left_out_of_a_pickle() -> None:
+    """Those of 16 KB and more are kept as they are, and put back by whoever loads it; smaller ones are in it."""
+    blocks = [Block(bytes(size)) for size in (pickling.BUFFER_SIZE - 1, pickling.BUFFER_SIZE, MEGABYTE)]
+    buffers: list[memoryview] = []
+    data = pickling.dumps(blocks, MEGABYTE, buffers=buffers)
+    assert [len(buffer) for buffer in buffers] == [pickling.BUFFER_SIZE, MEGABYTE]
+    assert len(data) < 2 * pickling.BUFFER_SIZE
+    assert buffers[1].obj is blocks[2].data
+    assert pickling.loads([data, *buffers]) == pickling.loads_in_thread([data, *buffers]) == blocks
+
+
+def test_an_error_is_dumped_and_loaded_in_one_process() -> None:
+    """What `dump_error` makes, `load_error` turns back, with a note of where it comes from."""
+    data = pickling.dump_error(tasks.TwoArgumentsError(3, "x"), "trace", MEGABYTE)
+    error = pickling.load_error(data, "somewhere")
+    assert (type(error), error.code, error.__notes__) == (
+        tasks.TwoArgumentsError,
+        3,
+        ["\nTraceback in somewhere:\ntrace"],
+    )

@@ -1,0 +1,83 @@
+"""Small calls: what goes the short way arrives as it does the long way, and what can't doesn't."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import worker_tasks as tasks
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executors import Executor, SerializationError
+from executors._wire.pickling import is_small
+from executors._wire.small_calls import SmallCalls
+
+ATOMS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+
+
+class Text(str):
+    """Not of a plain type: its class has a say in how it is pickled."""
+
+
+@given(st.text(), st.lists(ATOMS, max_size=5))
+def test_calls_come_back(name, args) -> None:
+    """Name, function and arguments are what they were, the first time and the second."""
+    sender, receiver = SmallCalls(), SmallCalls()
+    for _ in range(2):
+        data = sender.dump(name, tasks.identity, tuple(args))
+        assert data is not None
+        assert receiver.load(data) == (name, tasks.identity, tuple(args))
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [
+        (lambda: None, ()),
+        (functools.partial(tasks.identity, 1), ()),
+        (print, ()),
+        (tasks.identity, ("x" * 1000,)),
+        (tasks.identity, ([],)),
+        (tasks.identity, (Text("x"),)),
+        (tasks.identity, (1,) * 101),
+    ],
+)
+def test_other_calls_go_the_long_way(function, args) -> None:
+    """Functions that aren't found by name, and arguments that aren't small and plain, aren't taken."""
+    calls = SmallCalls()
+    assert calls.dump("name", function, args) is None
+    assert calls.dump("name", function, args) is None
+
+
+def test_functions_of_the_main_script_go_the_long_way(monkeypatch) -> None:
+    """The worker has to import the script for them."""
+    monkeypatch.setattr(tasks.identity, "__module__", "__main__")
+    assert SmallCalls().dump("name", tasks.identity, ()) is None
+
+
+def test_no_more_functions_are_kept_than_a_thousand() -> None:
+    """Functions that a program goes on making are forgotten in the end."""
+    calls = SmallCalls()
+    for _ in range(3):
+        assert calls.dump("name", tasks.identity, ()) is not None
+    assert len(calls._pickles) == 1
+    calls._pickles.update(dict.fromkeys(range(1000)))  # type: ignore[misc]
+    assert calls.dump("name", tasks.pid, ()) is not None
+    assert len(calls._pickles) == 1
+
+
+def test_what_is_small() -> None:
+    """Plain values of bounded size."""
+    assert all(map(is_small, (1, 1.5, None, True, 1j, "x" * 999, b"")))
+    assert not any(map(is_small, ("x" * 1000, [], (), Text("x"), object())))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_a_small_call_may_be_too_large(anyio_backend) -> None:
+    """The bound on payloads holds for it, too."""
+    async with Executor(threads=1, processes=1, max_payload=500) as executor:
+        cpu = executor.options(tag="cpu")
+        assert await cpu.run(tasks.length, "x" * 100) == 100
+        with pytest.raises(SerializationError, match="500 bytes"):
+            await cpu.run(tasks.length, "x" * 900)

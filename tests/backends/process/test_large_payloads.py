@@ -1,0 +1,242 @@
+"""Large arguments and results: they arrive, stay valid for as long as they are held, and leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pool_tasks
+import pytest
+import worker_tasks as tasks
+from pool_tasks import Block, segments
+from processes import ended
+from shared_memory import mapped
+
+from executors import Executor, TaskTimeoutError
+from executors._wire.segments import Segments
+from executors.backends.process import pool
+from executors.backends.process import worker_handle as members
+from executors.handle import CANCELLED, LOST, SUCCEEDED, TIMED_OUT
+
+pytestmark = pytest.mark.anyio
+
+MEGABYTE = 1024 * 1024
+SIZES = [1000, 20_000, 100_000, MEGABYTE, 50 * MEGABYTE]
+"""In the pickle, beside it in one message, beside it in several or in a segment, and copied beside the loop."""
+
+HAS_SEGMENTS = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no memfd")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """Payloads travel the same way on every loop."""
+    return "asyncio", {}
+
+
+@pytest.fixture
+async def cpu():
+    """One worker."""
+    async with Executor(threads=1, processes=1) as executor:
+        yield executor.options(tag="cpu")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():
+            gc.collect()  # what is mapped may be held by cycles
+            await anyio.sleep(0.001)
+
+
+class Gate:
+    """Holds up each copy into shared memory in this process until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.threads: list[str] = []
+        self._opened = threading.Event()
+        self._place = Segments.place
+
+    def place(self, segments: Segments, parts: Any) -> Any:
+        self.threads.append(threading.current_thread().name)
+        self.entered.set()
+        assert self._opened.wait(20)
+        return self._place(segments, parts)
+
+    async def reached(self) -> None:
+        await anyio.to_thread.run_sync(self.entered.wait)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Holds up the copying of large arguments."""
+    gate = Gate()
+    monkeypatch.setattr(Segments, "place", lambda segments, parts: gate.place(segments, parts))
+    yield gate
+    gate.open()
+
+
+# --- there and back ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_large_buffer_travels_there_and_back(cpu, size: int) -> None:
+    """It is changed in the worker where it lies, which the parent's own doesn't show; so is the result here."""
+    content = random.Random(size).randbytes(size).replace(b"\xff", b"\0").replace(b"\xfe", b"\0")
+    block = Block(bytearray(content))
+    back = await cpu.run(pool_tasks.add_one, block)
+    assert block.data == content
+    assert bytes(back.data[1:-1]) == content[1:-1]
+    assert (back.data[0], back.data[-1]) == (content[0] + 1, content[-1] + 1)
+    pool_tasks.add_one(back)
+    assert back.data[0] == content[0] + 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_what_is_read_only_stays_so(cpu, size: int) -> None:
+    """There, and in what comes back."""
+    block = Block(bytes(size))
+    assert await cpu.run(pool_tasks.is_read_only, block)
+    back = await cpu.run(tasks.identity, block)
+    assert pool_tasks.is_read_only(back)
+    assert back == block
+
+
+async def test_buffers_of_all_sizes_go_together(cpu) -> None:
+    """A payload with many buffers, some of them twice in it, comes back with each in its place."""
+    blocks = [Block(random.Random(size).randbytes(size)) for size in (0, 1, 20_000, 100_000, 3 * MEGABYTE)]
+    value = {"first": blocks, "then": [blocks[-1], "text" * 100_000, blocks[2]]}
+    back = await cpu.run(tasks.identity, value)
+    assert back == value
+    assert back["then"][0] is back["first"][-1]
+
+
+# --- how long it is valid ---------------------------------------------------------------------------------
+
+
+async def test_results_stay_valid_after_further_tasks(cpu) -> None:
+    """Each of many results keeps its own content while others of the same size come and go."""
+    results = [await cpu.run(pool_tasks.make_block, MEGABYTE, number) for number in range(30)]
+    for number in range(30, 60):
+        assert (await cpu.run(pool_tasks.make_block, MEGABYTE, number)).data[0] == number
+    assert [bytes(result.data) == bytes([number]) * MEGABYTE for number, result in enumerate(results)] == [True] * 30
+
+
+@HAS_SEGMENTS
+async def test_results_stay_valid_when_their_worker_is_gone() -> None:
+    """Recycled, killed or drained: what a worker has sent stays, and goes when it is let go."""
+    async with Executor(threads=1, processes=1, max_tasks_per_worker=1) as executor:
+        cpu = executor.options(tag="cpu")
+        blocks = [await cpu.run(pool_tasks.make_block, MEGABYTE, number) for number in (1, 2)]
+        await ended(await cpu.run(tasks.pid))
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        blocks.append(await cpu.run(pool_tasks.make_block, MEGABYTE, 3))
+        worker = await cpu.run(tasks.pid)
+        os.kill(worker, signal.SIGKILL)
+        await ended(worker)
+        blocks.append(await cpu.run(pool_tasks.make_block, MEGABYTE, 4))
+    assert [bytes(block.data) == bytes([number]) * MEGABYTE for number, block in enumerate(blocks, 1)] == [True] * 4
+    assert mapped() == 4
+    blocks.clear()
+    assert mapped() == segments() == 0
+
+
+@HAS_SEGMENTS
+async def test_shared_memory_is_given_back_some_time_after_the_last_task(monkeypatch) -> None:
+    """Neither the parent nor the worker keeps a segment while there is nothing to do; what is held stays."""
+    monkeypatch.setattr(pool, "TRIM_TIME", 0.05)
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        worker = await cpu.run(tasks.pid)
+        held = await cpu.run(tasks.identity, Block(b"x" * 5 * MEGABYTE))
+        await until(lambda: mapped() == 1)
+        assert held.data == b"x" * 5 * MEGABYTE
+        del held
+        await until(lambda: mapped() == segments() == segments(worker) == 0)
+        assert await cpu.run(tasks.identity, Block(b"y" * MEGABYTE)) == Block(b"y" * MEGABYTE)
+        assert await cpu.run(tasks.pid) == worker
+
+
+# --- while it is copied -----------------------------------------------------------------------------------
+
+
+@HAS_SEGMENTS
+async def test_the_loop_goes_on_while_a_large_payload_is_copied(gate) -> None:
+    """Beside the loop, which meanwhile sees to other tasks, those of other workers too."""
+    async with Executor(threads=1, processes=2) as executor:
+        cpu = executor.options(tag="cpu")
+        large = cpu.submit(tasks.length, b"x" * (50 * MEGABYTE))
+        await gate.reached()
+        assert [await cpu.run(tasks.identity, number) for number in range(20)] == list(range(20))
+        assert await executor.run(tasks.identity, 1) == 1
+        gate.open()
+        assert await large == 50 * MEGABYTE
+    assert gate.threads == ["executors-copier"]
+
+
+@HAS_SEGMENTS
+async def test_small_shared_payloads_are_copied_at_once(cpu, gate) -> None:
+    """What takes less time than handing it to a thread is copied on the loop's."""
+    gate.open()
+    size = members.COPY_SIZE - 1000
+    assert await cpu.run(tasks.length, b"x" * size) == size
+    assert gate.threads == [threading.current_thread().name]
+
+
+@HAS_SEGMENTS
+@pytest.mark.parametrize("state", [CANCELLED, TIMED_OUT])
+async def test_a_task_is_stopped_while_its_payload_is_copied(cpu, gate, state) -> None:
+    """It ends at once and never runs; the next has another worker, and the copy is given back."""
+    worker = await cpu.run(tasks.pid)
+    submitter = cpu.options(tag="cpu", timeout=0.1) if state is TIMED_OUT else cpu
+    large = submitter.submit(tasks.length, Block(bytes(5 * MEGABYTE)))
+    await gate.reached()
+    if state is CANCELLED:
+        assert large.cancel()
+    await large.wait()
+    assert large.state is state
+    assert isinstance(large.exception(), TaskTimeoutError) == (state is TIMED_OUT)
+    await ended(worker)
+    assert await cpu.run(tasks.pid) != worker
+    gate.open()
+    await until(lambda: mapped() == segments() == 0)
+
+
+@HAS_SEGMENTS
+async def test_a_payload_goes_to_another_worker_where_the_first_dies_meanwhile(cpu, gate) -> None:
+    """Nothing has begun, and nothing is lost: it is copied again."""
+    worker = await cpu.run(tasks.pid)
+    large = cpu.submit(pool_tasks.add_one, Block(bytearray(5 * MEGABYTE)))
+    await gate.reached()
+    os.kill(worker, signal.SIGKILL)
+    await ended(worker)
+    gate.open()
+    assert await large == Block(b"\1" + bytes(5 * MEGABYTE - 2) + b"\1")
+    assert await cpu.run(tasks.pid) != worker
+
+
+@HAS_SEGMENTS
+async def test_a_worker_that_is_killed_with_a_result_under_way(cpu, line) -> None:
+    """The task is lost, or else its result is there and whole; what follows isn't affected."""
+    says = line()
+    for _ in range(10):
+        handle = cpu.submit(pool_tasks.make_telling_block, 20 * MEGABYTE, says.path)
+        worker = int(await says.hear())
+        os.kill(worker, signal.SIGKILL)
+        await handle.wait()
+        assert handle.state in {LOST, SUCCEEDED}
+        if handle.exception() is None:
+            assert handle.result().data == bytes(20 * MEGABYTE)
+        del handle
+    assert await cpu.run(tasks.pid) != worker
+    await until(lambda: mapped() == segments() == 0)

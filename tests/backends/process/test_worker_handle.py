@@ -1,0 +1,312 @@
+"""A job that is sent to a worker ahead of time runs once: there, or elsewhere if it has to wait or the worker dies."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+import anyio
+import pool_tasks
+import pytest
+import worker_tasks as tasks
+from lines import Line
+from processes import ended
+
+from executors import Executor, TaskHandle
+from executors.backends.process import worker_handle as members
+from executors.backends.process.worker_handle import WorkerHandle
+from executors.backends.process.worker_process import JOB_SOCKET_TYPE
+from executors.handle import CANCELLED, LOST, QUEUED, SUCCEEDED
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("brisk"),
+    pytest.mark.skipif(JOB_SOCKET_TYPE.name != "SOCK_SEQPACKET", reason="sockets keep no messages"),
+]
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """Jobs are sent ahead the same way on every loop."""
+    return "asyncio", {}
+
+
+def members_of(executor: Executor) -> list[WorkerHandle]:
+    return executor.backend("process")._pool._members  # type: ignore[attr-defined]
+
+
+def backlog_of(executor: Executor) -> int:
+    return len(executor.backend("process")._pool._backlog)  # type: ignore[attr-defined]
+
+
+def ahead_in(executor: Executor) -> list[TaskHandle]:
+    """Return the handles of the jobs that were sent ahead."""
+    return [job.handle for member in members_of(executor) for job in member.ahead]
+
+
+async def test_a_few_jobs_are_sent_ahead_and_no_more(line, tmp_path) -> None:
+    """A busy worker is sent the next tasks, each queued until its turn; those after them wait in the parent."""
+    path, says, hears = tmp_path / "runs", line(), line()
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        await cpu.run(tasks.pid)
+        busy = cpu.submit(pool_tasks.talk_and_record, says.path, hears.path, str(path), 0)
+        await says.hear()
+        following = cpu.submit(pool_tasks.talk_and_record, says.path, hears.path, str(path), 1)
+        queued = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(2, 10)]
+        assert ahead_in(executor) == [following]
+        assert backlog_of(executor) == 8  # it is sent more once that is used up
+        hears.tell()
+        await busy
+        assert ahead_in(executor) == queued[: members.MAX_AHEAD]
+        assert backlog_of(executor) == 8 - members.MAX_AHEAD
+        assert {(handle.state, handle.started_at) for handle in queued} == {(QUEUED, None)}
+        await says.hear()
+        hears.tell()
+        assert {await handle for handle in [busy, following, *queued]} == {await busy}
+    assert pool_tasks.runs(path) == list(range(10))
+
+
+async def test_any_of_several_jobs_sent_ahead_can_be_cancelled(line, tmp_path) -> None:
+    """It never runs; those before it and behind it do, in their order and in the same worker."""
+    path, says, hears = tmp_path / "runs", line(), line()
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        worker = await cpu.run(tasks.pid)
+        for cancelled in range(members.MAX_AHEAD):
+            busy = [cpu.submit(tasks.talk, says.path, hears.path) for _ in range(2)]
+            ahead = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(members.MAX_AHEAD)]
+            await says.hear()
+            hears.tell()
+            await busy[0]
+            await says.hear()
+            assert ahead_in(executor) == ahead
+            assert ahead[cancelled].cancel()
+            assert ahead_in(executor) == [handle for handle in ahead if not handle.done()]
+            hears.tell()
+            assert {await handle for handle in [busy[1], *ahead] if not handle.done()} == {worker}
+    expected = [number for cancelled in range(members.MAX_AHEAD) for number in range(members.MAX_AHEAD)
+                if number != cancelled]  # fmt: skip
+    assert pool_tasks.runs(path) == expected
+
+
+async def test_large_payloads_are_not_sent_ahead(line) -> None:
+    """They wait in the parent, and with them what comes after, so that the order is kept."""
+    says, hears = line(), line()
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        await cpu.run(tasks.pid)
+        cpu.submit(tasks.talk, says.path, hears.path)
+        await says.hear()
+        large = cpu.submit(tasks.length, b"x" * 100_000)
+        small = cpu.submit(tasks.identity, 1)
+        assert ahead_in(executor) == []
+        assert backlog_of(executor) == 2
+        hears.tell()
+        assert await large == 100_000
+        assert await small == 1
+
+
+async def test_a_worker_that_takes_its_time_is_sent_nothing_ahead(line, monkeypatch) -> None:
+    """After a task that wasn't short the next ones wait in the parent."""
+    monkeypatch.setattr(members, "BRISK", 0.0)
+    says, hears = line(), line()
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        await cpu.run(tasks.pid)
+        cpu.submit(tasks.talk, says.path, hears.path)
+        await says.hear()
+        queued = cpu.submit(tasks.identity, 1)
+        assert ahead_in(executor) == []
+        hears.tell()
+        assert await queued == 1
+
+
+async def test_the_order_is_kept(tmp_path) -> None:
+    """One worker runs tasks in the order in which they were submitted, those sent ahead and those that weren't."""
+    path = tmp_path / "runs"
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        for number in range(500):
+            padding = b"x" * (80_000 if number % 7 == 0 else 10)
+            cpu.submit(pool_tasks.record_with, str(path), number, padding)
+            if number % 50 == 0:
+                await anyio.sleep(0)
+        await executor.wait_idle()
+    assert pool_tasks.runs(path) == list(range(500))
+
+
+# --- cancelled --------------------------------------------------------------------------------------------
+
+
+async def test_a_job_sent_ahead_can_be_cancelled(line, tmp_path) -> None:
+    """It never runs; the task before it and the one after it do, in the same worker."""
+    path, says, hears = tmp_path / "runs", line(), line()
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        worker = await cpu.run(tasks.pid)
+        for number in range(0, 300, 3):
+            before = cpu.submit(pool_tasks.talk_and_record, says.path, hears.path, str(path), number)
+            ahead = cpu.submit(tasks.append_and_tell_pid, str(path), number + 1)
+            after = cpu.submit(tasks.append_and_tell_pid, str(path), number + 2)
+            await says.hear()
+            assert ahead_in(executor) == [ahead]
+            assert ahead.cancel()
+            assert ahead.state is CANCELLED
+            assert ahead_in(executor) == [after]
+            hears.tell()
+            assert (await before, await after) == (worker, worker)
+    assert pool_tasks.runs(path) == [number for number in range(300) if number % 3 != 1]
+
+
+async def pause(seconds: float) -> None:
+    """Let the loop turn for less time than it can sleep."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        await anyio.sleep(0)
+
+
+# --- behind a task that turns long ------------------------------------------------------------------------
+
+
+async def test_a_job_sent_ahead_is_taken_by_the_first_worker_that_is_free(line, monkeypatch) -> None:
+    """The task before it turns out to be long: it runs elsewhere meanwhile, before those that were queued later."""
+    says = line()
+    async with Executor(threads=1, processes=2) as executor:
+        cpu = executor.options(tag="cpu")
+        hears = await two_workers(cpu, line)
+        for _ in range(10):
+            monkeypatch.setattr(members, "BRISK", 1000.0)
+            short = await occupied(cpu, says, hears)
+            for each in hears.values():
+                each.tell()
+            for handle in short:  # after which both are sent jobs ahead
+                await handle
+            busy = await occupied(cpu, says, hears)
+            ahead = [cpu.submit(tasks.pid) for _ in range(2)]
+            queued = cpu.submit(tasks.pid)
+            assert set(ahead_in(executor)) == set(ahead)
+            monkeypatch.setattr(members, "BRISK", 0.0)  # all of them have taken long
+            slow, free = hears
+            hears[free].tell()
+            assert [await handle for handle in [*ahead, queued]] == [free] * 3
+            hears[slow].tell()
+            assert {await handle for handle in busy} == {slow, free}
+
+
+async def two_workers(cpu, line) -> dict[int, Line]:
+    """Have two workers started; return a line for each, by process id."""
+    says, hears = line(), [line(), line()]
+    handles = [cpu.submit(tasks.talk, says.path, each.path) for each in hears]
+    for _ in handles:
+        await says.hear()
+    for each in hears:
+        each.tell()
+    return {await handle: each for handle, each in zip(handles, hears, strict=True)}
+
+
+async def occupied(cpu, says: Line, hears: dict[int, Line]) -> list[TaskHandle]:
+    """Have each of two workers run a task that ends when it is told to."""
+    paths = {pid: each.path for pid, each in hears.items()}
+    handles = [cpu.submit(pool_tasks.talk_by_pid, says.path, paths) for _ in hears]
+    for _ in handles:
+        await says.hear()
+    return handles
+
+
+# --- when the worker dies ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "cancel", "timeout"])
+async def test_a_job_sent_ahead_survives_its_worker(line, tmp_path, end: str) -> None:
+    """However the worker is killed under the task before it, it runs once, in another."""
+    path, says, hears = tmp_path / "runs", line(), line()
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        for number in range(0, 30, 3):
+            await cpu.run(tasks.pid)
+            submitter = executor.options(tag="cpu", timeout=0.05) if end == "timeout" else cpu
+            victim = submitter.submit(pool_tasks.talk_and_record, says.path, hears.path, str(path), number)
+            followers = [cpu.submit(tasks.append_and_tell_pid, str(path), number + more) for more in (1, 2)]
+            worker = int(await says.hear())
+            if end == "SIGKILL":
+                assert ahead_in(executor) == followers[:1]
+                os.kill(worker, signal.SIGKILL)
+            elif end == "cancel":
+                assert ahead_in(executor) == followers[:1]
+                victim.cancel()
+            pids = {await follower for follower in followers}
+            assert len(pids) == 1
+            assert worker not in pids
+            await victim.wait()
+            assert victim.exception() is not None
+    assert pool_tasks.runs(path) == list(range(30))
+
+
+@pytest.mark.parametrize("races", [30, pytest.param(3000, marks=[pytest.mark.stress, pytest.mark.timeout(900)])])
+async def test_each_race_of_a_death_with_short_tasks_ends_well(tmp_path, races: int) -> None:
+    """Workers are killed at any time, by cancels and from outside: no task runs twice, and none is unaccounted for.
+
+    What is lost was running in a worker that was killed from outside.
+    """
+    path = tmp_path / "runs"
+    moments = random.Random(races)
+    handles, kills = [], 0
+    async with Executor(threads=1, processes=2) as executor:
+        cpu = executor.options(tag="cpu")
+        await cpu.run(tasks.pid)
+        for race in range(races):
+            numbers = range(5 * race, 5 * race + 5)
+            handles += [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in numbers]
+            await pause(moments.random() * 0.001)
+            if race % 2:
+                handles[moments.randrange(-5, 0)].cancel()
+            elif members_of(executor):
+                kills += 1
+                os.kill(moments.choice(members_of(executor)).pid, signal.SIGKILL)
+            for handle in handles[-5:]:
+                await handle.wait()
+        await executor.wait_idle()
+    count = Counter(pool_tasks.runs(path))
+    assert set(count.values()) == {1}
+    states = Counter(handle.state for handle in handles)
+    assert states.keys() <= {SUCCEEDED, CANCELLED, LOST}
+    assert states[LOST] <= kills
+    assert states[CANCELLED] <= races // 2
+    assert all(count[number] for number, handle in enumerate(handles) if handle.state is SUCCEEDED)
+
+
+# --- when the worker is replaced --------------------------------------------------------------------------
+
+
+async def test_a_worker_is_sent_no_more_than_it_may_do(tmp_path) -> None:
+    """With a limit of tasks per worker, no job is sent ahead that would be one too many."""
+    path = tmp_path / "runs"
+    async with Executor(threads=1, processes=1, max_tasks_per_worker=3) as executor:
+        cpu = executor.options(tag="cpu")
+        handles = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(30)]
+        pids = [await handle for handle in handles]
+    assert pool_tasks.runs(path) == list(range(30))
+    assert set(Counter(pids).values()) == {3}
+
+
+async def test_a_drain_runs_what_was_sent_ahead(line, tmp_path) -> None:
+    """A drain with time to spare lets it run; one without cancels it, and it never does."""
+    path, says, hears = tmp_path / "runs", line(), line()
+    for deadline, state in ((10, SUCCEEDED), (0, CANCELLED)):
+        async with Executor(threads=1, processes=1) as executor:
+            cpu = executor.options(tag="cpu")
+            worker = await cpu.run(tasks.pid)
+            cpu.submit(tasks.talk, says.path, hears.path)
+            await says.hear()
+            ahead = cpu.submit(tasks.append_and_tell_pid, str(path), deadline)
+            assert ahead_in(executor) == [ahead]
+            if state is SUCCEEDED:
+                hears.tell()
+            await executor.drain(deadline)
+            assert ahead.state is state
+        await ended(worker)
+    assert pool_tasks.runs(path) == [10]
