@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor as FuturesExecutor
-from types import CodeType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import anyio
@@ -272,11 +272,6 @@ class Executor(BoundExecutor):
         if name not in self._backends:
             raise ConfigurationError(f"there is no backend {name!r}; there are {', '.join(sorted(self._backends))}")
         return self._backends[name]
-
-    @property
-    def request_handlers(self) -> frozenset[CodeType]:
-        """What calls the handlers of requests where this executor is used: the monitor tells a route by it."""
-        return frozenset()
 
     @property
     def tasks(self) -> tuple[TaskHandle[Any], ...]:

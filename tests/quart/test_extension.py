@@ -44,7 +44,7 @@ async def test_init_app(app):
         _ = executor.app
     executor.init_app(app)
     assert executor.app is app
-    assert app.extensions["executor"] is executor
+    assert app.extensions["executor"].app is app
     async with app.test_app():
         assert await app.add_background_task(background.quadruple, 1) == 4
 
