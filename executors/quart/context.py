@@ -9,11 +9,9 @@ from typing import Any, TypeAlias
 
 from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearing_down
 
-from executors._callables import refuse_awaitable
 from executors._loops import EventLoop
-from executors._loops.completion import LOOK_AFTER_LOOP
+from executors._loops.completion import LOOP_CHECK_INTERVAL
 from executors._serving.spawning import Spawned
-from executors.context import current_task, is_awaitable
 from executors.errors import ExecutorClosedError
 
 RunCoroutine: TypeAlias = Callable[[Coroutine[Any, Any, Any], Context], Any]
@@ -26,22 +24,6 @@ def wrap_coroutine_function(app: Quart, function: Callable[..., Awaitable[Any]])
     async def in_app_context(*args: Any, **kwargs: Any) -> Any:
         async with app.app_context():
             return await function(*args, **kwargs)
-
-    return in_app_context
-
-
-def wrap_for_loop(app: Quart, function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Wrap a sync function that runs on the event loop (inline mode). The result is a coroutine function.
-
-    It raises `InvalidTaskError` if the function returns an awaitable.
-    """
-
-    async def in_app_context(*args: Any, **kwargs: Any) -> Any:
-        async with app.app_context():
-            value = function(*args, **kwargs)
-            if is_awaitable(value):
-                raise refuse_awaitable(current_task().name, value)
-            return value
 
     return in_app_context
 
@@ -103,7 +85,7 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
             loop.post(ended.set)  # later: the loop is still in the context
 
     loop.post(lambda: spawned.append(Spawned(loop, run, context)))
-    while not ended.wait(LOOK_AFTER_LOOP):
+    while not ended.wait(LOOP_CHECK_INTERVAL):
         if loop.has_ended():  # possible if the task was abandoned
             coroutine.close()
             raise ExecutorClosedError("the event loop ended before the task did, and the app's context needs it")

@@ -10,9 +10,9 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from quart import Quart
 
-from executors._core.router import Call
+from executors._core.dispatcher import Dispatcher
+from executors._core.router import Route
 from executors._core.settings import Settings
-from executors.backends.base import ExecutorBackend
 from executors.backends.inline import InlineBackend
 from executors.context import refuse_in_worker
 from executors.events import Hook
@@ -20,7 +20,7 @@ from executors.executor import Executor
 from executors.handle import TaskHandle
 from executors.monitor import LoopMonitor
 from executors.quart.config import settings_of
-from executors.quart.context import run_on_loop, wrap_coroutine_function, wrap_for_loop, wrap_for_thread
+from executors.quart.context import run_on_loop, wrap_coroutine_function, wrap_for_thread
 from executors.quart.failures import FailureReports, RefusalResponses
 from executors.quart.lifecycle import Lifecycle
 from executors.quart.monitor import AppMonitor
@@ -102,7 +102,7 @@ class AppExecutor(Executor):
         if self.worker_functions.exit:
             for backend in self._backends.values():
                 if not backend.supports_context and not backend.is_remote:
-                    backend.patience = max(backend.patience, EXIT_TIMEOUT)
+                    backend.close_timeout = max(backend.close_timeout, EXIT_TIMEOUT)
         self._inline_worker = InlineWorker(self.app, self.worker_functions)
         self._reports = FailureReports(self.app)  # those of an earlier run ended with its loop
         self._monitor.start(self._settings.monitor)
@@ -146,30 +146,26 @@ class AppExecutor(Executor):
             self._worker_warning = str(app_not_found(f"{reason}, and tasks there have no `current_app`"))
         return SETUP, (path, self.app.name, configured is not None or bool(self.worker_functions))
 
-    def _prepare(self, function: Callable[..., Any], args: Any, kwargs: Any, said: Any) -> Call:
-        self._before_submit()
-        call = super()._prepare(function, args, kwargs, said)
-        if not call.target.backend.supports_context:
-            self._before_worker()
-            return call
-        return call._replace(function=self._wrap(call.function, call.target.backend, call.is_coroutine))
-
-    def _before_submit(self) -> None:
+    def _ready(self) -> Dispatcher:
+        """Return the dispatcher for new tasks. Start first if the app is used without a lifespan."""
         refuse_in_worker("the app's executor")
         if self._is_without_loop():
             self._lifecycle.start_without_server()
+        return super()._ready()
 
-    def _wrap(self, function: Callable[..., Any], backend: ExecutorBackend, is_coroutine: bool) -> Callable[..., Any]:
-        """Return the function in the app's context, for a backend that runs it in this process."""
-        app = self.app
-        if isinstance(backend, InlineBackend):
-            wrapped = wrap_coroutine_function(app, function) if is_coroutine else wrap_for_loop(app, function)
-            return self._inline_worker.wrap(wrapped) if backend.name == "process" else wrapped
-        if is_coroutine:
-            return wrap_coroutine_function(app, function)
-        return wrap_for_thread(app, function, functools.partial(run_on_loop, self._started().loop))
+    def _wrap(self, function: Callable[..., Any], route: Route) -> Callable[..., Any]:
+        """Return a task's function in the app's context."""
+        backend = route.backend
+        if not backend.supports_context:  # workers wrap it
+            self._warn_of_missing_app()
+            return function
+        if route.is_coroutine or route.runs_sync_on_loop:
+            wrapped = wrap_coroutine_function(self.app, function)
+            is_worker = isinstance(backend, InlineBackend) and backend.replaces_workers
+            return self._inline_worker.wrap(wrapped) if is_worker else wrapped
+        return wrap_for_thread(self.app, function, functools.partial(run_on_loop, self._started().loop))
 
-    def _before_worker(self) -> None:
+    def _warn_of_missing_app(self) -> None:
         """Warn, before the first task that goes to a worker process, if workers don't have the app."""
         if self._worker_warning is not None:
             logger.warning("%s", self._worker_warning)

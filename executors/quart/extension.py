@@ -44,7 +44,7 @@ class CurrentExecutor(BoundExecutor):
 
     def __init__(self, find: Callable[[], AppExecutor], overrides: TaskOptions = NO_OPTIONS) -> None:
         self._find = find
-        self._said = overrides
+        self._overrides = overrides
 
     @property
     def _executor(self) -> AppExecutor:  # type: ignore[override]
@@ -52,7 +52,7 @@ class CurrentExecutor(BoundExecutor):
 
     def options(self, **options: Unpack[CallKeywords]) -> BoundExecutor:
         """Bind options as `Executor.options` does. The app's executor is looked up anew for each task."""
-        return CurrentExecutor(self._find, TaskOptions.checked({**options}).over(self._said))
+        return CurrentExecutor(self._find, TaskOptions.checked({**options}).over(self._overrides))
 
 
 class QuartExecutor(CurrentExecutor):

@@ -56,7 +56,7 @@ def busy(new_app):
 
 def lines_of(caplog):
     """Return the texts of the app's log that tell of an answer with status 503."""
-    return [record.getMessage() for record in caplog.records if "answered with status 503" in record.getMessage()]
+    return [record.getMessage() for record in caplog.records if "with status 503" in record.getMessage()]
 
 
 @pytest.mark.parametrize("config", [{}, {"DEBUG": True}, {"TESTING": True}, {"PROPAGATE_EXCEPTIONS": True}], ids=str)
@@ -258,7 +258,7 @@ async def test_the_log_is_not_flooded(busy, caplog, monkeypatch):
         client = running.test_client()
         for _ in range(4):
             assert (await client.get("/async")).status_code == 503
-        monkeypatch.setattr(responses, "LOG_INTERVAL", 0.0)
+        monkeypatch.setattr(failures, "LOG_INTERVAL", 0.0)
         for _ in range(2):
             assert (await client.get("/async")).status_code == 503
         busy.released.set()
