@@ -190,7 +190,7 @@ class RefusalResponses:
         more = f" ({self._suppressed} more such answers since the last line)" if self._suppressed else ""
         self._last_logged, self._suppressed = now, 0
         reason = str(error).partition("\n")[0]  # the traceback of a worker that fails to start has been logged already
-        self._app.logger.warning("answered a request with status 503: %s%s", reason, more)
+        self._app.logger.warning("a request was answered with status 503: %s%s", reason, more)
 
 
 def takes_context(handler: Callable[..., Any]) -> bool:

@@ -45,10 +45,6 @@ def fail_in_thread():
     raise ValueError("wrong")
 
 
-def awaited_later():
-    return fail_on_loop()
-
-
 async def leave():
     sys.exit(3)
 
@@ -70,8 +66,8 @@ def records_of(caplog, handle):
 
 @pytest.mark.parametrize(
     ("function", "args"),
-    [(fail_on_loop, ()), (fail_in_thread, ()), (awaited_later, ()), (background.fail, ("wrong",))],
-    ids=["loop", "thread", "thread then loop", "process"],
+    [(fail_on_loop, ()), (fail_in_thread, ()), (background.fail, ("wrong",))],
+    ids=["loop", "thread", "process"],
 )
 async def test_failures(app, told, caplog, function, args):
     """A failure goes to the signal's receivers and to the app's log, with its task and traceback, once."""

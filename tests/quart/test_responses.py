@@ -56,7 +56,7 @@ def busy(new_app):
 
 def lines_of(caplog):
     """Return the texts of the app's log that tell of an answer with status 503."""
-    return [record.getMessage() for record in caplog.records if "with status 503" in record.getMessage()]
+    return [record.getMessage() for record in caplog.records if "answered with status 503" in record.getMessage()]
 
 
 @pytest.mark.parametrize("config", [{}, {"DEBUG": True}, {"TESTING": True}, {"PROPAGATE_EXCEPTIONS": True}], ids=str)
@@ -107,7 +107,9 @@ async def test_a_backend_that_is_unavailable(busy, caplog):
     """A backend that can't run anything is an answer of status 503, without the reason. The log has its first line."""
 
     class Unavailable(ThreadBackend):
-        unavailable = "the secret database has gone\n\nTraceback"
+        def start(self, loop):
+            super().start(loop)
+            self.unavailable = "the secret database has gone\n\nTraceback"
 
     app = busy(EXECUTOR_BACKENDS={"thread": Unavailable(1)})
     QuartExecutor(app)
