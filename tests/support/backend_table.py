@@ -46,7 +46,7 @@ def table() -> str:
 
     names = [name for name in backends.__all__ if name not in {"ExecutorBackend", "Job"}]
     rows = [
-        ["Attribute", *(f"`{name}`" for name in names), "What it says"],
+        ["Attribute", *(f"`{name}`" for name in names), "Meaning"],
         ["---"] * (len(names) + 2),
         *(
             [f"`{attribute}`", *(shown(getattr(backends, name), attribute) for name in names), text]
