@@ -420,11 +420,12 @@ async def test_a_callable_without_a_name_takes_no_slot() -> None:
     """A callable whose name can't be determined is refused, and its slot is not lost."""
 
     class Nameless:
-        @property
-        def __qualname__(self) -> str:
-            raise LookupError("no name")
-
         __call__ = staticmethod(int)
+
+        def __getattr__(self, name: str) -> str:
+            if name == "__qualname__":
+                raise LookupError("no name")
+            raise AttributeError(name)
 
     async with Executor(threads=1, processes=0, queue_size=1) as executor:
         for _ in range(3):
