@@ -111,7 +111,7 @@ class Drain:
 
 async def _close(backends: Iterable[ExecutorBackend], left: float) -> None:
     unclosed = set(backends)
-    patience = max(backend.patience for backend in unclosed)
+    patience = max(backend.close_timeout for backend in unclosed)
 
     async def close(backend: ExecutorBackend) -> None:
         try:

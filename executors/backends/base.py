@@ -61,7 +61,7 @@ class ExecutorBackend(ABC):
     carried: CarriedVariables | None = None
     """What of a job's context travels along with it. The executor sets it, as `setup`."""
 
-    patience: float = 0.0
+    close_timeout: float = 0.0
     """Seconds that its workers may take to end beyond the usual, in `close`. The executor of an app raises it where
     they have something to close. A drain waits no longer than until its own deadline, and calls `kill` then."""
 

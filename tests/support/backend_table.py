@@ -9,7 +9,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "backends.md"
 HEADING = "| Attribute |"
-NOT_CAPABILITIES = {"carried", "name", "patience", "setup", "unavailable"}
+NOT_CAPABILITIES = {"carried", "close_timeout", "name", "setup", "unavailable"}
 
 
 def told() -> dict[str, str]:
