@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from executors.backends.side_thread import SideThread
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
 from executors.options import whole_number
+
+_NO_CONTEXT = Context()
+_NO_KWARGS: dict[str, Any] = {}
 
 MAX_BODY = MESSAGE_SIZE - HEADER.size
 """The largest pickle, in bytes, that is sent in one message."""
@@ -118,8 +122,8 @@ class ProcessBackend(ExecutorBackend):
 
     @property
     def unavailable(self) -> str | None:  # type: ignore[override]
-        """Why workers fail to start, while they do."""
-        return self._pool.unavailable
+        """Why workers fail to start, while they do and none is left."""
+        return None if self._pool.workers else self._pool.start_failure
 
     def resize(self, size: int) -> None:
         """Set how many workers there may be. On the loop's thread, while the backend is started.
@@ -159,8 +163,8 @@ class ProcessBackend(ExecutorBackend):
             self._send(job, token)
 
     def _send(self, job: Job, token: bytes | Payload) -> None:
-        job.token = token
-        job.args, job.kwargs = (), {}  # the token has them, and a queued job keeps no more memory than it must
+        job.token = token  # which has all that follows: a queued job keeps no more memory and objects than it must
+        job.args, job.kwargs, job.context = (), _NO_KWARGS, _NO_CONTEXT
         self._pool.submit(job)
 
     def _dump(self, job: Job, variables: dict[str, Any], limit: int) -> bytes | Payload:
@@ -195,8 +199,7 @@ class ProcessBackend(ExecutorBackend):
         else:
             self._send(job, token)
 
-    def _on_outcome(self, job: Job, kind: int, parts: Sequence[Buffer], pid: int) -> None:
-        where = f"worker process {pid}"
+    def _on_outcome(self, job: Job, kind: int, parts: Sequence[Buffer], where: str) -> None:
         if len(parts[0]) <= INLINE_LIMIT:
             report_outcome(job, kind, parts, where)
         else:

@@ -41,8 +41,10 @@ class Pool:
         launcher: Launches them.
         shared: How many bytes of shared memory each side of each worker may have.
         recycling: When a worker is replaced.
-        on_outcome: Called with a job that has ended, the kind and the parts of its outcome, and its worker's process
-            id.
+        on_outcome: Called with a job that has ended, the kind and the parts of its outcome, and its worker's name.
+
+    Attributes:
+        workers: The workers that take jobs.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Pool:
         launcher: Launcher,
         shared: int,
         recycling: Recycling,
-        on_outcome: Callable[[Job, int, Sequence[Buffer], int], None],
+        on_outcome: Callable[[Job, int, Sequence[Buffer], str], None],
     ) -> None:
         self._loop = loop
         self._size = size
@@ -62,7 +64,8 @@ class Pool:
         self._on_outcome = on_outcome
         self._pending = PendingJobs()
         self._backlog = self._pending.backlog
-        self._workers: list[WorkerHandle] = []
+        self._redispatches = self._pending.redispatches
+        self.workers: list[WorkerHandle] = []
         self._idle: list[WorkerHandle] = []
         self._leaving: set[WorkerHandle] = set()  # asked to exit, or killed
         self._modules: set[str] = set()  # whose functions have run in a worker
@@ -74,9 +77,9 @@ class Pool:
         self._all_gone: Waiter | None = None
 
     @property
-    def unavailable(self) -> str | None:
-        """Why the pool takes no jobs: there is no worker, and starting workers has failed. Any thread."""
-        return None if self._workers else self._starter.reason
+    def start_failure(self) -> str | None:
+        """Why no worker starts, while that fails again and again. Any thread."""
+        return self._starter.reason
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -89,20 +92,20 @@ class Pool:
         queued = len(self._backlog)
         if queued == 1:  # the jobs before it have used up the workers otherwise
             self._assign()
-        elif len(self._workers) + self._starter.starting < self._size:
+        elif len(self.workers) + self._starter.starting < self._size:
             self._start_workers(queued - self._starter.starting)
 
     def _assign(self) -> None:
         """Run pending jobs in idle workers, start workers for those that remain, and have busy workers prefetch."""
-        while self._idle and (job := self._pending.next_job(self._workers)) is not None:
+        while self._idle and (job := self._pending.next_job(self.workers)) is not None:
             self._run(job)
         if self._backlog:
-            if len(self._workers) < self._size:
+            if len(self.workers) < self._size:
                 self._start_workers(len(self._backlog) - self._starter.starting)
-            if len(self._workers) + self._starter.starting >= self._size:
-                self._pending.prefetch(self._workers)
+            if len(self.workers) + self._starter.starting >= self._size:
+                self._pending.prefetch(self.workers)
         elif self._idle and self._prefetch_check is None:
-            for worker in self._workers:
+            for worker in self.workers:
                 if worker.prefetched:  # and its jobs could not be revoked just now
                     self._prefetch_check = self._loop.call_later(prefetch.PREFETCH_WINDOW, self._check_prefetched)
                     break
@@ -114,7 +117,7 @@ class Pool:
     def _run(self, job: Job) -> None:
         """Run a job in an idle worker."""
         worker = self._idle.pop()  # first: a hook that is called as the job starts may submit another
-        if self._pending.start(job):
+        if job.handle.id in self._redispatches or job.start():
             worker.run(job)
         else:
             self._idle.append(worker)
@@ -123,25 +126,25 @@ class Pool:
         """A worker has ended a job: see to the worker first, so that it does not wait while the outcome is decoded."""
         if kind == FrameType.VALUE:
             self._modules.add(getattr(job.function, "__module__", None) or "")
-        if self._pending.redispatches:
-            self._pending.redispatches.pop(job.handle.id, None)
+        if self._redispatches:
+            self._redispatches.pop(job.handle.id, None)
         if worker.tasks == 1:
             self._starter.succeeded()
         following = worker.job
         is_cancelled = following is not None and not following.start()
         if worker not in self._leaving:
-            if self._closing or len(self._workers) > self._size:
+            if self._closing or len(self.workers) > self._size:
                 worker.is_due = True
             if following is None:
                 self._release(worker)
             elif is_cancelled:  # and could not be revoked
                 self._stop(worker, following)
             self._assign()
-        guarded(self._on_outcome, job, kind, parts, worker.pid)
+        guarded(self._on_outcome, job, kind, parts, worker.name)
 
     def cancel(self, job: Job) -> None:
         """Drop a pending job; kill the worker of a running one, with its process group."""
-        for worker in self._workers:
+        for worker in self.workers:
             if job is worker.job or job in worker.prefetched:
                 self._stop(worker, job)
                 self._assign()
@@ -155,7 +158,7 @@ class Pool:
             self._kill(worker)
         elif _has(worker, job):  # those before it have ended, or it has itself: that outcome is in the socket
             worker.channel.receive_all()
-            if _has(worker, job) and worker in self._workers:
+            if _has(worker, job) and worker in self.workers:
                 self._loop.call_later(prefetch.PREFETCH_WINDOW, self.cancel, job)
         else:
             self._pending.forget(job)
@@ -164,7 +167,7 @@ class Pool:
 
     def _start_workers(self, count: int) -> None:
         """Start `count` workers, or as many as there may be."""
-        available = self._size - len(self._workers) - self._starter.starting
+        available = self._size - len(self.workers) - self._starter.starting
         if available > 0 and not self._closing and self._starter.may_start():
             for _ in range(min(count, available)):
                 self._starter.start(frozenset(self._modules))
@@ -173,20 +176,20 @@ class Pool:
         worker = WorkerHandle(
             process, self._loop, self._copier, self._shared, self._recycling, self._on_job_ended, self._on_exit
         )
-        self._workers.append(worker)
+        self.workers.append(worker)
         if self._closing:
             self._kill(worker)
         else:
-            worker.is_due = len(self._workers) > self._size  # since the size was reduced
+            worker.is_due = len(self.workers) > self._size  # since the size was reduced
             self._release(worker)
             self._assign()
 
     def _on_start_failed(self) -> None:
         """A start has failed, or may be tried again."""
-        if self.unavailable:
-            reason = f": {self.unavailable}"
+        if not self.workers and self.start_failure:
+            reason = f": {self.start_failure}"
             while (job := self._backlog.popleft()) is not None:
-                self._pending.redispatches.pop(job.handle.id, None)
+                self._redispatches.pop(job.handle.id, None)
                 job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, reason))
         self._assign()
         self._check_all_gone()
@@ -230,18 +233,18 @@ class Pool:
         self._start_workers(self._spares)
 
     def _leave(self, worker: WorkerHandle) -> None:
-        self._workers.remove(worker)
+        self.workers.remove(worker)
         self._leaving.add(worker)
 
     def resize(self, size: int) -> None:
         """Set how many workers there may be. Workers above that end once they are idle."""
         self._size = size
-        while self._idle and len(self._workers) > size:
+        while self._idle and len(self.workers) > size:
             self._retire(self._idle.pop(0))
         self._assign()
 
     def _on_exit(self, worker: WorkerHandle) -> None:
-        is_unexpected = worker in self._workers
+        is_unexpected = worker in self.workers
         is_unused = is_unexpected and not worker.tasks and worker.job is None
         if is_unexpected:
             self._leave(worker)
@@ -278,7 +281,7 @@ class Pool:
         for timer in (self._idle_check, self._prefetch_check):
             if timer is not None:
                 timer.cancel()
-        for worker in list(self._workers):
+        for worker in list(self.workers):
             if worker in self._idle:
                 self._retire(worker)
             else:
@@ -296,14 +299,14 @@ class Pool:
             worker.process.kill()
 
     def _check_all_gone(self) -> None:
-        if self._all_gone is not None and not (self._workers or self._leaving or self._starter.starting):
+        if self._all_gone is not None and not (self.workers or self._leaving or self._starter.starting):
             self._loop.wake(self._all_gone)
 
     def kill(self) -> None:
         """Kill and reap every worker, now. Any thread."""
         self._closing = True
-        workers = [*self._workers, *self._leaving]
-        self._workers, self._leaving = [], set()
+        workers = [*self.workers, *self._leaving]
+        self.workers, self._leaving = [], set()
         for worker in workers:
             worker.process.kill()
             worker.process.reap()

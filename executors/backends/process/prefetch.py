@@ -48,10 +48,6 @@ class PendingJobs:
         self.backlog = Backlog()
         self.redispatches: dict[int, int] = {}
 
-    def start(self, job: Job) -> bool:
-        """Start a job, unless it was started before; return False if it was cancelled."""
-        return job.handle.id in self.redispatches or job.start()
-
     def put_back(self, jobs: list[Job], started: Job | None = None) -> None:
         """Put jobs back in front of all others, in their order; one of them may have been started."""
         for job in reversed(jobs):

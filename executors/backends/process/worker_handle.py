@@ -48,6 +48,7 @@ class WorkerHandle:
         on_exit: Called with this when the process has ended, before it is reaped.
 
     Attributes:
+        name: What messages call it.
         job: The job that the worker runs, or has been sent and is about to run; None while it is idle.
         prefetched: The jobs that it has been sent to run after that one.
         began: When it began its job, or became idle, by the monotonic clock.
@@ -72,6 +73,7 @@ class WorkerHandle:
     ) -> None:
         self.process = process
         self.pid = process.pid
+        self.name = f"worker process {process.pid}"
         self.job: Job | None = None
         self.prefetched: deque[Job] = deque()
         self.began = time.monotonic()

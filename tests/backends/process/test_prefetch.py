@@ -89,7 +89,7 @@ async def test_a_job_is_taken_back_from_among_others(tmp_path, order: str, which
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
         worker = await cpu.run(tasks.pid)
-        (worker_handle,) = executor.backend("process")._pool._workers  # type: ignore[attr-defined]
+        (worker_handle,) = executor.backend("process")._pool.workers  # type: ignore[attr-defined]
         os.kill(worker, signal.SIGSTOP)
         handles = []
         for at in ("before", "between", "after"):
@@ -149,7 +149,7 @@ async def test_a_job_behind_a_long_task_has_a_worker_started(line, monkeypatch) 
 
 
 async def one_brisk_worker(executor, cpu):
-    found = executor.backend("process")._pool._workers
+    found = executor.backend("process")._pool.workers
     while not found or not found[0].last_duration or found[0].last_duration > prefetch.PREFETCH_WINDOW:
         await cpu.run(tasks.identity)
     return found
@@ -163,7 +163,7 @@ async def test_an_idle_worker_takes_what_is_behind_a_long_task(monkeypatch) -> N
         cpu = executor.options(tag="cpu")
         for handle in [cpu.submit(time.sleep, 0.05) for _ in range(2)]:
             await handle
-        assert len(executor.backend("process")._pool._workers) == 2
+        assert len(executor.backend("process")._pool.workers) == 2
         for _ in range(20):
             for _ in range(6):
                 handles = [cpu.submit(tasks.identity) for _ in range(6)]

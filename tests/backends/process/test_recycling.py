@@ -188,7 +188,7 @@ async def test_fewer_workers_end_idle_ones(line) -> None:
                 each.tell()
             assert {await handle for handle in handles} == pids
             backend.resize(size)
-            left = {worker.pid for worker in backend._pool._workers}
+            left = {worker.pid for worker in backend._pool.workers}
             assert len(left) == size
             for pid in pids - left:
                 await ended(pid)

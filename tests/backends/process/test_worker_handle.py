@@ -35,7 +35,7 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 
 
 def workers_of(executor: Executor) -> list[WorkerHandle]:
-    return executor.backend("process")._pool._workers  # type: ignore[attr-defined]
+    return executor.backend("process")._pool.workers  # type: ignore[attr-defined]
 
 
 def backlog_of(executor: Executor) -> int:
