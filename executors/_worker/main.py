@@ -22,11 +22,19 @@ TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from mmap import mmap
-    from typing import Any
+    from typing import Any, Literal
 
     from executors._wire.channel import BlockingChannel
     from executors._wire.pickling import Buffer
     from executors._worker.runner import Answer
+
+
+def set_niceness(nice: int | Literal["idle"]) -> None:
+    """Lower the scheduling priority of this thread: by so much niceness, or to SCHED_IDLE (Linux)."""
+    if nice == "idle":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(nice)
 
 
 class Worker(TaskRunner):
@@ -40,7 +48,7 @@ class Worker(TaskRunner):
         super().__init__(config["max_payload"])
         sys.path[:] = config["path"]
         sys.argv[:] = config["argv"]
-        os.nice(config["nice"])
+        set_niceness(config["nice"])
         context.WorkerState.active = True
         self._main: dict[str, str] | None = config["main"]
         self._parcels = PayloadCodec(config["shared"])
@@ -53,15 +61,15 @@ class Worker(TaskRunner):
         with handlers_kept():
             self.set_up(self._setup)
 
-    def serve(self, channel: BlockingChannel, board: mmap) -> None:
+    def serve(self, channel: BlockingChannel, entered_task_id: mmap) -> None:
         """Run jobs until told to exit, or the parent closes its end. In the process that is the worker.
 
         Args:
             channel: Its end of the connection.
-            board: Shared memory in which the id of the job that is entered is published.
+            entered_task_id: Shared memory in which it publishes the id of the task that it has entered.
         """
         self._channel = channel
-        self._board = board
+        self._entered_task_id = entered_task_id
         self._pid = os.getpid()
         self._outbox = Outbox(channel, {})  # the levels are set: what was imported may have changed them since
         while True:
@@ -81,7 +89,7 @@ class Worker(TaskRunner):
         self._outbox.send()
 
     def _do(self, kind: int, task_id: int, body: bytes | bytearray) -> None:
-        self._board[:8] = task_id.to_bytes(8, "little")  # before any of the user's code, as unpickling is
+        self._entered_task_id[:8] = task_id.to_bytes(8, "little")  # before any of the user's code, as unpickling is
         cpu_began = time.process_time()
         try:
             kind, call = self._parcels.unwrap(kind, body, self._channel.descriptors)

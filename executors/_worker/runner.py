@@ -8,7 +8,7 @@ import logging
 import os
 
 from executors import context
-from executors._wire import pickling
+from executors._wire import exceptions, pickling
 from executors._wire.frames import Outcome
 from executors.errors import SerializationError
 
@@ -182,7 +182,7 @@ class TaskRunner:
         error = error.with_traceback(trace)  # set by name, it would go through the class's `__setattr__`
         text = "".join(traceback.format_exception(error))
         try:
-            return Outcome.ERROR, [pickling.dump_error(error, text, self._max_payload)]
+            return Outcome.ERROR, [exceptions.dump_error(error, text, self._max_payload)]
         except SerializationError as failure:
             problem = str(failure)
         except pickling.TooLargeError:

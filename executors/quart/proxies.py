@@ -5,7 +5,7 @@ from __future__ import annotations
 from quart import globals as quart_globals
 from werkzeug.local import LocalProxy
 
-from executors._wire.named import take_by_name
+from executors._wire.pickling import pickle_by_name
 from executors.quart import extension
 
 
@@ -14,4 +14,4 @@ def name_proxies() -> None:
     for module in (quart_globals, extension):
         for attribute, value in vars(module).items():
             if type(value) is LocalProxy:
-                take_by_name(value, f"{module.__name__}:{attribute}")
+                pickle_by_name(value, f"{module.__name__}:{attribute}")

@@ -249,7 +249,7 @@ def test_a_setup_that_fails_is_told(launcher, preload: bool) -> None:
     """The launcher hears what it raised, and where."""
     with pytest.raises(StartError, match="RuntimeError: no such app") as caught:
         launcher(setup(launching.fail, preload=preload)).launch()
-    assert caught.value.told
+    assert caught.value.reported
     assert "in fail" in str(caught.value)
 
 
@@ -257,8 +257,8 @@ def test_a_setup_that_fails_is_told(launcher, preload: bool) -> None:
 def test_a_setup_that_hangs(launcher, preload: bool) -> None:
     """It is ended after the time that a start may take, and the error says so."""
     with pytest.raises(StartError, match=r"within 0\.5 s") as caught:
-        launcher(setup(launching.hang, preload=preload), start_time=0.5).launch()
-    assert caught.value.told
+        launcher(setup(launching.hang, preload=preload), start_timeout=0.5).launch()
+    assert caught.value.reported
 
 
 @pytest.mark.parametrize("preload", [True, False])
@@ -266,7 +266,7 @@ def test_a_setup_that_exits(launcher, preload: bool) -> None:
     """The launcher hears how the process ended."""
     with pytest.raises(StartError, match="exit code 7") as caught:
         launcher(config(setup=("worker_tasks:setup_exits", (7,)), preload=preload)).launch()
-    assert not caught.value.told
+    assert not caught.value.reported
 
 
 @pytest.mark.parametrize("how", ["preload", "in the fork", "of its own"])

@@ -91,7 +91,7 @@ class ProcessBackend(ExecutorBackend):
         self._pool = Pool(
             loop,
             self.workers,
-            Launcher(self._config, logged=lambda body, pid: loop.post(logs.replay, body, pid)),
+            Launcher(self._config, on_log=lambda body, pid: loop.post(logs.replay, body, pid)),
             self._shared,
             self._recycling,
             self._answered,

@@ -309,7 +309,7 @@ class Pool:
         if member in self._idle:
             self._idle.remove(member)
         member.channel.receive_all()  # it may have answered before it ended
-        entered = member.launched.entered()
+        entered = member.launched.entered_task_id()
         exitcode = member.launched.reap()
         self._leaving.remove(member)
         if member.job is not None:

@@ -174,7 +174,7 @@ class WorkerHandle:
         job = self.job
         if job is None or not self.ahead:
             return []
-        if type(job.token) is not bytes and self.launched.entered() != job.handle.id:
+        if type(job.token) is not bytes and self.launched.entered_task_id() != job.handle.id:
             return []  # parts of that one may be unread
         unread = self._take_unread()
         taken = [each for each in self.ahead if each.token in unread]
@@ -198,7 +198,7 @@ class WorkerHandle:
         unread: list[bytes] = []
         while True:
             try:
-                unread.append(self.launched.theirs.recv(MESSAGE_SIZE, _DONTWAIT))
+                unread.append(self.launched.worker_sock.recv(MESSAGE_SIZE, _DONTWAIT))
             except BlockingIOError:
                 return unread
 

@@ -276,7 +276,7 @@ def test_a_launch_without_descriptors(way: str) -> None:
         outcomes = []
         for room in range(1, 14):
             launcher = Launcher(lambda: told)
-            launcher._forks = {way!r} != "of its own"
+            launcher._can_fork = {way!r} != "of its own"
             before = os.listdir("/proc/self/fd")
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + room, hard))
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from executors.backends.process.circuit import StartCircuit
+from executors.backends.process.starter import StartCircuit
 
 
 def test_the_first_failures_only_delay() -> None:
@@ -21,7 +21,7 @@ def test_several_that_fail_at_once_count_once() -> None:
     circuit = StartCircuit()
     assert [circuit.failed(10.0, "x") for _ in range(8)] == pytest.approx([0.05] * 8)
     assert not circuit.is_open
-    assert circuit.failed(10.0, "x", told=True) == 1.0
+    assert circuit.failed(10.0, "x", reported=True) == 1.0
     assert circuit.is_open
 
 
@@ -61,6 +61,6 @@ def test_a_start_forgets_failures() -> None:
     circuit = StartCircuit()
     for now in range(4):
         circuit.failed(100.0 * now, "x")
-    circuit.started()
+    circuit.succeeded()
     assert (circuit.is_open, circuit.closed_until) == (False, 0.0)
     assert circuit.failed(0.0, "x") == 0.05
