@@ -271,10 +271,15 @@ def test_a_setup_that_exits(launcher, preload: bool) -> None:
 
 @pytest.mark.parametrize("how", ["preload", "in the fork", "of its own"])
 def test_the_log_of_a_setup(launcher, launch, caplog, how: str) -> None:
-    """What the app logs as it is imported is in this process's log when the worker is there."""
-    names = {"of its own": launching.log_and_keep_thread}
-    launch(launcher(setup(names.get(how, launching.log), "imported", preload=how == "preload")))
-    assert [record.getMessage() for record in named(caplog, "tests.setup")] == ["imported"]
+    """What the app logs as it is imported is in this process's log when the worker is ready, once for each import.
+
+    An app that cannot be forked is imported twice at first: in the zygote, and in the worker.
+    """
+    function = launching.log_and_keep_thread if how == "of its own" else launching.log
+    worker = launch(launcher(setup(function, "imported", preload=how != "in the fork")))
+    assert worker.is_forked == (how != "of its own")
+    imports = 2 if how == "of its own" else 1
+    assert [record.getMessage() for record in named(caplog, "tests.setup")] == ["imported"] * imports
 
 
 def test_a_long_log_of_a_setup_keeps_no_app_from_being_forked(launcher, launch, caplog) -> None:

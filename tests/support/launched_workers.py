@@ -60,7 +60,7 @@ def launch(launcher: object) -> Iterator[Callable[..., WorkerProcess]]:
 
     yield launch_by
     for each in launched:
-        if each.pidfd is not None:  # it isn't closed
+        if each.pidfd is not None or each.sock.fileno() >= 0:  # it isn't closed
             each.kill()
             each.reap()
             each.close()

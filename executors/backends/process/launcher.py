@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from executors._wire.channel import BlockingChannel
-from executors._wire.control import ControlMessage
+from executors._wire.control import ControlChannel, ControlMessage
 from executors._wire.frames import FrameType, frame
 from executors.backends.process import logs
 from executors.backends.process.worker_process import Pipes, WorkerProcess
@@ -130,7 +130,10 @@ class Launcher:
                 raise TimeoutError
             if worker.sock.fileno() not in events:
                 raise EOFError
-            kind, _, _, body = channel.receive()
+            if worker.keeps_messages:
+                kind, _, _, body = channel.receive()
+            else:  # receives no more than the frame: what follows it on the byte stream is for the pool
+                kind, _, body, _ = ControlChannel(worker.sock).receive()
             is_ready = self._is_answer(kind, body, worker.pid)
         worker.sock.settimeout(None)
 

@@ -215,7 +215,8 @@ class ExitWatch:
             threading.Thread(target=self._wait, args=(worker.pid,), name="executors-exit-watch", daemon=True).start()
 
     def _wait(self, pid: int) -> None:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with suppress(ChildProcessError):  # `kill` has reaped it already: `Popen.kill` polls
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         self._loop.post(self._on_exit)
 
     def _exited(self) -> None:

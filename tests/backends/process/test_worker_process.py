@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 
 import anyio
@@ -12,16 +13,22 @@ from launching import call, config, setup
 from processes import ended
 
 from executors._loops import running_loop
+from executors.backends.process import worker_process
 from executors.backends.process.worker_process import ExitWatch
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["forked", "of its own"])
-def worker(launcher, launch, request):
-    """A worker that was launched in either way."""
-    launched = launch(launcher(setup(launching.keep_thread) if request.param == "of its own" else config()))
+@pytest.fixture(params=["forked", "of its own", "as on macOS"])
+def worker(launcher, launch, monkeypatch, request):
+    """A worker that was launched in each way."""
+    with monkeypatch.context() as patch:
+        if request.param == "as on macOS":
+            patch.delattr(os, "pidfd_open")
+            patch.setattr(worker_process, "JOB_SOCKET_TYPE", socket.SOCK_STREAM)
+        launched = launch(launcher(config() if request.param == "forked" else setup(launching.keep_thread)))
     assert launched.is_forked == (request.param == "forked")
+    assert (launched.pidfd is None) == (request.param == "as on macOS")
     return launched
 
 
