@@ -162,6 +162,16 @@ def test_signals_to_the_zygote_are_ignored(launcher, launch) -> None:
     assert call(other, os.getppid) == call(worker, os.getppid) == zygote
 
 
+@pytest.mark.parametrize("how", ["preload", "in the fork", "of its own"])
+def test_idle_workers(launcher, launch, how: str) -> None:
+    """With the niceness "idle" a worker has the policy SCHED_IDLE, however it is started."""
+    function = launching.keep_thread if how == "of its own" else launching.log
+    arguments = () if how == "of its own" else ("imported",)
+    worker = launch(launcher(setup(function, *arguments, nice="idle", preload=how != "in the fork")))
+    assert worker.is_forked == (how != "of its own")
+    assert call(worker, os.sched_getscheduler, 0) == os.SCHED_IDLE
+
+
 # --- what is imported before a fork -----------------------------------------------------------------------
 
 

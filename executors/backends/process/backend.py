@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from executors._cpus import checked_niceness
 from executors._loops import EventLoop
 from executors._wire import pickling
 from executors._wire.frames import HEADER, MESSAGE_SIZE, FrameType, frame
@@ -35,7 +36,7 @@ class ProcessBackend(ExecutorBackend):
 
     Args:
         size: How many workers there may be. They start when needed.
-        nice: Their niceness above the server's.
+        nice: The niceness added to that of the server, from 0 to 19, or ``"idle"`` for SCHED_IDLE (Linux).
         max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
         max_memory_growth: After having grown by how many bytes a worker is replaced, once its task has ended.
         idle_timeout: After how many seconds without a task a worker ends; never if None.
@@ -57,7 +58,7 @@ class ProcessBackend(ExecutorBackend):
         self,
         size: int,
         *,
-        nice: int = 10,
+        nice: int | Literal["idle"] = 10,
         max_tasks_per_worker: int | None = None,
         max_memory_growth: int | None = None,
         idle_timeout: float | None = 300.0,
@@ -69,7 +70,7 @@ class ProcessBackend(ExecutorBackend):
         if sys.platform == "win32":
             raise ConfigurationError("the process backend needs a POSIX system, and doesn't run on Windows")
         self.workers: int = whole_number(size, "the number of processes", least=1)
-        self._nice = nice
+        self._nice = checked_niceness(nice, "the niceness of workers")
         self._recycling = Recycling(
             max_tasks=max_tasks_per_worker, max_memory_growth=max_memory_growth, idle_timeout=idle_timeout
         )
