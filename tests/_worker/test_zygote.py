@@ -255,7 +255,7 @@ def test_files_that_forks_can_share(launcher, launch, tmp_path, mode: str) -> No
 
 
 @pytest.mark.parametrize("preload", [True, False])
-def test_a_setup_that_fails_is_told(launcher, preload: bool) -> None:
+def test_a_setup_that_fails_is_reported(launcher, preload: bool) -> None:
     """The launcher hears what it raised, and where."""
     with pytest.raises(StartError, match="RuntimeError: no such app") as caught:
         launcher(setup(launching.fail, preload=preload)).launch()

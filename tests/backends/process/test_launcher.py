@@ -274,12 +274,12 @@ def test_a_launch_without_descriptors(way: str) -> None:
 
         warnings.simplefilter("always", ResourceWarning)
         warnings.showwarning = leaked
-        told = launching.setup(launching.keep_thread) if {way!r} == "unclean" else launching.config()
-        told["preload"] = {way!r} != "in the fork"
+        settings = launching.setup(launching.keep_thread) if {way!r} == "unclean" else launching.config()
+        settings["preload"] = {way!r} != "in the fork"
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         outcomes = []
         for room in range(1, 14):
-            launcher = Launcher(lambda: told)
+            launcher = Launcher(lambda: settings)
             launcher._can_fork = {way!r} != "of its own"
             before = os.listdir("/proc/self/fd")
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + room, hard))

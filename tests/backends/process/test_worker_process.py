@@ -34,11 +34,11 @@ def worker(launcher, launch, monkeypatch, request):
 
 async def test_exit_watch(worker) -> None:
     """It tells once when the process ends, which is still to be reaped then; closing it twice is harmless."""
-    told = anyio.Event()
-    watch = ExitWatch(worker, running_loop(), told.set)
+    exited = anyio.Event()
+    watch = ExitWatch(worker, running_loop(), exited.set)
     assert worker.entered_task_id() == 0
     worker.kill()
-    await told.wait()
+    await exited.wait()
     assert worker.reap() == -9
     worker.kill()  # harmless: there is nobody left to hit
     watch.close()
@@ -50,12 +50,12 @@ async def test_exit_watch(worker) -> None:
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_a_worker_ends_with_its_connection(worker) -> None:
     """When the parent closes its end a worker is killed, whatever it does, with what it has started."""
-    told = anyio.Event()
-    watch = ExitWatch(worker, running_loop(), told.set)
+    exited = anyio.Event()
+    watch = ExitWatch(worker, running_loop(), exited.set)
     grandchild = call(worker, launching.start_grandchild)
     launching.send(worker, time.sleep, 1000)
     worker.sock.close()
-    await told.wait()
+    await exited.wait()
     await ended(grandchild)
     assert worker.reap() == -9
     watch.close()
