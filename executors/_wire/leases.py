@@ -85,7 +85,7 @@ class Leases:
         return ended
 
     def retired(self) -> list[int]:
-        """Return the segments that must not be reused, since the last call. Send them to the sender, which retires them.
+        """Return the segments that must not be reused, since the last call. Send them to the sender: it retires them.
 
         They could not be mapped, or were leased while this process forked, so that the child may still use them. Call
         `released` first.

@@ -106,7 +106,7 @@ class Outbox(logging.Handler):
         return kept
 
     def _send_at_once(self, size: int) -> bool:
-        """Send the pending records, the last of them of about `size`, if that does not block. Returns whether it did."""
+        """Send pending records, the last of them of about `size`, if that does not block. Returns whether it did."""
         is_direct = size <= _MAX_DIRECT_SIZE and len(self._records) <= _MAX_DIRECT_RECORDS
         if not is_direct or not self._sending.acquire(blocking=False):
             return False

@@ -7,7 +7,6 @@ libraries do not survive a fork.
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
 import signal
@@ -154,18 +153,21 @@ class Zygote:
     def _import(self, modules: Iterable[str]) -> None:
         """Import modules that have not been imported yet. Each is tried once."""
         new = [name for name in modules if name not in self._imported] if self._preload else []
+        if not new:
+            return
         self._imported.update(new)
+        from importlib import import_module  # noqa: PLC0415  (the first worker starts without)
+
         for name in new:
             try:
                 if name == "__main__":
                     self._worker.import_main()
                 else:
                     with handlers_kept():
-                        importlib.import_module(name)
+                        import_module(name)
             except BaseException:  # noqa: BLE001, S110  (the worker that needs it reports the failure)
                 pass
-        if new:
-            freeze_imports()
+        freeze_imports()
 
     def _handle_signals(self) -> None:
         """Receive SIGTERM when the parent exits, and reset SIGCHLD: the zygote waits for its children itself."""
