@@ -62,8 +62,8 @@ def prepare_process() -> None:
 
 
 def freeze_imports() -> None:
-    """Exempt all imported modules from garbage collection. A collection would copy pages that forks share."""
-    gc.collect()
+    """Exempt all imported modules from garbage collection. In a fork it would copy the pages that forks share."""
+    gc.collect()  # what is garbage now would be kept for good
     gc.freeze()
 
 

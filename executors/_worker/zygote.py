@@ -7,6 +7,7 @@ libraries do not survive a fork.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -52,9 +53,10 @@ def main(control_fd: int) -> None:
     log = StartupLog(control.channel, config["log_levels"])
     with failures_reported(log):
         worker = Worker(config)
-        if config["preload"]:
+        if config["preload"] and config["setup"] is not None:
             worker.get_ready()
-    freeze_imports()
+            gc.collect()  # 1 ms; without an app there is next to no garbage
+    gc.freeze()
     log.send([frame(FrameType.READY)])
     zygote = Zygote(control, log, worker, descriptors_before, parent=config["parent"], preload=config["preload"])
     connection = zygote.run()
