@@ -9,7 +9,7 @@ import functools
 import pickle
 
 from executors.context import resolve
-from executors.errors import SerializationError
+from executors.errors import SerializationError, describe
 
 TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
@@ -162,15 +162,6 @@ def loads_in_thread(parts: Sequence[Buffer]) -> Any:
 def unpicklable(value: Any, error: BaseException) -> SerializationError:
     """Return the error for a value that cannot be pickled. It names the value's type, and never shows the value."""
     return SerializationError(f"a {type(value).__qualname__} can't be pickled: {describe(error)}")
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception's type and message, even if its ``__str__`` fails."""
-    try:
-        text = str(error)
-    except BaseException as problem:  # noqa: BLE001  (it is the user's code)
-        text = f"[its message is unavailable: {type(problem).__name__}]"
-    return f"{type(error).__name__}: {text}"
 
 
 def is_small(value: Any) -> bool:

@@ -19,10 +19,10 @@ from mmap import mmap
 import executors
 from executors._wire.channel import BlockingChannel
 from executors._wire.frames import FrameType, frame
-from executors._wire.pickling import describe
 from executors._worker import signals
 from executors._worker.logging import Outbox
 from executors._worker.main import Worker
+from executors.errors import describe
 
 TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
