@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from pathlib import Path
 
 import launching
@@ -232,6 +233,8 @@ def test_what_keeps_an_app_from_being_forked(launcher, launch, tmp_path, opened:
     single = launcher(unclean)
     workers = [launch(single) for _ in range(2)]
     assert not any(worker.is_forked for worker in workers)
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    assert set(map(str, (worker.pid for worker in workers))) == set(children)  # there is no zygote any more
     assert [call(worker, os.getpid) for worker in workers] == [worker.pid for worker in workers]
     assert {call(worker, os.getppid) for worker in workers} == {os.getpid()}
     os.kill(workers[0].pid, signal.SIGKILL)
