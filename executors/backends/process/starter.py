@@ -33,11 +33,6 @@ class StartCircuit:
         self.reason: str | None = None
         """Why tasks are refused, while the circuit is open."""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether tasks are refused because workers repeatedly failed to start."""
-        return self.reason is not None
-
     def failed(self, now: float, detail: str, *, reported: bool = False) -> float:
         """Record that a worker ended before it was ready.
 
