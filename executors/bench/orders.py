@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from executors._worker.signals import tell_of_end
+from executors._worker.signals import set_parent_death_signal
 
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none
 
@@ -28,7 +28,7 @@ class Parent:
     """
 
     def __init__(self, pid: int) -> None:
-        tell_of_end(pid, _KILL)  # where the system can, also while this process is stuck in C code
+        set_parent_death_signal(pid, _KILL)  # where the system can, also while this process is stuck in C code
         self._incoming = os.fdopen(os.dup(0))
         self._outgoing = os.fdopen(os.dup(1), "w")
         with open(os.devnull) as nothing:
