@@ -19,6 +19,7 @@ from benchmarks.harness import Plan, Report
 from benchmarks.machine import CpuOfOthers, compile_sources, facts
 
 BENCHMARKS = {
+    "calls": "calls",
     "dispatch": "dispatch",
     "map": "mapping",
     "payload": "payload",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
+from executors import __version__
 from executors._cpus import available_cpus
 from executors.bench.advice import advise
 from executors.bench.children import BenchError, ChildError, started
@@ -130,10 +131,11 @@ def _check_that_some_are_left(plan: Plan, failed: dict[str, str]) -> None:
 
 def machine() -> dict[str, str]:
     """Tell what it was measured on."""
-    packages = ("quart", "hypercorn", "quart-executors")
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        **{name: version(name) for name in packages},
+        "quart": version("quart"),
+        "hypercorn": version("hypercorn"),
+        "quart-executors": __version__,
         "CPUs": str(available_cpus()),
         "system": platform.platform(),
     }
