@@ -108,15 +108,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, help="how many tasks `queue` has (1,000,000; with --quick 100,000)")
     parser.add_argument(
         "--worker-nice",
-        type=int,
+        type=_niceness,
         default=10,
-        help="the niceness of our workers (10): 0, as the peers' have, where the machine can't be had alone",
+        metavar="NICE",
+        help="the niceness of our workers (10), 0 to 19; 'idle' runs them under SCHED_IDLE",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, too")
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help=f"write {page.NAME}.md into it, with plots and JSON, too"
     )
     return parser
+
+
+def _niceness(text: str) -> int | str:
+    return text if text == "idle" else int(text)
 
 
 def _record(plan: Plan, reports: list[Report]) -> dict[str, Any]:

@@ -39,15 +39,14 @@ class Plan:
         scale: Multiplies seconds and numbers of calls.
         spinners: Whether latencies are measured with the CPUs kept awake: ``"on"``, ``"off"`` or ``"both"``.
         size: How many tasks the benchmark `queue` has queued at most.
-        worker_nice: The niceness of our own workers; the peers' have none. The library's default yields to whatever
-            else runs on the machine.
+        worker_nice: The niceness of our workers, or ``"idle"`` for SCHED_IDLE. The peers' workers have niceness 0.
     """
 
     rounds: int = 7
     scale: float = 1.0
     spinners: str = "both"
     size: int = 1_000_000
-    worker_nice: int = 10
+    worker_nice: int | str = 10
 
     def seconds(self, seconds: float) -> float:
         """Return for how long to measure."""

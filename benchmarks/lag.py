@@ -31,7 +31,7 @@ def measure(plan: Plan, report: Report) -> None:
 
 async def _measure(plan: Plan, report: Report) -> None:
     seconds = plan.seconds(SECONDS)
-    async with peers.opened(peers.process_arms(), (OURS, peers.PROCESS_POOL), WORKERS) as calls:
+    async with peers.opened(peers.process_arms(plan.worker_nice), (OURS, peers.PROCESS_POOL), WORKERS) as calls:
         arms: dict[str, Callable[[], Awaitable[float]]] = {
             name: partial(_busy, call, seconds) for name, call in calls.items()
         }

@@ -79,13 +79,13 @@ class Pauses:
             self.longest = max(self.longest, time.perf_counter() - self._began)
 
 
-def run(size: int, tasks: int, nice: int) -> dict[str, float]:
+def run(size: int, tasks: int, nice: int | str) -> dict[str, float]:
     """Queue `size` tasks at once, and again when they are done, until `tasks` have been done."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     return anyio.run(_run, size, tasks, nice)
 
 
-async def _run(size: int, tasks: int, nice: int) -> dict[str, float]:
+async def _run(size: int, tasks: int, nice: int | str) -> dict[str, float]:
     async with Executor(threads=1, processes=WORKERS, queue_size=size + 10, worker_nice=nice) as executor:
         cpu = executor.options(tag="cpu")
         await peers.warm_up(cpu.run, WORKERS)

@@ -40,7 +40,7 @@ def spawn() -> Any:
 
 
 @asynccontextmanager
-async def _executors_processes(workers: int, nice: int) -> AsyncIterator[Call]:
+async def _executors_processes(workers: int, nice: int | str) -> AsyncIterator[Call]:
     async with Executor(processes=workers, worker_nice=nice) as executor:
         yield executor.options(tag="cpu").run
 
@@ -118,7 +118,7 @@ THREADS_ON = {"asyncio": (OURS, TO_THREAD), "trio": (OURS, TRIO_THREAD)}
 _LIBRARIES = {PEBBLE: "pebble", LOKY: "loky", TRIO_PARALLEL: "trio_parallel", TRIO_THREAD: "trio"}
 
 
-def process_arms(nice: int = 10) -> dict[str, Opener]:
+def process_arms(nice: int | str = 10) -> dict[str, Opener]:
     """Return what runs functions in so many processes; ours with this niceness."""
     return {
         OURS: partial(_executors_processes, nice=nice),

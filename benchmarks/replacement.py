@@ -140,7 +140,7 @@ def _line() -> Iterator[Line]:
 
 
 @asynccontextmanager
-async def _executors(nice: int) -> AsyncIterator[Start]:
+async def _executors(nice: int | str) -> AsyncIterator[Start]:
     async with Executor(processes=1, worker_nice=nice) as executor:
         yield lambda function, *args, timeout=None: executor.options(tag="cpu", timeout=timeout).submit(function, *args)
 
