@@ -1,4 +1,4 @@
-"""What uses the demo's app over HTTP: a client, and an uploader that keeps it busy."""
+"""Clients of the demo's app: one for single requests, and an uploader that keeps the server busy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from executors.bench.client import Client
 
-POLL_TIME = 0.05
-PATIENCE = 30
+POLL_INTERVAL = 0.05
+TIMEOUT = 30
 
 
 class Source(NamedTuple):
@@ -29,13 +29,13 @@ class DemoClient(Client):
 
 
 class Uploader:
-    """Uploads files so that always the same number is under way: the server is busy, and its memory bounded.
+    """Keeps a constant number of files under way, so that the server is busy and its memory bounded.
 
     Args:
-        client: Uploads.
-        sources: The files, without end.
-        under_way: How many files the server has and hasn't examined.
-        warm_up: After how many examined files the server is warm.
+        client: The client that uploads.
+        sources: An infinite iterator of files.
+        under_way: How many uploaded files are not yet analysed.
+        warm_up: How many analysed files make the server warm.
     """
 
     def __init__(self, client: DemoClient, sources: Iterator[Source], under_way: int, warm_up: int) -> None:
@@ -47,20 +47,20 @@ class Uploader:
         self._ended = asyncio.Event()
         self._warm = asyncio.Event()
         self.examined = 0
-        """How many files the server has examined."""
+        """How many files the server has analysed."""
 
     async def run(self) -> None:
         """Upload until `finish` is called."""
         async with asyncio.TaskGroup() as group:
             while not self._ended.is_set():
-                await self.look()
+                await self.update()
                 while not self._ended.is_set() and self._uploaded - self.examined < self._under_way:
                     group.create_task(self._client.upload(next(self._sources)))
                     self._uploaded += 1
-                await asyncio.sleep(POLL_TIME)
+                await asyncio.sleep(POLL_INTERVAL)
 
-    async def look(self) -> None:
-        """Ask the server how many files it has examined."""
+    async def update(self) -> None:
+        """Request the number of analysed files from the server."""
         self.examined = (await self._client.get("/stats"))["examined"]
         if self.examined >= self._warm_up:
             self._warm.set()
@@ -69,25 +69,25 @@ class Uploader:
         """Wait until the server is warm, while `run` runs.
 
         Raises:
-            OSError: That takes too long.
+            OSError: It takes too long.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await self._warm.wait()
         except TimeoutError:
-            raise OSError(f"it examined {self.examined} files in {PATIENCE} s") from None
+            raise OSError(f"it analysed {self.examined} files in {TIMEOUT} s") from None
 
     async def finish(self) -> None:
-        """Let `run` end, and wait until what has been uploaded is examined.
+        """End `run`, and wait until every uploaded file is analysed.
 
         Raises:
-            OSError: That takes too long.
+            OSError: It takes too long.
         """
         self._ended.set()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while self.examined < self._uploaded:
-                    await asyncio.sleep(POLL_TIME)
-                    await self.look()
+                    await asyncio.sleep(POLL_INTERVAL)
+                    await self.update()
         except TimeoutError:
-            raise OSError(f"{self._uploaded - self.examined} files weren't examined within {PATIENCE} s") from None
+            raise OSError(f"{self._uploaded - self.examined} files weren't analysed within {TIMEOUT} s") from None
