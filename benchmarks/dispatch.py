@@ -99,7 +99,8 @@ async def _coroutines(plan: Plan, report: Report) -> None:
         for batch in batches.values():
             await batch()
         found = await in_turn(batches, plan.rounds)
-        report.compare(f"coroutine, asyncio: {tasks:,} at once", "/s", found, goals)
+        notes = dict.fromkeys(batches, f"{tasks:,} at once")
+        report.compare("coroutine, asyncio: batch", "/s", found, goals, notes)
         run: dict[str, Callable[[], Awaitable[Any]]] = {**submit, OURS: lambda: executor.run(nothing_async)}
         rates = {name: partial(throughput, call, seconds) for name, call in run.items()}
         found = await in_turn(rates, plan.rounds)

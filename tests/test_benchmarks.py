@@ -48,7 +48,7 @@ def test_a_benchmark_gives_its_rows_without_the_peers(name: str, tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goals: " in done.stdout
-    assert f"### {name}\n" in (tmp_path / "benchmarks.md").read_text()
+    assert f"## {name}\n" in (tmp_path / "benchmark-tables.md").read_text()
     rows: list[dict[str, Any]] = json.loads(file.read_text())["results"]
     arm = {"queue": "2,000 queued", "calls": "all modules"}.get(name, OURS)
     assert set(ROWS[name]) <= {row["what"] for row in rows if row["arm"] == arm and row["median"] is not None}
