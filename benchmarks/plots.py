@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,11 @@ def lines(x: str, y: str, series: Mapping[str, tuple[Sequence[float], Sequence[f
         for (name, points), color, style in zip(series.items(), COLORS, STYLES, strict=False):
             axes.plot(*points, style, color=color, label=name, linewidth=2, marker="o" if len(points[0]) < 10 else "")
         axes.set_xticks(**ticks)
-        axes.set(xlabel=x, ylabel=y, yscale="log")
+        times = [time for _, values in series.values() for time in values]
+        decades = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+        axes.set(xlabel=x, ylabel=y, yscale="log", ylim=[10.0**decade for decade in decades])
         axes.yaxis.set_major_formatter(lambda value, _: format_seconds(value))
+        axes.yaxis.set_minor_formatter("")
 
     return _drawn(draw)
 
@@ -42,7 +46,7 @@ def _drawn(draw: Callable[[Axes], None]) -> str:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(SETTINGS):  # type: ignore[arg-type]
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
         axes = figure.subplots()
         draw(axes)
         axes.grid(color="#d9dce1")

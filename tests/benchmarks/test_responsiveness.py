@@ -10,13 +10,19 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import arms, responsiveness, work
+from benchmarks import arms, plots, responsiveness, work
 from benchmarks.harness import OURS, ROOT, Call, Plan, Report
 from benchmarks.peers import PROCESS_POOL
 from executors import Executor
 from executors.bench.results import IDLE, PROCESS, Findings
-from executors.bench.run import Plan as Orders
 from executors.bench.run import OnProgress, run
+from executors.bench.run import Plan as Orders
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fonts() -> None:
+    """Have matplotlib open its fonts, which stay open, before a test is checked for open files."""
+    plots.lines("x", "y", {"name": ([1], [0.002])}, ticks=[1])
 
 
 def longest_wait_beside(function: Callable[[], object]) -> float:
