@@ -1,4 +1,4 @@
-"""The first result of a worker process from cold: each arm in a fresh interpreter, beside a bare one's whole life."""
+"""The first result of a worker process, each arm in a fresh interpreter, compared with running a bare interpreter."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def _first_result(arm: str, module: str, nice: int | str) -> float:
 
 
 def bare(code: str) -> float:
-    """Return the milliseconds that a bare interpreter takes to run something and exit. In a process of its own."""
+    """Return the milliseconds in which a bare interpreter runs code and exits. In a process of its own."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return (time.perf_counter() - began) * 1e3

@@ -56,7 +56,7 @@ def _case(plan: Plan, report: Report, function: str, concurrency: int, what: str
         rounds=plan.rounds,
         config={"EXECUTOR_WORKER_NICE": plan.worker_nice},
     )
-    found = asyncio.run(run(orders, lambda arm, number: report.watch(f"{what}: {ARMS[arm]}, round {number}")))
+    found = asyncio.run(run(orders, lambda arm, number: report.on_progress(f"{what}: {ARMS[arm]}, round {number}")))
     found = replace(found, measurements=[replace(one, arm=ARMS[one.arm]) for one in found.measurements])
     for arm, error in found.errors.items():
         report.missing(arm, what, error)

@@ -80,7 +80,7 @@ def test_a_server_is_measured_and_told_of(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(responsiveness, "run", once)
     watched: list[str] = []
-    report = Report("responsiveness", watch=watched.append)
+    report = Report("responsiveness", on_progress=watched.append)
     responsiveness.measure(Plan(rounds=1, scale=0.2, worker_nice=5), report)
     rows = {(row.what, row.arm): row for row in report.results}
     cases = ("1 computing", "4 computing", "16 computing", "4 holding the GIL")
