@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Self
 
 from executors._loops import Cancellable, EventLoop, running_loop
@@ -92,7 +92,7 @@ class LoopMonitor:
         self._idle = loop.idle_clock() or HeartbeatClock()
         self._ended = None
         self.reset()
-        handlers = self._executor.request_handlers if self._executor is not None else frozenset()
+        handlers: frozenset[CodeType] = getattr(self._executor, "request_handlers", frozenset())
         self._watchdog = Watchdog(self._period, handlers, self._charge, loop.has_ended)
         self._heart: Cancellable = loop.call_every(self._period, self._beat)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from executors._loops.completion import Failure, FailureWatch
+from executors._failures import Failure, FailureObserver
 
 
 class UnseenFailures:
@@ -59,11 +59,11 @@ def unseen_failures() -> Iterator[UnseenFailures]:
     to its app, and so logged, isn't enough. A test that expects some may look at them, and `clear()` them.
     """
     failures = UnseenFailures()
-    before, FailureWatch.tell = FailureWatch.tell, failures.tell
+    before, FailureObserver.notify = FailureObserver.notify, failures.tell
     try:
         yield failures
     finally:
-        FailureWatch.tell = before
+        FailureObserver.notify = before
     if failures:
         text = str(failures)
         failures.clear()

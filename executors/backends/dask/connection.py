@@ -12,7 +12,7 @@ import dask.config
 from distributed import Client, Event, Security
 
 from executors._loops import Cancellable, EventLoop
-from executors._wire.pickling import describe
+from executors.errors import describe
 
 logger = logging.getLogger("executors")
 
@@ -38,6 +38,7 @@ class Connection:
         self._security = security
         self._timeout = timeout
         self._changed = changed
+        self._loop = loop
         self._ended = loop.new_waiter()
         self.client: Client | None = None
         """The connected client."""
@@ -68,7 +69,7 @@ class Connection:
                 await asyncio.sleep(RETRY_TIME)
         finally:
             self.client = None
-            self._ended.wake()
+            self._loop.wake(self._ended)
 
     async def _connect_and_watch(self) -> None:
         """Connect, and return when that has failed or the connection is lost."""

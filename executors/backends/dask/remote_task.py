@@ -14,12 +14,11 @@ from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
 
 from executors._loops import Cancellable, EventLoop
-from executors._wire.pickling import describe
 from executors._worker import dask_entry as trampoline
 from executors._worker.dask_entry import Answer, Call, Place
 from executors.backends.job import INLINE_LIMIT, Job, report_outcome
 from executors.backends.side_thread import SideThread
-from executors.errors import BackendUnavailableError, WorkerLostError
+from executors.errors import BackendUnavailableError, WorkerLostError, describe
 
 logger = logging.getLogger("executors")
 
