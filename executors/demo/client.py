@@ -1,16 +1,29 @@
-"""Clients of the demo's app: one for single requests, and an uploader that keeps the server busy."""
+"""The demo's server as its clients see it: its process, single requests, and an uploader that keeps it busy."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import NamedTuple
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from executors.bench.client import Client
+from executors.bench.children import Child, ChildError, started
+from executors.bench.client import HOST, Client
+
+SHUTDOWN_TIMEOUT = 2
+"""Seconds that tasks have to finish when the server is stopped."""
+START_TIMEOUT = 20
+STOP_TIMEOUT = SHUTDOWN_TIMEOUT + 5
 
 POLL_INTERVAL = 0.05
 TIMEOUT = 30
+
+
+class DemoError(Exception):
+    """The demo failed. The message says why, and what to do."""
 
 
 class Source(NamedTuple):
@@ -91,3 +104,65 @@ class Uploader:
                     await self.update()
         except TimeoutError:
             raise OSError(f"{self._uploaded - self.examined} files weren't analysed within {TIMEOUT} s") from None
+
+
+class Server:
+    """The server's process. Created by `serving`.
+
+    Attributes:
+        client: A client of its app.
+        address: The app's URL.
+    """
+
+    def __init__(self, child: Child, port: int) -> None:
+        self._child = child
+        self.client = DemoClient(port)
+        self.address = f"http://{HOST}:{port}"
+
+    async def stop(self) -> dict[str, Any] | None:
+        """Stop serving, and return the drain report; None if there is none."""
+        await self.client.close()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
+                report: dict[str, Any] | None = await self._child.request("stop")
+        except TimeoutError:
+            return None
+        return report
+
+
+@asynccontextmanager
+async def serving(*, plain: bool = False, quiet: bool = True) -> AsyncIterator[Server]:
+    """Run the app in a process of its own while the block runs. It ends with this process, however that ends.
+
+    Args:
+        plain: Whether the app runs without an executor.
+        quiet: Whether the server's log is shown only if the server fails.
+
+    Raises:
+        DemoError: The server doesn't start, or ends too early.
+    """
+    with tempfile.TemporaryDirectory(prefix="executors-demo-", ignore_cleanup_errors=True) as folder:
+        environment = {
+            "QUART_DATABASE": str(Path(folder, "files.sqlite3")),
+            "QUART_PLAIN": str(int(plain)),
+            "QUART_BACKGROUND_TASK_SHUTDOWN_TIMEOUT": str(SHUTDOWN_TIMEOUT),
+        }
+        async with started("executors.demo.server:main", environment, quiet=quiet) as child:
+            try:
+                async with asyncio.timeout(START_TIMEOUT):
+                    port = await child.request(folder)
+            except ChildError as error:
+                raise DemoError(f"the server doesn't start: {error}") from error
+            except TimeoutError as error:
+                raise DemoError(
+                    f"the server didn't start within {START_TIMEOUT} s; try again when the machine is less busy"
+                ) from error
+            server = Server(child, port)
+            try:
+                yield server
+            except ChildError as error:
+                raise DemoError(f"the server failed: {error}") from error
+            except (OSError, EOFError, ExceptionGroup) as error:
+                raise DemoError(f"the server failed: {error!r}{child.logged()}") from error
+            finally:
+                await server.client.close()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import sysconfig
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -21,15 +20,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from executors._cpus import available_cpus
-from executors.bench.children import Child, ChildError, started
-from executors.bench.client import HOST, probe
+from executors.bench.client import probe
 from executors.bench.results import percentile
-from executors.demo.client import DemoClient, Source, Uploader
+from executors.demo.client import SHUTDOWN_TIMEOUT, DemoError, Server, Source, Uploader, serving
 
-SHUTDOWN_TIMEOUT = 2
-"""Seconds that tasks have to finish when the server is stopped."""
-START_TIMEOUT = 20
-STOP_TIMEOUT = SHUTDOWN_TIMEOUT + 5
 PING_RATE = 50
 PING_TIMEOUT = 10.0
 FILE_SIZES = range(2_000, 60_000)
@@ -46,10 +40,6 @@ The app serves on {address} until Ctrl-C. For example:
 
 OnProgress: TypeAlias = Callable[[float, int], None]
 """Called with the seconds that have passed and the number of files analysed."""
-
-
-class DemoError(Exception):
-    """The demo failed. The message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -151,71 +141,6 @@ def find_sources(folder: Path | None = None) -> list[Source]:
         )
     Random(1).shuffle(found)  # noqa: S311
     return found
-
-
-# --- the server -------------------------------------------------------------------------------------------------------
-
-
-class Server:
-    """The server's process. Created by `serving`.
-
-    Attributes:
-        client: A client of its app.
-        address: The app's URL.
-    """
-
-    def __init__(self, child: Child, port: int) -> None:
-        self._child = child
-        self.client = DemoClient(port)
-        self.address = f"http://{HOST}:{port}"
-
-    async def stop(self) -> dict[str, Any] | None:
-        """Stop serving, and return the drain report; None if there is none."""
-        await self.client.close()
-        try:
-            async with asyncio.timeout(STOP_TIMEOUT):
-                report: dict[str, Any] | None = await self._child.request("stop")
-        except TimeoutError:
-            return None
-        return report
-
-
-@asynccontextmanager
-async def serving(*, plain: bool = False, quiet: bool = True) -> AsyncIterator[Server]:
-    """Run the app in a process of its own while the block runs. It ends with this process, however that ends.
-
-    Args:
-        plain: Whether the app runs without an executor.
-        quiet: Whether the server's log is shown only if the server fails.
-
-    Raises:
-        DemoError: The server doesn't start, or ends too early.
-    """
-    with tempfile.TemporaryDirectory(prefix="executors-demo-", ignore_cleanup_errors=True) as folder:
-        environment = {
-            "QUART_DATABASE": str(Path(folder, "files.sqlite3")),
-            "QUART_PLAIN": str(int(plain)),
-            "QUART_BACKGROUND_TASK_SHUTDOWN_TIMEOUT": str(SHUTDOWN_TIMEOUT),
-        }
-        async with started("executors.demo.server:main", environment, quiet=quiet) as child:
-            try:
-                async with asyncio.timeout(START_TIMEOUT):
-                    port = await child.request(folder)
-            except ChildError as error:
-                raise DemoError(f"the server doesn't start: {error}") from error
-            except TimeoutError as error:
-                raise DemoError(
-                    f"the server didn't start within {START_TIMEOUT} s; try again when the machine is less busy"
-                ) from error
-            server = Server(child, port)
-            try:
-                yield server
-            except ChildError as error:
-                raise DemoError(f"the server failed: {error}") from error
-            except (OSError, EOFError, ExceptionGroup) as error:
-                raise DemoError(f"the server failed: {error!r}{child.logged()}") from error
-            finally:
-                await server.client.close()
 
 
 async def measure(server: Server, sources: list[Source], seconds: float, on_progress: OnProgress) -> Measured:
