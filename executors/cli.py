@@ -94,7 +94,7 @@ _BENCH_EPILOG = """\
 arms:
   idle      no calls: how fast the server can be on this machine
   inline    called, or awaited, on the event loop
-  thread    in threads, as a plain function by default
+  thread    in threads, as a sync function by default
   process   in worker processes, as when marked @cpu_bound
   loop, or a name in EXECUTOR_BACKENDS of the app: that backend
 

@@ -44,7 +44,7 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
     harmless = [arm for arm in by_name.values() if is_harmless(arm, calm)]
     if is_coroutine and INLINE in by_name and by_name[INLINE] not in harmless and _waits(by_name[INLINE]):
         return (
-            "make it a plain function (def), which runs in a thread: as a coroutine function it holds the event loop "
+            "make it a sync function (def), which runs in a thread: as a coroutine function it holds the event loop "
             f"up without computing (p99 {_ms(by_name[INLINE].http_p99)}{_beside(idle)})"
         )
     if not harmless:
@@ -89,7 +89,7 @@ def how(arm: str, is_coroutine: bool) -> str:
     if arm in {INLINE, "loop"}:
         return "leave it a coroutine function" if is_coroutine else "call it directly"
     if arm == THREAD:
-        return "leave it a plain function"
+        return "leave it a sync function"
     return f"map a tag to {arm!r} in EXECUTOR_TAGS and mark it with that, @task(tag)"
 
 

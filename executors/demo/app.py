@@ -59,7 +59,7 @@ async def announce(name: str) -> None:
 
 
 def store_facts(file_id: str, name: str, source: bytes) -> None:
-    """Store a file's size and checksum. A plain function: it runs in a thread, where it may block."""
+    """Store a file's size and checksum. A sync function: it runs in a thread, where it may block."""
     store.add_file(current_app.config["DATABASE"], file_id, name, source)
 
 
@@ -106,7 +106,7 @@ async def names() -> ResponseReturnValue:
 
 @app.get("/files/<file_id>")
 def show(file_id: str) -> ResponseReturnValue:
-    """Return a file's facts, and its functions once it is analysed. Plain routes run in Quart's threads."""
+    """Return a file's facts, and its functions once it is analysed. Sync routes run in Quart's threads."""
     found = store.file(app.config["DATABASE"], file_id)
     return found or ({"error": f"there is no file {file_id!r}, or not yet"}, 404)
 

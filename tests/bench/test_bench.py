@@ -116,7 +116,7 @@ def test_a_coroutine_function_with_its_app() -> None:
     )
     assert {arm.arm for arm in found.arms} == {"inline", "process"}
     assert all(arm.throughput > 0 for arm in found.arms)
-    assert "runs only plain ones" in found.errors["reports"]
+    assert "runs only sync functions" in found.errors["reports"]
     assert set(found.errors) == {"reports"}
 
 
