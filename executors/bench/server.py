@@ -20,8 +20,9 @@ from executors.bench.children import Parent, cpu_seconds, kill_with_parent
 from executors.bench.client import HOST
 from executors.bench.target import describe, find_app, find_function
 from executors.monitor import LoopMonitor
-from executors.quart import QuartExecutor
-from executors.quart.extension import EXTENSION
+from executors.quart import AppExecutor, QuartExecutor
+from executors.quart.config import EXTENSION
+from executors.quart.monitor import request_handlers
 
 PATH = "/executors-bench-probe"
 """The route that the probe requests."""
@@ -76,12 +77,12 @@ async def main(parent: Parent) -> None:
         except Exception as error:  # noqa: BLE001  (an arm may be the user's code)
             driver.error = describe(error)
         parent.answer(driver.error)
-        async with LoopMonitor(executor, period=LAG_PERIOD) as monitor:
+        async with LoopMonitor(period=LAG_PERIOD, request_handlers=request_handlers(app)) as monitor:
             await _measure(parent, driver, monitor)
         await parent.receive()  # cancelled when the parent closes the connection
 
 
-def make_app(load: Load) -> tuple[Quart, QuartExecutor]:
+def make_app(load: Load) -> tuple[Quart, AppExecutor]:
     """Return an app with the probe's route, and its executor."""
     app = find_app(load.app) if load.app else Quart("executors.bench")
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.5  # the results of these calls are not needed
@@ -92,7 +93,9 @@ def make_app(load: Load) -> tuple[Quart, QuartExecutor]:
     async def probed() -> str:
         return "ok"
 
-    return app, app.extensions.get(EXTENSION) or QuartExecutor(app)
+    if EXTENSION not in app.extensions:
+        QuartExecutor(app)
+    return app, app.extensions[EXTENSION]
 
 
 @asynccontextmanager
