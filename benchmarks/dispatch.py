@@ -73,7 +73,11 @@ async def _measure(plan: Plan, report: Report, loop: str) -> None:
 
 
 async def _round_trips(plan: Plan, report: Report, what: str, calls: dict[str, Call], goals: dict[str, Goal]) -> None:
-    trips = {name: partial(round_trip, partial(call, nothing), plan.seconds(SECONDS)) for name, call in calls.items()}
+    trips: dict[str, Callable[[], Awaitable[float]]] = {
+        name: partial(round_trip, partial(call, nothing), plan.seconds(SECONDS)) for name, call in calls.items()
+    }
+    if FLOOR in trips:
+        trips[FLOOR] = partial(floor.apart, trips[FLOOR])
     for awake in plan.wakefulness:
         with spinners(awake):
             found = await in_turn(trips, plan.rounds)
