@@ -137,7 +137,7 @@ async def main(parent: Parent) -> None:
         except Exception as error:  # noqa: BLE001  (it is the arm's, which the user may have written)
             driver.error = describe(error)
         parent.answer(driver.error)
-        async with LoopMonitor(executor, period=PERIOD) as monitor:
+        async with LoopMonitor(period=PERIOD) as monitor:
             await measure(parent, driver, monitor)
 
 

@@ -11,7 +11,7 @@ from executors.quart.worker_hooks import ExecutorWithWorkerHooks
 from executors.reports import DrainReport
 
 HANDLER_CALLERS = ("full_dispatch_request", "full_dispatch_websocket")
-"""The methods of an app under which a request's handler runs, and what is to be called before and after it."""
+"""The methods of an app that call a request handler, with the functions before and after it."""
 
 
 class MonitoredExecutor(ExecutorWithWorkerHooks):
@@ -28,16 +28,10 @@ class MonitoredExecutor(ExecutorWithWorkerHooks):
         """
         return self._monitor
 
-    @property
-    def request_handlers(self) -> frozenset[CodeType]:
-        """What calls the handlers of requests, in the app's class and those that it derives from."""
-        methods = [vars(cls).get(name) for cls in type(self._app).__mro__ for name in HANDLER_CALLERS]
-        return frozenset(code for method in methods if (code := getattr(method, "__code__", None)) is not None)
-
     def _start_monitor(self) -> None:
         assert self._app is not None
         is_on = self._app.debug if self._settings.monitor is None else self._settings.monitor
-        self._monitor = LoopMonitor(self) if is_on else None
+        self._monitor = LoopMonitor(request_handlers=_request_handlers(self._app)) if is_on else None
         if self._monitor is not None:
             self._monitor.start()
 
@@ -52,3 +46,9 @@ class MonitoredExecutor(ExecutorWithWorkerHooks):
         finally:
             if self._is_drained():
                 self._stop_monitor()
+
+
+def _request_handlers(app: Quart) -> frozenset[CodeType]:
+    """Return the code that calls request handlers, in the app's class and its base classes."""
+    methods = [vars(cls).get(name) for cls in type(app).__mro__ for name in HANDLER_CALLERS]
+    return frozenset(code for method in methods if (code := getattr(method, "__code__", None)) is not None)
