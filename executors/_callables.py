@@ -7,18 +7,19 @@ from collections.abc import Callable, Coroutine
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from executors.errors import InvalidTaskError
+from executors.context import current_task, is_awaitable
+from executors.errors import InvalidTaskError, TaskExitedError
 
 _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 KIND_FLAGS = _GENERATOR | _COROUTINE | _ITERABLE_COROUTINE | _ASYNC_GENERATOR
-"""Of a code object's flags, those that tell what calling it gives."""
+"""The flags of a code object that decide what calling it returns."""
 
 COROUTINE_MARK = "_is_coroutine_mark"
-"""What `inspect.markcoroutinefunction` sets on a function."""
+"""The attribute that `inspect.markcoroutinefunction` sets on a function."""
 
 
 def innermost(function: Callable[..., Any]) -> Any:
-    """Look through partials, bound methods and callable objects to what runs; never through ``__wrapped__``."""
+    """Return what finally runs: look through partials, bound methods and callable objects, never ``__wrapped__``."""
     found: Any = function
     while not isinstance(found, FunctionType):
         if isinstance(found, functools.partial):
@@ -44,7 +45,7 @@ def _flags(function: Callable[..., Any]) -> int:
 
 
 def is_coroutine_function(function: Callable[..., Any]) -> bool:
-    """Judge the outermost callable, through partials, bound methods and an async ``__call__``.
+    """Return whether calling `function` returns a coroutine, judged by `innermost`.
 
     Raises:
         InvalidTaskError: It can't be a task: a coroutine object, a generator (function), or not a callable.
@@ -52,7 +53,7 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
     if not callable(function):
         if hasattr(function, "__await__"):
             raise InvalidTaskError(
-                f"{function!r} is already under way: hand over the function and its arguments, "
+                f"{function!r} is an awaitable, not a function: pass the function and its arguments, "
                 "`submit(fn, x)` and not `submit(fn(x))`"
             )
         raise InvalidTaskError(f"{function!r} is of type {type(function).__name__}, which can't be called")
@@ -68,7 +69,7 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Return a readable name: the qualified one of what is called in the end."""
+    """Return a readable name: the qualified name of what finally runs."""
     if type(function) is FunctionType:
         return function.__qualname__
     found = innermost(function)
@@ -89,3 +90,19 @@ def refuse_awaitable(name: str, value: Any) -> InvalidTaskError:
         f"task {name!r} is a sync callable that returned an awaitable ({type(value).__name__}), which nothing awaits: "
         "declare the function with `async def`, or submit an `async def` function that awaits what this one returns"
     )
+
+
+def as_coroutine_function(function: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Return a coroutine function that calls a sync function, for a backend that runs it on the event loop."""
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            value = function(*args, **kwargs)
+        except (StopIteration, StopAsyncIteration) as error:  # they would leave a coroutine as a RuntimeError
+            task = current_task()
+            raise TaskExitedError(task.name, task.id or 0, f"{type(error).__name__}({error})") from error
+        if is_awaitable(value):
+            raise refuse_awaitable(name_of(function), value)
+        return value
+
+    return call

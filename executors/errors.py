@@ -188,3 +188,12 @@ class WorkerLostError(TaskError):
 
 class SerializationError(ExecutorError):
     """Something that had to cross a process boundary could not be pickled, unpickled, or was too large."""
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and message, also where its `__str__` raises."""
+    try:
+        message = str(error)
+    except BaseException as problem:  # noqa: BLE001  (it is the user's code)
+        message = f"[its message can't be shown: {type(problem).__name__}]"
+    return f"{type(error).__name__}: {message}"

@@ -1,58 +1,61 @@
-"""`Executor`: owns the backends and wires the rooms together; no logic of its own."""
+"""`Executor`: starts and drains the backends, and takes tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor as FuturesExecutor
-from types import CodeType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import anyio
 
 from executors._core.admission import Phase
 from executors._core.bound import BoundExecutor
-from executors._core.dispatcher import Dispatcher
+from executors._core.dispatcher import Dispatcher, Wrap
 from executors._core.drain import Drain
-from executors._core.equipment import equip
 from executors._core.registry import Spec
-from executors._core.router import Call, Targets
-from executors._core.settings import Settings
+from executors._core.router import Router
+from executors._core.settings import Settings, build_backends
 from executors._loops import running_loop
 from executors.backends.base import ExecutorBackend
 from executors.context import CarriedVariables, WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook
 from executors.handle import TaskHandle
-from executors.options import TaskOptions, positive_seconds
+from executors.options import positive_seconds
 from executors.reports import BackendSnapshot, DrainReport, ExecutorSnapshot
 
 
 class Executor(BoundExecutor):
-    """One executor with several backends, drained together. Started by `async with`, and again afterwards.
+    """One executor with several backends, drained together. Started by `async with`, and again after a drain.
 
     Args:
         threads: How many threads the `thread` backend has; min(32, CPUs + 4) if None.
-        processes: How many workers the `process` backend has, started on first use; the CPUs that affinity and
-            cgroup allow if None; 0 turns it off.
-        queue_size: How many tasks each backend may have queued; running ones don't count.
-        shutdown_timeout: Seconds that a drain gives the tasks when the block is left.
-        cancel_grace: Seconds that running work has to stop once told, before it is abandoned.
-        worker_nice: The niceness of worker processes, so that the server keeps the CPU.
-        max_tasks_per_worker: After how many tasks a worker is replaced.
-        worker_max_memory_growth: After having grown by how many bytes a worker is replaced, once its task has ended.
-        worker_idle_timeout: After how many seconds without a task a worker ends; never if None.
+        processes: How many workers the `process` backend has, started on demand; the number of CPUs that affinity and
+            cgroup allow if None; 0 turns the backend off.
+        queue_size: How many tasks each backend may have queued. Running tasks don't count.
+        shutdown_timeout: Seconds that a drain waits for tasks when the block is left.
+        cancel_grace: Seconds that running work has to respond to its cancellation, before it is abandoned.
+        worker_nice: The niceness of worker processes, from 0 to 19, so that the server keeps the CPU.
+        max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
+        worker_max_memory_growth: By how many bytes a worker may grow before it is replaced, after its task; not limited
+            if None.
+        worker_idle_timeout: Seconds without a task after which a worker ends; never if None.
         worker_preload: Whether workers are forked from a process that has imported the app, where that is safe.
         max_payload: How many bytes a task's pickled arguments, or its result, may have.
         contextvars: Context variables that travel to workers, as ``"package.module:variable"``.
-        backends: Further backends by name, or others for ``"loop"``, ``"thread"`` and ``"process"``: instances, or
-            texts as ``"thread:4"``, of which each start makes new ones.
-        tags: From a tag to a backend's name; ``{"cpu": "process"}`` holds unless said otherwise.
-        inline: For tests: every backend but the loop runs its tasks in place, under its own name.
-        hooks: Hear of what happens to tasks.
+        backends: Further backends by name, or replacements of ``"loop"``, ``"thread"`` and ``"process"``: instances, or
+            strings such as ``"thread:4"``, from which each start creates new ones.
+        tags: The map from tag to backend name. ``{"cpu": "process"}`` unless overridden.
+        inline: For tests: sync functions run on the event loop instead of in threads and worker processes.
+        hooks: Functions that are notified of every event.
 
     Raises:
         ConfigurationError: A value can't be used.
     """
+
+    _wrap: Wrap | None = None
+    """Wraps the function of each task. An extension overrides it, to run tasks in its app's context."""
 
     def __init__(
         self,
@@ -74,12 +77,12 @@ class Executor(BoundExecutor):
         inline: bool = False,
         hooks: Iterable[Hook] = (),
     ) -> None:
-        said = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
+        values = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
         self._executor = self
-        self._settings = Settings.checked(said)
+        self._settings = Settings.checked(values)
         self._hooks = tuple(hooks)
         self._dispatcher: Dispatcher | None = None
-        self._draining: Drain | None = None
+        self._drain: Drain | None = None
 
     # --- starting and ending ------------------------------------------------------------------------------
 
@@ -93,10 +96,10 @@ class Executor(BoundExecutor):
         await self._drain_shielded()
 
     def start(self) -> None:
-        """Start inside the running event loop, without waiting; `drain` is to follow.
+        """Start inside the running event loop, without waiting. Call `drain` at the end.
 
         Raises:
-            ExecutorClosedError: No event loop runs here, or the executor is started already.
+            ExecutorClosedError: No event loop runs in this thread, or the executor is started already.
             ConfigurationError: A setting can't be used.
             ExecutorInWorkerError: A worker process is importing the main script.
         """
@@ -104,11 +107,11 @@ class Executor(BoundExecutor):
             refuse_in_worker("an executor's start")
         if self._dispatcher is not None:
             if self.phase != "closed" and not self._dispatcher.loop.has_ended():
-                raise ExecutorClosedError("the executor is started already; one run ends before the next begins")
+                raise ExecutorClosedError("the executor is started already; drain it before you start it again")
             self._dispatcher.give_up()
         loop = running_loop()
         self._settings = settings = self._configured()
-        backends, tags = equip(settings)
+        backends, tags = build_backends(settings)
         started: list[ExecutorBackend] = []
         try:
             for name, backend in backends.items():
@@ -123,66 +126,69 @@ class Executor(BoundExecutor):
                 backend.kill()
             raise
         self._backends = backends
-        self._targets = Targets(backends, tags, settings.no_process_backend)
-        self._draining = None
-        self._dispatcher = Dispatcher(loop, backends, settings.queue_size, settings.cancel_grace, self._hooks)
+        self._drain = None
+        router = Router(backends, tags, settings.no_process_backend)
+        self._dispatcher = Dispatcher(
+            loop, backends, router, settings.queue_size, settings.cancel_grace, self._hooks, self._wrap
+        )
 
     def _configured(self) -> Settings:
-        """Return what this run is set to. An extension reads its app's configuration here."""
+        """Return the settings of this run. An extension overrides it, to read its app's configuration."""
         return self._settings
 
     def _worker_setup(self) -> tuple[str, tuple[Any, ...]] | None:
-        """Return what worker processes do before their first job; see `ExecutorBackend.setup`."""
+        """Return what worker processes call before their first job; see `ExecutorBackend.setup`."""
         return None
 
     async def drain(self, timeout: float | None = None) -> DrainReport:
-        """Close to new tasks, wait for those under way, stop what is left at the deadline, end the backends.
+        """Stop accepting tasks, wait for active ones, cancel those left at the deadline, and close the backends.
 
         On the executor's loop. A second call waits for the same drain, and can bring its deadline forward. Cancelling
-        it doesn't stop the drain.
+        the call does not stop the drain.
 
         Args:
-            timeout: Seconds until what is left is told to stop; `shutdown_timeout` if None.
+            timeout: Seconds until the tasks that are left are cancelled; `shutdown_timeout` if None.
 
         Returns:
-            What became of the tasks, within `timeout` plus a second.
+            The outcome of the tasks, within `timeout` plus a second.
 
         Raises:
-            ExecutorClosedError: It hasn't been started.
-            Exception: What a backend raised that failed to stop its tasks; they are lost then.
+            ExecutorClosedError: The executor hasn't been started.
+            WrongThreadError: Awaited outside of the executor's event loop.
+            Exception: What a backend raised when it had to stop its tasks; they have ended as lost then.
         """
         dispatcher = self._started()
         if not dispatcher.loop.is_current():
             raise WrongThreadError("an executor is drained on the event loop that it was started on")
         if timeout is not None:
             positive_seconds(timeout, "the drain's timeout", zero=True)
-        if self._draining is None:
+        if self._drain is None:
             timeout = self._settings.shutdown_timeout if timeout is None else timeout
-            self._draining = Drain(dispatcher, self._backends.values(), timeout)
+            self._drain = Drain(dispatcher, self._backends.values(), timeout)
         elif timeout is not None:
-            self._draining.hurry(anyio.current_time() + timeout)
-        return await self._draining.wait()
+            self._drain.hurry(anyio.current_time() + timeout)
+        return await self._drain.wait()
 
     @property
     def drain_report(self) -> DrainReport | None:
         """The report of the last drain; None before the first, and from a new start until the next. Any thread."""
-        return None if self._draining is None else self._draining.report
+        return None if self._drain is None else self._drain.report
 
     def _hurry(self) -> None:
-        """Bring the deadline of a drain that is under way forward: it is now. On the loop's thread."""
-        if self._draining is not None and not self._draining.has_ended:
-            self._draining.hurry()
+        """Bring the deadline of a running drain forward to now. On the loop's thread."""
+        if self._drain is not None and not self._drain.has_ended:
+            self._drain.hurry()
 
     async def _drain_shielded(self, timeout: float | None = None) -> DrainReport:
-        """Drain, and put a cancellation of the caller off until that is done. Else as `drain`."""
+        """Drain, and postpone a cancellation of the caller until the drain has ended. Otherwise as `drain`."""
         cancelled: BaseException | None = None
         with anyio.CancelScope(shield=True):
             while True:
                 try:
                     report = await self.drain(timeout)
                     break
-                except anyio.get_cancelled_exc_class() as error:  # asyncio's own, which no scope keeps off
-                    if self._draining is None or self._draining.has_ended:
+                except anyio.get_cancelled_exc_class() as error:  # asyncio's own, which no scope shields from
+                    if self._drain is None or self._drain.has_ended:
                         raise
                     cancelled = error
         if cancelled is not None:
@@ -193,49 +199,33 @@ class Executor(BoundExecutor):
         """Wait until no task is queued or running. The executor stays open. On the executor's loop.
 
         Raises:
-            DeadlockError: One of its own unfinished tasks asks, and would wait for itself.
+            ExecutorClosedError: The executor hasn't been started.
+            DeadlockError: Called by one of its own unfinished tasks, which would wait for itself.
             WrongThreadError: Awaited outside of the executor's event loop.
         """
         dispatcher = self._started()
         if not dispatcher.loop.is_current():
             raise WrongThreadError("`wait_idle` works on the event loop that the executor was started on")
         if dispatcher.is_inside():
-            raise DeadlockError("a task waits until its own executor is idle, which it can't be before the task ends")
+            raise DeadlockError("a task can't wait until its own executor is idle: it would wait for itself")
         await dispatcher.wait_idle()
 
-    # --- taking work --------------------------------------------------------------------------------------
-
-    def _submit(self, call: Call) -> TaskHandle[Any]:
-        """Take a task in at once; `submit` tells the rest."""
-        return self._started().submit(call)
-
-    def _submit_when_room(self, call: Call) -> Coroutine[Any, Any, TaskHandle[Any]]:
-        """Take a task in as soon as there is room; its failure is the caller's to tell. To be awaited at once."""
-        dispatcher = self._started()
-        if not dispatcher.loop.is_current():
-            raise WrongThreadError(
-                "`run` and `map` work on the event loop that the executor was started on; from another thread "
-                "use `submit(…).result()`"
-            )
-        return dispatcher.submit_when_room(call)
-
-    def _prepare(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], said: TaskOptions
-    ) -> Call:
-        """Decide where a function goes, and whether it can run there. Raises as `submit` does."""
-        self._started()
-        return Call(function, args, kwargs, self._targets.find(function, said), function)
+    # --- for `BoundExecutor`, `map` and `as_futures` -------------------------------------------------------
 
     def _started(self) -> Dispatcher:
+        """Return the dispatcher of the current run. Any thread."""
         if self._dispatcher is None:
             raise ExecutorClosedError("the executor hasn't been started: use it under `async with executor:`")
         return self._dispatcher
 
+    _ready = _started
+    """Return the dispatcher for new tasks. Any thread. An extension overrides it, to start on demand."""
+
     def as_futures(self, backend: str) -> FuturesExecutor:
-        """Return a `concurrent.futures.Executor` over one backend, for code that wants one.
+        """Return a `concurrent.futures.Executor` over one backend, for code that needs one.
 
         Args:
-            backend: The backend's name. What is submitted goes there, whatever it is marked with.
+            backend: The backend's name. What is submitted runs there, whatever it is marked with.
 
         Raises:
             ConfigurationError: There is no such backend.
@@ -245,10 +235,10 @@ class Executor(BoundExecutor):
         self.backend(backend)
         return BackendFutures(self, backend)
 
-    # --- looking ------------------------------------------------------------------------------------------
+    # --- inspecting ---------------------------------------------------------------------------------------
 
     def _owns_this_thread(self) -> bool:
-        """Whether the calling code runs in the thread of the executor's event loop. Any thread."""
+        """Return whether the calling code runs in the thread of the executor's event loop. Any thread."""
         return self._dispatcher is not None and self._dispatcher.loop.owns_this_thread()
 
     @property
@@ -260,23 +250,19 @@ class Executor(BoundExecutor):
         return "draining" if phase is Phase.CLOSED and not self._is_drained() else phase.value
 
     def _is_drained(self) -> bool:
-        return self._draining is not None and self._draining.has_ended
+        return self._drain is not None and self._drain.has_ended
 
     def backend(self, name: str) -> ExecutorBackend:
         """Return a backend of the started executor by its name.
 
         Raises:
+            ExecutorClosedError: The executor hasn't been started.
             ConfigurationError: There is no such backend.
         """
         self._started()
         if name not in self._backends:
             raise ConfigurationError(f"there is no backend {name!r}; there are {', '.join(sorted(self._backends))}")
         return self._backends[name]
-
-    @property
-    def request_handlers(self) -> frozenset[CodeType]:
-        """What calls the handlers of requests where this executor is used: the monitor tells a route by it."""
-        return frozenset()
 
     @property
     def tasks(self) -> tuple[TaskHandle[Any], ...]:
@@ -286,7 +272,7 @@ class Executor(BoundExecutor):
         return tuple(job.handle for job in list(self._dispatcher.active.values()))
 
     def snapshot(self) -> ExecutorSnapshot:
-        """Tell what the executor is doing now. Any thread, never blocks."""
+        """Return what the executor is doing now. Any thread, never blocks."""
         if self._dispatcher is None:
             return ExecutorSnapshot("new", {}, {}, 0)
         running = [handle.backend for handle in self.tasks if handle.started_at is not None]

@@ -31,8 +31,8 @@ WORKER_ENTRIES = {
 WORKER_FACE = "executors.backends.in_worker"
 """The public face of `_worker` for plug-ins: it may import all of it."""
 
-SHARED_BY_BACKENDS = {"backlog", "base", "in_worker", "job", "side_thread"}
-"""The modules of `backends` that belong to no single backend."""
+SHARED_BY_BACKENDS = {"backlog", "base", "in_worker", "job", "loop", "side_thread"}
+"""The modules of `backends` that belong to no single backend; `inline` is `loop` for sync functions."""
 
 QUART_IMPORTERS = {"quart", "bench", "demo"}
 LIMIT = 320

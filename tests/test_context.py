@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from typing import Any
 
 import anyio
 import pytest
@@ -76,21 +75,6 @@ async def test_context_of_another_thread_travels() -> None:
         thread.start()
         thread.join()
         assert [await handle for handle in handles] == ["a thread", "a thread"]
-
-
-async def test_context_of_a_returned_awaitable() -> None:
-    """A coroutine that a plain function returned goes on in its task's context."""
-
-    async def rest() -> tuple[str, int | None]:
-        return user.get(), current_task().id
-
-    def work() -> Any:
-        user.set("a thread")
-        return rest()
-
-    async with executor("thread") as ready:
-        handle = ready.submit(work)
-        assert await handle == ("a thread", handle.id)
 
 
 @pytest.mark.parametrize("backend", ["loop", "thread", "inline"])

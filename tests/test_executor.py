@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -324,7 +324,7 @@ async def test_cancelled_task_is_an_error_of_ours_for_run() -> None:
 BASE_EXCEPTIONS = [SystemExit, KeyboardInterrupt, GeneratorExit, StopAsyncIteration, BaseException]
 
 
-@pytest.mark.parametrize("kind", ["loop", "thread", "inline", "awaited"])
+@pytest.mark.parametrize("kind", ["loop", "thread", "inline"])
 @pytest.mark.parametrize("error", [*BASE_EXCEPTIONS, StopIteration, asyncio.CancelledError])
 async def test_base_exceptions_end_their_task_alone(kind: str, error: type[BaseException]) -> None:
     """What would end a process or an iteration becomes a TaskExitedError with the original as its cause."""
@@ -335,13 +335,13 @@ async def test_base_exceptions_end_their_task_alone(kind: str, error: type[BaseE
     async def async_work() -> None:
         work()
 
-    function = {"loop": async_work, "awaited": lambda: async_work()}.get(kind, work)
+    function = async_work if kind == "loop" else work
     backends = {"thread": InlineBackend()} if kind == "inline" else None
     async with Executor(threads=1, processes=0, backends=backends) as executor:
         handle = executor.submit(function)
         await handle.wait()
         caught = handle.exception()
-        if kind in {"loop", "awaited"} and error is StopIteration:  # Python itself makes that of it
+        if kind in {"loop", "inline"} and error is StopIteration:  # Python's own rule for coroutines (PEP 479)
             assert isinstance(caught, RuntimeError)
         elif isinstance(caught, TaskCancelledError):  # the loop's own, out of a coroutine
             assert error is asyncio.CancelledError
@@ -354,54 +354,20 @@ async def test_base_exceptions_end_their_task_alone(kind: str, error: type[BaseE
         assert await executor.run(plain_double, 2) == 4
 
 
+class Later:
+    """An awaitable that isn't a coroutine."""
+
+    def __await__(self) -> Any:
+        return double(4).__await__()
+
+
 @pytest.mark.parametrize("inline", [False, True])
-async def test_plain_function_that_returns_an_awaitable(inline: bool) -> None:
-    """What a plain function returns is awaited on the loop if it can be: coroutines and other awaitables."""
-
-    class Later:
-        def __await__(self) -> Any:
-            return double(4).__await__()
-
+@pytest.mark.parametrize("function", [lambda: double(3), functools.partial(functools.lru_cache(double), 3), Later])
+async def test_sync_callable_that_returns_an_awaitable(inline: bool, function: Callable[[], Any]) -> None:
+    """Nothing awaits what a sync callable returns: the task fails, and its error says how to declare the function."""
     async with Executor(threads=1, processes=0, backends={"thread": InlineBackend()} if inline else None) as executor:
-        loop_thread = threading.get_ident()
-
-        async def where() -> bool:
-            return threading.get_ident() == loop_thread
-
-        assert await executor.run(lambda: double(3)) == 6
-        assert await executor.run(functools.lru_cache(double), 3) == 6
-        assert await executor.run(lambda: Later()) == 8
-        assert await executor.run(lambda: where())
-        handle = executor.submit(lambda: anyio.sleep_forever())
-        await anyio.to_thread.run_sync(threading.Event().wait, 0.01)
-        handle.cancel()
-        with anyio.fail_after(PATIENCE), pytest.raises(TaskCancelledError):
-            await handle
-
-
-async def test_returned_awaitable_of_a_cancelled_task() -> None:
-    """A coroutine that comes back after the task was told to stop, or was abandoned, is closed unentered."""
-    entered, release = threading.Event(), threading.Event()
-
-    def work() -> Any:
-        entered.set()
-        assert release.wait(PATIENCE)
-        return double(1)
-
-    for grace in (PATIENCE, 0.01):
-        entered.clear()
-        release.clear()
-        async with Executor(threads=1, processes=0, cancel_grace=grace) as executor:
-            handle = executor.submit(work)
-            assert await anyio.to_thread.run_sync(entered.wait, PATIENCE)
-            handle.cancel()
-            if grace < 1:
-                await handle.wait()
-                assert handle.abandoned
-            release.set()
-            with pytest.raises(TaskCancelledError):
-                await handle
-    gc.collect()
+        with pytest.raises(InvalidTaskError, match=r"returned an awaitable \(\w+\).*`async def`"):
+            await executor.run(function)
 
 
 # --- refusing ---------------------------------------------------------------------------------------------
@@ -439,9 +405,9 @@ async def test_tags_that_lead_nowhere_are_refused() -> None:
             executor.submit(report)
         with pytest.raises(ConfigurationError, match="coroutine function, and the backend 'thread'"):
             executor.options(tag="slow").submit(double, 1)
-        with pytest.raises(ConfigurationError, match="plain function, and the backend 'loop'"):
+        with pytest.raises(ConfigurationError, match="sync function, and the backend 'loop'"):
             executor.options(tag="quick").submit(plain_double, 1)
-        with pytest.raises(ConfigurationError, match=r"resources \(1 gpu\), and the backend 'loop'"):
+        with pytest.raises(ConfigurationError, match=r"resources \(1 gpu\), which the backend 'loop'"):
             executor.options(resources={"gpu": 1}).submit(double, 1)
         with pytest.raises(ConfigurationError, match="turned off"):
             executor.submit(cpu_bound(lambda: None))

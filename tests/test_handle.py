@@ -26,8 +26,8 @@ from executors import (
     WrongThreadError,
     cpu_bound,
 )
+from executors._failures import formatted
 from executors._loops import running_loop
-from executors._loops.completion import text_of
 from executors.handle import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
@@ -78,14 +78,14 @@ async def test_first_transition_wins() -> None:
 
 
 async def test_only_a_queued_task_is_ended_as_queued() -> None:
-    """`queued_only` ends a task that hasn't started, and leaves one that has."""
+    """`unless_started` ends a task that hasn't started, and leaves one that has."""
     owner = Owner()
     queued: TaskHandle[None] = TaskHandle(owner, "name", None, "loop")
-    assert queued._finish(CANCELLED, None, TaskCancelledError("name", queued.id), queued_only=True) is QUEUED
+    assert queued._finish(CANCELLED, None, TaskCancelledError("name", queued.id), unless_started=True) is QUEUED
     assert not queued._start()
     running: TaskHandle[None] = TaskHandle(owner, "name", None, "loop")
     running._start()
-    assert running._finish(CANCELLED, None, None, queued_only=True) is None
+    assert running._finish(CANCELLED, None, None, unless_started=True) is None
     assert running.state is RUNNING
 
 
@@ -103,7 +103,7 @@ async def test_a_start_races_with_an_end() -> None:
     thread = threading.Thread(target=start_all)
     thread.start()
     barrier.wait(PATIENCE)
-    ended = [handle._finish(CANCELLED, None, None, queued_only=True) is QUEUED for handle in reversed(handles)]
+    ended = [handle._finish(CANCELLED, None, None, unless_started=True) is QUEUED for handle in reversed(handles)]
     thread.join()
     assert [one != other for one, other in zip(started, reversed(ended), strict=True)] == [True] * rounds
 
@@ -362,14 +362,14 @@ async def test_a_callback_does_not_end_the_server(kind: type[BaseException], cap
 
 
 async def test_unretrieved_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The error of a submitted task that nobody asked for is logged, once, with its traceback."""
+    """The error of a submitted task that never retrieved for is logged, once, with its traceback."""
     async with Executor(threads=1, processes=0) as executor:
         executor.options(name="forgotten").submit(fail, "why")
         executor.options(name="forgotten too").submit(int, "no number")
         await executor.wait_idle()
     gc.collect()
     await anyio.wait_all_tasks_blocked()
-    failures = [record for record in caplog.records if "nobody asked" in record.getMessage()]
+    failures = [record for record in caplog.records if "never retrieved" in record.getMessage()]
     assert sorted(record.getMessage().split("'")[1] for record in failures) == ["forgotten", "forgotten too"]
     assert "why" in caplog.text
     assert all(record.exc_info for record in failures)
@@ -393,7 +393,7 @@ async def test_unretrieved_error_is_logged_at_once(
             assert caplog.records == []
             del handle
             await anyio.wait_all_tasks_blocked()
-            assert caplog.text.count("nobody asked") == 1
+            assert caplog.text.count("never retrieved") == 1
     finally:
         gc.enable()
 
@@ -414,7 +414,7 @@ async def test_a_finalizer_writes_nothing_itself(caplog: pytest.LogCaptureFixtur
             thread.join()
             assert caplog.records == []
             await anyio.wait_all_tasks_blocked()
-            assert "nobody asked" in caplog.text
+            assert "never retrieved" in caplog.text
         finally:
             logging.getLogger("executors").removeFilter(keep)
         assert writers == [threading.get_ident()]
@@ -439,7 +439,7 @@ def test_nothing_is_lost_when_the_loop_ends(ends_before: str, caplog: pytest.Log
     loop.close()
     gc.collect()
     (record,) = caplog.records
-    assert "'fail' failed, and nobody asked for its result" in record.getMessage()
+    assert "'fail' failed, and its error was never retrieved" in record.getMessage()
     assert "raise LookupError(text)\nLookupError: forgotten" in record.getMessage()
 
 
@@ -451,10 +451,10 @@ def test_a_finalizer_within_the_parser(caplog: pytest.LogCaptureFixture) -> None
     except LookupError as caught:
         error = caught
     assert error is not None
-    assert text_of(error) == re.sub(r"\n +[~^]+(?=\n)", "", "".join(traceback.format_exception(error)).rstrip())
+    assert formatted(error) == re.sub(r"\n +[~^]+(?=\n)", "", "".join(traceback.format_exception(error)).rstrip())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ast, "parse", lambda *_: pytest.fail("the parser was called"))
-        assert "LookupError: broken" in text_of(error)
+        assert "LookupError: broken" in formatted(error)
 
 
 async def test_retrieved_errors_are_not_logged(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
@@ -492,7 +492,7 @@ async def test_wait_alone_does_not_count_as_seen(errors_logged: Callable[[], Awa
 
 
 async def test_forgotten_timeout_is_logged(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
-    """A timeout that nobody asked for is a failure too."""
+    """A timeout that never retrieved for is a failure too."""
     async with Executor(processes=0) as executor:
         executor.options(timeout=0.01).submit(anyio.sleep_forever)
         await executor.wait_idle()

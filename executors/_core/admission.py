@@ -1,4 +1,4 @@
-"""What is let in: bounds on what is queued, those who wait for room in turn, limits per function."""
+"""Which tasks are accepted and when they may start: queue limits, callers that wait for a slot, concurrency limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import enum
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakValueDictionary
 
+from executors._callables import innermost
+from executors._core.router import Route
 from executors._loops import EventLoop, Waiter
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
@@ -14,70 +18,202 @@ from executors.errors import BackendUnavailableError, ExecutorClosedError, Queue
 
 
 class Phase(enum.Enum):
-    """Whom the executor takes work from."""
+    """Whose tasks the executor accepts."""
 
     OPEN = "open"
     DRAINING = "draining"
-    """Only from its own unfinished tasks."""
+    """Only those of its own unfinished tasks."""
     CLOSED = "closed"
 
 
-class _Place:
-    """One who waits for room in a queue."""
+class _QueuedCaller:
+    """A caller that waits for a slot."""
 
-    __slots__ = ("granted", "inside", "waiter")
+    __slots__ = ("is_inside", "is_woken", "waiter")
 
-    def __init__(self, waiter: Waiter, inside: bool) -> None:
+    def __init__(self, waiter: Waiter, is_inside: bool) -> None:
         self.waiter = waiter
-        self.inside = inside
-        self.granted = False
+        self.is_inside = is_inside
+        self.is_woken = False
 
 
-class _Queue:
-    """How much is queued for one backend, and who waits for room."""
+class Queue:
+    """The slots for queued tasks of one backend, or of one limited function on a backend. Running tasks hold none.
 
-    __slots__ = ("backend", "queued", "waiting")
+    Args:
+        admission: The admission that it belongs to.
+        backend: The backend of its tasks.
+        limit: The concurrency limit of its tasks' function; None if there is none.
+    """
 
-    def __init__(self, backend: ExecutorBackend) -> None:
+    __slots__ = ("_admission", "_callers", "backend", "limit", "queued")
+
+    def __init__(self, admission: Admission, backend: ExecutorBackend, limit: ConcurrencyLimit | None = None) -> None:
+        self._admission = admission
+        self._callers: deque[_QueuedCaller] = deque()
         self.backend = backend
+        self.limit = limit
         self.queued = 0
-        self.waiting: deque[_Place] = deque()
+        """How many slots are taken."""
+
+    def take(self) -> bool:
+        """Take a slot if one is free, and return whether it was. Any thread.
+
+        Raises:
+            ExecutorClosedError: No task is accepted at present.
+            BackendUnavailableError: The backend can't run anything at present.
+        """
+        admission = self._admission
+        with admission.lock:
+            if admission.phase is not Phase.OPEN or self.backend.unavailable is not None:
+                admission.check(self.backend)
+            if self.queued >= admission.limit:
+                return False
+            self.queued += 1
+            return True
+
+    async def wait_for_slot(self) -> None:
+        """Take a slot, waiting in order until one is free. On the executor's loop.
+
+        Raises:
+            ExecutorClosedError: No task is accepted at present, or a drain began meanwhile.
+            BackendUnavailableError: The backend can't run anything at present.
+        """
+        admission = self._admission
+        with admission.lock:
+            if self.take():
+                return
+            caller = _QueuedCaller(admission.loop.new_waiter(), admission.is_inside())
+            self._callers.append(caller)
+        try:
+            await caller.waiter
+            admission.check(self.backend)  # a drain may have begun since the slot was handed over
+        except BaseException:
+            with admission.lock:
+                if caller.is_woken:
+                    self.release()
+                elif caller in self._callers:
+                    self._callers.remove(caller)
+            raise
+        if not caller.is_woken:
+            raise ExecutorClosedError("the executor was drained while this task waited for a slot in its queue")
+
+    def release(self) -> None:
+        """Free a slot, or hand it to the first caller that waits, so that no new task takes it. Any thread."""
+        admission = self._admission
+        with admission.lock:
+            if self._callers:
+                caller = self._callers.popleft()
+                caller.is_woken = True
+                admission.wake(caller.waiter)
+            else:
+                self.queued -= 1
+
+    def refuse(self, *, keep_inside: bool) -> None:
+        """Wake the callers that may no longer wait, without a slot. With the lock held."""
+        for caller in list(self._callers):
+            if not (keep_inside and caller.is_inside):
+                self._callers.remove(caller)
+                self._admission.wake(caller.waiter)
+
+
+class ConcurrencyLimit:
+    """The option `max_concurrency` of one function: how many of its tasks run, and those held back until one ends.
+
+    It has queues of its own, so that the tasks it holds back do not count towards the limit of other functions. On the
+    loop's thread.
+
+    Args:
+        function: The function. Kept alive, as the limit is found by the function's `id`.
+    """
+
+    __slots__ = ("__weakref__", "_function", "_held_back", "_running", "queues")
+
+    def __init__(self, function: object) -> None:
+        self._function = function
+        self._running = 0
+        self._held_back = Backlog()
+        self.queues: dict[str, Queue] = {}
+        """The queue of the function's tasks on each backend, by the backend's name."""
+
+    def enter(self, job: Job) -> bool:
+        """Count the job as running and return True, or hold it back."""
+        if self._running >= (job.options.max_concurrency or 1):
+            self._held_back.append(job)
+            return False
+        self._running += 1
+        job.counted = True
+        return True
+
+    def forget(self, job: Job) -> None:
+        """Drop a job that is held back and whose state has become final."""
+        self._held_back.forget(job)
+
+    def leave(self, job: Job) -> Job | None:
+        """Record that a counted job has ended; return the first job that was held back, for `enter`."""
+        job.counted = False
+        self._running -= 1
+        return self._held_back.popleft()
 
 
 class Admission:
-    """Decides whether a task is let in. Counts queued tasks only: running ones take no room.
+    """Decides whether a task is accepted.
 
     Args:
         loop: The executor's loop.
         backends: The backends by name.
-        limit: How many tasks each may have queued.
-        is_inside: Whether the calling code belongs to an unfinished task of this executor. Asked during a drain.
+        limit: How many tasks each queue holds.
+        is_inside: Returns whether the calling code belongs to an unfinished task of this executor.
     """
 
     def __init__(
         self, loop: EventLoop, backends: Mapping[str, ExecutorBackend], limit: int, is_inside: Callable[[], bool]
     ) -> None:
-        self._loop = loop
-        self._limit = limit
-        self._is_inside = is_inside
-        self._lock = threading.RLock()  # a waiting `run` may be collected as garbage by a thread that is in here
-        self._queues = {name: _Queue(backend) for name, backend in backends.items()}
+        self.loop = loop
+        self.limit = limit
+        self.is_inside = is_inside
+        self.lock = threading.RLock()  # reentrant: a caller that waits may be garbage-collected while it is held
         self.phase = Phase.OPEN
+        self._queues = {name: Queue(self, backend) for name, backend in backends.items()}
+        self._limits: WeakValueDictionary[int, ConcurrencyLimit] = WeakValueDictionary()  # kept by jobs and callers
+
+    def queue_for(self, route: Route, function: Callable[..., Any]) -> Queue:
+        """Return the queue in which a task of the function needs a slot. Any thread."""
+        backend = route.backend
+        if route.options.max_concurrency is None:
+            return self._queues[backend.name]
+        function = innermost(function)
+        with self.lock:
+            limit = self._limits.get(id(function))
+            if limit is None:
+                limit = self._limits[id(function)] = ConcurrencyLimit(function)
+            if backend.name not in limit.queues:
+                limit.queues[backend.name] = Queue(self, backend, limit)
+            return limit.queues[backend.name]
 
     def queued(self, backend: str) -> int:
-        """Return how many tasks are queued there. Any thread."""
-        return self._queues[backend].queued
+        """Return how many tasks of a backend are queued. Any thread."""
+        return sum(queue.queued for queue in self._all_queues() if queue.backend.name == backend)
+
+    def _all_queues(self) -> list[Queue]:
+        with self.lock:
+            limits = list(self._limits.values())
+            return [*self._queues.values(), *(queue for limit in limits for queue in limit.queues.values())]
+
+    def full(self, queue: Queue) -> QueueFullError:
+        """Return the error of a task for which no slot is free."""
+        return QueueFullError(queue.backend.name, self.limit)
 
     def check(self, backend: ExecutorBackend) -> None:
-        """Let a task in that takes no place in a queue, as it starts at once. On the loop's thread: takes no lock.
+        """Check that tasks for a backend are accepted. Any thread.
 
         Raises:
-            ExecutorClosedError: Nothing is taken at present.
-            BackendUnavailableError: The backend can't run anything.
+            ExecutorClosedError: No task is accepted at present.
+            BackendUnavailableError: The backend can't run anything at present.
         """
-        if self.phase is not Phase.OPEN and not (self.phase is Phase.DRAINING and self._is_inside()):
+        if self.phase is not Phase.OPEN and not (self.phase is Phase.DRAINING and self.is_inside()):
             raise ExecutorClosedError(
-                "the executor is draining, and takes work only from its own unfinished tasks"
+                "the executor is draining, and accepts only tasks submitted by its own unfinished tasks"
                 if self.phase is Phase.DRAINING
                 else "the executor has been drained: start it again with `async with`, or with its app"
             )
@@ -85,132 +221,16 @@ class Admission:
         if reason is not None:
             raise BackendUnavailableError(backend.name, reason)
 
-    def admit(self, backend: str) -> None:
-        """Take a place in the backend's queue, at once. Any thread; raises as `check`.
-
-        Raises:
-            QueueFullError: There is no room.
-        """
-        if not self.admit_if_room(backend):
-            raise QueueFullError(backend, self._limit)
-
-    def admit_if_room(self, backend: str) -> bool:
-        """Take a place in the backend's queue if there is room; return whether it did. Else as `admit`."""
-        queue = self._queues[backend]
-        with self._lock:
-            if self.phase is not Phase.OPEN or queue.backend.unavailable is not None:
-                self.check(queue.backend)
-            if queue.queued >= self._limit:
-                return False
-            queue.queued += 1
-            return True
-
-    async def wait_for_place(self, backend: str) -> None:
-        """Take a place in the backend's queue, waiting in turn for room. On the executor's loop.
-
-        Raises:
-            ExecutorClosedError: Nothing is taken at present, or a drain began meanwhile.
-            BackendUnavailableError: The backend can't run anything.
-        """
-        queue = self._queues[backend]
-        with self._lock:
-            if self.admit_if_room(backend):
-                return
-            place = _Place(self._loop.new_waiter(), self._is_inside())
-            queue.waiting.append(place)
-        try:
-            await place.waiter
-        except BaseException:
-            with self._lock:
-                if place.granted:
-                    self._free(queue)
-                elif place in queue.waiting:
-                    queue.waiting.remove(place)
-            raise
-        with self._lock:
-            try:
-                self.check(queue.backend)  # a drain may have begun since it was granted
-            except BaseException:
-                if place.granted:
-                    self._free(queue)
-                raise
-        if not place.granted:
-            raise ExecutorClosedError("the executor was drained while this task waited for room in its queue")
-
-    def left_queue(self, backend: str) -> None:
-        """A queued task has started, or ended unstarted. Any thread."""
-        queue = self._queues[backend]
-        with self._lock:
-            if queue.waiting:
-                self._free(queue)
-            else:
-                queue.queued -= 1
-
-    def _free(self, queue: _Queue) -> None:
-        """Hand the room to the first who waits, so that no newcomer takes it."""
-        if queue.waiting:
-            place = queue.waiting.popleft()
-            place.granted = True
-            self._wake(place)
+    def wake(self, waiter: Waiter) -> None:
+        """Wake a caller. Any thread."""
+        if self.loop.owns_this_thread():
+            self.loop.wake(waiter)
         else:
-            queue.queued -= 1
-
-    def _wake(self, place: _Place) -> None:
-        if self._loop.owns_this_thread():
-            place.waiter.wake()
-        else:
-            self._loop.post(place.waiter.wake)
+            self.loop.post(self.loop.wake, waiter)
 
     def enter(self, phase: Phase) -> None:
-        """Take work from fewer, and turn away those who waited and may no longer. On the loop's thread."""
-        with self._lock:
+        """Accept fewer tasks, and refuse the callers that wait and may no longer. On the loop's thread."""
+        with self.lock:
             self.phase = phase
-            for queue in self._queues.values():
-                for place in list(queue.waiting):
-                    if not (phase is Phase.DRAINING and place.inside):
-                        queue.waiting.remove(place)
-                        self._wake(place)
-
-
-class ConcurrencyLimits:
-    """Holds back tasks of a function that has as many under way as it may have. On the loop's thread."""
-
-    def __init__(self) -> None:
-        self._under_way: dict[int, int] = {}  # by the function's id; its jobs keep it alive
-        self._held: dict[int, Backlog] = {}
-
-    def may_go(self, job: Job) -> bool:
-        """Count the job as under way and return True, or hold it back."""
-        limit = job.options.max_concurrency
-        if limit is None:
-            return True
-        key = id(job.key)
-        under_way = self._under_way.get(key, 0)
-        if under_way >= limit:
-            self._held.setdefault(key, Backlog()).append(job)
-            return False
-        self._under_way[key] = under_way + 1
-        job.counted = True
-        return True
-
-    def forget(self, job: Job) -> bool:
-        """Drop a job whose handle has become final if it is held back; return whether it was."""
-        if job.options.max_concurrency is None or job.counted:
-            return False
-        self._held[id(job.key)].forget(job)
-        return True
-
-    def left(self, job: Job) -> Job | None:
-        """A job has ended: return one that was held back and is now to be asked again, if there is one."""
-        if not job.counted:
-            return None
-        job.counted = False
-        key = id(job.key)
-        self._under_way[key] -= 1
-        held = self._held.get(key)
-        following = held.popleft() if held is not None else None
-        if following is None:
-            self._held.pop(key, None)
-            if not self._under_way[key]:
-                del self._under_way[key]
-        return following
+            for queue in self._all_queues():
+                queue.refuse(keep_inside=phase is Phase.DRAINING)

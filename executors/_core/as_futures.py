@@ -15,7 +15,6 @@ from executors.handle import CANCELLED, TaskHandle
 from executors.options import TaskOptions
 
 if TYPE_CHECKING:
-    from executors._core.router import Call
     from executors.executor import Executor
 
 P = ParamSpec("P")
@@ -23,12 +22,12 @@ T = TypeVar("T")
 
 
 class TaskFuture(futures.Future[T]):
-    """What a caller holds of a task that was submitted through a `BackendFutures`."""
+    """The future of a task that was submitted through a `BackendFutures`."""
 
     def __init__(self, executor: Executor) -> None:
         super().__init__()
         self._executor = executor
-        self._is_wanted: bool | None = None
+        self._is_claimed: bool | None = None
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the task in another thread, and return its value or raise its error.
@@ -52,21 +51,21 @@ class TaskFuture(futures.Future[T]):
             )
 
     def _claim(self) -> bool:
-        """Take the future for its task, which starts now, or ends without having started. Any thread.
+        """Mark the future as running as its task starts, or ends without having started. Any thread.
 
         Returns:
-            False if the future was cancelled before: then the task mustn't start.
+            False if the future has been cancelled: then the task must not start.
         """
         with self._condition:
-            if self._is_wanted is None:
-                self._is_wanted = self.set_running_or_notify_cancel()
-            return self._is_wanted
+            if self._is_claimed is None:
+                self._is_claimed = self.set_running_or_notify_cancel()
+            return self._is_claimed
 
     def _settle(self, handle: TaskHandle[T]) -> None:
-        """Become what the task has become. On the loop's thread."""
+        """Take over the outcome of the task. On the loop's thread."""
         error = handle.exception()
         if handle.state is CANCELLED:
-            self.cancel()  # of no effect where the task had started: then it ends with its error
+            self.cancel()  # without effect if the task had started: then it ends with its error
         if not self._claim():
             return
         if error is not None:
@@ -76,37 +75,47 @@ class TaskFuture(futures.Future[T]):
 
 
 class BackendFutures(futures.Executor):
-    """Made by `Executor.as_futures`. Shutting it down leaves the executor itself as it is."""
+    """A `concurrent.futures.Executor` over one backend. Created by `Executor.as_futures`.
+
+    Shutting it down does not affect the executor itself.
+    """
 
     def __init__(self, executor: Executor, backend: str) -> None:
         self._executor = executor
         self._backend = backend
-        self._said = TaskOptions(tag=BackendName(backend))
+        self._overrides = TaskOptions(tag=BackendName(backend))
         self._lock = threading.RLock()  # finalizers, which run at any time, may submit as well
         self._shut = False
         self._pending: set[TaskFuture[Any]] = set()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
-        """Submit to the backend. Any thread, never blocks.
+        """Submit a function to the backend. Any thread, never blocks.
 
         Raises:
             RuntimeError: It has been shut down.
             ExecutorError: As `Executor.submit`.
         """
-        return self._submit(self._executor._prepare(fn, args, kwargs, self._said))
+        return self._submit(fn, args, kwargs)
 
-    def _submit(self, call: Call) -> futures.Future[Any]:
+    def _submit(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, in_chunk: bool = False
+    ) -> futures.Future[Any]:
+        dispatcher = self._executor._ready()
+        route = dispatcher.router.find(fn, self._overrides)
+        run: Callable[..., Any] | None = None
+        if in_chunk:
+            run, args = run_chunk_of_coroutines if route.is_coroutine else run_chunk, (fn, *args)
         future: TaskFuture[Any] = TaskFuture(self._executor)
         with self._lock:
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending.add(future)
         try:
-            handle = self._executor._submit(call._replace(claim=future._claim))
+            handle = dispatcher.submit(route, fn, args, kwargs, run=run, claim=future._claim)
         except BaseException:
             self._forget(future)
             future.cancel()
-            future._claim()  # a `shutdown` in another thread may wait for it by now
+            future._claim()  # a `shutdown` in another thread may be waiting for it
             raise
         handle.add_done_callback(future._settle)
         handle.add_done_callback(lambda _: self._forget(future))
@@ -125,14 +134,14 @@ class BackendFutures(futures.Executor):
         chunksize: int = 1,
         **more: Any,
     ) -> Iterator[T]:
-        """Run a function over items, and return an iterator over the results in their order. Any thread.
+        """Run a function over items, and return an iterator over the results in order. Any thread.
 
         Args:
-            fn: Called with one item of each of the iterables, until the shortest ends.
-            iterables: Iterated at once, as far as `buffersize` lets it.
+            fn: Called with one item of each iterable, until the shortest ends.
+            iterables: Consumed at once, as far as `buffersize` allows.
             timeout: Seconds from this call after which the iterator raises `TimeoutError`.
-            chunksize: How many items make one task, where tasks go to another process; of no effect elsewhere.
-            more: ``buffersize``, in tasks, on Pythons that have it (3.14).
+            chunksize: How many items make one task, on backends that pickle; without effect on others.
+            more: ``buffersize``, in tasks, on Python 3.14 and later.
 
         Raises:
             ValueError: `chunksize` is below 1.
@@ -147,10 +156,10 @@ class BackendFutures(futures.Executor):
         return _one_by_one(_InChunks(self).map(fn, chunks, timeout=timeout, **more))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more, cancel what is queued if asked to, and wait for the rest.
+        """Accept no further tasks, cancel queued ones with `cancel_futures`, and wait for the rest.
 
         Raises:
-            WrongThreadError: It is to wait, and this is the thread of the event loop that the tasks need.
+            WrongThreadError: `wait` is true, and this is the thread of the event loop that the tasks need.
         """
         if wait and self._pending and self._executor._owns_this_thread():
             raise WrongThreadError(
@@ -168,20 +177,18 @@ class BackendFutures(futures.Executor):
 
 
 class _InChunks(futures.Executor):
-    """What submits the chunks for `BackendFutures.map`: the function's marks hold for each, as they do for an item."""
+    """Submits the chunks of `BackendFutures.map`: the function's mark applies to each, as it does to an item."""
 
     def __init__(self, over: BackendFutures) -> None:
         self._over = over
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> futures.Future[Any]:
         (chunk,) = args
-        call = self._over._executor._prepare(fn, (), {}, self._over._said)
-        run: Callable[..., Any] = run_chunk_of_coroutines if call.is_coroutine else run_chunk
-        return self._over._submit(call._replace(function=run, args=(fn, *zip(*chunk, strict=True))))
+        return self._over._submit(fn, tuple(zip(*chunk, strict=True)), {}, in_chunk=True)
 
 
 def _one_by_one(chunks: Iterator[Any]) -> Iterator[Any]:
-    """Yield the values of the chunks, and keep none that was taken."""
+    """Yield the values of the chunks, without keeping any that was taken."""
     for values in chunks:
         values.reverse()
         while values:

@@ -1,4 +1,4 @@
-"""The three ways to hand a function over: `submit`, `run` and `map`, with or without options."""
+"""`BoundExecutor`: an executor with options bound, and its calls `submit`, `run` and `map`."""
 
 from __future__ import annotations
 
@@ -21,77 +21,84 @@ X = TypeVar("X")
 
 
 class BoundExecutor:
-    """Hands functions to an executor, each with the same options. Made by `Executor.options`."""
+    """An executor with options bound to it. Created by `Executor.options`."""
 
     _executor: Executor
-    _said: TaskOptions = NO_OPTIONS
+    _overrides: TaskOptions = NO_OPTIONS
 
     def options(self, **options: Unpack[CallKeywords]) -> BoundExecutor:
-        """Return something to submit with, for which these options hold.
-
-        ``executor.options(tag="cpu", timeout=5, name="thumb").submit(fn, x)``
+        """Return an executor with options bound: ``executor.options(tag="cpu", timeout=5).submit(fn, x)``.
 
         Args:
-            options: ``tag``, ``timeout``, ``name``, ``max_concurrency``, ``resources``; see `TaskOptions`. They go
-                before what the function was marked with.
+            options: ``tag``, ``timeout``, ``name``, ``max_concurrency``, ``resources``; see `TaskOptions`. They take
+                precedence over the function's mark.
 
         Raises:
-            ConfigurationError: An option is unknown or can't be used.
+            ConfigurationError: An option is unknown, or its value can't be used.
         """
-        submitter = BoundExecutor()
-        submitter._executor = self._executor
-        submitter._said = TaskOptions.checked({**options}).over(self._said)
-        return submitter
+        bound = BoundExecutor()
+        bound._executor = self._executor
+        bound._overrides = TaskOptions.checked({**options}).over(self._overrides)
+        return bound
 
     @overload
     def submit(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
     @overload
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
-        """Hand a function over. Any thread, never blocks.
+        """Submit a function as a task. Any thread, never blocks.
 
         Args:
-            function: What to run: a plain or a coroutine function, or any callable.
+            function: A sync or coroutine function, or any other callable.
             args: Its arguments.
             kwargs: Its keyword arguments.
 
         Returns:
-            The task's handle. An error that nobody retrieves from it is logged.
+            The task's handle. A failure whose error nobody retrieves from it is logged.
 
         Raises:
             QueueFullError: The backend's queue is full.
             ExecutorClosedError: The executor hasn't been started, is draining, or has been drained.
             BackendUnavailableError: The backend can't run anything at present.
-            InvalidTaskError: It can't be run as a task: a generator function, a coroutine object, no callable.
-            ConfigurationError: Its tag is mapped to no backend, or to one that can't run it.
+            InvalidTaskError: It can't be run as a task: a generator function, a coroutine object, not a callable.
+            ConfigurationError: Its tag is mapped to no backend, or to a backend that can't run it.
         """
-        return self._executor._submit(self._executor._prepare(function, args, kwargs, self._said))
+        dispatcher = self._executor._ready()
+        route = dispatcher.router.find(function, self._overrides)
+        return dispatcher.submit(route, function, args, kwargs)
 
     @overload
     async def run(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run a function and wait for it, and before that for room in its queue.
+        """Run a function as a task and return its value; wait for a slot in its queue first. On the executor's loop.
 
-        Cancelling this call cancels the task. On the executor's loop; arguments as `submit`.
+        Cancelling this call cancels the task.
+
+        Args:
+            function: As for `submit`.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
 
         Returns:
             The function's value.
 
         Raises:
-            BaseException: What the function raised; else as `submit`, but for `QueueFullError`.
+            BaseException: What the function raised; otherwise as `submit`, except for `QueueFullError`.
             WrongThreadError: Awaited outside of the executor's event loop.
             TaskCancelledError: The task was cancelled.
-            TaskTimeoutError: It ran longer than its timeout.
+            TaskTimeoutError: It exceeded its timeout.
             WorkerLostError: Its worker process died.
         """
-        call = self._executor._prepare(function, args, kwargs, self._said)
-        handle = await self._executor._submit_when_room(call)
+        dispatcher = self._executor._ready()
+        route = dispatcher.router.find(function, self._overrides)
+        handle = await dispatcher.submit_when_admitted(route, function, args, kwargs)
         try:
-            return await handle
+            await handle._wait(dispatcher.loop)
+            return handle._outcome()
         except BaseException:
-            handle.cancel()  # a no-op when the error is the task's own
+            handle.cancel()  # without effect if the error is the task's own
             raise
         finally:
             del handle  # an error's traceback refers to this frame
@@ -146,17 +153,17 @@ class BoundExecutor:
         chunksize: int | None = None,
         buffersize: int | None = None,
     ) -> MapResults[Any]:
-        """Run a function over items, and iterate over the results in their order.
+        """Run a function over items, and iterate over the results in order. On the executor's loop.
 
-        ``async with executor.map(fn, items) as results: async for value in results: …``; a plain ``async for``
-        works too. Items are taken as results are consumed, so that neither may be longer than memory. The first
-        failure is raised in its place and cancels the rest, as leaving the block does. On the executor's loop.
+        ``async with executor.map(fn, items) as results: async for value in results: …``; a plain ``async for`` works
+        too. Items are taken as results are consumed, so that both may be endless. The first failure is raised in its
+        place and cancels the rest; so does leaving the block.
 
         Args:
-            function: Called with one item of each of the iterables, until the shortest ends.
+            function: Called with one item of each iterable, until the shortest ends.
             iterables: Iterated on the loop's thread.
-            chunksize: How many items make one task; one each if None. A crash fails its whole chunk.
-            buffersize: How many tasks may be under way or done and not consumed; twice the backend's workers if
+            chunksize: How many items make one task; each item is a task of its own if None. A crash fails its chunk.
+            buffersize: How many tasks may be active, or finished and not consumed; twice the backend's workers if
                 None.
 
         Raises:
@@ -166,4 +173,4 @@ class BoundExecutor:
         for what, size in (("chunksize", chunksize), ("buffersize", buffersize)):
             if size is not None:
                 whole_number(size, what, least=1)
-        return MapResults(self._executor, self._said, function, iterables, chunksize, buffersize)
+        return MapResults(self._executor, self._overrides, function, iterables, chunksize, buffersize)

@@ -1,4 +1,4 @@
-"""Timeouts and cancellation: who is told to stop, when, and what if it doesn't listen."""
+"""Timeouts and cancellation: which job is stopped, when, and what happens if it does not respond."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Settle = Callable[[Job, TaskState, Any, BaseException | None], None]
 
 
 class Deadlines:
-    """Tells jobs to stop. On the loop's thread.
+    """Stops jobs. On the loop's thread.
 
     Args:
         loop: The executor's loop.
-        grace: Seconds that running work has to stop once told, before it is abandoned.
-        cancel_queued: Ends a job that hasn't started; returns False where it has meanwhile.
-        settle: Makes a job's handle final, while the job itself is still with its backend.
+        grace: Seconds that running work has to respond once it is being stopped, before it is abandoned.
+        cancel_queued: Ends a job that hasn't started; returns False if it has started meanwhile.
+        settle: Makes the state of a job's handle final, while the job itself is still with its backend.
         abandon: Gives up on a job that still runs.
     """
 
@@ -39,22 +39,22 @@ class Deadlines:
         self._abandon = abandon
 
     def watch(self, job: Job) -> None:
-        """Time a job that has started and has a timeout."""
-        run_time = job.handle.run_time  # not by the wall clock, which may be set
+        """Set the timer of a job that has started and has a timeout."""
+        run_time = job.handle.run_time  # monotonic: the wall clock may be set
         timeout = job.options.timeout
         if run_time is None or timeout is None or job.handle.done():
             return
         job.timer = self._loop.call_later(max(0.0, timeout - run_time), self._time_out, job)
 
     def forget(self, job: Job) -> None:
-        """The job has ended."""
-        for timer in (job.timer, job.grace):
+        """Cancel the timers of a job that has ended."""
+        for timer in (job.timer, job.grace_timer):
             if timer is not None:
                 timer.cancel()
-        job.timer = job.grace = None
+        job.timer = job.grace_timer = None
 
     def cancel(self, job: Job) -> None:
-        """Tell a job to stop; queued work ends at once."""
+        """Cancel a job; queued work ends at once."""
         handle = job.handle
         if job.stop is not None or handle.done():
             return
@@ -62,35 +62,35 @@ class Deadlines:
         error = TaskCancelledError(handle.name, handle.id)
         if not self._cancel_queued(job, error):
             job.stop = Stop(CANCELLED, error)
-            self._tell(job)
+            self._stop(job)
 
     def _time_out(self, job: Job) -> None:
         handle, timeout = job.handle, job.options.timeout
         if handle.done() or timeout is None or handle.run_time is None:
             return
-        if handle.run_time < timeout:  # uvloop's timers may come up to a millisecond early
+        if handle.run_time < timeout:  # uvloop's timers may fire up to a millisecond early
             self.watch(job)
             return
         handle.cancel_requested = True
-        told = job.stop is not None
+        is_stopping = job.stop is not None
         job.stop = Stop(TIMED_OUT, TaskTimeoutError(handle.name, handle.id, timeout))
-        if not job.backend.stops_running_tasks:  # its waiters needn't wait for what may never end
+        if not job.backend.stops_running_tasks:  # its waiters need not wait for work that may never end
             self._settle(job, TIMED_OUT, None, job.stop.error)
-        if not told:
-            self._tell(job)
+        if not is_stopping:
+            self._stop(job)
 
-    def _tell(self, job: Job) -> None:
-        job.grace = self._loop.call_later(self._grace, self._abandon, job)
+    def _stop(self, job: Job) -> None:
+        job.grace_timer = self._loop.call_later(self._grace, self._abandon, job)
         job.backend.cancel(job)
 
 
 def outcome(
     job: Job, state: TaskState, value: Any, error: BaseException | None
 ) -> tuple[TaskState, Any, BaseException | None]:
-    """Decide how a job that has left its backend has ended, given what it was told. Pure.
+    """Decide the outcome of a job that has left its backend, given why it was being stopped. Pure.
 
-    One that was cancelled may still succeed or fail; one that ran out of time has timed out, whatever it did
-    afterwards. An error that it raised on its way out becomes the cause.
+    A cancelled job may still succeed or fail. A job that exceeded its timeout has timed out, whatever it did
+    afterwards; an error that it raised on its way out becomes the cause.
     """
     stop = job.stop
     if stop is None:

@@ -1,202 +1,256 @@
-"""The way of a task from its acceptance to its end, through one run of an executor."""
+"""A task's path from its acceptance to its end, through one run of an executor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
+from threading import get_ident
 from typing import Any
 
 import anyio
 
-from executors._callables import innermost, name_of
-from executors._core.admission import Admission, ConcurrencyLimits, Phase
+from executors._callables import as_coroutine_function, name_of
+from executors._core.admission import Admission, Phase, Queue
 from executors._core.deadlines import Deadlines, outcome
-from executors._core.router import Call
+from executors._core.router import Route, Router
 from executors._loops import EventLoop
-from executors.backends.base import ExecutorBackend, Job, Rest
-from executors.backends.loop import LoopBackend
+from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
-from executors.errors import ExecutorClosedError
+from executors.errors import ExecutorClosedError, WrongThreadError
 from executors.events import Hook, Hooks, TaskAbandoned, TaskFinished, TaskStarted, TaskSubmitted
-from executors.handle import CANCELLED, LOST, QUEUED, TaskHandle, TaskState
+from executors.handle import CANCELLED, LOG, LOST, QUEUED, TaskHandle, TaskState
+
+Wrap = Callable[[Callable[..., Any], Route], Callable[..., Any]]
+"""Returns what runs instead of a task's function: an app's extension puts the app context around it."""
 
 
 class Dispatcher:
-    """Takes calls in, hands jobs to backends, and settles what they report. One for each run of an executor.
+    """Accepts tasks, passes jobs to backends, and records the outcomes that they report. One per run of an executor.
 
     Args:
         loop: The event loop of this run.
-        backends: The backends by name, one of them ``"loop"``.
-        queue_size: How many tasks each may have queued.
-        grace: Seconds that running work has to stop once told.
-        hooks: Hear of what happens.
+        backends: The backends by name.
+        router: Finds the route of a function to one of them.
+        queue_size: How many queued tasks each queue holds.
+        grace: Seconds that running work has to respond once it is being stopped.
+        hooks: Functions that are notified of every event.
+        wrap: Wraps the function of each task; None if nothing does.
     """
 
     def __init__(
         self,
         loop: EventLoop,
         backends: Mapping[str, ExecutorBackend],
+        router: Router,
         queue_size: int,
         grace: float,
         hooks: Sequence[Hook],
+        wrap: Wrap | None = None,
     ) -> None:
         self.loop = loop
+        self.router = router
         self.active: dict[int, Job] = {}
         self.still_running: dict[int, Job] = {}
         """Jobs that were abandoned, and still run."""
-        self.watched: dict[int, TaskHandle[Any]] | None = None
-        """While the executor drains: the handles that it will report on."""
+        self.reported: dict[int, TaskHandle[Any]] | None = None
+        """The handles that the drain will report on; None before it."""
         self.finished: dict[TaskState, int] = {}
         self.abandoned = 0
         self.admission = Admission(loop, backends, queue_size, self.is_inside)
         self.deadlines = Deadlines(loop, grace, self._cancel_queued, self._settle, self.abandon)
         self._backends = backends
-        self._limits = ConcurrencyLimits()
         self._hooks = Hooks(hooks) if hooks else None
+        self._wrap = wrap
         self._idle: anyio.Event | None = None
 
-    # --- in -----------------------------------------------------------------------------------------------
+    # --- accepting ----------------------------------------------------------------------------------------
 
-    def submit(self, call: Call) -> TaskHandle[Any]:
-        """Take a call in at once. Any thread; raises as `Admission.admit`."""
-        on_loop = self.loop.owns_this_thread()
+    def submit(
+        self,
+        route: Route,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        run: Callable[..., Any] | None = None,
+        claim: Callable[[], bool] | None = None,
+    ) -> TaskHandle[Any]:
+        """Accept a task at once. Any thread.
+
+        Args:
+            route: Where the task goes.
+            function: The user's function, by which the task is named and its concurrency limited.
+            args: The arguments.
+            kwargs: The keyword arguments.
+            run: What is called instead of `function`, if that is something else.
+            claim: See `Job.claim`.
+
+        Raises:
+            QueueFullError: No slot is free.
+            ExecutorClosedError: No task is accepted at present.
+            BackendUnavailableError: The backend can't run anything at present.
+        """
+        name = route.options.name or name_of(function)
+        on_loop = get_ident() == self.loop.thread_id
         if not on_loop and self.loop.has_ended():
             raise ExecutorClosedError("the executor's event loop has ended without a drain: start it on another")
-        if on_loop and call.target.starts_at_once:
-            self.admission.check(call.target.backend)
-            return self._accept(call, on_loop=True, queued=False)
-        self.admission.admit(call.target.backend.name)
-        return self._accept(call, on_loop=on_loop, queued=True)
+        queue = None
+        if not (on_loop and route.starts_at_once):
+            queue = self.admission.queue_for(route, function)
+            if not queue.take():
+                raise self.admission.full(queue)
+        return self._accept(route, name, run or function, args, kwargs, queue, claim, on_loop=on_loop)
 
-    async def submit_when_room(self, call: Call) -> TaskHandle[Any]:
-        """Take a call in as soon as there is room, for one who sees to its failure. On the loop.
+    async def submit_when_admitted(
+        self,
+        route: Route,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        run: Callable[..., Any] | None = None,
+    ) -> TaskHandle[Any]:
+        """Accept a task as soon as a slot is free, for a caller that handles its failure. On the loop.
 
-        Raises as `Admission.wait_for_place`.
+        Arguments and errors as `submit`, except for `QueueFullError`.
         """
-        queued = not call.target.starts_at_once
-        if not queued:
-            self.admission.check(call.target.backend)
-        elif not self.admission.admit_if_room(call.target.backend.name):
-            await self.admission.wait_for_place(call.target.backend.name)
-        handle = self._accept(call, on_loop=True, queued=queued)
-        handle._mark_seen()
-        return handle
+        if not self.loop.is_current():
+            raise WrongThreadError(
+                "`run` and `map` work on the event loop that the executor was started on; in another thread use "
+                "`submit(…).result()`"
+            )
+        name = route.options.name or name_of(function)
+        queue = None
+        if not route.starts_at_once:
+            queue = self.admission.queue_for(route, function)
+            if not queue.take():
+                await queue.wait_for_slot()
+        return self._accept(route, name, run or function, args, kwargs, queue, None, on_loop=True, reporter=None)
 
     def is_inside(self) -> bool:
-        """Whether the calling code belongs to an unfinished task of this run."""
+        """Return whether the calling code belongs to an unfinished task of this run."""
         task = running.get()
         return isinstance(task, TaskHandle) and task._belongs_to(self) and not task.done()
 
-    def _accept(self, call: Call, *, on_loop: bool, queued: bool) -> TaskHandle[Any]:
-        target = call.target
-        backend, options = target.backend, target.options
-        handle: TaskHandle[Any] = TaskHandle(self, options.name or name_of(call.limited_by), options.tag, backend.name)
+    def _accept(
+        self,
+        route: Route,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        queue: Queue | None,
+        claim: Callable[[], bool] | None,
+        *,
+        on_loop: bool,
+        reporter: str | None = LOG,
+    ) -> TaskHandle[Any]:
+        backend, options = route.backend, route.options
+        if queue is None and (self.admission.phase is not Phase.OPEN or backend.unavailable is not None):
+            self.admission.check(backend)
+        if route.runs_sync_on_loop:
+            function = as_coroutine_function(function)
+        if self._wrap is not None:
+            function = self._wrap(function, route)
+        handle: TaskHandle[Any] = TaskHandle(self, name, options.tag, backend.name, reporter)
         job = Job(
             self,
             backend,
             handle,
-            call.function,
-            call.args,
-            call.kwargs,
+            function,
+            args,
+            kwargs,
             copy_context(),
             options,
-            target.is_coroutine,
-            queued,
+            is_coroutine=route.is_coroutine or route.runs_sync_on_loop,
+            is_observed=options.timeout is not None or self._hooks is not None,
+            slot=queue,
+            limit=None if queue is None else queue.limit,
+            claim=claim,
         )
-        job.claim = call.claim
-        if options.max_concurrency is not None:
-            job.key = innermost(call.limited_by)
         self.active[handle.id] = job
-        if self.watched is not None:
-            self.watched[handle.id] = handle
+        if self.reported is not None:
+            self.reported[handle.id] = handle
         if on_loop:
             self._dispatch(job)
         else:
-            self.loop.post(self._dispatch, job)
+            self.loop.post(self._dispatch_posted, job)
         return handle
 
-    def _on_loop(self, function: Callable[[Job], None], job: Job) -> None:
-        if self.loop.owns_this_thread():
-            function(job)
-        else:
-            self.loop.post(function, job)
+    def _dispatch_posted(self, job: Job) -> None:
+        """Dispatch a job that another thread submitted, unless it has been cancelled or the executor drained since."""
+        if self.admission.phase is Phase.CLOSED:
+            self.deadlines.cancel(job)
+        elif not job.handle.done():
+            self._dispatch(job)
 
     def _dispatch(self, job: Job) -> None:
-        if self.admission.phase is Phase.CLOSED:  # since another thread took it in
-            self.deadlines.cancel(job)
-        if job.handle.done():
-            return
-        job.dispatched = True
-        if self._hooks is not None:
-            self._hooks.tell(TaskSubmitted, job.handle)
-        if job.options.max_concurrency is None or self._limits.may_go(job):
-            self._hand_over(job)
+        """Pass a job to its backend, unless its function's concurrency limit holds it back."""
+        if not job.dispatched:
+            job.dispatched = True
+            if self._hooks is not None:
+                self._hooks.tell(TaskSubmitted, job.handle)
+                if job.handle.done():  # a hook has cancelled it
+                    return
+        if job.limit is None or job.limit.enter(job):
+            try:
+                job.backend.submit(job)
+            except Exception as error:  # noqa: BLE001  (the task fails with the backend's error)
+                job.fail(error)
 
-    def _hand_over(self, job: Job) -> None:
-        try:
-            job.backend.submit(job)
-        except Exception as error:  # noqa: BLE001  (the backend's refusal is the task's failure)
-            job.fail(error)
-
-    # --- out ----------------------------------------------------------------------------------------------
+    # --- outcomes -----------------------------------------------------------------------------------------
 
     def job_started(self, job: Job) -> None:
-        """A backend runs the job now. Any thread."""
-        if job.queued:
-            self.admission.left_queue(job.handle.backend)
-        if job.options.timeout is not None or self._hooks is not None:
-            self._on_loop(self._watch, job)
+        """Record that an observed job has started. Any thread."""
+        self._call_on_loop(self._watch, job)
 
     def _watch(self, job: Job) -> None:
         if self._hooks is not None:
             self._hooks.tell(TaskStarted, job.handle)
         self.deadlines.watch(job)
 
-    def job_returned_awaitable(self, job: Job, awaitable: Any) -> None:
-        """A plain function returned something to await: the `loop` backend goes on with the job."""
-        rest = Rest(awaitable)
-        if job.handle.id not in self.active:
-            self.still_running.pop(job.handle.id, None)
-            rest.discard()
-            return
-        loop_backend = self._backends["loop"]
-        assert isinstance(loop_backend, LoopBackend)
-        job.function, job.args, job.kwargs, job.is_coroutine = rest, (), {}, True
-        job.backend = loop_backend
-        loop_backend.run(job)
-        if job.stop is not None:
-            loop_backend.cancel(job)
+    def _call_on_loop(self, function: Callable[[Job], None], job: Job) -> None:
+        if self.loop.owns_this_thread():
+            function(job)
+        else:
+            self.loop.post(function, job)
 
     def job_finished(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
-        """A job has left its backend. What one reports that was abandoned is dropped."""
+        """Record the outcome of a job that has left its backend; that of an abandoned job is dropped."""
         if self.active.pop(job.handle.id, None) is None:
             self.still_running.pop(job.handle.id, None)
             return
         if job.timer is not None or job.stop is not None:
             self.deadlines.forget(job)
             state, value, error = outcome(job, state, value, error)
-        self._settle(job, state, value, error)
+        before = job.handle._finish(state, value, error)
+        if before is not None:
+            self._ended(job, before)
         if job.counted or self._idle is not None:
-            self._left(job)
+            self._after(job)
 
     def _settle(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         before = job.handle._finish(state, value, error)
         if before is not None:
-            self._tell_end(job, before, state)
+            self._ended(job, before)
 
-    def _tell_end(self, job: Job, before: TaskState, state: TaskState) -> None:
-        if before is QUEUED and job.queued:
-            self.admission.left_queue(job.handle.backend)
-        self.finished[state] = self.finished.get(state, 0) + 1
+    def _ended(self, job: Job, before: TaskState) -> None:
+        """Notify everyone who waits for the job's final state."""
+        handle = job.handle
+        if before is QUEUED and job.slot is not None:
+            job.slot.release()
+        self.finished[handle._state] = self.finished.get(handle._state, 0) + 1
         if self._hooks is not None:
-            self._hooks.tell(TaskFinished, job.handle)
-        job.handle._tell_waiters()
+            self._hooks.tell(TaskFinished, handle)
+        if handle._waiters is not None or handle._callbacks is not None:
+            handle._notify(self.loop)
 
-    def _left(self, job: Job) -> None:
+    def _after(self, job: Job) -> None:
+        """Let a held-back job follow one that has ended, and report that the executor is idle."""
         if job.counted:
-            following = self._limits.left(job)
-            if following is not None and self._limits.may_go(following):
-                self._hand_over(following)
+            following = job.limit.leave(job)
+            if following is not None:
+                self._dispatch(following)
         if self._idle is not None and not self.active:
             self._idle.set()
             self._idle = None
@@ -204,32 +258,34 @@ class Dispatcher:
     # --- stopping -----------------------------------------------------------------------------------------
 
     def begin_drain(self) -> None:
-        """Take work from unfinished tasks only, and watch what becomes of all that is under way."""
-        self.watched = watched = {}  # before it is filled: other threads go on submitting
+        """Accept only tasks of unfinished tasks, and record the handles to report on."""
+        self.reported = reported = {}  # before it is filled: other threads go on submitting
         for job in [*self.still_running.values(), *list(self.active.values())]:
-            watched[job.handle.id] = job.handle
+            reported[job.handle.id] = job.handle
         self.admission.enter(Phase.DRAINING)
 
     def request_cancel(self, task_id: int) -> None:
-        """Tell a task to stop. Any thread; does nothing for one that has ended."""
+        """Cancel a task, if it hasn't ended. Any thread."""
         if (job := self.active.get(task_id)) is not None:
-            self._on_loop(self.deadlines.cancel, job)
+            self._call_on_loop(self.deadlines.cancel, job)
 
     def _cancel_queued(self, job: Job, error: BaseException) -> bool:
-        if job.handle._finish(CANCELLED, None, error, queued_only=True) is None:
+        if job.handle._finish(CANCELLED, None, error, unless_started=True) is None:
             return False
         del self.active[job.handle.id]
-        if not job.dispatched:  # submitted by another thread, and the word of it is on its way
+        if not job.dispatched:  # another thread submitted it, and `_dispatch` has not run yet
             if self._hooks is not None:
                 self._hooks.tell(TaskSubmitted, job.handle)
-        elif not self._limits.forget(job):
+        elif job.limit is not None and not job.counted:
+            job.limit.forget(job)
+        else:
             job.backend.cancel(job)
-        self._tell_end(job, QUEUED, CANCELLED)
-        self._left(job)
+        self._ended(job, QUEUED)
+        self._after(job)
         return True
 
     def abandon(self, job: Job) -> None:
-        """Give up on a job that was told to stop and still runs."""
+        """Give up on a job that is being stopped and still runs."""
         if self.active.pop(job.handle.id, None) is None:
             return
         self.deadlines.forget(job)
@@ -241,26 +297,26 @@ class Dispatcher:
             self._settle(job, job.stop.state, None, job.stop.error)
         if self._hooks is not None:
             self._hooks.tell(TaskAbandoned, job.handle)
-        self._left(job)
+        self._after(job)
 
     async def wait_idle(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until no job is active."""
         while self.active:
             if self._idle is None:
                 self._idle = anyio.Event()
             await self._idle.wait()
 
     async def idle_within(self, timeout: float) -> bool:
-        """Wait until nothing is under way, at most `timeout` seconds; return whether that is so."""
+        """Wait until no job is active, for at most `timeout` seconds; return whether that is so."""
         with anyio.move_on_after(timeout):
             await self.wait_idle()
         return not self.active
 
-    def give_up(self, why: str = "the event loop ended before the task did") -> None:
-        """Let go of everything: nothing can be waited for any more. Any thread."""
+    def give_up(self, reason: str = "the event loop ended before the task did") -> None:
+        """End every task as lost and release the backends: the event loop has ended. Any thread."""
         for backend in self._backends.values():
             backend.kill()
         jobs, self.active = self.active, {}
         for job in jobs.values():
-            job.handle._finish(LOST, None, ExecutorClosedError(why))
-            job.handle._tell_waiters()
+            job.handle._finish(LOST, None, ExecutorClosedError(reason))
+            job.handle._notify(self.loop)

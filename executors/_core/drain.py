@@ -1,4 +1,4 @@
-"""One deadline over all backends: everything under way ends or is named, and a `DrainReport` says which."""
+"""Shutdown: one deadline over all backends, and a report on every task that did not succeed."""
 
 from __future__ import annotations
 
@@ -20,50 +20,55 @@ from executors.reports import DrainedTask, DrainReport
 
 logger = logging.getLogger("executors")
 
-STOP_TIME = 0.5
-"""Seconds that work has to stop once the deadline has passed, before it is abandoned."""
+STOP_TIMEOUT = 0.5
+"""Seconds that work has to respond once the deadline has passed, before it is abandoned."""
 
-CLOSE_TIME = 0.4
-"""Seconds that the backends have to close, before they are made to."""
+CLOSE_TIMEOUT = 0.4
+"""Seconds that the backends have to close, before they are killed."""
 
 
 class Drain:
-    """One drain of an executor, under way from when it is made. On the loop's thread.
+    """One drain of an executor; it begins when it is created. On the loop's thread.
 
-    It waits, then stops what is left, then names what doesn't stop, then closes the backends.
+    It waits for active tasks until the deadline, cancels those that are left, abandons those that do not respond, and
+    closes the backends.
 
     Args:
-        dispatcher: Has the tasks under way.
-        backends: Are closed in the end.
-        timeout: Seconds until what is left is told to stop.
+        dispatcher: The run to drain.
+        backends: The backends to close.
+        timeout: Seconds until the tasks that are left are cancelled.
     """
 
     def __init__(self, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend], timeout: float) -> None:
         self.report: DrainReport | None = None
-        """What became of the tasks, once it has ended."""
+        """The outcome of the tasks, once the drain has ended."""
         self._dispatcher = dispatcher
         self._backends = backends
         self._timeout = timeout
-        self._patience = anyio.CancelScope(deadline=anyio.current_time() + timeout)
+        self._waiting = anyio.CancelScope(deadline=anyio.current_time() + timeout)
         self._failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
         self._ended = anyio.Event()
         dispatcher.begin_drain()
-        self._task = dispatcher.loop.spawn(self._run, name="executors._core.drain")
+        self._task = dispatcher.loop.spawn(self._run, name="executors.drain")
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is left to do. Any thread."""
+        """Whether the drain is over. Any thread."""
         return self._ended.is_set()
 
     def hurry(self, deadline: float = -math.inf) -> None:
-        """Tell what is left to stop no later than at `deadline`, on the event loop's clock: by default now."""
-        self._patience.deadline = min(self._patience.deadline, deadline)
+        """Bring the deadline forward.
+
+        Args:
+            deadline: When to cancel the tasks that are left, on the event loop's clock; at once by default.
+        """
+        self._waiting.deadline = min(self._waiting.deadline, deadline)
 
     async def wait(self) -> DrainReport:
         """Return the report, within the timeout plus a second.
 
         Raises:
-            Exception: What a backend raised when it was to stop a task. Everything has been let go of then.
+            Exception: What a backend raised when it had to stop a task. All tasks have ended as lost then.
         """
         await self._ended.wait()
         if self.report is None:
@@ -72,33 +77,33 @@ class Drain:
 
     async def _run(self) -> None:
         try:
-            self.report = await self._drain(self._patience)
+            self.report = await self._drain(self._waiting)
         except self._dispatcher.loop.cancelled_error:
-            if self._dispatcher.loop.spawns_until_closed:  # it is to end, and has cancelled every task, once
+            if self._dispatcher.loop.spawns_until_closed:  # the loop is ending, and has cancelled every task, once
                 self.report = await self._drain(anyio.CancelScope(deadline=-math.inf))
             raise
-        except Exception as error:  # noqa: BLE001  (raised again by those who wait)
+        except Exception as error:  # noqa: BLE001  (raised again in `wait`)
             self._failure = error
             await self._give_up()
         finally:
             self._ended.set()
 
-    async def _drain(self, patience: anyio.CancelScope) -> DrainReport:
+    async def _drain(self, waiting: anyio.CancelScope) -> DrainReport:
         began = time.monotonic()
         dispatcher = self._dispatcher
-        with patience:
+        with waiting:
             await dispatcher.wait_idle()
         dispatcher.admission.enter(Phase.CLOSED)
         for backend in self._backends:
             backend.expect_no_more()
-        for job in reversed(list(dispatcher.active.values())):  # the queued ones before those whose place they'd take
+        for job in reversed(list(dispatcher.active.values())):  # queued jobs before those whose workers they'd get
             dispatcher.deadlines.cancel(job)
-        await dispatcher.idle_within(STOP_TIME)
+        await dispatcher.idle_within(STOP_TIMEOUT)
         for job in list(dispatcher.active.values()):
             dispatcher.abandon(job)
         stacks = {job.handle.id: job.backend.stack_of(job) for job in dispatcher.still_running.values()}
         await _close(self._backends, self._timeout - (time.monotonic() - began))
-        handles = list((dispatcher.watched or {}).values())
+        handles = list((dispatcher.reported or {}).values())
         return _report(self._timeout, time.monotonic() - began, handles, stacks)
 
     async def _give_up(self) -> None:
@@ -109,9 +114,15 @@ class Drain:
         self._dispatcher.give_up(f"the executor's drain failed: {self._failure!r}")
 
 
-async def _close(backends: Iterable[ExecutorBackend], left: float) -> None:
+async def _close(backends: Iterable[ExecutorBackend], remaining: float) -> None:
+    """Close the backends, and kill those that take too long.
+
+    Args:
+        backends: The backends.
+        remaining: Seconds until the drain's deadline, up to which `close_timeout` counts.
+    """
     unclosed = set(backends)
-    patience = max(backend.patience for backend in unclosed)
+    close_timeout = max(backend.close_timeout for backend in unclosed)
 
     async def close(backend: ExecutorBackend) -> None:
         try:
@@ -121,7 +132,7 @@ async def _close(backends: Iterable[ExecutorBackend], left: float) -> None:
         else:
             unclosed.discard(backend)
 
-    with anyio.move_on_after(CLOSE_TIME + max(0.0, min(patience, left))):
+    with anyio.move_on_after(CLOSE_TIMEOUT + max(0.0, min(close_timeout, remaining))):
         async with anyio.create_task_group() as group:
             for backend in tuple(unclosed):
                 group.start_soon(close, backend)

@@ -1,4 +1,4 @@
-"""The results of `Executor.map`: in order, bounded, cancelled when left."""
+"""The results of `Executor.map`: in order, with bounded memory, cancelled when left."""
 
 from __future__ import annotations
 
@@ -8,40 +8,38 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from executors._callables import name_of, refuse_awaitable
 from executors.context import is_awaitable
 from executors.errors import InvalidTaskError
 from executors.options import TaskOptions
 
 if TYPE_CHECKING:
-    from executors._core.router import Call
     from executors.executor import Executor
     from executors.handle import TaskHandle
 
 T = TypeVar("T")
 
 UNBOUNDED_BUFFER = 64
-"""How many tasks `map` has under way on a backend without a bound of its own."""
+"""How many tasks `map` keeps active on a backend without a limit of its own."""
 
 
 def run_chunk(function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
-    """Run a plain function over a chunk, where the task runs. What it returns to await is awaited, in turn.
+    """Call a sync function for each item of a chunk. Runs where the task runs.
 
     Args:
-        function: What is mapped.
-        columns: Of each of the iterables, this chunk's items.
+        function: The mapped function.
+        columns: This chunk's items of each iterable.
     """
     values = list(map(function, *columns))
-    if any(hasattr(kind, "__await__") for kind in set(map(type, values))):
-        return _awaited(values)  # type: ignore[return-value]  # the backend sees to it
+    if any(hasattr(kind, "__await__") for kind in set(map(type, values))):  # the types, as there may be many values
+        errors = [refuse_awaitable(name_of(function), value) for value in values if is_awaitable(value)]
+        if errors:
+            raise errors[0]
     return values
 
 
-async def _awaited(values: list[Any]) -> list[Any]:
-    return [await value if is_awaitable(value) else value for value in values]
-
-
 async def run_chunk_of_coroutines(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
-    """Run a coroutine function over a chunk, one item after the other, where the task runs."""
+    """Await a coroutine function for each item of a chunk, one after the other. Runs where the task runs."""
     return [await function(*item) for item in zip(*columns, strict=True)]
 
 
@@ -51,7 +49,7 @@ class MapResults(Generic[T]):
     def __init__(
         self,
         executor: Executor,
-        said: TaskOptions,
+        overrides: TaskOptions,
         function: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
         chunksize: int | None,
@@ -62,8 +60,9 @@ class MapResults(Generic[T]):
         if not iterables:
             raise InvalidTaskError("map needs something to iterate over: `executor.map(fn, items)`")
         self._executor = executor
-        self._call = executor._prepare(function, (), {}, said)
-        workers = executor.backend(self._call.backend).workers
+        self._function = function
+        self._route = executor._ready().router.find(function, overrides)
+        workers = self._route.backend.workers
         self._is_single = len(iterables) == 1
         self._items: Iterator[Any] = iter(iterables[0]) if self._is_single else zip(*iterables, strict=False)
         self._chunksize = chunksize
@@ -98,7 +97,7 @@ class MapResults(Generic[T]):
                 self._ready.extend(value)
             else:
                 self._ready.append(value)
-        await self._fill()  # before the value is consumed: the workers needn't wait for the consumer
+        await self._fill()  # before the value is consumed, so that the workers don't wait for the consumer
         return self._ready.popleft()
 
     async def _fill(self) -> None:
@@ -111,17 +110,18 @@ class MapResults(Generic[T]):
             if not chunk:
                 self._exhausted = True
                 return
-            self._handles.append(await self._executor._submit_when_room(self._task_of(chunk)))
+            self._handles.append(await self._submit(chunk))
 
-    def _task_of(self, chunk: list[Any]) -> Call:
+    async def _submit(self, chunk: list[Any]) -> TaskHandle[Any]:
+        submit = self._executor._ready().submit_when_admitted
         if not self._chunksize:
-            return self._call._replace(args=(chunk[0],) if self._is_single else chunk[0])
-        run: Callable[..., Any] = run_chunk_of_coroutines if self._call.is_coroutine else run_chunk
+            return await submit(self._route, self._function, (chunk[0],) if self._is_single else chunk[0], {})
+        run: Callable[..., Any] = run_chunk_of_coroutines if self._route.is_coroutine else run_chunk
         columns = (chunk,) if self._is_single else tuple(zip(*chunk, strict=True))
-        return self._call._replace(function=run, args=(self._call.function, *columns))
+        return await submit(self._route, self._function, (self._function, *columns), {}, run=run)
 
     def cancel(self) -> None:
-        """Cancel what is under way. Any thread; called when the block is left, or a task has failed."""
+        """Cancel the tasks that are left. Any thread; called when the block is left, or a task has failed."""
         self._exhausted = True
         while self._handles:
             self._handles.popleft().cancel()

@@ -1,4 +1,4 @@
-"""From what a configuration says of a backend to the backend: instances, names, URLs, import strings, entry points."""
+"""Backends from specifications: instances, names, URLs, import strings, entry points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
 GROUP = "executors.backends"
-"""The group of entry points that name backends."""
+"""The entry point group of backends."""
 
 BUILT_IN = {
     "dask": "executors.backends.dask:DaskBackend",
@@ -24,17 +24,17 @@ BUILT_IN = {
     "process": "executors.backends.process:ProcessBackend",
     "thread": "executors.backends.thread:ThreadBackend",
 }
-"""The backends that have a name here. No entry point takes it from them."""
+"""The built-in names. An entry point can't override them."""
 
 Spec = str | Mapping[str, Any] | ExecutorBackend
-"""What may be said of a backend: a text, a text with options, or the backend itself."""
+"""The specification of a backend: a string, a mapping of a string and options, or the backend itself."""
 
 
 def checked_specs(value: object, what: str) -> dict[str, Spec]:
-    """Check the form of what is said of backends, by name. Nothing is imported.
+    """Check the form of the specifications of backends, by name. Nothing is imported.
 
     Raises:
-        ConfigurationError: It doesn't have the form.
+        ConfigurationError: A specification has another form.
     """
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{what} is {value!r}, and must map names to backends")
@@ -43,26 +43,27 @@ def checked_specs(value: object, what: str) -> dict[str, Spec]:
         if not isinstance(name, str) or not (isinstance(spec, ExecutorBackend) or (isinstance(text, str) and text)):
             raise ConfigurationError(
                 f"{what} maps {name!r} to {spec!r}, and must map names to backends: instances of ExecutorBackend, "
-                "texts as 'thread:4' or 'package.module:Backend', or mappings of such a text as 'backend' and options"
+                "strings such as 'thread:4' or 'package.module:Backend', or mappings with such a string as 'backend' "
+                "and options"
             )
         if isinstance(spec, ExecutorBackend):
             _check_loop(name, spec, what)
             if sum(other is spec for other in value.values()) > 1:
-                raise ConfigurationError(f"{what} has {spec!r} under two names: make one for each")
+                raise ConfigurationError(f"{what} has {spec!r} under two names: create one for each")
     return dict(value)
 
 
 def make(name: str, spec: Spec, defaults: Mapping[str, Mapping[str, Any]]) -> ExecutorBackend:
-    """Return the backend that is meant: a new one, unless it was given itself.
+    """Return the backend of a specification: a new one, unless it is the backend itself.
 
     Args:
-        name: What the executor calls it.
-        spec: What is said of it, checked.
-        defaults: Options by the names in `BUILT_IN`, for a backend that is called so and is said nothing else of.
+        name: The backend's name in the executor.
+        spec: Its checked specification.
+        defaults: Default options by built-in name.
 
     Raises:
-        ConfigurationError: There is none, or it can't be made like that.
-        ImportError: A module of the user's fails to import, as with anything else that importing it raises.
+        ConfigurationError: There is no such backend, or it can't be created with these options.
+        ImportError: The user's module fails to import; likewise anything else that its import raises.
     """
     if isinstance(spec, ExecutorBackend):
         return spec
@@ -83,19 +84,17 @@ def make(name: str, spec: Spec, defaults: Mapping[str, Mapping[str, Any]]) -> Ex
 
 
 def _check_loop(name: str, backend: ExecutorBackend, what: str) -> None:
-    if name == "loop" and not isinstance(backend, LoopBackend):
+    if name == "loop" and (not isinstance(backend, LoopBackend) or backend.runs_sync_on_loop):
         raise ConfigurationError(f"{what} has {backend!r} for 'loop', which must be a LoopBackend")
 
 
 def _named(scheme: str, what: str) -> Any:
-    """Return what has this name, here or among the entry points; None if nothing has."""
+    """Return the built-in backend or entry point of this name; None if there is none."""
     if scheme in BUILT_IN:
         return resolve(BUILT_IN[scheme], what)
     found = {entry.value: entry for entry in _entry_points().select(name=scheme)}
     if len(found) > 1:
-        raise ConfigurationError(
-            f"{what} is {scheme!r}, which several packages call theirs: write {' or '.join(found)}"
-        )
+        raise ConfigurationError(f"{what} is {scheme!r}, which several packages provide: use {' or '.join(found)}")
     for path, entry in found.items():
         try:
             return entry.load()
@@ -111,27 +110,27 @@ def _entry_points() -> EntryPoints:
 
 
 def _imported(text: str, what: str) -> Any:
-    """Return what an import string refers to."""
+    """Return the object that an import string refers to."""
     module, _, attribute = text.partition(":")
     if attribute and all(part.isidentifier() for part in module.split(".")):
         try:
             return resolve(text, what)
         except ModuleNotFoundError as error:
-            if not f"{module}.".startswith(f"{error.name}."):  # the module is there, and misses another
+            if not f"{module}.".startswith(f"{error.name}."):  # the module exists, and one that it imports doesn't
                 raise
     known = sorted({*BUILT_IN, *(entry.name for entry in _entry_points())})
     close = difflib.get_close_matches(module, known, n=len(known))
     names = ", ".join([*close, *(name for name in known if name not in close)])
     raise ConfigurationError(
-        f"{what} is {text!r}, and nothing has that name, nor is it a module's: there are {names}, and import strings "
-        "as 'package.module:Backend'"
+        f"{what} is {text!r}, which is neither a backend nor a module: there are {names}, and import strings such as "
+        "'package.module:Backend'"
     )
 
 
 def _called(factory: Any, rest: str, options: dict[str, Any], what: str) -> ExecutorBackend:
     make_of_text = getattr(factory, "from_url", None)
     if not callable(factory) or (rest and make_of_text is None):
-        raise ConfigurationError(f"{what}, and {factory!r} can't be called with that: it takes options at most")
+        raise ConfigurationError(f"{what}, and {factory!r} can't be called with that: it takes only options")
     try:
         backend = make_of_text(rest, **options) if rest and make_of_text else factory(**options)
     except TypeError as error:
@@ -141,6 +140,6 @@ def _called(factory: Any, rest: str, options: dict[str, Any], what: str) -> Exec
         raise ConfigurationError(f"{what}: {error}") from error
     if not isinstance(backend, ExecutorBackend):
         raise ConfigurationError(
-            f"{what}, which made {backend!r}, and must make an ExecutorBackend (a FuturesBackend, if this is a pool)"
+            f"{what}, which returned {backend!r} instead of an ExecutorBackend (for a pool use FuturesBackend)"
         )
     return backend

@@ -1,18 +1,18 @@
-"""Where calls go in one run of an executor: the routing's decisions as backends, each made once."""
+"""Which backend a callable goes to, and with which options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from executors._callables import COROUTINE_MARK, KIND_FLAGS, innermost, is_coroutine_function, name_of
 from executors.backends.base import ExecutorBackend
 from executors.errors import ConfigurationError
 from executors.options import MARK, NO_OPTIONS, TaskOptions
 
-MAX_REMEMBERED = 1024
-"""How many decisions are kept: an app has a few, but may make options anew for each task."""
+MAX_ROUTES = 1024
+"""How many routes are cached: an app has a few, but may create options anew for each task."""
 
 
 class BackendName(str):
@@ -21,8 +21,8 @@ class BackendName(str):
     __slots__ = ()
 
 
-class Route(NamedTuple):
-    """Where a task goes, and with what options."""
+class Decision(NamedTuple):
+    """Where a task goes: the name of a backend, the task's options, and whether it is a coroutine function."""
 
     backend: str
     options: TaskOptions
@@ -30,7 +30,7 @@ class Route(NamedTuple):
 
 
 def mark_on(function: Callable[..., Any]) -> Any:
-    """Return the mark that a function bears, or what is called in the end does; None if there is none."""
+    """Return the mark on a function, or on the innermost function that it calls; None if there is none."""
     mark = getattr(function, MARK, None)
     if mark is None and type(function) is not FunctionType:
         mark = getattr(innermost(function), MARK, None)
@@ -38,10 +38,10 @@ def mark_on(function: Callable[..., Any]) -> Any:
 
 
 def mark_of(function: Callable[..., Any], *, is_coroutine: bool) -> TaskOptions:
-    """Return what the function was marked with.
+    """Return the options that the function was marked with.
 
-    `functools.wraps` copies the mark from wrapped to wrapper. It counts only where both are of one kind: a
-    coroutine function around a cpu-bound one (`app.sync_to_async(render)`) is not itself cpu-bound.
+    `functools.wraps` copies the mark from wrapped to wrapper. It counts only where both are of one kind: a coroutine
+    function around a cpu-bound one (`app.sync_to_async(render)`) is not itself cpu-bound.
     """
     mark = mark_on(function)
     if mark is None or mark[1] is not is_coroutine:
@@ -50,12 +50,12 @@ def mark_of(function: Callable[..., Any], *, is_coroutine: bool) -> TaskOptions:
     return options
 
 
-def route(function: Callable[..., Any], said: TaskOptions, tags: Mapping[str, str]) -> Route:
-    """Decide where a task goes: the call's options over the function's mark over the tags over the kind.
+def decide(function: Callable[..., Any], overrides: TaskOptions, tags: Mapping[str, str]) -> Decision:
+    """Decide where a task goes: the call's options over the function's mark over the tags over the kind. Pure.
 
     Args:
-        function: What is to be run.
-        said: The options of the call.
+        function: The callable.
+        overrides: The options of the call.
         tags: The executor's map from tag to backend name.
 
     Raises:
@@ -63,14 +63,14 @@ def route(function: Callable[..., Any], said: TaskOptions, tags: Mapping[str, st
         ConfigurationError: Its tag is mapped to no backend.
     """
     is_coroutine = is_coroutine_function(function)
-    options = said.over(mark_of(function, is_coroutine=is_coroutine))
+    options = overrides.over(mark_of(function, is_coroutine=is_coroutine))
     tag = options.tag
     if isinstance(tag, BackendName):
-        return Route(tag, options, is_coroutine)
+        return Decision(tag, options, is_coroutine)
     if tag is not None and tag in tags:
-        return Route(tags[tag], options, is_coroutine)
+        return Decision(tags[tag], options, is_coroutine)
     if tag is None or tag == "io":
-        return Route("loop" if is_coroutine else "thread", options, is_coroutine)
+        return Decision("loop" if is_coroutine else "thread", options, is_coroutine)
     known = ", ".join(sorted({"io", *tags}))
     raise ConfigurationError(
         f"task {options.name or name_of(function)!r} has the tag {tag!r}, which is mapped to no backend: map it "
@@ -78,89 +78,38 @@ def route(function: Callable[..., Any], said: TaskOptions, tags: Mapping[str, st
     )
 
 
-class Target:
-    """Where tasks of one kind with one set of options go. Shared by all of these, and never changed."""
+class Route:
+    """A decision with its backend. Shared by all tasks of one kind with the same options; immutable.
 
-    __slots__ = ("backend", "is_coroutine", "mark", "options", "said", "starts_at_once")
+    Attributes:
+        backend: The backend.
+        options: The task's options.
+        is_coroutine: Whether the user's function is a coroutine function.
+        runs_sync_on_loop: Whether the function is a sync function that a coroutine of the loop has to call.
+        starts_at_once: Whether a task starts in the call of `submit`, when that is made on the loop's thread.
+    """
 
-    def __init__(
-        self, backend: ExecutorBackend, options: TaskOptions, is_coroutine: bool, said: TaskOptions, mark: object
-    ) -> None:
+    __slots__ = ("_kept", "backend", "is_coroutine", "options", "runs_sync_on_loop", "starts_at_once")
+
+    def __init__(self, backend: ExecutorBackend, options: TaskOptions, is_coroutine: bool, *kept: object) -> None:
         self.backend = backend
         self.options = options
         self.is_coroutine = is_coroutine
+        self.runs_sync_on_loop = backend.runs_sync_on_loop and not is_coroutine
         self.starts_at_once = backend.starts_at_once and options.max_concurrency is None
-        self.said = said  # with the mark: kept alive, as `Targets` knows them by their ids
-        self.mark = mark
+        self._kept = kept  # kept alive, as the router identifies them by `id`
 
 
-class Call:
-    """A function that has been routed, and what to call it with.
+class Router:
+    """Finds routes, and caches them. Any thread.
 
-    Attributes:
-        function: What to run.
-        target: Where it goes, and with what options.
-        limited_by: What `max_concurrency` counts by: the user's function.
-        claim: Asked once, by any thread, as the task starts; where it says False the task isn't run, and whoever made
-            the claim has it cancelled.
-    """
-
-    __slots__ = ("args", "claim", "function", "kwargs", "limited_by", "target")
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        target: Target,
-        limited_by: Callable[..., Any],
-        claim: Callable[[], bool] | None = None,
-    ) -> None:
-        self.function = function
-        self.args = args
-        self.kwargs = kwargs
-        self.target = target
-        self.limited_by = limited_by
-        self.claim = claim
-
-    @property
-    def backend(self) -> str:
-        """The name of the backend that it goes to."""
-        return self.target.backend.name
-
-    @property
-    def is_coroutine(self) -> bool:
-        """Whether calling it gives a coroutine."""
-        return self.target.is_coroutine
-
-    def _replace(
-        self,
-        *,
-        function: Callable[..., Any] | None = None,
-        args: tuple[Any, ...] | None = None,
-        claim: Callable[[], bool] | None = None,
-    ) -> Self:
-        """Return one with another function around it, other arguments, or a claim."""
-        return type(self)(
-            self.function if function is None else function,
-            self.args if args is None else args,
-            self.kwargs,
-            self.target,
-            self.limited_by,
-            claim or self.claim,
-        )
-
-
-class Targets:
-    """Finds targets. Any thread.
-
-    It remembers them by what decides: the call's options, the function's mark, and its kind. The functions
-    themselves aren't kept, however many an app makes, and a mark that is set later counts from then on.
+    The key is what decides: the call's options, the function's mark, and its kind. Functions themselves are not kept,
+    however many an app creates, and a mark that is set later takes effect from then on.
 
     Args:
         backends: The backends by name.
-        tags: From a tag to a backend's name.
-        no_process_backend: Says why there is no backend called ``"process"``, where that is so.
+        tags: The map from tag to backend name.
+        no_process_backend: Returns why there is no backend called ``"process"``, if there is none.
     """
 
     def __init__(
@@ -169,40 +118,40 @@ class Targets:
         self._backends = backends
         self._tags = tags
         self._no_process_backend = no_process_backend
-        self._known: dict[tuple[int, int, int], Target] = {}
+        self._routes: dict[tuple[int, int, int], Route] = {}
 
-    def find(self, function: Callable[..., Any], said: TaskOptions) -> Target:
-        """Return where a function goes, if it can run there. Raises as `Executor.submit` does."""
+    def find(self, function: Callable[..., Any], overrides: TaskOptions) -> Route:
+        """Return the route of a function. Raises as `Executor.submit` does."""
         if type(function) is FunctionType and COROUTINE_MARK not in function.__dict__:
             mark = function.__dict__.get(MARK)
             kind = function.__code__.co_flags & KIND_FLAGS
         else:
             mark = mark_on(function)
             kind = is_coroutine_function(function)
-        key = (id(said), id(mark), kind)
-        target = self._known.get(key)
-        if target is None:
-            target = self._decide(function, said, mark)
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[key] = target
-        return target
+        key = (id(overrides), id(mark), kind)
+        route = self._routes.get(key)
+        if route is None:
+            route = self._route(function, overrides, mark)
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            self._routes[key] = route
+        return route
 
-    def _decide(self, function: Callable[..., Any], said: TaskOptions, mark: object) -> Target:
-        found = route(function, said, self._tags)
-        if found.backend not in self._backends:
+    def _route(self, function: Callable[..., Any], overrides: TaskOptions, mark: object) -> Route:
+        name, options, is_coroutine = decide(function, overrides, self._tags)
+        if name not in self._backends:
             raise ConfigurationError(f"{name_of(function)} can't run: {self._no_process_backend()}")
-        backend = self._backends[found.backend]
-        if not (backend.supports_coroutines if found.is_coroutine else backend.supports_functions):
-            kind, other = ("coroutine", "plain") if found.is_coroutine else ("plain", "coroutine")
+        backend = self._backends[name]
+        if not (backend.supports_coroutines if is_coroutine else backend.supports_functions):
+            kind, other = ("coroutine", "sync") if is_coroutine else ("sync", "coroutine")
             raise ConfigurationError(
-                f"{name_of(function)} is a {kind} function, and the backend {found.backend!r} that it would go to "
-                f"runs only {other} ones"
+                f"{name_of(function)} is a {kind} function, and the backend {name!r} that it would go to runs only "
+                f"{other} functions"
             )
-        if found.options.resources and not backend.supports_resources:
-            asked = ", ".join(f"{amount:g} {name}" for name, amount in found.options.resources)
+        if options.resources and not backend.supports_resources:
+            requested = ", ".join(f"{amount:g} {resource}" for resource, amount in options.resources)
             raise ConfigurationError(
-                f"{name_of(function)} asks for resources ({asked}), and the backend {found.backend!r} that it would go "
-                "to has none to give: map its tag to a backend that has (a Dask cluster), or leave the option out"
+                f"{name_of(function)} requests resources ({requested}), which the backend {name!r} that it would go to "
+                "does not support: map its tag to a backend that does (a Dask cluster), or remove the option"
             )
-        return Target(backend, found.options, found.is_coroutine, said, mark)
+        return Route(backend, options, is_coroutine, overrides, mark)

@@ -1,4 +1,4 @@
-"""What an executor is set to: names, defaults and checks, for keywords and for an app's configuration alike."""
+"""Settings, from keywords or an app's configuration: names, defaults, checks, and the backends built from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from executors._core.registry import Spec, checked_specs
+from executors._core.registry import Spec, checked_specs, make
 from executors._cpus import available_cpus
+from executors.backends.base import ExecutorBackend
+from executors.backends.loop import LoopBackend
 from executors.errors import ConfigurationError
 from executors.options import positive_seconds, whole_number
 
@@ -28,14 +30,14 @@ def _niceness(value: object, what: str) -> int:
     return int(value)  # type: ignore[call-overload,no-any-return]
 
 
-def _patience(value: object, what: str) -> float:
+def _timeout(value: object, what: str) -> float:
     return positive_seconds(value, what, zero=True)
 
 
 def _switch(value: object, what: str) -> bool:
     if not isinstance(value, bool):
-        of_text = " (in an environment variable: true or false)" if isinstance(value, str) else ""
-        raise ConfigurationError(f"{what} is {value!r}, and must be True or False{of_text}")
+        hint = " (in an environment variable: true or false)" if isinstance(value, str) else ""
+        raise ConfigurationError(f"{what} is {value!r}, and must be True or False{hint}")
     return value
 
 
@@ -52,8 +54,8 @@ def _variables(value: object, what: str) -> tuple[str, ...]:
 
 
 def _tags(value: object, what: str) -> dict[str, str]:
-    texts = isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
-    if not texts:
+    all_strings = isinstance(value, Mapping) and all(isinstance(each, str) for pair in value.items() for each in pair)
+    if not all_strings:
         raise ConfigurationError(f"{what} is {value!r}, and must map tags to names of backends")
     return dict(value)  # type: ignore[call-overload,no-any-return]
 
@@ -62,19 +64,19 @@ def _setting(check: Callable[[object, str], Any], default: Any = None) -> Any:
     return field(default=default, metadata={"check": check})
 
 
-CALLED_ELSEWHERE = dict.fromkeys(("workers", "max_workers"), ("processes", "threads"))
-"""What other libraries call settings of ours: from that to those that may be meant."""
+FOREIGN_NAMES = dict.fromkeys(("workers", "max_workers"), ("processes", "threads"))
+"""Names that other libraries use, with the settings that may be meant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Checked settings; `Executor` tells what each means."""
+    """Checked settings. Their meaning is documented at `Executor`."""
 
     threads: int | None = _setting(_or_none(_at_least(1)))
     processes: int | None = _setting(_or_none(_at_least(0)))
     queue_size: int = _setting(_at_least(1), 10_000)
-    shutdown_timeout: float = _setting(_patience, 20.0)
-    cancel_grace: float = _setting(_patience, 5.0)
+    shutdown_timeout: float = _setting(_timeout, 20.0)
+    cancel_grace: float = _setting(_timeout, 5.0)
     worker_nice: int = _setting(_niceness, 10)
     worker_app: str | None = _setting(_or_none(_import_string))
     max_tasks_per_worker: int | None = _setting(_or_none(_at_least(1)))
@@ -93,33 +95,95 @@ class Settings:
         """Check values by name.
 
         Args:
-            values: From a setting's name to its value.
-            label: From a setting's name to what its author calls it.
+            values: The values by the settings' names.
+            label: Returns the name of a setting as its author writes it.
 
         Raises:
-            ConfigurationError: A name is unknown, or a value can't be used; the message tells which.
+            ConfigurationError: A name is unknown, or a value can't be used.
         """
         fields = cls.__dataclass_fields__
         for name in values:
             if name not in fields:
-                close = CALLED_ELSEWHERE.get(name) or difflib.get_close_matches(name, fields, n=1)
+                close = FOREIGN_NAMES.get(name) or difflib.get_close_matches(name, fields, n=1)
                 meant = f"did you mean {' or '.join(map(label, close))}?"
                 hint = meant if close else f"there are {', '.join(map(label, fields))}"
                 raise ConfigurationError(f"there is no setting {label(name)}: {hint}")
         return cls(**{name: fields[name].metadata["check"](value, label(name)) for name, value in values.items()})
 
     def thread_count(self) -> int:
-        """How many threads the `thread` backend has."""
+        """Return how many threads the `thread` backend has."""
         return self.threads or min(32, available_cpus() + 4)
 
     def process_count(self) -> int:
-        """How many workers the `process` backend has; 0 where it is turned off."""
+        """Return how many workers the `process` backend has; 0 if it is turned off."""
         if sys.platform == "win32":
             return 0
         return available_cpus() if self.processes is None else self.processes
 
     def no_process_backend(self) -> str:
-        """Say why there is none, for one who asks for it."""
+        """Return why there is no `process` backend."""
         if sys.platform == "win32":
-            return "the process backend needs a POSIX system, and doesn't run on Windows"
-        return "the process backend is turned off, as the number of processes is 0"
+            return "the process backend needs a POSIX system, which Windows isn't"
+        return "the process backend is turned off: the number of processes is 0"
+
+
+def build_backends(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str]]:
+    """Build the backends that the settings describe.
+
+    Returns:
+        The backends by name, and the map from tag to backend name.
+
+    Raises:
+        ConfigurationError: A tag is mapped to a backend that doesn't exist, or a backend can't be built.
+    """
+    defaults = {"process": _process_options(settings)}
+    given = {name: make(name, spec, defaults) for name, spec in (settings.backends or {}).items()}
+    backends = _inline(settings, given) if settings.inline else _pools(settings, given)
+    if "loop" not in backends:
+        backends["loop"] = LoopBackend()
+    tags = {"cpu": "process", **(settings.tags or {})}
+    for tag, name in tags.items():
+        if name not in backends and name != "process":
+            raise ConfigurationError(
+                f"the tag {tag!r} is mapped to {name!r}, and there is no such backend; there are "
+                f"{', '.join(sorted(backends))}"
+            )
+    return backends, tags
+
+
+def _pools(settings: Settings, given: Mapping[str, ExecutorBackend]) -> dict[str, ExecutorBackend]:
+    from executors.backends.thread import ThreadBackend  # noqa: PLC0415
+
+    backends = dict(given)
+    if "thread" not in backends:
+        backends["thread"] = ThreadBackend(settings.thread_count())
+    if "process" not in backends and settings.process_count():
+        from executors.backends.process import ProcessBackend  # noqa: PLC0415
+
+        backends["process"] = ProcessBackend(settings.process_count(), **_process_options(settings))
+    return backends
+
+
+def _inline(settings: Settings, given: Mapping[str, ExecutorBackend]) -> dict[str, ExecutorBackend]:
+    """Replace each backend by an inline one. What is routed to it, or refused, stays the same."""
+    from executors.backends.inline import InlineBackend  # noqa: PLC0415
+    from executors.backends.process import ProcessBackend  # noqa: PLC0415
+    from executors.backends.thread import ThreadBackend  # noqa: PLC0415
+
+    backends: dict[str, ExecutorBackend] = {"thread": InlineBackend.in_place_of(ThreadBackend)}
+    if settings.processes != 0:  # also on Windows: no process is started
+        backends["process"] = InlineBackend.in_place_of(ProcessBackend)
+    for name, backend in given.items():
+        backends[name] = backend if isinstance(backend, LoopBackend) else InlineBackend.in_place_of(backend)
+    return backends
+
+
+def _process_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "nice": settings.worker_nice,
+        "max_tasks_per_worker": settings.max_tasks_per_worker,
+        "max_memory_growth": settings.worker_max_memory_growth,
+        "idle_timeout": settings.worker_idle_timeout,
+        "preload": settings.worker_preload,
+        "max_payload": settings.max_payload,
+    }

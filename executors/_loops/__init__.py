@@ -1,7 +1,4 @@
-"""The seam to the event loop: call soon from any thread, spawn, timers, watch a descriptor.
-
-Native on asyncio (uvloop included) and on trio. Everything above this package is written once, for both.
-"""
+"""Adapters to asyncio (uvloop included) and trio. Everything above this package is written once, for both."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ __all__ = ["Cancellable", "EventLoop", "Waiter", "guarded", "running_loop"]
 
 
 def running_loop() -> EventLoop:
-    """Wrap the loop that the calling code runs in.
+    """Return an adapter to the event loop that the calling code runs in.
 
     Raises:
         ExecutorClosedError: No event loop runs in this thread.

@@ -1,4 +1,4 @@
-"""What the library needs of an event loop."""
+"""What the library needs of an event loop: `EventLoop`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ logger = logging.getLogger("executors")
 
 
 class Cancellable(Protocol):
-    """Something under way that can be asked to stop."""
+    """A timer or a task that can be cancelled."""
 
     def cancel(self) -> object: ...
 
 
 class Waiter(Protocol):
-    """One party waiting on the loop. Awaited once; `wake` may come first, and more than once."""
+    """What one coroutine awaits until `EventLoop.wake` is called with it. On asyncio a plain future."""
 
-    def wake(self) -> None: ...
-
-    def __await__(self) -> Generator[Any, Any, None]: ...
+    def __await__(self) -> Generator[Any, Any, Any]: ...
 
 
 class EventLoop(ABC):
@@ -36,66 +34,79 @@ class EventLoop(ABC):
     """``"asyncio"`` or ``"trio"``."""
 
     cancelled_error: type[BaseException]
-    """What the loop throws into a coroutine to cancel it."""
+    """The exception that the loop raises in a coroutine to cancel it."""
 
     spawns_until_closed: bool
-    """It still runs new tasks while it ends its asynchronous generators, after the main task has ended."""
+    """Whether the loop still runs new tasks while it closes its asynchronous generators, after the main task."""
+
+    new_waiter: Callable[[], Waiter]
+    """Return a new waiter. On the loop's thread."""
+
+    _call_soon_threadsafe: Callable[[Callable[[], object]], object]
+    """Call a function on the loop's thread soon. Any thread; raises RuntimeError if the loop has ended."""
 
     def __init__(self) -> None:
         self.thread_id = threading.get_ident()
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._waking = False
+        self._is_waking = False
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have the loop's thread call `function`, from any thread. Many posts cost one wake-up.
+        """Call `function(*args)` on the loop's thread soon. Any thread, also the loop's own; never blocks.
 
-        Order is kept. Does nothing once the loop has ended.
+        Calls keep their order, and many calls cost one wake-up. An exception is logged. Does nothing once the loop
+        has ended.
         """
         self._inbox.append((function, args))
-        if not self._waking:
-            self._waking = True
+        if not self._is_waking:
+            self._is_waking = True
             try:
-                self._wake_up(self._empty_inbox)
-            except RuntimeError:  # the loop has ended: nobody is left to hear of it
-                self._waking = False
+                self._call_soon_threadsafe(self._empty_inbox)
+            except RuntimeError:  # the loop has ended
+                self._is_waking = False
                 self._inbox.clear()
 
     def _empty_inbox(self) -> None:
-        self._waking = False  # before reading: what is posted from here on wakes the loop again
+        self._is_waking = False  # before reading: what is posted from here on wakes the loop again
         for _ in range(len(self._inbox)):
             function, args = self._inbox.popleft()
-            guarded(function, *args)
+            try:
+                function(*args)
+            except Exception:
+                logger.exception("a callback failed: %r", function)
 
     def owns_this_thread(self) -> bool:
-        """Whether the calling code runs in the loop's thread: inside the loop, or while it is blocked."""
+        """Return whether the calling code runs in the loop's thread: inside the loop, or while it is blocked."""
         return threading.get_ident() == self.thread_id
 
     @abstractmethod
-    def _wake_up(self, function: Callable[[], object]) -> None:
-        """Call `function` on the loop's thread soon. Any thread. RuntimeError if the loop has ended."""
+    def wake(self, waiter: Any) -> None:
+        """Resume the coroutine that awaits the waiter, now or later. May be called again. On the loop's thread."""
 
     @abstractmethod
     def is_current(self) -> bool:
-        """Whether the calling code runs inside this very loop."""
+        """Return whether the calling code runs inside this very loop."""
 
     @abstractmethod
     def has_ended(self) -> bool:
-        """Whether this loop will never run anything again."""
+        """Return whether this loop will never run anything again. Any thread."""
 
     @abstractmethod
     def call_later(self, delay: float, function: Callable[..., object], *args: Any) -> Cancellable:
-        """Call `function` after `delay` seconds. On the loop's thread."""
+        """Call `function(*args)` after `delay` seconds. On the loop's thread."""
 
     @abstractmethod
     def call_every(self, period: float, function: Callable[[float, float], object]) -> Cancellable:
-        """Call `function(due, now)` again and again, `period` seconds after each call. On the loop's thread.
+        """Call `function(due, now)` repeatedly, `period` seconds after the previous call. On the loop's thread.
 
-        It is told when it was due and when it is called, in seconds of `time.monotonic`.
+        Args:
+            period: Seconds.
+            function: Called with the time when the call was due and the time of the call, both in seconds of
+                `time.monotonic`.
         """
 
     @abstractmethod
     def idle_clock(self) -> IdleClock | None:
-        """Begin to count how long the loop is idle, until `stop()`; None if it doesn't tell. On the loop's thread."""
+        """Start to measure how long the loop is idle; None if that can't be measured. On the loop's thread."""
 
     @abstractmethod
     def spawn(
@@ -105,15 +116,18 @@ class EventLoop(ABC):
         context: Context | None = None,
         name: str | None = None,
     ) -> Cancellable:
-        """Run a coroutine function that lets nothing but a cancellation out. On the loop's thread.
+        """Run a coroutine function as a task. On the loop's thread.
 
-        The caller keeps what is returned until the function has ended: asyncio's loop refers to its tasks
-        weakly. A cancellation before the first step may end it without running any of it.
+        Args:
+            function: Must raise nothing but a cancellation. A cancellation before its first step may end the task
+                without running any of it.
+            args: Its arguments.
+            context: The context to run it in.
+            name: The task's name.
+
+        Returns:
+            The task. Keep it until the function has ended: asyncio's loop refers to its tasks weakly.
         """
-
-    @abstractmethod
-    def new_waiter(self) -> Waiter:
-        """Make something that one coroutine can wait on. On the loop's thread."""
 
     @abstractmethod
     def add_reader(self, fd: int, function: Callable[[], object]) -> None:
@@ -121,7 +135,7 @@ class EventLoop(ABC):
 
     @abstractmethod
     def remove_reader(self, fd: int) -> None:
-        """Stop watching; to be called before `fd` is closed. Harmless when it isn't watched."""
+        """Stop watching; to be called before `fd` is closed. Harmless if `fd` isn't watched."""
 
     @abstractmethod
     def add_writer(self, fd: int, function: Callable[[], object]) -> None:
@@ -129,11 +143,11 @@ class EventLoop(ABC):
 
     @abstractmethod
     def remove_writer(self, fd: int) -> None:
-        """Stop watching; to be called before `fd` is closed. Harmless when it isn't watched."""
+        """Stop watching; to be called before `fd` is closed. Harmless if `fd` isn't watched."""
 
 
 def guarded(function: Callable[..., object], *args: Any) -> None:
-    """Call `function`; log what it raises. For callbacks of which nobody could catch the error."""
+    """Call `function(*args)` and log an exception. For callbacks whose exception has no caller to go to."""
     try:
         function(*args)
     except Exception:

@@ -1,86 +1,110 @@
-"""Those who wait for a task's end, and what is done about an error that nobody waits for."""
+"""Waiting for an end, on the event loop or in a thread: `Completion`."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
-import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+import types
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
-from executors._loops import EventLoop
+from executors._loops.base import EventLoop, Waiter
 
 if TYPE_CHECKING:
     from executors.handle import TaskHandle
 
 logger = logging.getLogger("executors")
 
-UNSEEN = "task %r failed, and nobody asked for its result"
+LOOP_CHECK_INTERVAL = 1.0
+"""Seconds after which a thread that waits for the event loop checks again whether the loop still runs."""
 
-LOOK_AFTER_LOOP = 1.0
-"""After how many seconds a thread that waits for something of the loop's looks whether there still is a loop."""
-
-
-transition = threading.RLock()
-"""Guards who waits for any task's end, and a start in another thread against an end. Reentrant: a coroutine that waits
-may be collected as garbage at any time, also by a thread that is in here, and stops waiting then."""
+completion_lock = threading.RLock()
+"""Guards the waiters and callbacks of every completion, and a start in another thread against an end. Reentrant: a
+waiting coroutine may be garbage-collected at any time, also by the thread that holds the lock."""
 
 
-class CompletionWaiter(Protocol):
-    """A party that waits for a task's end: a coroutine's waiter, or another thread's event."""
+class BlockingWait(threading.local):
+    """What a thread pool does when one of its threads is about to wait for a task. Set per thread."""
 
-    def wake(self) -> None: ...
-
-
-class ThreadWaiter(threading.Event):
-    wake = threading.Event.set
+    guard: Callable[[TaskHandle[Any]], AbstractContextManager[None]] | None = None
 
 
-def call_back(function: Callable[[Any], object], handle: Completion) -> None:
-    """Call a user's callback; log whatever it raises: its SystemExit must not end the server."""
-    try:
-        function(handle)
-    except BaseException:
-        logger.exception("a callback failed: %r", function)
+blocking_wait = BlockingWait()
 
 
 class Completion:
-    """What somebody may wait for: keeps those who do, until its end. Any thread, but for `_tell_waiters`.
+    """An end that coroutines, threads and callbacks wait for. It comes once, on the loop's thread.
 
-    The lock is held by those who come and go. `_tell_waiters` takes it only where it sees somebody: who comes joins
-    first and looks whether the end is here afterwards, so that one of both sees the other.
+    The end is published before the waiters are woken, and a new waiter is registered before it checks for the end, so
+    that no wake-up is lost.
     """
 
-    __slots__ = ("_callbacks", "_sleepers")
+    __slots__ = ("_callbacks", "_waiters")
 
-    _sleepers: list[CompletionWaiter] | None
     _callbacks: list[Callable[[Any], object]] | None
+    _waiters: list[Waiter] | None
 
     def done(self) -> bool:
-        """Whether the end is here."""
+        """Return whether the end has come."""
         raise NotImplementedError
 
-    def _add_sleeper(self, sleeper: CompletionWaiter) -> bool:
-        """Have the sleeper woken at the end, unless that is here; return whether it will be."""
-        with transition:
-            if self._sleepers is None:
-                self._sleepers = [sleeper]
-            else:
-                self._sleepers.append(sleeper)
-            return not self.done()
-
-    def _remove_sleeper(self, sleeper: CompletionWaiter) -> None:
-        sleepers = self._sleepers
-        if sleepers is None:  # the end has taken them all
+    @types.coroutine
+    def _wait(self, loop: EventLoop) -> Generator[Any, Any, None]:
+        """Wait for the end on the loop, which is the one that runs here."""
+        if self.done():
             return
-        with transition:
-            if self._sleepers is sleepers and sleeper in sleepers:
-                sleepers.remove(sleeper)
+        waiter = loop.new_waiter()
+        if self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters.append(waiter)
+        try:
+            yield from waiter.__await__()
+        finally:
+            if self._waiters is not None:  # cancelled, or collected as garbage
+                self._forget(waiter)
 
-    def _keep_callback(self, function: Callable[[Any], object]) -> bool:
-        """Have `function` called at the end, unless that is here; return whether it will be."""
-        with transition:
+    def _forget(self, waiter: Waiter) -> None:
+        with completion_lock:
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _block(self, loop: EventLoop, timeout: float | None, handle: TaskHandle[Any]) -> bool:
+        """Block this thread until the end, for at most `timeout` seconds, or until the loop has ended.
+
+        Returns:
+            Whether the wait is over; False after the timeout.
+        """
+        ended = threading.Event()
+
+        def wake(_: object) -> None:
+            ended.set()
+
+        guard = blocking_wait.guard
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        if not self._add_callback(wake):
+            return True
+        try:
+            with guard(handle) if guard else nullcontext():
+                while not ended.wait(max(0.0, min(LOOP_CHECK_INTERVAL, deadline - time.monotonic()))):
+                    if loop.has_ended():
+                        return True
+                    if time.monotonic() >= deadline:
+                        return False
+        finally:
+            self._remove_callback(wake)
+        return True
+
+    def _add_callback(self, function: Callable[[Any], object]) -> bool:
+        """Have `function` called at the end. Any thread.
+
+        Returns:
+            False if the end has come already: then it is not called.
+        """
+        with completion_lock:
             if self._callbacks is None:
                 self._callbacks = [function]
             else:
@@ -90,109 +114,25 @@ class Completion:
             self._callbacks.remove(function)
             return False
 
-    def _tell_waiters(self) -> None:
-        """Wake everyone who waits for the final state, and call the callbacks. On the loop's thread."""
-        if self._sleepers is None and self._callbacks is None:
-            return
-        with transition:
-            sleepers, self._sleepers = self._sleepers, None
+    def _remove_callback(self, function: Callable[[Any], object]) -> None:
+        with completion_lock:
+            if self._callbacks is not None and function in self._callbacks:
+                self._callbacks.remove(function)
+
+    def _notify(self, loop: EventLoop) -> None:
+        """Wake the waiters and call the callbacks. On the loop's thread, after the end."""
+        with completion_lock:
+            waiters, self._waiters = self._waiters, None
             callbacks, self._callbacks = self._callbacks, None
-        for sleeper in sleepers or ():
-            sleeper.wake()
+        for waiter in waiters or ():
+            loop.wake(waiter)
         for callback in callbacks or ():
             call_back(callback, self)
 
 
-class BlockingWait(threading.local):
-    """What a pool does about one of its threads that is about to wait for a task. Set per thread."""
-
-    guard: Callable[[TaskHandle[Any]], AbstractContextManager[None]] | None = None
-
-
-blocking_wait = BlockingWait()
-
-
-class Failure:
-    """A task's failure, as long as nobody has asked for its error.
-
-    Attributes:
-        name: The task's name.
-        error: The error; None once somebody has asked for it.
-    """
-
-    __slots__ = ("error", "name")
-
-    def __init__(self, name: str, error: BaseException) -> None:
-        self.name = name
-        self.error: BaseException | None = error
-
-
-class FailureWatch:
-    """Who is told of every failure that nobody has asked about yet, in whichever executor.
-
-    There is one for the process, as `threading.excepthook` is: a test doesn't know which executors the code that it
-    tests makes. `executors.testing` sets it while a test runs, and nothing else does.
-    """
-
-    tell: Callable[[Failure], object] | None = None
-
-
-class UnseenFailure:
-    """Lives as long as nobody has asked for a failed task's error; has it logged when it goes unasked.
-
-    It goes at any time, in any thread and in the middle of anything: the line is written later, on the loop's thread.
-
-    Attributes:
-        is_logged: Whether it is to be logged; else somebody is told of it in another way.
-    """
-
-    __slots__ = ("_failure", "_loop", "is_logged")
-
-    def __init__(self, loop: EventLoop, name: str, error: BaseException, is_logged: bool) -> None:
-        self._loop = loop
-        self._failure = Failure(name, error)
-        self.is_logged = is_logged
-        if FailureWatch.tell is not None:
-            FailureWatch.tell(self._failure)
-
-    def seen(self) -> None:
-        self._failure.error = None
-
-    def __del__(self) -> None:
-        if self.is_logged and self._failure.error is not None:
-            self._loop.post(_FailureLine(self._failure.name, self._failure.error).write)
-
-
-class _FailureLine:
-    """A failure's line on its way to the loop's thread. Where no loop is left to write it, it writes itself."""
-
-    __slots__ = ("_error", "_name")
-
-    def __init__(self, name: str, error: BaseException) -> None:
-        self._name = name
-        self._error: BaseException | None = error
-
-    def write(self) -> None:
-        """Log it, with the traceback."""
-        error, self._error = self._error, None
-        logger.error(UNSEEN, self._name, exc_info=error)
-
-    def __del__(self) -> None:
-        if self._error is not None:  # the loop has ended, and what was posted to it is dropped
-            logger.error(f"{UNSEEN}\n%s", self._name, text_of(self._error))
-
-
-def text_of(error: BaseException) -> str:
-    """Format an error with its traceback, without the marks under its lines.
-
-    For finalizers: the marks are found with `ast`, which fails in Python 3.11.7 and 3.12.1 and before if the
-    finalizer runs within a call of `ast.parse` (python/cpython#106905). A formatter of `logging` would ask for them.
-    """
-    formatted = traceback.TracebackException.from_exception(error)
-    unmarked = [formatted]
-    while unmarked:
-        each = unmarked.pop()
-        for frame in each.stack:
-            frame.colno = frame.end_colno = None
-        unmarked += [linked for linked in (each.__cause__, each.__context__, *(each.exceptions or ())) if linked]
-    return "".join(formatted.format()).rstrip()
+def call_back(function: Callable[[Any], object], completion: Completion) -> None:
+    """Call a user's callback and log what it raises: its SystemExit must not end the server."""
+    try:
+        function(completion)
+    except BaseException:
+        logger.exception("a callback failed: %r", function)

@@ -1,4 +1,4 @@
-"""How long an event loop has waited for something to do, told by whatever sees it begin to wait and end."""
+"""How long an event loop has been idle."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import time
 
 
 class IdleClock:
-    """Counts the seconds in which a loop was idle. Written on the loop's thread, read by any."""
+    """Counts the seconds in which a loop was idle. Written on the loop's thread, read on any."""
 
     def __init__(self) -> None:
-        self._idle: tuple[float, float | None] = (0.0, None)  # until now, and since when again: one write for both
+        self._idle: tuple[float, float | None] = (
+            0.0,
+            None,
+        )  # total, and the start of the current wait
 
     def begin(self) -> None:
-        """The loop waits from now on."""
+        """Record that the loop begins to wait."""
         self._idle = (self._idle[0], time.monotonic())
 
     def end(self) -> None:
-        """The loop has something to do."""
+        """Record that the loop has something to do."""
         seconds, since = self._idle
         if since is not None:
             self._idle = (seconds + time.monotonic() - since, None)
@@ -27,4 +30,4 @@ class IdleClock:
         return seconds if since is None else seconds + max(0.0, time.monotonic() - since)
 
     def stop(self) -> None:
-        """Count no more. On the loop's thread."""
+        """Stop counting. On the loop's thread."""

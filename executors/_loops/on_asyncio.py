@@ -1,50 +1,33 @@
-"""asyncio's event loop, or uvloop's, behind the seam."""
+"""Adapter to asyncio's event loop, uvloop included."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
-from executors._loops.base import Cancellable, EventLoop, Waiter, guarded
+from executors._loops.base import Cancellable, EventLoop, guarded
 from executors._loops.idle import IdleClock
 
 
-class _FutureWaiter:
-    __slots__ = ("_future",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._future = loop.create_future()
-
-    def wake(self) -> None:
-        if not self._future.done():
-            try:
-                self._future.set_result(None)
-            except RuntimeError:  # the loop has been closed, and whoever waited on it with it
-                return
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return self._future.__await__()
-
-
-class _Beat:
+class _RepeatedCall:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, period: float, function: Callable[[float, float], object]
     ) -> None:
         self._loop = loop
         self._period = period
         self._function = function
-        self._set()
+        self._schedule()
 
-    def _set(self) -> None:
+    def _schedule(self) -> None:
         self._due = time.monotonic() + self._period  # uvloop's own clock stands still within an iteration
         self._timer = self._loop.call_later(self._period, self._call)
 
     def _call(self) -> None:
         due, now = self._due, time.monotonic()
-        self._set()
+        self._schedule()
         self._function(due, now)
 
     def cancel(self) -> None:
@@ -73,7 +56,7 @@ class _SelectorClock(IdleClock):
 
     def stop(self) -> None:
         if vars(self._selector).get("select") is not self._timed:
-            return  # somebody has wrapped it once more, and goes on calling this one
+            return  # other code has wrapped it again, and still calls this one
         if self._before is None:
             del self._selector.select
         else:
@@ -90,9 +73,15 @@ class AsyncioLoop(EventLoop):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._loop = loop
+        self.new_waiter = loop.create_future
+        self._call_soon_threadsafe = loop.call_soon_threadsafe
 
-    def _wake_up(self, function: Callable[[], object]) -> None:
-        self._loop.call_soon_threadsafe(function)
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            try:
+                waiter.set_result(None)
+            except RuntimeError:  # the loop has been closed, and with it the coroutine that waited
+                return
 
     def is_current(self) -> bool:
         return asyncio._get_running_loop() is self._loop
@@ -104,7 +93,7 @@ class AsyncioLoop(EventLoop):
         return self._loop.call_later(delay, function, *args)
 
     def call_every(self, period: float, function: Callable[[float, float], object]) -> Cancellable:
-        return _Beat(self._loop, period, function)
+        return _RepeatedCall(self._loop, period, function)
 
     def idle_clock(self) -> IdleClock | None:
         selector = getattr(self._loop, "_selector", None)  # uvloop has none
@@ -118,9 +107,6 @@ class AsyncioLoop(EventLoop):
         name: str | None = None,
     ) -> Cancellable:
         return self._loop.create_task(function(*args), name=name, context=context)
-
-    def new_waiter(self) -> Waiter:
-        return _FutureWaiter(self._loop)
 
     def add_reader(self, fd: int, function: Callable[[], object]) -> None:
         self._loop.add_reader(fd, guarded, function)

@@ -1,4 +1,4 @@
-"""A trio run, behind the seam."""
+"""Adapter to a trio run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from executors._loops.base import Cancellable, EventLoop, Waiter, guarded
+from executors._loops.base import Cancellable, EventLoop, guarded
 from executors._loops.idle import IdleClock
 
 
@@ -53,7 +53,7 @@ class _InstrumentClock(IdleClock, trio.abc.Instrument):
 
 
 class TrioLoop(EventLoop):
-    """A trio run. What it spawns are system tasks: they outlive the nursery of whoever submitted them."""
+    """A trio run. Spawned tasks are system tasks: they outlive the submitter's nursery."""
 
     library = "trio"
     cancelled_error = trio.Cancelled
@@ -62,10 +62,12 @@ class TrioLoop(EventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._token = trio.lowlevel.current_trio_token()
+        self._call_soon_threadsafe = self._token.run_sync_soon  # trio.RunFinishedError is a RuntimeError
+        self.new_waiter = _TrioWaiter
         self._watches: dict[tuple[str, int], trio.CancelScope] = {}
 
-    def _wake_up(self, function: Callable[[], object]) -> None:
-        self._token.run_sync_soon(function)  # trio.RunFinishedError is a RuntimeError
+    def wake(self, waiter: _TrioWaiter) -> None:
+        waiter.wake()
 
     def is_current(self) -> bool:
         if not trio.lowlevel.in_trio_run():
@@ -87,16 +89,16 @@ class TrioLoop(EventLoop):
         return self.spawn(timer)
 
     def call_every(self, period: float, function: Callable[[float, float], object]) -> Cancellable:
-        first = time.monotonic() + period  # not once the task runs: what delays that is to be seen, too
+        first = time.monotonic() + period  # not once the task runs: what delays its start counts as lag, too
 
-        async def beats() -> None:
+        async def calls() -> None:
             due = first
             while True:
                 await trio.sleep(max(0.0, due - time.monotonic()))
                 guarded(function, due, time.monotonic())
                 due = time.monotonic() + period
 
-        return self.spawn(beats)
+        return self.spawn(calls)
 
     def idle_clock(self) -> IdleClock | None:
         clock = _InstrumentClock()
@@ -116,14 +118,11 @@ class TrioLoop(EventLoop):
             with scope:
                 if not scope.cancel_called:
                     coroutine = function(*args)
-                    del args  # the traceback of an error leads to this frame
+                    del args  # an error's traceback refers to this frame
                     await coroutine
 
         trio.lowlevel.spawn_system_task(scoped, *args, name=name or function, context=context)
         return scope
-
-    def new_waiter(self) -> Waiter:
-        return _TrioWaiter()
 
     def _watch(
         self, kind: str, wait: Callable[[int], Awaitable[None]], fd: int, function: Callable[[], object]
@@ -156,4 +155,4 @@ class TrioLoop(EventLoop):
 
 
 def _nothing() -> None:
-    """Ask trio whether it still runs."""
+    """Do nothing; scheduling it shows whether the run still goes on."""

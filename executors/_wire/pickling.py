@@ -9,7 +9,7 @@ import functools
 import pickle
 
 from executors._wire.named import ByName
-from executors.errors import SerializationError
+from executors.errors import SerializationError, describe
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
@@ -162,15 +162,6 @@ def loads_in_thread(parts: Sequence[Buffer]) -> Any:
 def unpicklable(value: Any, error: BaseException) -> SerializationError:
     """Say that `value` can't be pickled. Of the value itself only the type is told."""
     return SerializationError(f"a {type(value).__qualname__} can't be pickled: {describe(error)}")
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception's type and text, whatever asking for the text does."""
-    try:
-        text = str(error)
-    except BaseException as problem:  # noqa: BLE001  (it is the user's code)
-        text = f"[its text can't be told: {type(problem).__name__}]"
-    return f"{type(error).__name__}: {text}"
 
 
 # --- a call -----------------------------------------------------------------------------------------------

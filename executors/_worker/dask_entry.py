@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from executors import context
 from executors._wire import pickling
 from executors._worker.runner import RunningJob, TaskRunner, here, unready, unsendable
-from executors.errors import ConfigurationError
+from executors.errors import ConfigurationError, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _answer(call: Call, job: _Job, place: Place) -> tuple[int, Any]:
     try:
         _, function, args, kwargs, variables = pickling.load_call([call.data])
     except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
-        return unsendable(f"the call can't be unpickled on {place}: {pickling.describe(error)}")
+        return unsendable(f"the call can't be unpickled on {place}: {describe(error)}")
     return runner.run(job, function, args, kwargs, variables)
 
 

@@ -13,7 +13,7 @@ from multiprocessing import util
 from executors import context
 from executors._wire import pickling
 from executors._worker.runner import RunningJob, TaskRunner, here, unready, unsendable
-from executors.errors import ConfigurationError
+from executors.errors import ConfigurationError, describe
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _answer(call: bytes, task_id: int, common: bytes) -> Answer:
     try:
         name, function, args, kwargs, variables = pickling.load_call([call])
     except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
-        return unsendable(f"the call can't be unpickled in a worker: {pickling.describe(error)}")
+        return unsendable(f"the call can't be unpickled in a worker: {describe(error)}")
     return runner.run(RunningJob(task_id, name), function, args, kwargs, variables)
 
 

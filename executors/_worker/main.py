@@ -13,10 +13,11 @@ from executors import context
 from executors._wire import pickling
 from executors._wire.frames import ABOUT_SEGMENTS, FrameType
 from executors._wire.payloads import PayloadCodec
-from executors._wire.pickling import MAIN_NAME, describe
+from executors._wire.pickling import MAIN_NAME
 from executors._wire.small_calls import SmallCalls
 from executors._worker.logging import Outbox, handlers_kept
 from executors._worker.runner import RunningJob, TaskRunner, unsendable
+from executors.errors import describe
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:

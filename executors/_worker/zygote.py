@@ -24,11 +24,11 @@ import executors
 from executors._wire.channel import BlockingChannel
 from executors._wire.control import Control, ControlMessage
 from executors._wire.frames import FrameType, frame
-from executors._wire.pickling import describe
 from executors._worker import fork_safety as sharing
 from executors._worker import signals
 from executors._worker.logging import Outbox, handlers_kept
 from executors._worker.main import Worker
+from executors.errors import describe
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Jobs that wait for a worker, in order."""
+"""Queued jobs, in order."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from executors.backends.base import Job
 
 
 class Backlog(OrderedDict[Job, None]):
-    """A queue of jobs from which a cancelled one can be dropped without searching for it.
+    """A queue of jobs, from which a cancelled job is dropped in constant time.
 
-    Not safe for threads: a backend that has some holds its lock.
+    Not thread-safe: a backend with threads guards it by a lock.
     """
 
     def append(self, job: Job) -> None:
@@ -23,7 +23,7 @@ class Backlog(OrderedDict[Job, None]):
         self.move_to_end(job, last=False)
 
     def popleft(self) -> Job | None:
-        """Take the first job that isn't cancelled; None if there is none."""
+        """Remove and return the first job that isn't cancelled; None if there is none."""
         while self:
             job, _ = self.popitem(last=False)
             if not job.handle.done():
@@ -31,5 +31,5 @@ class Backlog(OrderedDict[Job, None]):
         return None
 
     def forget(self, job: Job) -> None:
-        """Drop a job whose handle has become final, if it is still here: a worker may have taken it just before."""
+        """Drop a job whose state has become final, if it is still here: a worker may have taken it just before."""
         self.pop(job, None)

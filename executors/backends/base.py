@@ -6,115 +6,146 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
 from executors._loops import EventLoop
-from executors.backends.job import Job, Rest, Stop
+from executors.backends.job import Job, Stop
 from executors.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from executors.context import CarriedVariables
 
-__all__ = ["ExecutorBackend", "Job", "Rest", "Stop"]
+__all__ = ["ExecutorBackend", "Job", "Stop"]
 
 
 class ExecutorBackend(ABC):
-    """What runs jobs. One abstract method; all shared work is the executor's.
+    """Runs jobs. It has one abstract method, `submit`; all shared work is done by the executor.
 
-    The executor calls every method on the thread of its event loop, between `start` and `close`. A backend may
-    be started again after it was closed.
+    The executor calls every method on the thread of its event loop, between `start` and `close`, unless the method
+    says otherwise. A backend can be started again after it was closed.
     """
 
     supports_coroutines: bool = False
-    """It can run coroutine functions."""
+    """Whether it can run coroutine functions."""
 
     supports_functions: bool = True
-    """It can run plain functions."""
+    """Whether it can run sync functions."""
 
     stops_running_tasks: bool = False
-    """`cancel` on a running job ends it soon, without the function's help or with an ordinary cancellation."""
+    """Whether `cancel` on a running job ends it soon, without the function's help or by an ordinary cancellation."""
 
     starts_at_once: bool = False
-    """A job that it is handed has started when `submit` returns: it takes no room in the backend's queue."""
+    """Whether a job has started when `submit` returns: it needs no place in the backend's queue."""
+
+    runs_sync_on_loop: bool = False
+    """Whether it runs sync functions on the event loop's thread: a job then has a coroutine function that calls it."""
 
     supports_context: bool = True
-    """A job runs in this process, and in the context that it brings. Where it doesn't, the executor sets `setup` and
-    `carried` before `start`, for the workers to make up for that."""
+    """Whether a job runs in this process, in the context that it brings along. If not, the executor sets `setup` and
+    `carried` before `start`, so that the workers can establish the context."""
 
     requires_pickle: bool = False
-    """Functions, arguments, results and errors travel by pickle."""
+    """Whether functions, arguments, results and errors travel by pickle."""
 
     survives_worker_loss: bool = False
-    """Jobs run in processes of their own: one that dies takes along what it ran, as `lost`, and the backend goes on."""
+    """Whether jobs run in processes of their own: one that dies loses the jobs that it ran, and the backend goes on."""
 
     is_remote: bool = False
-    """Its workers may be on other machines, which share neither files nor memory with this one. They are there before
-    it starts, and outlast it."""
+    """Whether its workers may be on other machines, which share neither files nor memory with this one. They exist
+    before it starts, and outlive it."""
 
     supports_resources: bool = False
-    """It heeds the option `resources` of a job; elsewhere that is refused."""
+    """Whether it respects the option `resources` of a job; on other backends that option is refused."""
 
     workers: int | None = None
-    """How many jobs it runs at a time; None where nothing bounds them."""
+    """How many jobs it runs at a time; None if that is not limited."""
 
     setup: tuple[str, tuple[Any, ...]] | None = None
-    """What its worker processes call before their first job, where it has such: ``"package.module:function"`` and its
-    arguments. The executor of an app sets it, before `start`, where it is None and `supports_context` False."""
+    """What its worker processes call before their first job: ``"package.module:function"`` and its arguments. The
+    executor of an app sets it before `start`, if it is None and `supports_context` is False."""
 
     carried: CarriedVariables | None = None
-    """What of a job's context travels along with it. The executor sets it, as `setup`."""
+    """The context variables that travel with a job. Set by the executor, as `setup`."""
 
-    patience: float = 0.0
-    """Seconds that its workers may take to end beyond the usual, in `close`. The executor of an app raises it where
-    they have something to close. A drain waits no longer than until its own deadline, and calls `kill` then."""
+    close_timeout: float = 0.0
+    """Seconds beyond the usual that its workers get to exit in `close`. The executor of an app raises it where workers
+    have resources to close. A drain waits for them until its own deadline at most, then calls `kill`."""
 
     name: str = ""
-    """What the executor calls it; set before `start`."""
+    """Its name in the executor; set before `start`."""
 
     unavailable: str | None = None
-    """Why it takes no jobs at present, in words for an error message. Read from any thread."""
+    """Why it can't run jobs at present, as a phrase for an error message; None if it can. Read from any thread."""
 
     @classmethod
     def from_url(cls, rest: str, **options: Any) -> Self:
-        """Make one of a text such as ``"thread:4"``. Here that is its first argument, a whole number.
+        """Create a backend from a string such as ``"thread:4"``. By default its argument is a whole number.
 
         Args:
-            rest: What follows the colon, without slashes in front.
-            options: What was said besides, as keywords.
+            rest: What follows the colon, without leading slashes.
+            options: Further options, as keyword arguments of the class.
+
+        Returns:
+            The backend.
 
         Raises:
-            ConfigurationError: It can't be made of that.
+            ConfigurationError: The string can't be used.
         """
         if not rest.isdecimal():
-            raise ConfigurationError(f"{rest!r} is no whole number, as {cls.__name__} takes it")
+            raise ConfigurationError(f"{rest!r} is not a whole number, which {cls.__name__} needs")
         return cls(int(rest), **options)  # type: ignore[call-arg]  # of a subclass
 
     def start(self, loop: EventLoop) -> None:
-        """Get ready, without blocking. `loop` is the running loop until `close` has returned."""
+        """Get ready, without blocking.
+
+        Args:
+            loop: The running event loop, until `close` has returned.
+
+        Raises:
+            Exception: It can't start; the executor's start fails with the same exception.
+        """
 
     @abstractmethod
     def submit(self, job: Job) -> None:
-        """Take the job, without blocking, and see to it that its end is reported, once.
+        """Take a job, without blocking, and make sure that its outcome is reported exactly once.
 
-        Call `job.start()` when it is about to run, and drop it where that returns False.
+        Call `job.start()` when the job is about to run; if it returns False, drop the job. Report the outcome by
+        `job.succeed`, `job.fail`, `job.cancelled` or `job.lost`, from any thread.
+
+        Args:
+            job: The job.
+
+        Raises:
+            Exception: The job can't be run; the task fails with this exception.
         """
 
     def cancel(self, job: Job) -> None:
-        """Stop a job, as far as it can be. Called once per job at most, while it is queued or runs.
+        """Stop a job, as far as possible. Called at most once per job, while it is queued or running.
 
-        A queued job's handle is final already: only forget it. For a running one its end is still to be reported
-        when it has stopped. Where nothing can be done, do nothing.
+        The state of a queued job is final already: only drop the job. The outcome of a running one is still to be
+        reported, when it has stopped. If it can't be stopped, do nothing.
+
+        Args:
+            job: The job.
         """
 
     def abandon(self, job: Job) -> None:
-        """Stop counting on a job that didn't listen. What it reports from here on is dropped."""
+        """Stop counting on a job that did not respond to its cancellation. What it reports from here on is dropped.
+
+        Args:
+            job: The job.
+        """
 
     def stack_of(self, job: Job) -> str | None:
-        """Describe where a running job's work stands, as a formatted stack, if that can be known."""
+        """Return the stack of a running job, formatted as in a traceback; None if it is unknown.
+
+        Args:
+            job: The job.
+        """
         return None
 
     def expect_no_more(self) -> None:
-        """No further job comes before `close`; those that are left are about to be told to stop."""
+        """Prepare for `close`: no further job comes, and those that are left are about to be stopped."""
 
     async def close(self) -> None:
-        """Give back every resource. No job is under way but abandoned ones. The executor bounds the wait."""
+        """Release every resource. Only abandoned jobs still run. The executor limits the time that this takes."""
 
     def kill(self) -> None:
-        """Give back every resource at once, without a loop: the one it was started on has ended. Any thread."""
+        """Release every resource at once, without the event loop, which may have ended. Any thread."""

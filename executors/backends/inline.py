@@ -1,39 +1,29 @@
-"""The `inline` backend, for tests: plain functions run in place, so that no pool is needed."""
+"""The `inline` backend, for tests: sync functions run on the event loop, so that no pool is needed."""
 
 from __future__ import annotations
 
-from executors.backends.base import ExecutorBackend, Job
+from executors.backends.base import ExecutorBackend
+from executors.backends.loop import LoopBackend
 
 
-class InlineBackend(ExecutorBackend):
-    """Runs plain functions at once, on the loop's thread: their handles are done when `submit` returns.
+class InlineBackend(LoopBackend):
+    """Runs sync functions on the event loop, each as a coroutine: it starts with the loop's next turn, and blocks it.
 
-    There are no timeouts for these, and nothing can be stopped. Coroutine functions run on the loop.
+    Time limits are accepted, but a sync function can't be stopped.
     """
 
-    supports_coroutines = True
-    starts_at_once = True
-    workers = 1
+    supports_functions = True
+    runs_sync_on_loop = True
+
+    replaces_workers = False
+    """Whether it stands in for a backend with worker processes."""
 
     @classmethod
     def in_place_of(cls, backend: ExecutorBackend | type[ExecutorBackend]) -> InlineBackend:
-        """Return one that takes the functions that `backend` would take, and refuses the others, as that does."""
+        """Return a backend that accepts the functions that `backend` accepts, and refuses the others as that does."""
         stand_in = cls()
         stand_in.supports_coroutines = backend.supports_coroutines
         stand_in.supports_functions = backend.supports_functions
         stand_in.supports_resources = backend.supports_resources
+        stand_in.replaces_workers = not backend.supports_context
         return stand_in
-
-    def submit(self, job: Job) -> None:
-        """Run the function here and now."""
-        if not job.start():
-            return
-        try:
-            value = job.context.run(job.function, *job.args, **job.kwargs)
-        except BaseException as error:  # noqa: BLE001  (a task's SystemExit must not end the server)
-            job.fail(error)
-        else:
-            if job.is_coroutine:
-                job.await_on_loop(value)
-            else:
-                job.succeed(value)

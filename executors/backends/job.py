@@ -1,18 +1,26 @@
-"""`Job`: what a backend is handed, with the calls by which it reports what became of it."""
+"""`Job`: what a backend runs, with the calls that report what became of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from executors._callables import refuse_awaitable
 from executors._loops import Cancellable, EventLoop
 from executors._wire import pickling
 from executors._wire.frames import Outcome
 from executors._wire.pickling import Buffer
 from executors.context import is_awaitable, running
-from executors.errors import BackendUnavailableError, SerializationError, TaskCancelledError, TaskExitedError
+from executors.errors import (
+    BackendUnavailableError,
+    SerializationError,
+    TaskCancelledError,
+    TaskExitedError,
+    describe,
+)
 from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
 from executors.options import TaskOptions
 
@@ -20,55 +28,63 @@ if TYPE_CHECKING:
     from executors.backends.base import ExecutorBackend
 
 INLINE_LIMIT = 256 * 1024
-"""Payloads of up to so many bytes are pickled and unpickled on the loop's thread; larger ones beside it."""
+"""Payloads of up to this many bytes are pickled and unpickled on the loop's thread; larger ones in another thread."""
 
 _NO_KWARGS: dict[str, Any] = {}
-"""Shared by all jobs that have none, and never changed: a queued task takes no more memory than it must."""
+"""Shared by all jobs without keyword arguments, and never changed: it keeps queued tasks small."""
 
 
 class Stop(NamedTuple):
-    """Why a job has been told to stop: the state and the error that it will end with."""
+    """Why a job is being stopped: the state and the error that it will end with."""
 
     state: TaskState
     error: BaseException
 
 
 class JobOwner(Protocol):
-    """What a job needs of the executor that made it."""
+    """What a job needs of the executor that created it."""
 
     @property
     def loop(self) -> EventLoop: ...
 
     def job_started(self, job: Job) -> None:
-        """The job runs now. Any thread."""
+        """Record that a job with a timeout, or that hooks observe, has started. Any thread."""
 
     def job_finished(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
-        """The job has left its backend. On the loop's thread."""
+        """Record that the job has left its backend. On the loop's thread."""
 
-    def job_returned_awaitable(self, job: Job, awaitable: Any) -> None:
-        """A sync function returned something to await. On the loop's thread."""
+
+class Slot(Protocol):
+    """A place in a queue, held by a queued job."""
+
+    def release(self) -> None:
+        """Give the place back. Any thread."""
 
 
 class Job:
-    """What a backend is handed: what to run and how, and the calls that report what became of it.
+    """One task, for the backend that runs it. Created by the executor.
 
     Attributes:
-        owner: Hears what becomes of it.
-        handle: The caller's side of it.
-        function: The callable, with `args` and `kwargs`.
-        is_coroutine: Whether calling it gives a coroutine.
+        owner: The run of the executor that it belongs to.
+        backend: The backend that runs it.
+        handle: The caller's view of the task.
+        function: The callable to call, with `args` and `kwargs`.
+        is_coroutine: Whether calling it returns a coroutine.
         context: The submitter's context variables, a copy of this job's own.
-        options: What was said of the task. All but `resources` is the executor's affair, for a backend's information.
-        key: What the option `max_concurrency` counts by.
-        claim: Asked as it starts whether it still is to; None if nobody but the executor has a say.
-        queued: Whether it takes room in its backend's queue until it starts.
-        dispatched: Whether the executor has seen to it: a job is submitted by any thread, and seen to on the loop's.
-        entered: Whether the event loop has come to its function, once it has a task there.
-        counted: Whether it is among those that `max_concurrency` counts.
-        stop: Set once the job has been told to stop, by its timeout, `cancel()` or a drain.
-        timer: What will time it out.
-        grace: What will abandon it, once told to stop.
-        token: The backend's own, for whatever it needs to find the job's work again.
+        options: The task's options. The executor handles all of them but `resources`.
+        slot: Its place in a queue, until it starts; None if it starts in the call of `submit`.
+        is_observed: Whether the executor has to know when it starts: for its timeout, or for hooks.
+        claim: Called once, by any thread, as the job starts; if it returns False the job isn't run. None if only the
+            executor decides.
+        limit: The concurrency limit of its function; None if there is none.
+        counted: Whether `limit` counts it as running.
+        dispatched: Whether the executor has processed the submission: it may come from any thread, and is processed
+            on the loop's.
+        entered: Whether the event loop has entered its function.
+        stop: Set once the job is being stopped, by its timeout, `cancel()` or a drain.
+        timer: The timer of its timeout.
+        grace_timer: The timer after which it is abandoned, once it is being stopped.
+        token: For the backend's own use: whatever finds the job's work again.
     """
 
     __slots__ = (
@@ -80,14 +96,15 @@ class Job:
         "dispatched",
         "entered",
         "function",
-        "grace",
+        "grace_timer",
         "handle",
         "is_coroutine",
-        "key",
+        "is_observed",
         "kwargs",
+        "limit",
         "options",
         "owner",
-        "queued",
+        "slot",
         "stop",
         "timer",
         "token",
@@ -103,8 +120,12 @@ class Job:
         kwargs: dict[str, Any],
         context: Context,
         options: TaskOptions,
-        is_coroutine: bool,
-        queued: bool,
+        *,
+        is_coroutine: bool = False,
+        is_observed: bool = True,
+        slot: Slot | None = None,
+        limit: Any = None,
+        claim: Callable[[], bool] | None = None,
     ) -> None:
         self.owner = owner
         self.backend = backend
@@ -115,71 +136,70 @@ class Job:
         self.context = context
         self.options = options
         self.is_coroutine = is_coroutine
-        self.queued = queued
-        self.key: object = None
-        self.claim: Callable[[], bool] | None = None
+        self.is_observed = is_observed
+        self.slot = slot
+        self.claim = claim
+        self.limit = limit
+        self.counted = False
         self.dispatched = False
         self.entered = False
-        self.counted = False
         self.stop: Stop | None = None
         self.timer: Cancellable | None = None
-        self.grace: Cancellable | None = None
+        self.grace_timer: Cancellable | None = None
         self.token: Any = None
 
     def start(self) -> bool:
-        """Claim the job before running it; from here on its context says that it is the current task. Any thread.
+        """Start the job; it has to run next. From here on its context has it as the current task. Any thread.
 
         Returns:
-            False if it was cancelled meanwhile: drop it, and report nothing.
+            False if it has been cancelled: drop it, and report nothing.
         """
         if self.claim is not None:
             claim, self.claim = self.claim, None
             if not claim():
                 return False
-        if not (self.handle._start() if self.queued else self.handle._start_at_once()):
+        if not self.handle._start():
             return False
+        if self.slot is not None:
+            self.slot.release()
         self.context.run(running.set, self.handle)
-        self.owner.job_started(self)
+        if self.is_observed:
+            self.owner.job_started(self)
         return True
 
     def run(self) -> None:
-        """Run a plain function in the calling thread, from its start to the report of its end. Lets nothing out."""
+        """Start the job and call its sync function in this thread, then report the outcome. Raises nothing."""
         if not self.start():
             return
         cpu_began = time.thread_time()
         try:
             value: Any = self.context.run(self.function, *self.args, **self.kwargs)
-        except BaseException as error:  # noqa: BLE001  (nothing that a task raises may end the thread)
+        except BaseException as error:  # noqa: BLE001  (whatever a task raises, the thread goes on)
             self.handle.cpu_time = time.thread_time() - cpu_began
             self.fail(error)
         else:
             self.handle.cpu_time = time.thread_time() - cpu_began
             self.succeed(value)
         finally:
-            del self  # an error's traceback leads to this frame, and from the job to the error
+            del self  # an error's traceback refers to this frame, and the job to the error
 
     def succeed(self, value: Any) -> None:
-        """Report that the function returned `value`. Any thread, once."""
-        if not self.is_coroutine and is_awaitable(value):
-            self.await_on_loop(value)
+        """Report that a sync function returned `value`. Any thread, once.
+
+        An awaitable fails the task: nothing would await it.
+        """
+        if is_awaitable(value):
+            self.finish(FAILED, None, refuse_awaitable(self.handle.name, value))
         else:
             self.finish(SUCCEEDED, value)
-
-    def await_on_loop(self, awaitable: Any) -> None:
-        """Report that what is left to do is to await `awaitable` on the executor's loop. Any thread, once."""
-        owner = self.owner
-        if owner.loop.owns_this_thread():
-            owner.job_returned_awaitable(self, awaitable)
-        else:
-            owner.loop.post(owner.job_returned_awaitable, self, awaitable)
 
     def fail(self, error: BaseException) -> None:
         """Report that the function raised `error`. Any thread, once.
 
-        Expects to be called in the very frame that called the function: that frame is cut from the traceback.
+        Call it in the very frame that called the function: that frame is removed from the traceback.
         """
-        if error.__traceback__ is not None:
-            error = error.with_traceback(error.__traceback__.tb_next)  # by name it might be the class's `__setattr__`
+        if error.__traceback__ is not None:  # not by its own method, nor `__setattr__`: they may be the user's
+            BaseException.with_traceback(error, error.__traceback__.tb_next)
         handle = self.handle
         if isinstance(error, TaskCancelledError) and error.task_id == handle.id and handle.cancel_requested:
             self.finish(CANCELLED, error=error)
@@ -191,37 +211,26 @@ class Job:
             self.finish(FAILED, error=exited)
 
     def cancelled(self) -> None:
-        """Report that the work was stopped before it came to an end. Any thread, once."""
+        """Report that the work was stopped before its end. Any thread, once."""
         self.finish(CANCELLED, error=TaskCancelledError(self.handle.name, self.handle.id))
 
     def lost(self, error: BaseException) -> None:
-        """Report that nobody will ever know how it ended. Any thread, once."""
+        """Report that the outcome can never be known. Any thread, once."""
         self.finish(LOST, error=error)
 
     def finish(self, state: TaskState, value: Any = None, error: BaseException | None = None) -> None:
-        """Report the end. Any thread, once; a report about a job that was abandoned is dropped."""
+        """Report the outcome. Any thread, once; the report of an abandoned job is dropped.
+
+        Args:
+            state: The final state.
+            value: The task's value, if it succeeded.
+            error: Its error, if it didn't.
+        """
         owner = self.owner
-        if owner.loop.owns_this_thread():
+        if get_ident() == owner.loop.thread_id:
             owner.job_finished(self, state, value, error)
         else:
             owner.loop.post(owner.job_finished, self, state, value, error)
-
-
-class Rest:
-    """What is left to do of a plain function that returned something to await."""
-
-    __slots__ = ("_awaitable",)
-
-    def __init__(self, awaitable: Any) -> None:
-        self._awaitable = awaitable
-
-    async def __call__(self) -> Any:
-        return await self._awaitable
-
-    def discard(self) -> None:
-        """Close a coroutine that will never be awaited, so that Python doesn't warn of it."""
-        if isinstance(self._awaitable, Coroutine):
-            self._awaitable.close()
 
 
 def _shown(error: BaseException) -> str:
@@ -232,13 +241,13 @@ def _shown(error: BaseException) -> str:
 
 
 def report_outcome(job: Job, outcome: int, parts: Sequence[Buffer], where: str) -> None:
-    """Decode what came of a job, and report it. Any thread. Decoding runs the user's code.
+    """Decode what a worker process sent about a job, and report it. Any thread. Decoding runs the user's code.
 
     Args:
         job: The job.
-        outcome: What the answer holds.
-        parts: The answer.
-        where: What to call the worker.
+        outcome: The kind of outcome; see `Outcome`.
+        parts: The pickled value or error.
+        where: How messages name the worker.
     """
     name = job.handle.name
     try:
@@ -251,18 +260,18 @@ def report_outcome(job: Job, outcome: int, parts: Sequence[Buffer], where: str) 
         else:
             error = SerializationError(f"task {name!r}: {bytes(parts[0]).decode(errors='replace')}")
     except BaseException as problem:  # noqa: BLE001  (it fails this task, whatever it is)
-        error = SerializationError(f"what came of task {name!r} can't be unpickled here: {pickling.describe(problem)}")
+        error = SerializationError(f"the outcome of task {name!r} can't be unpickled here: {describe(problem)}")
         error.__cause__ = problem
     else:
         if outcome == Outcome.VALUE:
-            job.succeed(value)
+            job.finish(SUCCEEDED, value)
             return
     job.fail(error)
 
 
 def _unready(job: Job, cause: BaseException, where: str) -> BackendUnavailableError:
-    """Return an error that nobody takes for the task's own."""
-    reason = f"{where} couldn't get ready for tasks: {pickling.describe(cause)}"
+    """Return the error of a task whose worker's setup failed; it can't be mistaken for the task's own error."""
+    reason = f"{where} couldn't get ready for tasks: {describe(cause)}"
     error = BackendUnavailableError(job.handle.backend, reason)
     error.__cause__ = cause
     return error

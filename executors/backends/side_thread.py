@@ -1,4 +1,4 @@
-"""A thread beside the event loop, for what would stall it."""
+"""A thread for work that would block the event loop."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from executors._loops import EventLoop, guarded
+from executors._loops import EventLoop
 
 
 class SideThread:
-    """Does in a thread, in order, what would stall the event loop. The thread starts with the first call.
+    """Calls functions in a thread, in order. The thread starts with the first call.
 
     Args:
         name: The thread's name.
-        loop: Hears of the outcomes.
+        loop: The running loop, on which outcomes are reported.
     """
 
     def __init__(self, name: str, loop: EventLoop) -> None:
@@ -43,13 +43,17 @@ class SideThread:
             outcome: tuple[Any, Exception | None]
             try:
                 outcome = function(), None
-            except Exception as error:  # noqa: BLE001  (told on the loop's thread)
+            except Exception as error:  # noqa: BLE001  (reported on the loop's thread)
                 outcome = None, error
-            self._loop.post(guarded, then, *outcome)
+            self._loop.post(then, *outcome)
             del call, function, then, outcome
 
     def close(self, *, wait: bool = True) -> None:
-        """End the thread once it has done what it has, blocking until then if it is to `wait`. May be called again."""
+        """End the thread after the calls that are queued. May be called again.
+
+        Args:
+            wait: Whether to block until it has ended.
+        """
         thread, self._thread = self._thread, None
         if thread is not None:
             self._calls.put(None)
@@ -57,9 +61,9 @@ class SideThread:
                 thread.join()
 
     async def wait_closed(self) -> None:
-        """End the thread, and wait for that without blocking the loop."""
+        """End the thread after the calls that are queued, without blocking the loop."""
         if self._thread is not None:
             idle = self._loop.new_waiter()
-            self.call(lambda: None, lambda *_: idle.wake())
+            self.call(lambda: None, lambda *_: self._loop.wake(idle))
             await idle
             self.close()

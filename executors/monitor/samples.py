@@ -21,9 +21,6 @@ TASK_ENTRIES = {LoopBackend._run.__code__: "job", Job.run.__code__: "self"}
 """The functions that call a task's function, and which of their local variables has the job. In a thread the local
 variable `cpu_began` has the thread's CPU time at that call."""
 
-INLINE = "executors.backends.inline"
-"""The module that runs plain functions on the event loop in tests: nobody is to blame for these."""
-
 MACHINERY = frozenset({"asyncio", "anyio", "concurrent", "executors", "selectors", "threading", "trio", "uvloop"})
 """Packages that only run other code, and are never to blame."""
 
@@ -201,9 +198,9 @@ def activity_of_loop(stack: Stack, loop: CodeType, handlers: Collection[CodeType
     outermost = max((index for index, frame in enumerate(stack.frames) if frame.code is loop), default=0)
     inside = stack.frames[:outermost]
     for index, entry in enumerate(inside):
-        if entry.module == INLINE:
-            return None
         if entry.job is not None:
+            if entry.job.backend.runs_sync_on_loop:  # a test wants it there
+                return None
             return _activity("step", inside[: index or 1], stack.position, entry.job)
         if entry.code in handlers:
             return _activity("route", inside[:index], stack.position)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from quart import Quart, appcontext_popped, appcontext_pushed, appcontext_tearing_down
 
 from executors._loops import EventLoop
-from executors._loops.completion import LOOK_AFTER_LOOP
+from executors._loops.completion import LOOP_CHECK_INTERVAL
 from executors._serving.spawning import Spawned
 from executors.context import is_awaitable, running
 from executors.errors import ExecutorClosedError, TaskCancelledError
@@ -169,7 +169,7 @@ def run_on_loop(loop: EventLoop, coroutine: Coroutine[Any, Any, Any], context: C
             loop.post(ended.set)  # not before the loop has left the context
 
     loop.post(lambda: spawned.append(Spawned(loop, run, context)))
-    while not ended.wait(LOOK_AFTER_LOOP):
+    while not ended.wait(LOOP_CHECK_INTERVAL):
         if loop.has_ended():  # as it may have for a task that was abandoned
             coroutine.close()
             raise ExecutorClosedError("the event loop ended before the task did, and the app's context needs it")

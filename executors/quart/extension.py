@@ -14,7 +14,8 @@ import anyio
 from quart import Quart, current_app, request_started, websocket_started
 from werkzeug.local import LocalProxy
 
-from executors._core.router import Call
+from executors._core.dispatcher import Dispatcher
+from executors._core.router import Route
 from executors._core.settings import Settings
 from executors._serving.ending import drain_and_stop
 from executors._serving.serving import Serving
@@ -22,7 +23,6 @@ from executors.context import WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError
 from executors.events import Hook
 from executors.handle import TaskHandle
-from executors.options import TaskOptions
 from executors.quart.commands import CommandTasks, refuse_without_loop
 from executors.quart.config import settings_of
 from executors.quart.context import around_coroutine
@@ -131,20 +131,21 @@ class QuartExecutor(MonitoredExecutor):
         handle.add_done_callback(functools.partial(self._reports.tell, self._started().loop, copy_context()))
         return handle
 
-    def _prepare(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], said: TaskOptions
-    ) -> Call:
-        """Route a function as `Executor` does, and put the app's context around it."""
+    def _ready(self) -> Dispatcher:
+        """Return the dispatcher; start first where the app is used without a lifespan."""
         refuse_in_worker("the app's executor")
         if self._is_without_loop():
             self._start_by_itself()
-        call = super()._prepare(function, args, kwargs, said)
-        if not call.target.backend.supports_context:  # there the worker does it
+        return super()._ready()
+
+    def _wrap(self, function: Callable[..., Any], route: Route) -> Callable[..., Any]:
+        """Put the app's context around a task's function."""
+        if not route.backend.supports_context:  # the worker does it
             self._goes_to_worker()
-            return call
-        if call.is_coroutine:
-            return call._replace(function=around_coroutine(self.app, call.function))
-        return call._replace(function=around_plain_anywhere(self.app, call.function, self._started().loop))
+            return function
+        if route.is_coroutine or route.runs_sync_on_loop:
+            return around_coroutine(self.app, function)
+        return around_plain_anywhere(self.app, function, self._started().loop)
 
     # --- starting and ending --------------------------------------------------------------------------------------
 

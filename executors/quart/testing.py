@@ -22,7 +22,7 @@ async def wait_for_tasks(app: Quart) -> None:
     while executor.phase not in {"new", "closed"}:
         await executor.wait_idle()
         told = anyio.Event()
-        executor._started().loop.post(told.set)  # behind the word of a failure that is on its way, as of an inline task
+        executor._ready().loop.post(told.set)  # behind the word of a failure that is on its way, as of an inline task
         await told.wait()
         await executor._reports.none_within(math.inf)
         if not executor.tasks:  # those who hear of a failure may hand over more

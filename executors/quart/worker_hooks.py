@@ -39,7 +39,7 @@ class ExecutorWithWorkerHooks(Executor):
         super().start()
         for backend in self._backends.values():
             if self._worker_exit and not backend.supports_context and not backend.is_remote:
-                backend.patience = max(backend.patience, MAX_EXIT)
+                backend.close_timeout = max(backend.close_timeout, MAX_EXIT)
 
     def worker_init(self, function: F) -> F:
         """Have each worker process call a function before its first task, in the app's context. A decorator.

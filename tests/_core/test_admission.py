@@ -21,10 +21,12 @@ from executors import (
     TaskHandle,
     io_bound,
 )
-from executors._core.admission import Admission, Phase
+from executors._core.admission import Admission, Phase, Queue
+from executors._core.router import Route
 from executors._loops import running_loop
 from executors.backends import InlineBackend, LoopBackend
 from executors.handle import CANCELLED, QUEUED, RUNNING, SUCCEEDED
+from executors.options import NO_OPTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -175,20 +177,28 @@ async def test_cancelled_waiter_passes_its_place_on() -> None:
     assert executor.snapshot().backends["thread"].queued == 0
 
 
+def single_slot() -> tuple[Admission, Queue]:
+    """Return an admission of one backend, and its queue of one slot."""
+    backend = InlineBackend()
+    backend.name = "inline"
+    admission = Admission(running_loop(), {"inline": backend}, 1, lambda: False)
+    return admission, admission.queue_for(Route(backend, NO_OPTIONS, False), int)
+
+
 def test_waiter_cancelled_with_its_place_in_hand_gives_it_back() -> None:
     """asyncio's own cancellation may hit a waiter that has been woken with its place: the next one gets that."""
 
     async def main() -> None:
-        admission = Admission(running_loop(), {"inline": InlineBackend()}, 1, lambda: False)
-        admission.admit("inline")
-        first, second = (asyncio.create_task(admission.wait_for_place("inline")) for _ in range(2))
+        admission, queue = single_slot()
+        assert queue.take()
+        first, second = (asyncio.create_task(queue.wait_for_slot()) for _ in range(2))
         await asyncio.sleep(0)
-        admission.left_queue("inline")
+        queue.release()
         first.cancel()
         await asyncio.wait_for(second, PATIENCE)
         assert first.cancelled()
         assert admission.queued("inline") == 1
-        admission.left_queue("inline")
+        queue.release()
         assert admission.queued("inline") == 0
 
     asyncio.run(main())
@@ -217,19 +227,19 @@ async def test_waiter_is_turned_away_by_a_drain() -> None:
 
 async def test_place_granted_as_the_executor_closes_is_given_back() -> None:
     """Whoever gets room in the moment of the closing doesn't slip in behind the drain."""
-    admission = Admission(running_loop(), {"inline": InlineBackend()}, 1, lambda: False)
-    admission.admit("inline")
+    admission, queue = single_slot()
+    assert queue.take()
     refused = []
 
     async def wait() -> None:
         with pytest.raises(ExecutorClosedError):
-            await admission.wait_for_place("inline")
+            await queue.wait_for_slot()
         refused.append(True)
 
     async with anyio.create_task_group() as group:
         group.start_soon(wait)
         await anyio.wait_all_tasks_blocked()
-        admission.left_queue("inline")
+        queue.release()
         admission.enter(Phase.CLOSED)
     assert refused == [True]
     assert admission.queued("inline") == 0

@@ -76,7 +76,7 @@ async def test_what_the_backend_cannot_run_is_refused() -> None:
     async with Executor(threads=1, processes=0) as executor:
         with pytest.raises(ConfigurationError, match="coroutine function"):
             executor.as_futures("thread").submit(double, 2)
-        with pytest.raises(ConfigurationError, match="plain function"):
+        with pytest.raises(ConfigurationError, match="sync function"):
             executor.as_futures("loop").submit(int, "4")
         with pytest.raises(InvalidTaskError):
             executor.as_futures("thread").submit(5)  # type: ignore[arg-type]
@@ -247,13 +247,13 @@ async def test_shutdown_does_not_wait_for_what_was_refused(monkeypatch: pytest.M
     """A future that a shutdown has met while its task was refused has ended, and nobody hears of it else."""
     met: list[futures.Future[Any]] = []
 
-    def refuse(_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         met.extend(pool._pending)
         raise QueueFullError("thread", 1)
 
     async with Executor(threads=1, processes=0) as executor:
         pool = executor.as_futures("thread")
-        monkeypatch.setattr(executor, "_submit", refuse)
+        monkeypatch.setattr(executor._dispatcher, "submit", refuse)
         with pytest.raises(QueueFullError):
             pool.submit(int)
         assert futures.wait(met, 0).done == set(met) != set()

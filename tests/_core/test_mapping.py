@@ -13,8 +13,8 @@ import anyio.to_thread
 import pytest
 
 from executors import ConfigurationError, Executor, ExecutorClosedError, InvalidTaskError, TaskCancelledError
-from executors import handle as handle_module
 from executors._core.mapping import UNBOUNDED_BUFFER
+from executors._loops.completion import completion_lock
 from executors.handle import CANCELLED
 
 pytestmark = pytest.mark.anyio
@@ -182,7 +182,7 @@ async def test_forgetting_takes_no_lock() -> None:
     async with Executor(processes=0) as executor:
         results = executor.map(fail_at_three, itertools.chain([0], itertools.count(4)))
         assert await anext(results) == 0
-        with handle_module._transition:
+        with completion_lock:
             del results  # as a collection might, in the middle of a change of state
         with anyio.fail_after(PATIENCE):
             await executor.wait_idle()
@@ -251,11 +251,12 @@ async def test_iterable_that_fails() -> None:
             assert found == [1, 4, 9]
 
 
-async def test_chunk_of_plain_functions_that_return_awaitables() -> None:
-    """What the functions of a chunk return to await is awaited, as that of a single task is."""
-    async with Executor(processes=0) as executor:
+async def test_chunk_of_sync_functions_that_return_awaitables() -> None:
+    """A chunk in which a sync function returns an awaitable fails, as a single task does."""
+    async with Executor(threads=1, processes=0) as executor:
         squares = executor.map(lambda number: async_square(number), [1, 2, 3], chunksize=2)
-        assert [square async for square in squares] == [1, 4, 9]
+        with pytest.raises(InvalidTaskError, match="async def"):
+            await anext(squares)
 
 
 async def test_works_as_a_generator_does() -> None:

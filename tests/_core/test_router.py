@@ -11,7 +11,7 @@ import pytest
 
 from executors import ConfigurationError, InvalidTaskError, TaskOptions, cpu_bound, io_bound, task
 from executors._callables import innermost, is_coroutine_function, name_of
-from executors._core.router import Route, mark_of, route
+from executors._core.router import Decision, decide, mark_of
 from executors.options import NO_OPTIONS
 
 TAGS = {"cpu": "process"}
@@ -116,14 +116,14 @@ async def async_numbers() -> Any:
 def test_generator_function_is_refused(function: Callable[..., Any]) -> None:
     """A generator function is no task, and the error names it and an alternative."""
     with pytest.raises(InvalidTaskError, match=r"generator function.*executor\.map"):
-        route(function, NO_OPTIONS, TAGS)
+        decide(function, NO_OPTIONS, TAGS)
 
 
 def test_coroutine_object_is_refused() -> None:
     """A coroutine object is refused with the way to write it."""
     under_way = coroutine()
     with pytest.raises(InvalidTaskError, match=r"submit\(fn, x\)"):
-        route(under_way, NO_OPTIONS, TAGS)  # type: ignore[arg-type]
+        decide(under_way, NO_OPTIONS, TAGS)  # type: ignore[arg-type]
     under_way.close()
 
 
@@ -131,31 +131,31 @@ def test_coroutine_object_is_refused() -> None:
 def test_what_is_not_callable_is_refused(value: Any) -> None:
     """What can't be called is refused, by value and type."""
     with pytest.raises(InvalidTaskError, match=type(value).__name__):
-        route(value, NO_OPTIONS, TAGS)
+        decide(value, NO_OPTIONS, TAGS)
 
 
 def test_kinds_without_tags() -> None:
     """Without tags the kind decides: coroutine functions to the loop, others to threads."""
-    assert route(plain, NO_OPTIONS, TAGS) == Route("thread", NO_OPTIONS, False)
-    assert route(coroutine, NO_OPTIONS, TAGS) == Route("loop", NO_OPTIONS, True)
+    assert decide(plain, NO_OPTIONS, TAGS) == Decision("thread", NO_OPTIONS, False)
+    assert decide(coroutine, NO_OPTIONS, TAGS) == Decision("loop", NO_OPTIONS, True)
 
 
 def test_io_tag_goes_by_kind() -> None:
     """The io tag says nothing that the kind doesn't say."""
-    assert route(io_bound(lambda: None), NO_OPTIONS, TAGS).backend == "thread"
+    assert decide(io_bound(lambda: None), NO_OPTIONS, TAGS).backend == "thread"
 
     @io_bound
     async def fetch() -> None: ...
 
-    assert route(fetch, NO_OPTIONS, TAGS).backend == "loop"
-    assert route(fetch, NO_OPTIONS, {"io": "pool"}).backend == "pool"
+    assert decide(fetch, NO_OPTIONS, TAGS).backend == "loop"
+    assert decide(fetch, NO_OPTIONS, {"io": "pool"}).backend == "pool"
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_cpu_tag_goes_to_processes(asynchronous: bool) -> None:
     """A function marked cpu goes to the process backend, sync or async."""
     function = cpu_bound(wrapping(plain, asynchronous=asynchronous))
-    assert route(function, NO_OPTIONS, TAGS) == Route("process", TaskOptions(tag="cpu"), asynchronous)
+    assert decide(function, NO_OPTIONS, TAGS) == Decision("process", TaskOptions(tag="cpu"), asynchronous)
 
 
 def test_precedence() -> None:
@@ -165,16 +165,18 @@ def test_precedence() -> None:
     def report() -> None: ...
 
     tags = {**TAGS, "reports": "pool"}
-    assert route(report, NO_OPTIONS, tags) == Route("pool", TaskOptions(tag="reports", timeout=5, name="marked"), False)
-    found = route(report, TaskOptions(tag="cpu", timeout=1), tags)
-    assert found == Route("process", TaskOptions(tag="cpu", timeout=1, name="marked"), False)
-    assert route(report, TaskOptions(tag="io"), tags).backend == "thread"
+    assert decide(report, NO_OPTIONS, tags) == Decision(
+        "pool", TaskOptions(tag="reports", timeout=5, name="marked"), False
+    )
+    found = decide(report, TaskOptions(tag="cpu", timeout=1), tags)
+    assert found == Decision("process", TaskOptions(tag="cpu", timeout=1, name="marked"), False)
+    assert decide(report, TaskOptions(tag="io"), tags).backend == "thread"
 
 
 def test_unknown_tag_is_refused() -> None:
     """A tag that is mapped nowhere is refused, by task, tag and the tags that there are."""
     with pytest.raises(ConfigurationError, match=r"plain.*'reports'.*cpu, io"):
-        route(plain, TaskOptions(tag="reports"), TAGS)
+        decide(plain, TaskOptions(tag="reports"), TAGS)
 
 
 def test_marks_are_found_through_partials_and_methods() -> None:
@@ -200,7 +202,7 @@ def test_wraps_inherits_between_one_kind_only(inner: bool, outer: bool) -> None:
     """A mark that functools.wraps copied counts only where wrapper and wrapped are of one kind."""
     wrapper = wrapping(cpu_bound(wrapping(plain, asynchronous=inner)), asynchronous=outer)
     expected = "process" if inner is outer else "loop" if outer else "thread"
-    assert route(wrapper, NO_OPTIONS, TAGS).backend == expected
+    assert decide(wrapper, NO_OPTIONS, TAGS).backend == expected
 
 
 def test_names() -> None:

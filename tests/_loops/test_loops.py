@@ -141,8 +141,8 @@ async def test_waiter() -> None:
     """A waiter wakes once it is told, also if that came first, or twice, or after it was cancelled."""
     loop = running_loop()
     early = loop.new_waiter()
-    early.wake()
-    early.wake()
+    loop.wake(early)
+    loop.wake(early)
     await early
     late, woken = loop.new_waiter(), []
 
@@ -154,14 +154,14 @@ async def test_waiter() -> None:
         group.start_soon(wait)
         await anyio.wait_all_tasks_blocked()
         assert woken == []
-        late.wake()
-        late.wake()
+        loop.wake(late)
+        loop.wake(late)
     assert woken == [True]
     given_up = loop.new_waiter()
     with anyio.move_on_after(0) as scope:
         await given_up
     assert scope.cancelled_caught
-    given_up.wake()
+    loop.wake(given_up)
 
 
 async def test_spawn_runs_in_its_context() -> None:

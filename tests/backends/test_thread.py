@@ -163,7 +163,7 @@ async def test_a_hopeless_wait_is_refused() -> None:
 
     async with Executor(threads=1, processes=0) as executor:
         assert await executor.run(wait_deeper, 1) == 0
-        with pytest.raises(DeadlockError, match="give it more threads"):
+        with pytest.raises(DeadlockError, match="configure more threads"):
             await executor.run(wait_deeper, 5)
         await executor.wait_idle()
 

@@ -254,7 +254,7 @@ async def test_what_is_no_task(app, executor):
 
     async with app.test_app():
         coroutine = coroutine_function()
-        for wrong, says in ((coroutine, "already under way"), (generator, "generator function"), (3, "be called")):
+        for wrong, says in ((coroutine, "is an awaitable"), (generator, "generator function"), (3, "be called")):
             with pytest.raises(InvalidTaskError, match=says):
                 app.add_background_task(wrong)
         coroutine.close()

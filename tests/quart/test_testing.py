@@ -366,7 +366,7 @@ def test_unseen_failures(tmp_path, conftest, chosen):
             section, _, _ = section.partition("ERROR at teardown")
             assert [part for part in parts if part not in section] == [], section
             assert "look at the fixture `unseen_failures`" in section
-    assert "nobody asked for its result" not in said.partition("short test summary info")[2]
+    assert "its error was never retrieved" not in said.partition("short test summary info")[2]
 
 
 @pytest.mark.parametrize("module", ["executors, executors.quart", "executors.backends.process, executors.cli"])

@@ -13,8 +13,7 @@ import dask.config
 from distributed import Client, Event, Security
 from distributed.comm.registry import get_backend
 
-from executors._wire.pickling import describe
-from executors.errors import ConfigurationError
+from executors.errors import ConfigurationError, describe
 
 logger = logging.getLogger("executors")
 

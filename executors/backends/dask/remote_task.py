@@ -13,12 +13,11 @@ from typing import Any
 from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
 
-from executors._wire.pickling import describe
 from executors._worker import dask_entry
 from executors._worker.dask_entry import Answer, Call, Place
 from executors.backends.job import INLINE_LIMIT, Job, report_outcome
 from executors.backends.side_thread import SideThread
-from executors.errors import BackendUnavailableError, WorkerLostError
+from executors.errors import BackendUnavailableError, WorkerLostError, describe
 
 logger = logging.getLogger("executors")
 

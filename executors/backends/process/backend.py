@@ -196,7 +196,7 @@ class ProcessBackend(ExecutorBackend):
 
     async def close(self) -> None:
         """Have idle workers exit, kill the others, and wait until all are reaped."""
-        await self._pool.close(self.patience)
+        await self._pool.close(self.close_timeout)
         await self._pickler.wait_closed()
 
     def kill(self) -> None:

@@ -375,7 +375,7 @@ class Pool:
 
     def _check_gone(self) -> None:
         if self._all_gone is not None and not (self._members or self._leaving or self._starter.starting):
-            self._all_gone.wake()
+            self._loop.wake(self._all_gone)
 
     def kill(self) -> None:
         """Kill and reap every worker, now. Any thread."""
