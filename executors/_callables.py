@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from executors.context import current_task, is_awaitable
-from executors.errors import InvalidTaskError, TaskExitedError
+from executors.context import is_awaitable
+from executors.errors import InvalidTaskError
 
 _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 KIND_FLAGS = _GENERATOR | _COROUTINE | _ITERABLE_COROUTINE | _ASYNC_GENERATOR
@@ -96,11 +96,7 @@ def as_coroutine_function(function: Callable[..., Any]) -> Callable[..., Corouti
     """Return a coroutine function that calls a sync function, for a backend that runs it on the event loop."""
 
     async def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            value = function(*args, **kwargs)
-        except (StopIteration, StopAsyncIteration) as error:  # they would leave a coroutine as a RuntimeError
-            task = current_task()
-            raise TaskExitedError(task.name, task.id or 0, f"{type(error).__name__}({error})") from error
+        value = function(*args, **kwargs)
         if is_awaitable(value):
             raise refuse_awaitable(name_of(function), value)
         return value

@@ -27,6 +27,10 @@ STUCK_SAMPLES = 6
 MIN_GIL_WAIT = 0.002
 """Seconds by which a sample is late where a computing thread keeps the GIL."""
 
+GIL_SHARE, LATE_GIL_SHARE = 0.5, 0.1
+"""The share of an unexplained wait that other threads must have computed, so that it may be a wait for the GIL. The
+second one applies if the watchdog had to wait, too: a thread that keeps the GIL may itself have to wait for a CPU."""
+
 MIN_SLICE = 0.001
 """Shorter slices, in seconds, are ignored."""
 
@@ -82,20 +86,21 @@ def attribute(samples: Sequence[Sample], due: float, ran: float) -> dict[Key, Sh
     shares: defaultdict[Key, Share] = defaultdict(Share)
     on_loop: set[Key] = set()
     stuck = _stuck_positions(samples)
-    for before, after in pairwise(samples):
+    for (before, after), waited in zip(pairwise(samples), _waited(samples), strict=True):
         seconds = min(after.at, ran) - max(before.at, due)
         if seconds <= MIN_SLICE:
             continue
         computed = min(after.cpu.loop - before.cpu.loop, seconds)
-        rest = seconds - computed - (after.cpu.waiting - before.cpu.waiting)
+        rest = seconds - computed - waited
         used = _used_by_threads(before, after)
-        may_be_gil = sum(used.values()) >= rest / 2
+        is_late = after.late >= MIN_GIL_WAIT
+        may_be_gil = sum(used.values()) >= rest * (LATE_GIL_SHARE if is_late else GIL_SHARE)
         if (seen := after.loop or before.loop) is not None:
             blocked = rest if seen.position in stuck or not may_be_gil else 0.0
             on_loop.add((seen.kind, seen.name))
             shares[seen.kind, seen.name].add(seen.location, computed + max(blocked, 0.0), computed)
             rest -= blocked
-        if rest > MIN_SLICE and may_be_gil and after.late >= MIN_GIL_WAIT:
+        if rest > MIN_SLICE and may_be_gil and is_late:
             _attribute_to_threads(shares, before, after, used, rest)
     least = MIN_SHARE * max((share.seconds for share in shares.values()), default=0.0)
     return {
@@ -103,6 +108,21 @@ def attribute(samples: Sequence[Sample], due: float, ran: float) -> dict[Key, Sh
         for key, share in shares.items()
         if share.seconds >= max(least, MIN_ON_LOOP if key in on_loop else MIN_IN_THREADS)
     }
+
+
+def _waited(samples: Sequence[Sample]) -> list[float]:
+    """Return the seconds of each slice in which the loop's thread waited for a CPU.
+
+    The kernel adds a wait to the clock when it is over. What does not fit into a slice belongs to those before.
+    """
+    found: list[float] = []
+    excess = 0.0
+    for before, after in reversed(list(pairwise(samples))):
+        waited = after.cpu.waiting - before.cpu.waiting + excess
+        possible = max(0.0, after.at - before.at - (after.cpu.loop - before.cpu.loop))
+        found.append(min(waited, possible))
+        excess = waited - found[-1]
+    return found[::-1]
 
 
 def _stuck_positions(samples: Sequence[Sample]) -> set[tuple[int, int]]:

@@ -193,7 +193,8 @@ class BackendContract:
         """An exception that would end a process or an iteration is the cause of a `TaskExitedError` of its task."""
         async with self.run() as run:
             for form in run.forms(tasks.fail, tasks.fail_later):
-                stops = () if form is tasks.fail_later else (StopIteration, StopAsyncIteration)  # RuntimeError there
+                is_coroutine = form is tasks.fail_later or run.backend.runs_sync_on_loop  # has RuntimeError, by PEP 479
+                stops = () if is_coroutine else (StopIteration, StopAsyncIteration)
                 for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, *stops):
                     error = await run.error_of(run.submit(form, kind))
                     assert isinstance(error, TaskExitedError), f"{kind.__name__} arrived as {error!r}: use `job.fail`"

@@ -102,6 +102,21 @@ def test_the_machine_is_busy() -> None:
     assert seconds(samples(21, waiting=1.0, thread=0.2, late=0.005)) == {}
 
 
+def test_a_wait_for_a_cpu_is_known_late() -> None:
+    """The kernel's clock advances when the wait is over: it counts for the samples before."""
+    found = samples(21, at_loop=staying)
+    found[-1] = found[-1]._replace(cpu=found[-1].cpu._replace(waiting=0.1))
+    assert seconds(found) == {}
+
+
+def test_a_thread_waits_for_a_cpu_while_it_keeps_the_gil() -> None:
+    """A thread that computed for a small part of the delay is to blame if the watchdog had to wait, too."""
+    assert seconds(samples(21, thread=0.2, late=0.005)) == {THREAD: 0.1}
+    assert seconds(samples(21, thread=0.2, late=0.005, at_loop=moving)) == {THREAD: 0.1}
+    assert seconds(samples(21, thread=0.2)) == {}
+    assert seconds(samples(21, thread=0.2, at_loop=moving)) == {STEP: 0.1}
+
+
 def test_nobody_was_seen() -> None:
     """Nobody is to blame for a loop that was late while it waited for events and no thread computed."""
     assert seconds(samples(21)) == {}
