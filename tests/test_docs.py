@@ -150,8 +150,8 @@ def table(page: Path, first_column: str) -> dict[str, dict[str, str]]:
 DEFAULTS_IN_WORDS = {
     "monitor": "on in debug mode",
     "threads": "min(32, CPUs + 4)",
-    "processes": "the CPUs that this process may use",
-    "worker_app": "found by itself",
+    "processes": "number of usable CPUs",
+    "worker_app": "found automatically",
     "contextvars": "none",
     "backends": "none",
     "tags": '`{"cpu": "process"}`',
@@ -201,7 +201,7 @@ def test_every_error_has_its_row() -> None:
     assert set(rows) == set(classes)
     for name, row in rows.items():
         bases = [f"`{base.__name__}`" for base in classes[name].__bases__ if base is not errors.Refusal]
-        assert row["Is also a"] == ", ".join(bases).replace("`Exception`", "-")
+        assert row["Bases"] == ", ".join(bases).replace("`Exception`", "-")
         own = set(inspect.signature(classes[name].__init__).parameters) - {"self", "args", "kwargs", "details"}
         own |= {key for key, value in vars(classes[name]).items() if isinstance(value, property)}
         assert set(re.findall(r"`(\w+)`", row["Attributes"])) == own, name
@@ -227,7 +227,7 @@ def test_every_argument_of_the_process_backend_has_its_row() -> None:
     """The table has each argument with the executor's setting that it is made of."""
     rows = table(REFERENCE / "backends.md", "Argument")
     assert list(rows) == list(inspect.signature(ProcessBackend).parameters)
-    settings = {name: row["Setting of the executor"] for name, row in rows.items()}
+    settings = {name: row["Executor setting"] for name, row in rows.items()}
     assert settings.pop("setup") == "made by `QuartExecutor`"
     assert {setting.strip("`") for setting in settings.values()} <= set(Settings.__dataclass_fields__)
 

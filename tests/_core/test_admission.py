@@ -25,6 +25,7 @@ from executors._core.admission import Admission, Phase, Queue
 from executors._core.router import Route
 from executors._loops import running_loop
 from executors.backends import InlineBackend, LoopBackend
+from executors.events import TaskEvent, TaskSubmitted
 from executors.handle import CANCELLED, QUEUED, RUNNING, SUCCEEDED
 from executors.options import NO_OPTIONS
 
@@ -368,3 +369,67 @@ async def test_refusals_take_no_room() -> None:
                 executor.submit(5)  # type: ignore[arg-type]
         assert executor.snapshot().backends["thread"].queued == 0
         assert await executor.run(int) == 0
+
+
+async def test_held_back_tasks_have_slots_of_their_own() -> None:
+    """Tasks held back by `max_concurrency` fill the queue of their function, and not that of others."""
+    gate = Gate()
+    limited = io_bound(max_concurrency=1)(gate)
+    async with Executor(threads=2, processes=0, queue_size=2) as executor:
+        first = executor.submit(limited)
+        await gate.wait_entered()
+        held_back = [executor.submit(limited) for _ in range(2)]
+        with pytest.raises(QueueFullError):
+            executor.submit(limited)
+        blocker = Gate()
+        others = [executor.submit(blocker)]
+        await blocker.wait_entered()
+        others += [executor.submit(int) for _ in range(2)]
+        with pytest.raises(QueueFullError):
+            executor.submit(int)
+        assert executor.snapshot().backends["thread"].queued == 4
+        gate.open.set()
+        blocker.open.set()
+        for handle in (first, *held_back, *others):
+            await handle
+        assert executor.snapshot().backends["thread"].queued == 0
+
+
+async def test_a_hook_cancels_a_limited_task() -> None:
+    """A hook that cancels a task as it is submitted ends that task alone: its function's next tasks run."""
+
+    def cancel(event: TaskEvent) -> None:
+        if isinstance(event, TaskSubmitted) and event.name == "unwanted":
+            (handle,) = (task for task in executor.tasks if task.id == event.task_id)
+            handle.cancel()
+
+    called = []
+    executor = Executor(threads=1, processes=0, queue_size=2, hooks=[cancel])
+    async with executor:
+        limited = executor.options(max_concurrency=1)
+        for _ in range(5):
+            handle = limited.options(name="unwanted").submit(int)
+            handle.add_done_callback(called.append)
+            assert handle.state is CANCELLED
+        assert await limited.run(int) == 0
+        assert await limited.run(int) == 0
+    assert len(called) == 5
+
+
+async def test_a_callable_without_a_name_takes_no_slot() -> None:
+    """A callable whose name can't be determined is refused, and its slot is not lost."""
+
+    class Nameless:
+        __call__ = staticmethod(int)
+
+        def __getattr__(self, name: str) -> str:
+            if name == "__qualname__":
+                raise LookupError("no name")
+            raise AttributeError(name)
+
+    async with Executor(threads=1, processes=0, queue_size=1) as executor:
+        for _ in range(3):
+            with pytest.raises(LookupError):
+                executor.submit(Nameless())
+        assert await executor.run(int) == 0
+        assert executor.snapshot().backends["thread"].queued == 0

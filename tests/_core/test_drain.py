@@ -426,3 +426,26 @@ def test_report_is_a_value() -> None:
     with pytest.raises(AttributeError):
         report.timeout = 1.0  # type: ignore[misc]
     assert str(report) == "drained in 0.25 s of 5 s: 2 succeeded"
+
+
+class Mute(Exception):
+    """An exception whose message can't be shown."""
+
+    def __str__(self) -> str:
+        raise LookupError("no message")
+
+
+async def test_an_error_without_a_message_does_not_lose_the_report() -> None:
+    """A task whose exception has a broken `__str__` is reported by the type of its error."""
+
+    async def fail() -> None:
+        await anyio.sleep(0)
+        raise Mute
+
+    async with Executor(processes=0) as executor:
+        handle = executor.submit(fail)
+        report = await executor.drain(5)
+        assert isinstance(handle.exception(), Mute)
+    (task,) = report.unsuccessful
+    assert str(task.error).startswith("Mute: ")
+    assert "Mute" in str(report)

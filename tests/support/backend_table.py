@@ -1,4 +1,4 @@
-"""The table of what each backend can do, made of the classes: `python tests/support/backend_table.py` writes it."""
+"""Generate the table of capabilities from the backend classes: `python tests/support/backend_table.py` writes it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "backends.md"
 HEADING = "| Attribute |"
-NOT_CAPABILITIES = {"carried", "name", "patience", "setup", "unavailable"}
+NOT_CAPABILITIES = {"carried", "close_timeout", "name", "setup", "unavailable"}
 
 
-def told() -> dict[str, str]:
-    """Return what the interface says of each capability."""
+def descriptions() -> dict[str, str]:
+    """Return the first sentence of the docstring of each capability in the interface."""
     from executors.backends import ExecutorBackend  # noqa: PLC0415  (a script puts the project's folder first)
 
     (body,) = ast.parse(inspect.getsource(ExecutorBackend)).body
@@ -28,15 +28,15 @@ def told() -> dict[str, str]:
     return {name: text for name, text in found.items() if name not in NOT_CAPABILITIES}
 
 
-def shown(backend: type, attribute: str) -> str:
-    """Return what a backend's class says of a capability, as a cell."""
+def cell(backend: type, attribute: str) -> str:
+    """Return the value of a capability of a backend class."""
     value = getattr(backend, attribute)
-    if isinstance(value, property):
+    if attribute == "workers" and value is None:
+        return f"`{next(iter(inspect.signature(backend).parameters))}`"
+    if isinstance(value, property) or f"self.{attribute} = " in inspect.getsource(backend.__init__):
         return "varies"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if attribute == "workers" and value is None:
-        return f"`{next(iter(inspect.signature(backend).parameters))}`"
     return str(value)
 
 
@@ -46,18 +46,18 @@ def table() -> str:
 
     names = [name for name in backends.__all__ if name not in {"ExecutorBackend", "Job"}]
     rows = [
-        ["Attribute", *(f"`{name}`" for name in names), "What it says"],
+        ["Attribute", *(f"`{name}`" for name in names), "Meaning"],
         ["---"] * (len(names) + 2),
         *(
-            [f"`{attribute}`", *(shown(getattr(backends, name), attribute) for name in names), text]
-            for attribute, text in told().items()
+            [f"`{attribute}`", *(cell(getattr(backends, name), attribute) for name in names), text]
+            for attribute, text in descriptions().items()
         ),
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows).replace("| --- ", "|---").replace("--- |", "---|")
 
 
 def with_table(page: str) -> str:
-    """Return the page with the table in the place of what it has."""
+    """Return the page with its table replaced."""
     start = page.index(HEADING)
     return page[:start] + table() + page[page.index("\n\n", start) + 1 :]
 
