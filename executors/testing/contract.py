@@ -32,15 +32,13 @@ class Run:
     Args:
         backend: The backend.
         folder: An empty directory for files that tests and tasks share.
-        in_place: See `BackendContract.runs_in_place`.
     """
 
-    def __init__(self, backend: ExecutorBackend, folder: Path, *, in_place: bool) -> None:
+    def __init__(self, backend: ExecutorBackend, folder: Path) -> None:
         self.backend = backend
         self.folder = folder
         self.reaches_tasks = backend.stops_running_tasks or backend.supports_context
         """Whether running tasks end soon after a cancellation: they are stopped, or see it by `current_task()`."""
-        self._in_place = in_place
         self._stays = 0
         self._releases = 0
         self._began: dict[int, Path] = {}
@@ -58,7 +56,7 @@ class Run:
 
     def forms(self, plain: Callable[..., Any], asynchronous: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
         """Yield those of the two functions that the backend can run."""
-        if self.backend.supports_functions and not (self._in_place and plain is tasks.stay):
+        if self.backend.supports_functions and not (self.backend.runs_sync_on_loop and plain is tasks.stay):
             yield plain
         if self.backend.supports_coroutines:
             yield asynchronous
@@ -117,9 +115,6 @@ class BackendContract:
     backend of its own.
     """
 
-    runs_in_place = False
-    """Whether sync functions block the event loop, as in `InlineBackend`. Tests of concurrent tasks then skip them."""
-
     def make_backend(self) -> ExecutorBackend:
         """Create the backend under test. Called once for each test.
 
@@ -132,7 +127,7 @@ class BackendContract:
     async def run(self) -> AsyncIterator[Run]:
         """Start an executor with a new backend, and drain it afterwards."""
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(self.make_backend(), Path(folder), in_place=self.runs_in_place)
+            run = Run(self.make_backend(), Path(folder))
             async with run.executor:
                 yield run
 
@@ -212,7 +207,7 @@ class BackendContract:
         """A task that is cancelled before its start never runs."""
         async with self.run() as run:
             for form in run.forms(tasks.stay, tasks.stay_on):
-                if run.backend.workers is None or self.runs_in_place:
+                if run.backend.workers is None:
                     continue
                 busy = [await run.inside(run.stay(form)) for _ in range(run.backend.workers)]
                 queued = run.stay(form)

@@ -48,8 +48,6 @@ class TestProcessBackend(BackendContract):
 class TestInlineBackend(BackendContract):
     """On the event loop, for tests."""
 
-    runs_in_place = True
-
     def make_backend(self):
         return InlineBackend()
 
@@ -91,7 +89,7 @@ class MuteBackend(InlineBackend):
 async def test_a_backend_that_reports_nothing(tmp_path, monkeypatch) -> None:
     """The failure names the missing report, instead of a bare TimeoutError."""
     monkeypatch.setattr(contract, "STUCK_TIMEOUT", 0.01)
-    run = contract.Run(MuteBackend(), tmp_path, in_place=False)
+    run = contract.Run(MuteBackend(), tmp_path)
     async with run.executor:
         with pytest.raises(AssertionError, match=r"the outcome of <TaskHandle .* has not been reported"):
             await run.error_of(run.submit(tasks.identify, 1))
