@@ -306,12 +306,6 @@ class Dispatcher:
                 self._idle = anyio.Event()
             await self._idle.wait()
 
-    async def idle_within(self, timeout: float) -> bool:
-        """Wait until no job is active, for at most `timeout` seconds; return whether that is so."""
-        with anyio.move_on_after(timeout):
-            await self.wait_idle()
-        return not self.active
-
     def give_up(self, reason: str = "the event loop ended before the task did") -> None:
         """End every task as lost and release the backends: the event loop has ended. Any thread."""
         for backend in self._backends.values():
