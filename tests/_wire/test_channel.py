@@ -124,7 +124,7 @@ def test_the_worker_reads_any_frames_in_any_chunks(kind: int, sizes: list[int], 
 @settings(max_examples=50, deadline=None)
 @given(groups=st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=5), min_size=1, max_size=10))
 def test_a_message_stays_in_the_socket_until_those_before_are_used_up(groups: list[list[int]]) -> None:
-    """While the worker has a frame left of one message, the next can be taken back: it hasn't been read."""
+    """While the worker has a frame left of one message, the next can be revoked: it has not been read."""
     sent = [b"".join(frame(FrameType.JOB, body_of(size, size)) for size in sizes) for sizes in groups]
     with opened(socket.SOCK_SEQPACKET) as (ours, theirs):
         for message in sent:

@@ -38,7 +38,7 @@ class Side:
         self.heard: list[int] = []
 
     def send(self, *parts: Any, task_id: int = 7) -> list[int]:
-        """Send a payload with the news; return the descriptors that went along."""
+        """Send a payload with the releases; return the descriptors that went along."""
         frames, descriptors = self.codec.encode(FrameType.VALUE, parts, task_id, 0.5)
         # In a thread, as the other side reads in this one.
         thread = threading.Thread(target=self.channel.send, args=([*self.codec.releases(), *frames], descriptors))
@@ -47,19 +47,19 @@ class Side:
         return list(descriptors)
 
     def receive(self, sender: Side) -> tuple[int, Sequence[Any]]:
-        """Wait for the payload that `sender` has sent, and hear its news."""
+        """Wait for the payload that `sender` has sent, and handle its releases."""
         while True:
             kind, task_id, _, body = self.channel.receive()
             if kind not in SEGMENT_NOTICES:
                 break
-            self.hear(kind, body)
+            self.on_release(kind, body)
         sender.sending.join()
         assert task_id == 7
         decoded = self.codec.decode(kind, body, self.channel.descriptors)
         assert not self.channel.descriptors
         return decoded
 
-    def hear(self, kind: int, body: Any) -> None:
+    def on_release(self, kind: int, body: Any) -> None:
         self.heard.append(kind)
         self.codec.on_release(kind, body)
 
@@ -68,7 +68,7 @@ class Side:
         self.channel.send(frames)
         for _ in frames:
             kind, _, _, body = other.channel.receive()
-            other.hear(kind, body)
+            other.on_release(kind, body)
 
 
 @contextmanager

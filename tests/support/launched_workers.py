@@ -30,8 +30,8 @@ def line(tmp_path: Path) -> Callable[[], Line]:
 
 
 @pytest.fixture
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every task count as short, however busy the machine is: each worker is sent its next job ahead."""
+def long_prefetch_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every task count as short, however busy the machine is, so that each worker prefetches."""
     monkeypatch.setattr(prefetch, "PREFETCH_WINDOW", 1000.0)
 
 

@@ -1,4 +1,4 @@
-"""Jobs sent ahead, and workers that are too many: nobody is stuck behind them, or harmed with them."""
+"""Prefetched jobs, and workers above the limit: no task is stuck or lost because of them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from executors.backends import ProcessBackend
 from executors.backends.process import prefetch
 from executors.handle import CANCELLED, LOST, SUCCEEDED
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("brisk")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("long_prefetch_window")]
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    """Jobs are sent ahead the same way on every loop."""
+    """Prefetching does not depend on the loop."""
     return "asyncio", {}
 
 
@@ -63,7 +63,7 @@ async def test_each_race_of_a_cancel_with_the_task_before_ends_well(tmp_path, ra
         assert handle.state is CANCELLED or count[number] == 1
 
 
-async def test_a_cancel_of_a_job_sent_ahead_seldom_costs_a_worker(tmp_path) -> None:
+async def test_a_cancel_of_a_prefetched_job_seldom_costs_a_worker(tmp_path) -> None:
     """Cancelled before the worker has read it, it never runs; only a worker that has just begun it is killed."""
     path = tmp_path / "runs"
     async with Executor(threads=1, processes=1) as executor:
@@ -71,8 +71,8 @@ async def test_a_cancel_of_a_job_sent_ahead_seldom_costs_a_worker(tmp_path) -> N
         pids = {await cpu.run(tasks.pid)}
         for number in range(100):
             before = cpu.submit(tasks.pid)
-            ahead = cpu.submit(tasks.append_and_tell_pid, str(path), number)
-            ahead.cancel()
+            prefetched = cpu.submit(tasks.append_and_tell_pid, str(path), number)
+            prefetched.cancel()
             pids.add(await before)
     begun = len(pool_tasks.runs(path)) if path.exists() else 0
     assert begun <= len(pids) - 1 < 50
@@ -80,7 +80,7 @@ async def test_a_cancel_of_a_job_sent_ahead_seldom_costs_a_worker(tmp_path) -> N
 
 @pytest.mark.parametrize("order", ["before", "between", "after", "without"])
 @pytest.mark.parametrize("which", [0, 1], ids=["first", "second"])
-async def test_a_job_is_taken_back_from_among_others(tmp_path, order: str, which: int) -> None:
+async def test_a_job_is_revoked_from_among_others(tmp_path, order: str, which: int) -> None:
     """Of what a worker hasn't read only the cancelled job is lost, wherever word of shared memory lies between.
 
     The first of the two counts as running, so that its worker is killed.
@@ -131,24 +131,24 @@ async def test_a_job_behind_one_that_garbles_the_connection_runs_once(tmp_path, 
 
 
 async def test_a_job_behind_a_long_task_has_a_worker_started(line, monkeypatch) -> None:
-    """While there may be more workers, a task that was sent ahead of a long one has one started for it."""
+    """While there may be more workers, one is started for a task that was prefetched behind a long one."""
     monkeypatch.undo()  # 5 ms
     says, hears = line(), line()
     async with Executor(threads=1, processes=2) as executor:
         cpu = executor.options(tag="cpu")
-        (worker_handle,) = await one_brisk_worker(executor, cpu)
+        (worker_handle,) = await one_fast_worker(executor, cpu)
         busy = cpu.submit(tasks.talk, says.path, hears.path)
-        ahead = cpu.submit(tasks.pid)
+        prefetched = cpu.submit(tasks.pid)
         await says.hear()
         try:
             with anyio.fail_after(10):
-                assert await ahead != worker_handle.pid
+                assert await prefetched != worker_handle.pid
         finally:
             hears.tell()
             await busy
 
 
-async def one_brisk_worker(executor, cpu):
+async def one_fast_worker(executor, cpu):
     found = executor.backend("process")._pool.workers
     while not found or not found[0].last_duration or found[0].last_duration > prefetch.PREFETCH_WINDOW:
         await cpu.run(tasks.identity)
@@ -156,7 +156,7 @@ async def one_brisk_worker(executor, cpu):
 
 
 async def test_an_idle_worker_takes_what_is_behind_a_long_task(monkeypatch) -> None:
-    """A worker that has become idle before the long task was entered takes what was sent ahead of it."""
+    """A worker that has become idle before the long task was entered runs what was prefetched behind it."""
     monkeypatch.undo()  # 5 ms
     late = 0
     async with Executor(threads=1, processes=2) as executor:
@@ -178,7 +178,7 @@ async def test_an_idle_worker_takes_what_is_behind_a_long_task(monkeypatch) -> N
 
 
 async def test_fewer_workers_under_load(line) -> None:
-    """A worker that is one too many is sent nothing ahead, and ends with the tasks it has by then."""
+    """A worker above the limit prefetches nothing, and ends after the tasks that it has by then."""
     backend = ProcessBackend(2)
     says, hears = line(), [line(), line()]
     async with Executor(threads=1, backends={"process": backend}) as executor:

@@ -101,7 +101,7 @@ class ProcessMachine(RuleBasedStateMachine):
         places=st.lists(st.integers(0, 3), max_size=3),
     )
     def strike_amid_many(self, count: int, rounds: int, turn: float, places: list[int]) -> None:
-        """Cancel some of those that run or were sent ahead, or kill a worker, while it goes from task to task."""
+        """Cancel some of those that run or are prefetched, or kill a worker, while it goes from task to task."""
         for _ in range(count):
             self.harness.submit("quick")
         for _ in range(rounds):

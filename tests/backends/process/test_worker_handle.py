@@ -1,4 +1,4 @@
-"""A job that is sent to a worker ahead of time runs once: there, or elsewhere if it has to wait or the worker dies."""
+"""A prefetched job runs once: in the worker that prefetched it, or elsewhere if it has to wait or the worker dies."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from executors.handle import CANCELLED, LOST, QUEUED, SUCCEEDED
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.usefixtures("brisk"),
+    pytest.mark.usefixtures("long_prefetch_window"),
     pytest.mark.skipif(JOB_SOCKET_TYPE.name != "SOCK_SEQPACKET", reason="sockets keep no messages"),
 ]
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    """Jobs are sent ahead the same way on every loop."""
+    """Prefetching does not depend on the loop."""
     return "asyncio", {}
 
 
@@ -43,12 +43,12 @@ def backlog_of(executor: Executor) -> int:
 
 
 def prefetched_in(executor: Executor) -> list[TaskHandle]:
-    """Return the handles of the jobs that were sent ahead."""
+    """Return the handles of the prefetched jobs."""
     return [job.handle for worker in workers_of(executor) for job in worker.prefetched]
 
 
-async def test_a_few_jobs_are_sent_ahead_and_no_more(line, tmp_path) -> None:
-    """A busy worker is sent the next tasks, each queued until its turn; those after them wait in the parent."""
+async def test_a_few_jobs_are_prefetched_and_no_more(line, tmp_path) -> None:
+    """A busy worker prefetches the next tasks, each queued until its turn; those after them wait in the server."""
     path, says, hears = tmp_path / "runs", line(), line()
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
@@ -70,7 +70,7 @@ async def test_a_few_jobs_are_sent_ahead_and_no_more(line, tmp_path) -> None:
     assert pool_tasks.runs(path) == list(range(10))
 
 
-async def test_any_of_several_jobs_sent_ahead_can_be_cancelled(line, tmp_path) -> None:
+async def test_any_of_several_prefetched_jobs_can_be_cancelled(line, tmp_path) -> None:
     """It never runs; those before it and behind it do, in their order and in the same worker."""
     path, says, hears = tmp_path / "runs", line(), line()
     async with Executor(threads=1, processes=1) as executor:
@@ -78,25 +78,25 @@ async def test_any_of_several_jobs_sent_ahead_can_be_cancelled(line, tmp_path) -
         worker = await cpu.run(tasks.pid)
         for cancelled in range(prefetch.MAX_PREFETCHED):
             busy = [cpu.submit(tasks.talk, says.path, hears.path) for _ in range(2)]
-            ahead = [
+            prefetched = [
                 cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(prefetch.MAX_PREFETCHED)
             ]
             await says.hear()
             hears.tell()
             await busy[0]
             await says.hear()
-            assert prefetched_in(executor) == ahead
-            assert ahead[cancelled].cancel()
-            assert prefetched_in(executor) == [handle for handle in ahead if not handle.done()]
+            assert prefetched_in(executor) == prefetched
+            assert prefetched[cancelled].cancel()
+            assert prefetched_in(executor) == [handle for handle in prefetched if not handle.done()]
             hears.tell()
-            assert {await handle for handle in [busy[1], *ahead] if not handle.done()} == {worker}
+            assert {await handle for handle in [busy[1], *prefetched] if not handle.done()} == {worker}
     expected = [number for cancelled in range(prefetch.MAX_PREFETCHED) for number in range(prefetch.MAX_PREFETCHED)
                 if number != cancelled]  # fmt: skip
     assert pool_tasks.runs(path) == expected
 
 
-async def test_large_payloads_are_not_sent_ahead(line) -> None:
-    """They wait in the parent, and with them what comes after, so that the order is kept."""
+async def test_large_payloads_are_not_prefetched(line) -> None:
+    """They wait in the server, and the jobs behind them too, so that the order is kept."""
     says, hears = line(), line()
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
@@ -112,8 +112,8 @@ async def test_large_payloads_are_not_sent_ahead(line) -> None:
         assert await small == 1
 
 
-async def test_a_worker_that_takes_its_time_is_sent_nothing_ahead(line, monkeypatch) -> None:
-    """After a task that wasn't short the next ones wait in the parent."""
+async def test_a_slow_worker_prefetches_nothing(line, monkeypatch) -> None:
+    """After a task that was not short the next ones wait in the server."""
     monkeypatch.setattr(prefetch, "PREFETCH_WINDOW", 0.0)
     says, hears = line(), line()
     async with Executor(threads=1, processes=1) as executor:
@@ -128,7 +128,7 @@ async def test_a_worker_that_takes_its_time_is_sent_nothing_ahead(line, monkeypa
 
 
 async def test_the_order_is_kept(tmp_path) -> None:
-    """One worker runs tasks in the order in which they were submitted, those sent ahead and those that weren't."""
+    """One worker runs tasks in the order in which they were submitted, prefetched or not."""
     path = tmp_path / "runs"
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
@@ -144,7 +144,7 @@ async def test_the_order_is_kept(tmp_path) -> None:
 # --- cancelled --------------------------------------------------------------------------------------------
 
 
-async def test_a_job_sent_ahead_can_be_cancelled(line, tmp_path) -> None:
+async def test_a_prefetched_job_can_be_cancelled(line, tmp_path) -> None:
     """It never runs; the task before it and the one after it do, in the same worker."""
     path, says, hears = tmp_path / "runs", line(), line()
     async with Executor(threads=1, processes=1) as executor:
@@ -152,12 +152,12 @@ async def test_a_job_sent_ahead_can_be_cancelled(line, tmp_path) -> None:
         worker = await cpu.run(tasks.pid)
         for number in range(0, 300, 3):
             before = cpu.submit(pool_tasks.talk_and_record, says.path, hears.path, str(path), number)
-            ahead = cpu.submit(tasks.append_and_tell_pid, str(path), number + 1)
+            prefetched = cpu.submit(tasks.append_and_tell_pid, str(path), number + 1)
             after = cpu.submit(tasks.append_and_tell_pid, str(path), number + 2)
             await says.hear()
-            assert prefetched_in(executor) == [ahead]
-            assert ahead.cancel()
-            assert ahead.state is CANCELLED
+            assert prefetched_in(executor) == [prefetched]
+            assert prefetched.cancel()
+            assert prefetched.state is CANCELLED
             assert prefetched_in(executor) == [after]
             hears.tell()
             assert (await before, await after) == (worker, worker)
@@ -171,10 +171,10 @@ async def pause(seconds: float) -> None:
         await anyio.sleep(0)
 
 
-# --- behind a task that turns long ------------------------------------------------------------------------
+# --- behind a task that turns out long ------------------------------------------------------------------------
 
 
-async def test_a_job_sent_ahead_is_taken_by_the_first_worker_that_is_free(line, monkeypatch) -> None:
+async def test_a_prefetched_job_is_run_by_the_first_idle_worker(line, monkeypatch) -> None:
     """The task before it turns out to be long: it runs elsewhere meanwhile, before those that were queued later."""
     says = line()
     async with Executor(threads=1, processes=2) as executor:
@@ -185,16 +185,16 @@ async def test_a_job_sent_ahead_is_taken_by_the_first_worker_that_is_free(line, 
             short = await occupied(cpu, says, hears)
             for each in hears.values():
                 each.tell()
-            for handle in short:  # after which both are sent jobs ahead
+            for handle in short:  # after which both prefetch
                 await handle
             busy = await occupied(cpu, says, hears)
-            ahead = [cpu.submit(tasks.pid) for _ in range(2)]
+            prefetched = [cpu.submit(tasks.pid) for _ in range(2)]
             queued = cpu.submit(tasks.pid)
-            assert set(prefetched_in(executor)) == set(ahead)
+            assert set(prefetched_in(executor)) == set(prefetched)
             monkeypatch.setattr(prefetch, "PREFETCH_WINDOW", 0.0)  # all of them have taken long
             slow, free = hears
             hears[free].tell()
-            assert [await handle for handle in [*ahead, queued]] == [free] * 3
+            assert [await handle for handle in [*prefetched, queued]] == [free] * 3
             hears[slow].tell()
             assert {await handle for handle in busy} == {slow, free}
 
@@ -223,7 +223,7 @@ async def occupied(cpu, says: Line, hears: dict[int, Line]) -> list[TaskHandle]:
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "cancel", "timeout"])
-async def test_a_job_sent_ahead_survives_its_worker(line, tmp_path, end: str) -> None:
+async def test_a_prefetched_job_survives_its_worker(line, tmp_path, end: str) -> None:
     """However the worker is killed under the task before it, it runs once, in another."""
     path, says, hears = tmp_path / "runs", line(), line()
     async with Executor(threads=1, processes=1) as executor:
@@ -285,7 +285,7 @@ async def test_each_race_of_a_death_with_short_tasks_ends_well(tmp_path, races: 
 
 
 async def test_a_worker_is_sent_no_more_than_it_may_do(tmp_path) -> None:
-    """With a limit of tasks per worker, no job is sent ahead that would be one too many."""
+    """With a limit of tasks per worker, no job beyond it is prefetched."""
     path = tmp_path / "runs"
     async with Executor(threads=1, processes=1, max_tasks_per_worker=3) as executor:
         cpu = executor.options(tag="cpu")
@@ -295,7 +295,7 @@ async def test_a_worker_is_sent_no_more_than_it_may_do(tmp_path) -> None:
     assert set(Counter(pids).values()) == {3}
 
 
-async def test_a_drain_runs_what_was_sent_ahead(line, tmp_path) -> None:
+async def test_a_drain_runs_prefetched_jobs(line, tmp_path) -> None:
     """A drain with time to spare lets it run; one without cancels it, and it never does."""
     path, says, hears = tmp_path / "runs", line(), line()
     for deadline, state in ((10, SUCCEEDED), (0, CANCELLED)):
@@ -304,11 +304,11 @@ async def test_a_drain_runs_what_was_sent_ahead(line, tmp_path) -> None:
             worker = await cpu.run(tasks.pid)
             cpu.submit(tasks.talk, says.path, hears.path)
             await says.hear()
-            ahead = cpu.submit(tasks.append_and_tell_pid, str(path), deadline)
-            assert prefetched_in(executor) == [ahead]
+            prefetched = cpu.submit(tasks.append_and_tell_pid, str(path), deadline)
+            assert prefetched_in(executor) == [prefetched]
             if state is SUCCEEDED:
                 hears.tell()
             await executor.drain(deadline)
-            assert ahead.state is state
+            assert prefetched.state is state
         await ended(worker)
     assert pool_tasks.runs(path) == [10]
