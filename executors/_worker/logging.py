@@ -111,7 +111,7 @@ class Outbox(logging.Handler):
         if not is_direct or not self._sending.acquire(blocking=False):
             return False
         try:
-            if not self._channel.has_room():
+            if not self._channel.is_writable():
                 return False
             self._channel.send(self._take_records())
             return True

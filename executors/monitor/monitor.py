@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from types import CodeType, TracebackType
 from typing import Self
@@ -14,7 +14,6 @@ from typing import Self
 from executors._loops import Cancellable, EventLoop, running_loop
 from executors._loops.idle import IdleClock
 from executors.errors import ExecutorClosedError, ExecutorWarning
-from executors.executor import Executor
 from executors.monitor.advice import advise
 from executors.monitor.attribution import Charge, Key
 from executors.monitor.heartbeat import HeartbeatClock
@@ -46,22 +45,22 @@ class _Measured:
 
 
 class LoopMonitor:
-    """Measures the event loop that it is entered on: ``async with LoopMonitor(executor) as monitor:``.
+    """Measures the event loop that it is entered on: ``async with LoopMonitor() as monitor:``.
 
     The loop's heart beats 20 times a second, and how late it does is the loop's lag. While a beat is late, a thread
     looks at what the loop's thread is doing, and charges the delay to whoever causes it. It may be entered again
     afterwards.
 
     Args:
-        executor: Whose tasks are called by their names; None where there are none.
         period: Seconds from one beat to the next. Shorter ones miss fewer stalls, and use more of the CPU.
+        request_handlers: The code that calls the handlers of requests: what a handler delays is named after it.
 
     Raises:
         ConfigurationError: The period is no positive number.
     """
 
-    def __init__(self, executor: Executor | None = None, *, period: float = PERIOD) -> None:
-        self._executor = executor
+    def __init__(self, *, period: float = PERIOD, request_handlers: Collection[CodeType] = ()) -> None:
+        self._request_handlers = request_handlers
         self._period = positive_seconds(period, "the monitor's period")
         self._loop: EventLoop | None = None
         self._idle = IdleClock()
@@ -92,8 +91,7 @@ class LoopMonitor:
         self._idle = loop.idle_clock() or HeartbeatClock()
         self._ended = None
         self.reset()
-        handlers: frozenset[CodeType] = getattr(self._executor, "request_handlers", frozenset())
-        self._watchdog = Watchdog(self._period, handlers, self._charge, loop.has_ended)
+        self._watchdog = Watchdog(self._period, self._request_handlers, self._charge, loop.has_ended)
         self._heart: Cancellable = loop.call_every(self._period, self._beat)
 
     def stop(self) -> None:

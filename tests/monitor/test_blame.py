@@ -19,7 +19,7 @@ QUIET = 0.05
 
 async def observe() -> list[Blame]:
     """Run all culprits, one after the other, with innocents beside them, and return who is blamed."""
-    async with Executor(threads=6, processes=0) as executor, LoopMonitor(executor, period=0.02) as monitor:
+    async with Executor(threads=6, processes=0) as executor, LoopMonitor(period=0.02) as monitor:
         beside = [executor.submit(innocent) for innocent in culprits.INNOCENTS for _ in range(2)]
         for culprit in culprits.CULPRITS:
             await anyio.sleep(QUIET)

@@ -67,7 +67,7 @@ async def test_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "executors")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        async with Executor(threads=1, processes=0) as executor, LoopMonitor(executor, period=BEAT) as monitor:
+        async with Executor(threads=1, processes=0) as executor, LoopMonitor(period=BEAT) as monitor:
             for _ in range(2):
                 await anyio.sleep(2 * BEAT)
                 await executor.run(culprits.blocking_coroutine)
@@ -92,7 +92,7 @@ async def test_advice_where_warnings_are_errors(caplog: pytest.LogCaptureFixture
 
 async def test_functions_that_tests_run_in_place() -> None:
     """A plain function that an inline backend runs on the loop is there on purpose, and isn't blamed."""
-    async with Executor(inline=True) as executor, LoopMonitor(executor, period=BEAT) as monitor:
+    async with Executor(inline=True) as executor, LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         await executor.run(time.sleep, 0.12)
         await anyio.sleep(3 * BEAT)

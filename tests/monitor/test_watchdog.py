@@ -65,7 +65,7 @@ def compute(_: Argument) -> None:
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_nothing_is_kept_of_what_was_seen() -> None:
     """A task that was seen during a delay is gone when it has ended, without the garbage collector's help."""
-    async with Executor(threads=1, processes=0) as executor, LoopMonitor(executor, period=BEAT) as monitor:
+    async with Executor(threads=1, processes=0) as executor, LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         gc.disable()
         try:
