@@ -1,1 +1,1 @@
-"""Runs while a server serves an app, whatever the framework."""
+"""While a server serves an app, whatever the framework: signals, the parent process, the drain, notices in the log."""

@@ -1,32 +1,32 @@
-"""What an app's executor does for as long as a server serves the app."""
+"""`Serving`: what happens around an app's executor while a server serves the app."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+import signal
+import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from executors._loops import Cancellable, EventLoop
-from executors._serving.cutting_off import CutOff
-from executors._serving.stopping import StopSignals
-from executors.handle import TaskHandle
+from executors._loops import EventLoop
+from executors._serving.notices import CutOffTasks, DrainNotice, Tasks, log_tasks
+from executors._serving.parent import ParentProcess
+from executors._serving.signals import StopSignals
 
 logger = logging.getLogger("executors")
 
-NOTICE_TIME = 1.0
-"""After how many seconds of a drain somebody who waits for it is told what it waits for."""
-
-MAX_NAMES = 5
-
 
 class Serving:
-    """From the app's start until it has stopped, or the loop has ended without that.
+    """From the app's startup until it has stopped, or until the loop has ended without that. On the loop's thread.
+
+    Off the main thread there are neither signals nor a watch on the parent process.
 
     Args:
         loop: The running loop.
-        stop: Stops the app, as the server does; called where the server doesn't.
-        hurry: Has the drain that is under way end at once. On the loop's thread.
-        tasks: Returns the handles of what is under way.
+        stop: Stops the app as the server does. Called when the server doesn't.
+        hurry: Moves the deadline of the current drain to now.
+        tasks: Returns the handles of the unfinished tasks.
+        under_reloader: Whether the parent process is a reloader. Quart's kills this process 0.25 s after a Ctrl-C.
     """
 
     def __init__(
@@ -34,40 +34,59 @@ class Serving:
         loop: EventLoop,
         stop: Callable[[], Coroutine[Any, Any, None]],
         hurry: Callable[[], None],
-        tasks: Callable[[], Iterable[TaskHandle[Any]]],
+        tasks: Tasks,
+        *,
+        under_reloader: bool = False,
     ) -> None:
         self._loop = loop
+        self._hurry = hurry
         self._tasks = tasks
-        self._signals = StopSignals(loop, stop, hurry)
-        self._cut_off = CutOff(loop, tasks)
-        self._notice: Cancellable | None = None
+        self._under_reloader = under_reloader
+        self._is_orphan = False
+        self._cut_off = CutOffTasks(loop, tasks)
+        self._notice: DrainNotice | None = None
+        self._signals: StopSignals | None = None
+        self._parent: ParentProcess | None = None
+        if threading.current_thread() is threading.main_thread():
+            self._signals = StopSignals(loop, stop, hurry)
+            self._parent = ParentProcess(loop, self._parent_ended, under_reloader)
 
-    async def drain_begins(self) -> float | None:
-        """Return the seconds that the tasks are given; None if there is time enough."""
-        await self._signals.drain_begins()
-        self._notice = self._loop.call_later(NOTICE_TIME, self._say_what_takes_long)
-        if self._signals.is_under_reloader:
-            self._cut_off.warn()
-        return 0 if self._signals.is_orphan else None
+    def _parent_ended(self) -> None:
+        assert self._signals is not None
+        self._is_orphan = True
+        self._signals.server_stop_timeout = 0
+        logger.warning("the parent process has ended: stopping all tasks, then exiting")
+        self._hurry()
+        signal.raise_signal(signal.SIGTERM)
 
-    def drain_has_ended(self) -> None:
-        """Leave signals to the server again."""
-        self._signals.drain_has_ended()
+    async def begin_drain(self) -> float | None:
+        """Prepare for the drain, just before it begins.
+
+        Returns:
+            The drain's timeout in seconds; None for the configured one.
+        """
+        if self._signals is not None:
+            await self._signals.begin_drain()
+        self._notice = DrainNotice(self._loop, self._tasks)
+        if self._under_reloader:
+            log_tasks("the reloader may kill this process before these tasks have ended", self._tasks())
+        return 0 if self._is_orphan else None
+
+    def end_drain(self) -> None:
+        """Leave the signals to the server again, once the drain has ended."""
+        if self._signals is not None:
+            self._signals.end_drain()
         if self._notice is not None:
             self._notice.cancel()
 
-    def _say_what_takes_long(self) -> None:
-        names = [f"task {handle.name!r} ({handle.id})" for handle in self._tasks()]
-        if names:
-            more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-            shown = ", ".join(names[:MAX_NAMES]) + more
-            logger.warning("the app stops when these have ended, at its deadline, or at a second signal: %s", shown)
-
     def close(self) -> None:
-        """Leave the server alone."""
-        self._signals.close()
+        """Restore signal handlers and stop watching. May be called again."""
+        if self._parent is not None:
+            self._parent.close()
+        if self._signals is not None:
+            self._signals.close()
         self._cut_off.close()
 
-    def report(self) -> None:
-        """Log what was cut off, where the loop is to end and the server hasn't stopped the app."""
+    def report_cut_off(self) -> None:
+        """Log the tasks that were cancelled because the loop ends and the server hasn't stopped the app."""
         self._cut_off.report()

@@ -1,4 +1,4 @@
-"""Spawning what must not get lost when `asyncio.run` ends, which cancels all tasks, before their first step, too."""
+"""Coroutines that must not get lost when `asyncio.run` cancels all tasks, even those that have not begun."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from executors._loops import Cancellable, EventLoop
 
 
 class Spawned:
-    """A coroutine function that is entered for sure as long as the loop runs: it can act on its cancellation.
+    """A coroutine function that is entered for certain while the loop runs, so that it can handle its cancellation.
 
-    To be kept until it has ended: loops refer to their tasks weakly. On the loop's thread.
+    Keep a reference until it has ended: event loops hold their tasks weakly. On the loop's thread.
 
     Args:
         loop: The running loop.
-        function: The coroutine function, which takes no arguments.
+        function: The coroutine function, without parameters.
         context: The context to run it in.
 
     Raises:
-        RuntimeError: The loop is ending, and takes no new tasks.
+        RuntimeError: The loop is ending and accepts no new tasks.
     """
 
     def __init__(self, loop: EventLoop, function: Callable[[], Coroutine[Any, Any, None]], context: Context) -> None:
@@ -40,7 +40,7 @@ class Spawned:
 
     async def _run(self) -> None:
         self._entered = True
-        with contextlib.suppress(GeneratorExit):  # from a thread's future: it closes what is beneath, and goes on
+        with contextlib.suppress(GeneratorExit):  # raised out of a thread's future, which closes the inner coroutine
             await self._function()
 
     def cancel(self) -> None:

@@ -27,8 +27,9 @@ from executors.bench.orders import Parent, run
 from executors.bench.serving import config_for
 from executors.bench.target import describe, find_app, find_function
 from executors.monitor import LoopMonitor
-from executors.quart import QuartExecutor
-from executors.quart.extension import EXTENSION
+from executors.quart import AppExecutor, QuartExecutor
+from executors.quart.config import EXTENSION
+from executors.quart.monitor import request_handlers
 
 PATH = "/executors-bench-probe"
 
@@ -83,7 +84,7 @@ async def serving(app: Quart) -> AsyncIterator[int]:
             await server
 
 
-def make_app(path: str | None) -> tuple[Quart, QuartExecutor]:
+def make_app(path: str | None) -> tuple[Quart, AppExecutor]:
     """Return an app that answers the probe, and its executor."""
     app = find_app(path) if path else Quart("executors.bench")
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.5  # nobody waits for what these calls do
@@ -93,7 +94,9 @@ def make_app(path: str | None) -> tuple[Quart, QuartExecutor]:
     async def probed() -> str:
         return "ok"
 
-    return app, app.extensions.get(EXTENSION) or QuartExecutor(app)
+    if EXTENSION not in app.extensions:
+        QuartExecutor(app)
+    return app, app.extensions[EXTENSION]
 
 
 async def measure(parent: Parent, driver: Driver, monitor: LoopMonitor) -> None:
@@ -137,7 +140,7 @@ async def main(parent: Parent) -> None:
         except Exception as error:  # noqa: BLE001  (it is the arm's, which the user may have written)
             driver.error = describe(error)
         parent.answer(driver.error)
-        async with LoopMonitor(period=PERIOD) as monitor:
+        async with LoopMonitor(period=PERIOD, request_handlers=request_handlers(app)) as monitor:
             await measure(parent, driver, monitor)
 
 

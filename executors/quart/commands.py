@@ -22,10 +22,10 @@ def current_command() -> str | None:
 
 
 def refuse_without_loop() -> None:
-    """Raise if a command runs here, and no event loop.
+    """Raise if a command runs here without an event loop.
 
     Raises:
-        ExecutorClosedError: It is so.
+        ExecutorClosedError: A command runs, and no event loop.
     """
     command = current_command()
     if command is None:
@@ -34,14 +34,14 @@ def refuse_without_loop() -> None:
         running_loop()
     except ExecutorClosedError:
         raise ExecutorClosedError(
-            f"the command {command!r} runs no event loop, and a task that it adds would never run: declare it with "
-            "`@app.cli.command(with_appcontext=True)`, or have it run a coroutine function that adds its tasks under "
+            f"the command {command!r} runs no event loop, so a task that it adds would never run: declare it with "
+            "`@app.cli.command(with_appcontext=True)`, or let it run a coroutine function that adds its tasks under "
             "`async with app.app_context():`"
         ) from None
 
 
 class CommandTasks:
-    """Waits for a command's tasks where it leaves its app context. What follows would cancel coroutines unseen.
+    """Waits for a command's tasks when the command leaves its app context. Its event loop ends soon after that.
 
     Args:
         app: The app.
@@ -52,21 +52,23 @@ class CommandTasks:
         self._app = app
         self._wait = wait
         self._tear_down: Callable[..., Coroutine[Any, Any, None]] | None = None
-        self._in_task: object = None
+        self._command_task: object = None
 
     def begin(self) -> None:
-        """Wait in the running task of the event loop from here on, if a command runs."""
+        """If a command runs, wait whenever the running task of the event loop leaves an app context from now on."""
         if current_command() is None:
             return
-        self._in_task = running_task()
+        self._command_task = running_task()
         if self._tear_down is None:
+            # A teardown function or a receiver of `appcontext_tearing_down` would be called for every task's context,
+            # too. Tasks in threads would need the event loop for that, which a sync command blocks while it runs.
             self._tear_down = self._app.do_teardown_appcontext
             self._app.do_teardown_appcontext = self._wait_and_tear_down  # type: ignore[method-assign]
 
     async def _wait_and_tear_down(self, *args: Any, **kwargs: Any) -> None:
         assert self._tear_down is not None
         try:
-            if self._in_task is not None and running_task() is self._in_task:
+            if self._command_task is not None and running_task() is self._command_task:
                 await self._wait()
         finally:
             await self._tear_down(*args, **kwargs)

@@ -10,6 +10,9 @@ from typing import Any
 from executors._core.settings import Settings
 from executors.options import positive_seconds
 
+EXTENSION = "executor"
+"""The key of an app's executor, an `AppExecutor`, in ``app.extensions``."""
+
 PREFIX = "EXECUTOR_"
 QUART_TIMEOUT = "BACKGROUND_TASK_SHUTDOWN_TIMEOUT"
 
@@ -17,11 +20,14 @@ QUART_TIMEOUT = "BACKGROUND_TASK_SHUTDOWN_TIMEOUT"
 def settings_of(config: Mapping[str, Any]) -> Settings:
     """Read and check every ``EXECUTOR_`` key of an app's configuration.
 
-    Without ``EXECUTOR_SHUTDOWN_TIMEOUT`` Quart's own ``BACKGROUND_TASK_SHUTDOWN_TIMEOUT`` holds, where None is
-    without end.
+    Without ``EXECUTOR_SHUTDOWN_TIMEOUT``, Quart's own ``BACKGROUND_TASK_SHUTDOWN_TIMEOUT`` applies, in which None
+    means no timeout.
+
+    Args:
+        config: The app's configuration.
 
     Raises:
-        ConfigurationError: A key is unknown, or a value can't be used; the message names both.
+        ConfigurationError: A key is unknown or a value is invalid; the message names both.
     """
     values = {key.removeprefix(PREFIX).lower(): value for key, value in config.items() if key.startswith(PREFIX)}
     settings = Settings.checked(values, lambda name: PREFIX + name.upper())

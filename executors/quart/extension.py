@@ -1,113 +1,176 @@
-"""`QuartExecutor`: the executor of an app, started and drained with it."""
+"""`QuartExecutor`: the extension, which gives each of its apps an executor."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
-import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextvars import copy_context
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast, overload
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Executor as FuturesExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+from weakref import WeakSet
 
-import anyio
-from quart import Quart, current_app, request_started, websocket_started
+from quart import Quart, current_app, has_app_context
 from werkzeug.local import LocalProxy
 
-from executors._core.dispatcher import Dispatcher
-from executors._core.router import Route
-from executors._core.settings import Settings
-from executors._serving.ending import drain_and_stop
-from executors._serving.serving import Serving
+from executors._core.bound import BoundExecutor
+from executors.backends.base import ExecutorBackend
 from executors.context import WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError
 from executors.events import Hook
 from executors.handle import TaskHandle
-from executors.quart.commands import CommandTasks, refuse_without_loop
-from executors.quart.config import settings_of
-from executors.quart.context import around_coroutine
-from executors.quart.failures import FailureReports
-from executors.quart.in_place import around_plain_anywhere
-from executors.quart.monitored import MonitoredExecutor
-from executors.quart.patience import wait_out_drains
-from executors.quart.responses import Refusals
-from executors.quart.worker import SETUP, find_app
+from executors.monitor import LoopMonitor
+from executors.options import NO_OPTIONS, TaskOptions
+from executors.quart.config import EXTENSION
+from executors.quart.executor import AppExecutor
+from executors.quart.worker import WorkerFunctions
+from executors.reports import DrainReport, ExecutorSnapshot
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from executors.options import CallKeywords
 
 P = ParamSpec("P")
 T = TypeVar("T")
-logger = logging.getLogger("executors")
-
-EXTENSION = "executor"
-
-REPORT_TIME = 1.0
-"""Seconds that reports of failures have to end, once the tasks have been drained."""
+F = TypeVar("F", bound=Callable[[], object])
 
 
-class QuartExecutor(MonitoredExecutor):
-    """The executor of one app. `app.add_background_task` hands its tasks to it from here on.
-
-    It reads the app's configuration and starts before the app's `before_serving` functions run, and drains after
-    the last request, before `while_serving` exits and `after_serving` run. Where an app is used without a lifespan
-    (a test client) it starts with the first request or task, and drains when the event loop is closed; at the end of
-    a trio run there is no time for that, and what is unfinished is lost.
+class CurrentExecutor(BoundExecutor):
+    """Submits to the executor of the current app. Made by `QuartExecutor.options`.
 
     Args:
-        app: The app; `init_app` sets it later if None.
-        hooks: Hear of what happens to tasks.
+        find: Returns the executor of the current app.
+        overrides: The options that are bound.
+    """
+
+    def __init__(self, find: Callable[[], AppExecutor], overrides: TaskOptions = NO_OPTIONS) -> None:
+        self._find = find
+        self._overrides = overrides
+
+    @property
+    def _executor(self) -> AppExecutor:  # type: ignore[override]
+        return self._find()
+
+    def options(self, **options: Unpack[CallKeywords]) -> BoundExecutor:
+        """Bind options as `Executor.options` does. The app's executor is looked up anew for each task."""
+        return CurrentExecutor(self._find, TaskOptions.checked({**options}).over(self._overrides))
+
+
+class QuartExecutor(CurrentExecutor):
+    """Gives each of its apps an executor, an `AppExecutor`, and has the interface of the current app's executor.
+
+    `app.add_background_task` submits to that executor from `init_app` on. It starts before the app's
+    `before_serving` functions run, with the app's configuration. It drains after the last request, before
+    `while_serving` exits and `after_serving` functions run. Without a lifespan (with a test client) it starts with
+    the first request or task, and drains when the event loop closes; on trio, unfinished tasks are lost then.
+
+    With one app, this is the interface of that app's executor, in and outside of app contexts. With several apps, the
+    app context determines whose executor is used, and every use outside of one raises `ConfigurationError`.
+
+    Args:
+        app: The app; None if `init_app` is called later.
+        hooks: Called with the events of tasks, of every app.
 
     Raises:
         ConfigurationError: The app has an executor already.
     """
 
     def __init__(self, app: Quart | None = None, *, hooks: Iterable[Hook] = ()) -> None:
-        super().__init__(hooks=hooks)
-        self._app: Quart | None = None
-        self._guard: AsyncGenerator[None, None] | None = None
-        self._serving: Serving | None = None
+        super().__init__(self._of_current_app)
+        self._hooks = tuple(hooks)
+        self._worker_functions = WorkerFunctions()
+        self._only: AppExecutor | None = None
+        self._executors: WeakSet[AppExecutor] = WeakSet()  # the apps have them
+        self._is_shared = False
         if app is not None:
             self.init_app(app)
 
-    @property
-    def app(self) -> Quart:
-        """The app.
-
-        Raises:
-            ConfigurationError: It hasn't been set.
-        """
-        if self._app is None:
-            raise ConfigurationError("the QuartExecutor has no app yet: call `executor.init_app(app)`")
-        return self._app
-
     def init_app(self, app: Quart) -> None:
-        """Become the app's executor.
+        """Give an app an executor. May be called for several apps, once for each.
+
+        Args:
+            app: The app. Its executor is in ``app.extensions["executor"]`` from now on.
 
         Raises:
-            ConfigurationError: The app has an executor already, or this one has an app.
+            ConfigurationError: The app has an executor already.
         """
         if EXTENSION in app.extensions:
             raise ConfigurationError(
                 f"the app {app.name!r} has an executor already: use that one, `current_executor`; one app has one"
             )
-        if self._app is not None:
-            raise ConfigurationError(
-                f"this QuartExecutor is the executor of {self._app.name!r}: make another for {app.name!r}. A factory "
-                "that is called more than once makes it, and routes and tasks get it as `current_executor`"
-            )
-        Refusals(self).register(app)
-        app.extensions[EXTENSION] = self
-        self._app = app
-        self._command_tasks = CommandTasks(app, self._wait_for_tasks)
-        self._start_serving, self._stop_serving = app.startup, app.shutdown
-        app.startup, app.shutdown = self._startup, self._shutdown  # type: ignore[method-assign]
-        app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]
-        wait_out_drains(app, self)
-        if WorkerState.active:
-            app.run = app.run_task = _refuse_to_serve  # type: ignore[method-assign]
-        else:
-            request_started.connect(self._before_request, app)
-            websocket_started.connect(self._before_request, app)
+        executor = AppExecutor(app, self._hooks, self._worker_functions)
+        app.extensions[EXTENSION] = executor
+        self._is_shared = self._is_shared or self._only is not None
+        self._only = None if self._is_shared else executor
+        self._executors.add(executor)
 
-    # --- tasks ----------------------------------------------------------------------------------------------------
+    def _of_current_app(self) -> AppExecutor:
+        if self._only is not None:
+            return self._only
+        if not self._is_shared:
+            raise ConfigurationError("the QuartExecutor has no app yet: call `executor.init_app(app)`")
+        if not has_app_context():
+            refuse_in_worker("the app's executor")
+            raise ConfigurationError(
+                "this QuartExecutor has several apps, and there is no app context that says which one is meant: use it "
+                "in a request or a task, under `async with app.app_context():`, or use `app.extensions['executor']`"
+            )
+        executor: AppExecutor | None = current_app.extensions.get(EXTENSION)
+        if executor is None or executor not in self._executors:
+            raise ConfigurationError(
+                f"the current app, {current_app.name!r}, is no app of this QuartExecutor: call `init_app` for it, or "
+                "use `current_executor`"
+            )
+        return executor
+
+    # --- functions for workers ------------------------------------------------------------------------------------
+
+    def worker_init(self, function: F) -> F:
+        """Let each worker process call a function before its first task, in the app's context. A decorator.
+
+        The functions are called in the order in which they were given, in the workers of every app. A sync function
+        is called in the worker's main thread, in which sync tasks run; a coroutine function runs on the event loop
+        of the worker's coroutine tasks. If one raises, the worker doesn't start. In inline mode they are called once,
+        on the app's event loop. Use it where the extension is made, as workers import that.
+
+        Args:
+            function: Takes no arguments. It is returned unchanged.
+
+        Raises:
+            ConfigurationError: It is not callable, or an app's executor has been started.
+        """
+        return self._add_worker_function(function, self._worker_functions.init, "worker_init")
+
+    def worker_exit(self, function: F) -> F:
+        """Let each worker process call a function after its last task. A decorator. Else as `worker_init`.
+
+        The functions are called in reverse order. What one raises is logged. An idle worker calls them when it ends:
+        in a drain, when it is replaced, or when it has been idle for too long. A worker that is killed, for example
+        for a task's timeout, doesn't; one that takes too long is killed.
+        """
+        return self._add_worker_function(function, self._worker_functions.exit, "worker_exit")
+
+    def _add_worker_function(self, function: F, functions: list[Callable[[], object]], name: str) -> F:
+        if not callable(function):
+            raise ConfigurationError(f"{name} was given {function!r}; it takes a function without parameters")
+        is_started = any(executor.phase in {"open", "draining"} for executor in self._executors)
+        if is_started and not WorkerState.active:
+            raise ConfigurationError(
+                f"{name} was given {function!r} after the executor's start, too late for its workers: use it where the "
+                "extension is made, as workers import that"
+            )
+        functions.append(function)
+        return function
+
+    # --- the interface of the current app's executor --------------------------------------------------------------
+
+    @property
+    def app(self) -> Quart:
+        """The current app: the only one, or else that of the app context.
+
+        Raises:
+            ConfigurationError: There is no app yet, or there are several and no app context.
+        """
+        return self._executor.app
 
     @overload
     def add_background_task(
@@ -116,171 +179,69 @@ class QuartExecutor(MonitoredExecutor):
     @overload
     def add_background_task(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
     def add_background_task(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
-        """Take Quart's place: route the function, and report a failure as Quart does. Any thread, never blocks.
+        """Submit a function, and report its failure as Quart does; see `AppExecutor.add_background_task`."""
+        return self._executor.add_background_task(func, *args, **kwargs)
 
-        An error goes to `app.handle_background_exception`, which sends `got_background_exception` and logs it.
+    @property
+    def monitor(self) -> LoopMonitor | None:
+        """See `AppExecutor.monitor`."""
+        return self._executor.monitor
 
-        Returns:
-            The task's handle.
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
 
-        Raises:
-            ExecutorError: As `submit`.
-        """
-        handle = self.submit(func, *args, **kwargs)
-        handle._report_to_app()
-        handle.add_done_callback(functools.partial(self._reports.tell, self._started().loop, copy_context()))
-        return handle
-
-    def _ready(self) -> Dispatcher:
-        """Return the dispatcher; start first where the app is used without a lifespan."""
-        refuse_in_worker("the app's executor")
-        if self._is_without_loop():
-            self._start_by_itself()
-        return super()._ready()
-
-    def _wrap(self, function: Callable[..., Any], route: Route) -> Callable[..., Any]:
-        """Put the app's context around a task's function."""
-        if not route.backend.supports_context:  # the worker does it
-            self._goes_to_worker()
-            return function
-        if route.is_coroutine or route.runs_sync_on_loop:
-            return around_coroutine(self.app, function)
-        return around_plain_anywhere(self.app, function, self._started().loop)
-
-    # --- starting and ending --------------------------------------------------------------------------------------
-
-    def _configured(self) -> Settings:
-        return settings_of(self.app.config)
-
-    def _worker_setup(self) -> tuple[str, tuple[Any, ...]]:
-        declared = self._settings.worker_app
-        path = declared or find_app(self.app)
-        if path is None:
-            self._missing_in_workers(self.app)
-        return SETUP, (path, self.app.name, declared is not None or self._has_worker_hooks())
-
-    async def _startup(self) -> None:
-        if self._is_without_loop():
-            self._start_with_loop()
-        elif self.phase == "closed":
-            await self._forget_server()  # a guard of the run that was drained would end this one
-            self._start_with_loop()
-        if self._serving is not None:  # it was started before, and nobody has stopped it
-            self._serving.close()
-        self._serving = Serving(self._started().loop, self.app.shutdown, self._hurry, lambda: self.tasks)
-        try:
-            await self._start_serving()
-        except BaseException:
-            try:
-                await self._drain_served()
-            finally:
-                await self._forget_server()
-            raise
-
-    async def _shutdown(self) -> None:
-        self.app.shutdown_event.set()  # who waits for it, as a long response may, needn't wait for the tasks
-        await drain_and_stop(self._drain_served, self._stop_served)
-
-    async def _drain_served(self) -> None:
-        timeout = None if self._serving is None else await self._serving.drain_begins()
-        try:
-            await self._end(timeout)
-        finally:
-            if self._serving is not None:
-                self._serving.drain_has_ended()
-
-    async def _stop_served(self) -> None:
-        try:
-            await self._stop_serving()
-        finally:
-            await self._forget_server()
-
-    async def _forget_server(self) -> None:
-        if self._serving is not None:
-            self._serving.close()
-            self._serving = None
-        if self._guard is not None:
-            guard, self._guard = self._guard, None
-            await guard.aclose()
-
-    async def _end(self, timeout: float | None = None) -> None:
-        try:
-            await self._drain_shielded(timeout)
-        finally:  # also where it was cancelled meanwhile
-            if self.drain_report is not None and self.drain_report.stopped:
-                logger.warning("%s", self.drain_report)
-            await self._reports.wait(REPORT_TIME)
-
-    async def _wait_for_tasks(self) -> None:
-        """Wait until all tasks have ended and been reported; stop those that are left at the deadline."""
-        with anyio.move_on_after(self._settings.shutdown_timeout):
-            await self.wait_idle()
-            await self._reports.wait(REPORT_TIME)
-            return
-        await self._end(timeout=0)
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._executor.__aexit__(exc_type, exc, tb)
 
     def start(self) -> None:
-        """Start inside the running event loop; an app that is served does so by itself. Else as `Executor.start`."""
-        refuse_in_worker("the app's executor")
-        super().start()
-        self._reports = FailureReports(self.app)  # those of an earlier run ended with its loop
-        self._start_monitor()
+        """See `Executor.start`. An app that is served starts its executor itself."""
+        self._executor.start()
 
-    def _is_without_loop(self) -> bool:
-        if self._dispatcher is None:
-            return True
-        loop = self._dispatcher.loop
-        return not loop.is_current() and loop.has_ended()
+    async def drain(self, timeout: float | None = None) -> DrainReport:
+        """See `Executor.drain`. An app that is served drains its executor itself."""
+        return await self._executor.drain(timeout)
 
-    async def _before_request(self, sender: Quart, **_: Any) -> None:
-        if self._is_without_loop():
-            self._start_by_itself()
+    @property
+    def drain_report(self) -> DrainReport | None:
+        """See `Executor.drain_report`."""
+        return self._executor.drain_report
 
-    def _start_by_itself(self) -> None:
-        """Start without a lifespan."""
-        refuse_without_loop()
-        self._start_with_loop()
-        self._command_tasks.begin()  # a command that serves the app, as `quart run`, doesn't come here
+    async def wait_idle(self) -> None:
+        """See `Executor.wait_idle`."""
+        await self._executor.wait_idle()
 
-    def _start_with_loop(self) -> None:
-        """Start, and have the event loop, which ends its asynchronous generators, drain it if nobody else does."""
-        self.start()
-        self._guard = self._drain_with_loop()
-        with contextlib.suppress(StopIteration):  # it has come to its yield
-            self._guard.__anext__().send(None)
+    def as_futures(self, backend: str) -> FuturesExecutor:
+        """See `Executor.as_futures`."""
+        return self._executor.as_futures(backend)
 
-    async def _drain_with_loop(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            serving = self._serving  # and the server hasn't stopped the app: somebody has no time
-            self._guard = None
-            await self._forget_server()
-            if self.phase == "open":
-                if self._started().loop.spawns_until_closed:
-                    await self._end(None if serving is None else 0)
-                else:  # too late for that: trio has cancelled every task
-                    self._stop_monitor()
-                    self._started().give_up()
-                    self._dispatcher = None
-            if serving is not None:
-                serving.report()
+    @property
+    def phase(self) -> str:
+        """See `Executor.phase`."""
+        return self._executor.phase
+
+    def backend(self, name: str) -> ExecutorBackend:
+        """See `Executor.backend`."""
+        return self._executor.backend(name)
+
+    @property
+    def tasks(self) -> tuple[TaskHandle[Any], ...]:
+        """See `Executor.tasks`."""
+        return self._executor.tasks
+
+    def snapshot(self) -> ExecutorSnapshot:
+        """See `Executor.snapshot`."""
+        return self._executor.snapshot()
 
 
-def _refuse_to_serve(*_: Any, **__: Any) -> NoReturn:
-    refuse_in_worker("app.run()")
-    sys.exit(1)
-
-
-def _current() -> QuartExecutor:
-    try:
-        executor: QuartExecutor = current_app.extensions[EXTENSION]
-    except KeyError:
-        raise ConfigurationError(
-            f"the app {current_app.name!r} has no executor: make one with `QuartExecutor(app)`"
-        ) from None
+def _find_current() -> AppExecutor:
+    executor: AppExecutor | None = current_app.extensions.get(EXTENSION)
+    if executor is None:
+        raise ConfigurationError(f"the app {current_app.name!r} has no executor: make one with `QuartExecutor(app)`")
     return executor
 
 
-current_executor = cast(QuartExecutor, LocalProxy(_current))
+current_executor = cast(AppExecutor, LocalProxy(_find_current))
 """The executor of the current app, wherever there is an app context."""

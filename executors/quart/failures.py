@@ -1,30 +1,54 @@
-"""Telling an app of its background tasks' failures, as Quart tells it of its own."""
+"""What an app does about failures: background tasks' are reported to it, refused tasks of requests are answered."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
+import math
+import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, cast
 
 import anyio
 from quart import Quart
+from quart.globals import app_ctx
+from quart.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from executors._loops import EventLoop
 from executors._serving.spawning import Spawned
 from executors.context import running
+from executors.errors import BackendUnavailableError, ExecutorClosedError, Refusal
 from executors.handle import CANCELLED, TaskHandle
-from executors.quart.responses import takes_context
 
 logger = logging.getLogger("executors")
 
-CANCEL_TIME = 0.1
-"""Seconds that reports have to end once they are cancelled."""
+CANCEL_TIMEOUT = 0.1
+"""Seconds that reports have to end after they have been cancelled."""
+
+BUSY = "The server is too busy to take this on now. Please try again later."
+STOPPING = "The server is stopping. Please try again later."
+
+RETRY_SOON = 5
+"""Seconds in `Retry-After` if a queue is full: it has a free slot as soon as a queued task starts."""
+
+RETRY_LATER = 30
+"""Seconds in `Retry-After` if a backend can't run anything: the longest back-off of the process backend."""
+
+MAX_RETRY_AFTER = 60
+"""Maximum of seconds in `Retry-After` during a drain, whatever the shutdown timeout."""
+
+LOG_INTERVAL = 10.0
+"""Seconds between two log lines about answers with status 503."""
+
+
+# --- background tasks ---------------------------------------------------------------------------------------------
 
 
 class FailureReports:
-    """Reports under way: `app.handle_background_exception` is a coroutine function. On the loop's thread.
+    """Reports failed background tasks to the app's `handle_background_exception`. On the loop's thread.
 
     Args:
         app: The app.
@@ -32,29 +56,29 @@ class FailureReports:
 
     def __init__(self, app: Quart) -> None:
         self._app = app
-        self._under_way: dict[int, Spawned | None] = {}  # by the task's id
+        self._pending: dict[int, Spawned | None] = {}  # by the task's id
         self._none_left = anyio.Event()
 
-    def tell(self, loop: EventLoop, context: Context, handle: TaskHandle[Any]) -> None:
-        """Report a task's failure, if it failed, in the context of who submitted it."""
-        error = handle._error  # without asking for it: that is up to who has the handle
+    def report(self, loop: EventLoop, context: Context, handle: TaskHandle[Any]) -> None:
+        """Start to report an ended task, if it failed, in the context of its submitter."""
+        error = handle._error  # doesn't count as retrieving it, unlike `exception()`
         if error is None or handle.state is CANCELLED:
             return
-        self._under_way[handle.id] = None
+        self._pending[handle.id] = None
         try:
-            spawned = Spawned(loop, functools.partial(self._tell, loop, handle, error), context)
-        except RuntimeError:  # a run of trio that is ending takes no new tasks
-            del self._under_way[handle.id]
+            spawned = Spawned(loop, functools.partial(self._report, loop, handle, error), context)
+        except RuntimeError:  # trio accepts no new tasks while it ends
+            del self._pending[handle.id]
             _log_only(handle, error)
             return
-        if handle.id in self._under_way:  # an eager task may have ended
-            self._under_way[handle.id] = spawned
+        if handle.id in self._pending:  # an eager task may have ended already
+            self._pending[handle.id] = spawned
 
-    async def _tell(self, loop: EventLoop, handle: TaskHandle[Any], error: BaseException) -> None:
-        running.set(handle)  # the app's handlers may ask `current_task` which one it was
+    async def _report(self, loop: EventLoop, handle: TaskHandle[Any], error: BaseException) -> None:
+        running.set(handle)  # for `current_task` in the app's handlers
         handler = cast(Callable[..., Coroutine[Any, Any, None]], self._app.handle_background_exception)
         try:
-            name_in_log_of(self._app)
+            name_task_in_log(self._app)
             async with self._app.app_context() as app_context:
                 traceback = error.__traceback__
                 try:
@@ -68,40 +92,40 @@ class FailureReports:
         except BaseException:  # a receiver's SystemExit must not end the server
             logger.exception("reporting the failure of task %r failed", handle.name)
         finally:
-            del self._under_way[handle.id], error
-            if not self._under_way:
+            del self._pending[handle.id], error
+            if not self._pending:
                 self._none_left.set()
                 self._none_left = anyio.Event()
 
     async def wait(self, timeout: float) -> None:
-        """Wait until none is under way, at most `timeout` seconds; what is left then is cancelled."""
-        if await self.none_within(timeout):
+        """Wait until no report is pending, at most `timeout` seconds; cancel those that are left."""
+        if await self.wait_within(timeout):
             return
         logger.warning(
-            "%d reports of failed tasks took longer than %g s and are cancelled", len(self._under_way), timeout
+            "%d reports of failed tasks took longer than %g s and are cancelled", len(self._pending), timeout
         )
-        for report in list(self._under_way.values()):
+        for report in list(self._pending.values()):
             if report is not None:
                 report.cancel()
-        await self.none_within(CANCEL_TIME)
+        await self.wait_within(CANCEL_TIMEOUT)
 
-    async def none_within(self, timeout: float) -> bool:
-        """Wait until none is under way, at most `timeout` seconds; return whether that is so."""
+    async def wait_within(self, timeout: float) -> bool:
+        """Wait until no report is pending, at most `timeout` seconds; return whether that is the case."""
         with anyio.move_on_after(timeout):
-            while self._under_way:
+            while self._pending:
                 await self._none_left.wait()
-        return not self._under_way
+        return not self._pending
 
 
 def _log_only(handle: TaskHandle[Any], error: BaseException) -> None:
-    text = "task %r failed, and the app wasn't told: the event loop ended, or it took too long"
-    logger.error(text, handle.name, exc_info=error)
+    message = "task %r failed, and the app could not be notified: the event loop ended, or the report took too long"
+    logger.error(message, handle.name, exc_info=error)
 
 
-def name_in_log_of(app: Quart) -> None:
-    """Have the app's logger say of every failure that is being reported which task it was.
+def name_task_in_log(app: Quart) -> None:
+    """Let the app's logger name the task in the record of its failure.
 
-    Quart's own line is "Exception", with the request's path where it knows one.
+    Quart's own message is "Exception", with the request's path if it knows one.
     """
     if isinstance(app.logger, logging.Logger):  # it may have been replaced
         app.logger.addFilter(_name_task)
@@ -112,5 +136,63 @@ def _name_task(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(task, TaskHandle) and error is not None and error is task._error and not hasattr(record, "task_id"):
         record.msg, record.args = f"{record.getMessage()} in task {task.name!r} ({task.id})", ()
-        record.taskName, record.task_id = task.name, task.id  # as records of worker processes have it
+        record.taskName, record.task_id = task.name, task.id  # as in records from worker processes
     return True
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+class RefusalResponses:
+    """Answers a request whose task was refused with 503 Service Unavailable. On the loop's thread.
+
+    The answer is a `ServiceUnavailable` that is handled like every HTTP error of the app: the app's own pages for
+    status 503 or for `HTTPException` apply. The app's own handlers for the errors themselves take precedence.
+
+    Args:
+        app: The app. Its error handler for `Refusal` is registered here.
+        drain_timeout: Returns the timeout in seconds of the drain that is in progress; None if there is none.
+    """
+
+    def __init__(self, app: Quart, drain_timeout: Callable[[], float | None]) -> None:
+        self._app = app
+        self._drain_timeout = drain_timeout
+        self._last_logged = -math.inf
+        self._suppressed = 0
+        app.register_error_handler(Refusal, self.answer)
+
+    async def answer(self, error: Refusal) -> HTTPException | ResponseReturnValue:
+        """Return the app's answer of status 503 to a refusal, with `Retry-After`."""
+        self._log(error)
+        description = STOPPING if isinstance(error, ExecutorClosedError) else BUSY
+        unavailable = ServiceUnavailable(description, retry_after=self._retry_after(error))
+        unavailable.__cause__ = error
+        handler: Callable[..., Any] = self._app.handle_http_exception
+        if takes_context(handler):
+            answer = await handler(app_ctx._get_current_object(), unavailable)
+        else:
+            answer = await handler(unavailable)
+        return answer  # type: ignore[no-any-return]
+
+    def _retry_after(self, error: Refusal) -> int:
+        if isinstance(error, BackendUnavailableError):
+            return RETRY_LATER
+        timeout = self._drain_timeout()
+        if timeout is None:
+            return RETRY_SOON
+        return math.ceil(min(timeout, MAX_RETRY_AFTER - 1)) + 1  # then the server restarts or another has replaced it
+
+    def _log(self, error: Refusal) -> None:
+        now = time.monotonic()
+        if now - self._last_logged < LOG_INTERVAL:
+            self._suppressed += 1
+            return
+        more = f" ({self._suppressed} more such answers since the last line)" if self._suppressed else ""
+        self._last_logged, self._suppressed = now, 0
+        reason = str(error).partition("\n")[0]  # the traceback of a worker that fails to start has been logged already
+        self._app.logger.warning("a request was answered with status 503: %s%s", reason, more)
+
+
+def takes_context(handler: Callable[..., Any]) -> bool:
+    """Whether a handler of Quart's takes the app context before the error, as in Quart 0.23 and later."""
+    return len(inspect.signature(handler).parameters) == 2

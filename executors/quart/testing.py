@@ -7,23 +7,27 @@ import math
 import anyio
 from quart import Quart
 
-from executors.quart.extension import EXTENSION, QuartExecutor
+from executors.quart.config import EXTENSION
+from executors.quart.executor import AppExecutor
 from executors.testing import UnseenFailures, unseen_failures
 
 __all__ = ["UnseenFailures", "unseen_failures", "wait_for_tasks"]
 
 
 async def wait_for_tasks(app: Quart) -> None:
-    """Wait until no task is left, and the app has been told of those that failed. On the app's event loop.
+    """Wait until no task is left, and all failures have been reported to the app. On the app's event loop.
 
-    What `app.test_app()` does when it is left; this may be called before, or with a test client alone.
+    Leaving `app.test_app()` does the same. Use this before that, or with a test client alone.
+
+    Args:
+        app: The app. Nothing is awaited if its executor hasn't been started.
     """
-    executor: QuartExecutor = app.extensions[EXTENSION]
+    executor: AppExecutor = app.extensions[EXTENSION]
     while executor.phase not in {"new", "closed"}:
         await executor.wait_idle()
-        told = anyio.Event()
-        executor._ready().loop.post(told.set)  # behind the word of a failure that is on its way, as of an inline task
-        await told.wait()
-        await executor._reports.none_within(math.inf)
-        if not executor.tasks:  # those who hear of a failure may hand over more
+        posted = anyio.Event()
+        executor._started().loop.post(posted.set)  # behind the callbacks of tasks that have just ended
+        await posted.wait()
+        await executor._reports.wait_within(math.inf)
+        if not executor.tasks:  # receivers of a failure may submit more
             return

@@ -1,31 +1,114 @@
-"""The app's side of a worker process: the app imported once, and its context around each task.
+"""The app in worker processes: imported once, its context around each task, its functions for workers.
 
-Its `before_serving` functions don't run here, and its executor is inert.
+The app's `before_serving` functions don't run in workers, and its executor is inert there.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+from quart import Quart
+from quart import globals as quart_globals
+from werkzeug.local import LocalProxy
 
 from executors._callables import is_coroutine_function
-from executors.context import resolve
+from executors._wire.named import take_by_name
+from executors.context import is_awaitable, resolve
 from executors.errors import AppNotFoundError, ConfigurationError
+from executors.quart.config import EXTENSION
+from executors.quart.context import wrap_coroutine_function, wrap_for_thread
 
 if TYPE_CHECKING:
-    from quart import Quart
-
     from executors._worker.runner import TaskRunner
+
+logger = logging.getLogger("executors")
 
 SETUP = "executors.quart.worker:setup"
 KEY = "EXECUTOR_WORKER_APP"
 
-Dress = Callable[[Callable[..., Any]], Callable[..., Any]]
+EXIT_TIMEOUT = 5.0
+"""Seconds that a drain gives idle workers to run their exit functions, within the drain's own timeout."""
+
+Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+# --- in the server process ----------------------------------------------------------------------------------------
+
+
+class WorkerFunctions:
+    """The functions that workers call before their first task and after their last.
+
+    Attributes:
+        init: In the order of their calls.
+        exit: In reverse order of their calls.
+    """
+
+    def __init__(self) -> None:
+        self.init: list[Callable[[], object]] = []
+        self.exit: list[Callable[[], object]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.init or self.exit)
+
+
+class InlineWorker:
+    """Calls the functions for workers in inline mode, in which there are none: each once, on the event loop.
+
+    Args:
+        app: The app, whose context each function runs in.
+        functions: The functions.
+    """
+
+    def __init__(self, app: Quart, functions: WorkerFunctions) -> None:
+        self._app = app
+        self._functions = functions
+        self._has_begun = False
+        self._lock: anyio.Lock | None = None
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a coroutine function that calls the init functions, unless that is done, and then `function`."""
+
+        async def begin_and_call(*args: Any, **kwargs: Any) -> Any:
+            if not self._has_begun:
+                await self._begin()
+            return await function(*args, **kwargs)
+
+        return begin_and_call if self._functions else function
+
+    async def _begin(self) -> None:
+        self._lock = self._lock or anyio.Lock()
+        async with self._lock:  # tasks run concurrently
+            if not self._has_begun:
+                for function in self._functions.init:
+                    await self._call(function)
+                self._has_begun = True
+
+    async def end(self) -> None:
+        """Call the exit functions if the init functions have been called; log what they raise."""
+        if not self._has_begun:
+            return
+        self._has_begun = False
+        for function in reversed(self._functions.exit):
+            try:
+                await self._call(function)
+            except Exception:
+                logger.exception("a worker_exit function failed")
+
+    async def _call(self, function: Callable[[], object]) -> None:
+        async with self._app.app_context():
+            value = function()
+            if is_awaitable(value):
+                await value  # type: ignore[misc]
 
 
 def find_app(app: Quart) -> str | None:
-    """Tell where a worker can import the app, as ``"package.module:app"``; None if it is no module's attribute."""
+    """Return where a worker can import the app, as ``"package.module:app"``; None if no module has it."""
     first = sys.modules.get(app.import_name)
     for module in [first, *sys.modules.values()]:
         for name, value in list(getattr(module, "__dict__", {}).items()):
@@ -34,49 +117,63 @@ def find_app(app: Quart) -> str | None:
     return None
 
 
-def setup(worker: TaskRunner, path: str | None, name: str, needed: bool) -> Dress:
-    """Get a worker ready for an app's tasks, and return what wraps each task's function. Called once.
+def app_not_found(reason: str) -> AppNotFoundError:
+    """Return the error for workers that have no app: the reason, and what to set."""
+    return AppNotFoundError(
+        f"{reason}. Set {KEY} to 'package.module:app' or 'package.module:create_app()'; for a function of the main "
+        "script to '__main__:create_app()'"
+    )
+
+
+# --- in a worker process ------------------------------------------------------------------------------------------
+
+
+def setup(worker: TaskRunner, path: str | None, name: str, is_required: bool) -> Wrap:
+    """Prepare a worker for an app's tasks. Called once.
 
     Args:
-        worker: The worker.
+        worker: The worker's task runner.
         path: Where the app is: ``"package.module:app"``, or ``"package.module:create_app()"``.
-        name: The app's name. One of the main script takes it from the script, which has another name here.
-        needed: Whether a worker is no use without the app: the configuration says `path`, or the app has functions for
-            workers to begin with. Else `path` was found in the server's process, and an app that is made under the main
-            script's guard isn't there in a worker: only a task that asks for the app fails.
+        name: The app's name in the server process. An app of the main script is named after the script, which has
+            another name here.
+        is_required: Whether the worker is useless without the app: `path` is configured, or the app has functions for
+            workers. Otherwise `path` was found in the server process, where the app may be made under the main
+            script's guard, which hides it from workers. Then only a task that uses the app fails.
+
+    Returns:
+        What wraps the function of each task.
 
     Raises:
-        ConfigurationError: There is no Quart app.
-        ImportError: It can't be imported; as anything else that importing it raises.
+        ConfigurationError: `path` has no Quart app.
+        ImportError: It can't be imported. Whatever else importing it raises is raised as well.
     """
-    if path is None:
-        return without_app
-    try:
-        app = import_app(worker, path)
-    except ConfigurationError:
-        if needed:
-            raise
-        return without_app
+    app = None
+    if path is not None:
+        try:
+            app = import_app(worker, path)
+        except ConfigurationError:
+            if is_required:
+                raise
+    if app is None:
+        _explain_missing_app()
+        return _unwrapped
     app.name = name
-    worker.on_trio = app.event_class.__module__.partition(".")[0] == "trio"  # as Quart-Trio's apps
-    from executors.quart.context import around_coroutine, around_plain  # noqa: PLC0415  (imports Quart)
-    from executors.quart.extension import EXTENSION, QuartExecutor  # noqa: PLC0415  (the same)
+    worker.on_trio = app.event_class.__module__.partition(".")[0] == "trio"  # as of Quart-Trio
 
-    def dress(function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         if is_coroutine_function(function):
-            return around_coroutine(app, function)
-        return around_plain(app, function, worker.run_awaitable)
+            return wrap_coroutine_function(app, function)
+        return wrap_for_thread(app, function, worker.run_awaitable)
 
-    executor = app.extensions.get(EXTENSION)
-    if isinstance(executor, QuartExecutor):
-        executor._hook_worker(worker, dress)
-    return dress
+    functions = getattr(app.extensions.get(EXTENSION), "worker_functions", None)
+    if isinstance(functions, WorkerFunctions):
+        worker.at_start += map(wrap, functions.init)
+        worker.at_end += map(wrap, functions.exit)
+    return wrap
 
 
 def import_app(worker: TaskRunner, path: str) -> Quart:
-    """Import the app, or call what makes it. Raises as `setup`."""
-    from quart import Quart  # noqa: PLC0415  (a worker without an app needs none)
-
+    """Import the app, or call the function that makes it. Raises as `setup`."""
     if path.startswith("__main__:"):
         worker.import_main()
     calls = path.endswith("()")
@@ -84,10 +181,10 @@ def import_app(worker: TaskRunner, path: str) -> Quart:
         app = resolve(path.removesuffix("()"), KEY)
         if calls:
             app = app()
-    except ConfigurationError:  # it says so itself
+    except ConfigurationError:  # its message is complete
         raise
     except BaseException as error:
-        error.add_note(f"This happened while a worker process got the app from {path!r} ({KEY}, or found by itself).")
+        error.add_note(f"A worker process was loading the app from {path!r} (configured as {KEY}, or found).")
         raise
     if not isinstance(app, Quart):
         raise ConfigurationError(
@@ -97,35 +194,15 @@ def import_app(worker: TaskRunner, path: str) -> Quart:
     return app
 
 
-def app_not_found(reason: str) -> AppNotFoundError:
-    """Return the error that says why a worker has no app, and what to set."""
-    return AppNotFoundError(
-        f"{reason}. Set {KEY} to 'package.module:app' or 'package.module:create_app()'; for a function of the main "
-        "script to '__main__:create_app()'"
-    )
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
-def without_app(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that using `current_app` or `g` says what to set."""
-
-    def with_unknown_app(*args: Any, **kwargs: Any) -> Any:
-        _explain_missing_app()
-        return function(*args, **kwargs)
-
-    return with_unknown_app
-
-
+@functools.cache
 def _explain_missing_app() -> None:
-    """Have Quart's proxies, once they are imported, tell more than that there is no app context."""
-    quart_globals = sys.modules.get("quart.globals")
-    if quart_globals is None or quart_globals in _explained:
-        return
-    _explained.append(quart_globals)
+    """Let Quart's proxies say what to set when there is no app context."""
     for name in ("app_ctx", "current_app", "g"):
         _explain(vars(quart_globals)[name])
-
-
-_explained: list[object] = []
 
 
 def _explain(proxy: Any) -> None:
@@ -136,8 +213,22 @@ def _explain(proxy: Any) -> None:
             return look_up()  # a task may have pushed the context of an app of its own
         except RuntimeError:
             raise app_not_found(
-                "this worker process doesn't know the app: importing a module makes none (a factory does, perhaps, or "
+                "this worker process doesn't know the app: no module that it imported has one (a factory makes it, or "
                 "the main script under its guard)"
             ) from None
 
-    object.__setattr__(proxy, "_get_current_object", look_up_or_explain)  # its own attributes are the app's
+    object.__setattr__(proxy, "_get_current_object", look_up_or_explain)  # plain attributes are the app's
+
+
+# --- on both sides ------------------------------------------------------------------------------------------------
+
+
+def pickle_proxies_by_name(*modules: ModuleType) -> None:
+    """Let lambdas and closures that refer to the modules' proxies (`current_app`, `g`) travel to workers.
+
+    A proxy is pickled as its name. By value it would be the object that it stands for.
+    """
+    for module in modules:
+        for attribute, value in vars(module).items():
+            if type(value) is LocalProxy:
+                take_by_name(value, f"{module.__name__}:{attribute}")

@@ -47,12 +47,7 @@ def coroutine(look):
     return task
 
 
-def both(look):
-    """A task that runs in a thread at first, and on the loop then."""
-    return lambda: coroutine(look)()
-
-
-KINDS = pytest.mark.parametrize("kind", [plain, coroutine, both])
+KINDS = pytest.mark.parametrize("kind", [plain, coroutine])
 
 
 @pytest.mark.parametrize("tag", ["io", "cpu"])
@@ -150,7 +145,7 @@ async def test_contextvars(app, executor, kind):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("kind", [plain, coroutine])
+@KINDS
 async def test_teardown_and_signals(app, executor, kind, fails):
     """Teardown functions and receivers of the context's signals run around a task, sync and async ones."""
     heard = []
@@ -198,7 +193,7 @@ async def test_teardown_and_signals(app, executor, kind, fails):
         assert heard[4:] == [("tearing down", error), "popped"]
 
 
-@pytest.mark.parametrize("kind", [plain, coroutine])
+@KINDS
 async def test_teardown_that_fails(app, executor, kind):
     """What a teardown function raises is the task's failure, as it is a request's."""
 
@@ -259,11 +254,9 @@ async def test_cancelled_task_is_torn_down(app, executor):
 
 
 async def test_inline_backend(app, executor):
-    """In place of threads and processes the inline backend has the app's context."""
+    """An inline backend in place of threads and processes has the app's context."""
     app.config["EXECUTOR_BACKENDS"] = {"thread": InlineBackend(), "process": InlineBackend()}
     async with app.test_app():
-        handle = app.add_background_task(lambda: current_app.name)
-        assert handle.state is TaskState.SUCCEEDED
-        assert await handle == "background"
+        assert await app.add_background_task(lambda: current_app.name) == "background"
         assert await app.add_background_task(cpu_bound(lambda: current_app.name)) == "background"
         assert await app.add_background_task(cpu_bound(coroutine(lambda: current_app.name))) == "background"

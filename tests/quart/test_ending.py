@@ -130,7 +130,7 @@ async def test_a_cancelled_shutdown(app, executor, last):
 
 async def test_last_functions_that_hang(app, executor, caplog, monkeypatch):
     """Where they are kept from the cancellation they have a bound of their own, and what goes over it is told."""
-    monkeypatch.setattr("executors._serving.ending.LAST_TIME", 0.05)
+    monkeypatch.setattr("executors._serving.lifespan.STOP_TIMEOUT", 0.05)
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 5
     app.after_serving(anyio.sleep_forever)
     released = threading.Event()

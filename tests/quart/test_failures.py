@@ -45,10 +45,6 @@ def fail_in_thread():
     raise ValueError("wrong")
 
 
-def awaited_later():
-    return fail_on_loop()
-
-
 async def leave():
     sys.exit(3)
 
@@ -70,8 +66,8 @@ def records_of(caplog, handle):
 
 @pytest.mark.parametrize(
     ("function", "args"),
-    [(fail_on_loop, ()), (fail_in_thread, ()), (awaited_later, ()), (background.fail, ("wrong",))],
-    ids=["loop", "thread", "thread then loop", "process"],
+    [(fail_on_loop, ()), (fail_in_thread, ()), (background.fail, ("wrong",))],
+    ids=["loop", "thread", "process"],
 )
 async def test_failures(app, told, caplog, function, args):
     """A failure goes to the signal's receivers and to the app's log, with its task and traceback, once."""
@@ -133,7 +129,7 @@ async def test_other_lines_stay_as_they_are(app, executor, caplog):
         async with app.test_app():
             for _ in range(2):  # the logger is prepared by the first
                 await app.add_background_task(task).wait()
-                await until(lambda: not executor._reports._under_way)
+                await until(lambda: not app.extensions["executor"]._reports._pending)
     texts = [record.getMessage().partition(" in task ")[0] for record in caplog.records if record.name == "background"]
     assert texts == ["in the task", "told", "another", "Exception"] * 2
     assert sum(hasattr(record, "task_id") for record in caplog.records) == 2
@@ -214,7 +210,7 @@ async def test_a_receiver_that_fails(app, executor, caplog, raised, is_async):
             for handle in failing:
                 await handle.wait()
             assert await app.add_background_task(background.quadruple, 2) == 8
-            await until(lambda: not executor._reports._under_way)
+            await until(lambda: not app.extensions["executor"]._reports._pending)
     told = [record for record in caplog.records if "the failure of task 'fail_on_loop'" in record.getMessage()]
     told += [record for handle in failing for record in records_of(caplog, handle)]
     assert len(told) == 3
@@ -267,7 +263,7 @@ async def test_failure_of_a_request_s_task(app, told, caplog):
 
 async def test_a_receiver_that_hangs(app, executor, caplog, monkeypatch):
     """A report that doesn't end is cancelled after its time, so that the app stops, and may start again."""
-    monkeypatch.setattr("executors.quart.extension.REPORT_TIME", 0.05)
+    monkeypatch.setattr("executors.quart.lifecycle.REPORT_TIMEOUT", 0.05)
     ended = []
 
     async def hang(sender, exception):

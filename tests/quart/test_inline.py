@@ -1,4 +1,4 @@
-"""`EXECUTOR_INLINE`: every task runs at once in place, or on the loop, inside the app's context, without a pool."""
+"""`EXECUTOR_INLINE`: every task runs on the event loop, inside the app's context, without a pool."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import threading
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import background
 import pytest
 from quart import appcontext_popped, appcontext_pushed, current_app, g, request
 
 from executors import (
     ConfigurationError,
-    Executor,
-    TaskCancelledError,
+    InvalidTaskError,
     TaskExitedError,
     TaskState,
     cpu_bound,
@@ -53,18 +51,17 @@ async def cpu_where() -> int:
 
 
 async def test_nothing_but_the_loop_runs(app, executor):
-    """Plain functions, tagged or not, have ended when `submit` returns; no thread and no process has started."""
+    """Sync functions, tagged or not, run on the event loop; no thread and no process starts."""
     locked = threading.Lock()  # which doesn't pickle
     before = threading.active_count()
     async with app.test_app():
         for function in (threading.get_ident, here, io_bound(lambda: threading.get_ident())):
-            handle = executor.submit(function)
-            assert handle.state is TaskState.SUCCEEDED
-            assert await handle == threading.get_ident()
+            assert await executor.submit(function) == threading.get_ident()
         assert await executor.run(cpu_bound(lambda lock: lock is locked), locked)
         assert [value async for value in executor.map(cpu_bound(lambda number: 2 * number), [1, 2, 3])] == [2, 4, 6]
         assert threading.active_count() == before
-        assert {type(backend) for backend in executor._backends.values()} == {InlineBackend, LoopBackend}
+        backends = app.extensions["executor"]._backends.values()
+        assert {type(backend) for backend in backends} == {InlineBackend, LoopBackend}
 
 
 async def test_coroutine_functions_run_on_the_loop(app, executor):
@@ -122,149 +119,153 @@ async def test_from_another_thread(app, executor):
     assert answer == {"ran": [loop_thread] * 3, "name": "background", "path": "/"}
 
 
+async def test_it_runs_after_submit(app, executor):
+    """A task runs once it is awaited or the loop gets a turn, not within `submit`; until then it can be cancelled."""
+    ran = []
+    async with app.test_app():
+        handle, cancelled = executor.submit(ran.append, 1), executor.submit(ran.append, 2)
+        assert (handle.done(), ran) == (False, [])
+        cancelled.cancel()
+        await handle
+        await cancelled.wait()
+    assert ran == [1]
+    assert cancelled.state is TaskState.CANCELLED
+
+
 async def test_nested(app, executor):
-    """A task in place submits another, which has ended when it goes on; each has its own `g` and its own name."""
+    """A task submits another, which runs after it; each has its own `g` and its own name."""
+    handles = []
 
     def inner():
-        g.mark = "inner"
-        return current_task().name
+        return current_task().name, g.get("mark")
 
     def outer():
         g.mark = "outer"
-        names = [executor.options(name="inner").submit(inner).result(), current_task().name]
-        return [*names, g.mark]
+        handles.append(executor.options(name="inner").submit(inner))
+        return current_task().name
 
     async with app.test_app():
-        assert executor.options(name="outer").submit(outer).result() == ["inner", "outer", "outer"]
+        assert await executor.options(name="outer").submit(outer) == "outer"
+        assert await handles[0] == ("inner", None)
 
 
-async def test_teardown_ends_before_the_task(app, executor):
-    """The function has run when `submit` returns; async and sync teardown functions run before the task has ended."""
+async def test_context_signals_and_teardown(app, executor):
+    """Receivers and teardown functions, sync and async, run around the function, before the task has ended."""
     heard = []
     problem = ValueError("wrong")
 
+    async def pushed(sender, **_):
+        await anyio.sleep(0.001)
+        heard.append("pushed")
+
     @app.teardown_appcontext
     async def teardown(error):
-        with anyio.fail_after(10):  # needs a task of its own on every loop
-            await anyio.sleep(0.001)
+        await anyio.sleep(0.001)
         heard.append((g.pop("connection", None), error, current_app.name))
 
     @app.teardown_appcontext
     def sync_teardown(error):
         heard.append(("in a thread", error, current_app.name))
 
+    async def popped(sender, **_):
+        heard.append("popped")
+
     def look(error=None):
         g.connection = "open"
         heard.append("task")
         if error is not None:
             raise error
-        return 3
-
-    async def popped(sender, **_):
-        heard.append("popped")
-
-    appcontext_popped.connect(popped, app)
-    async with app.test_app():
-        for error in (None, problem):
-            heard.clear()
-            handle = executor.submit(look, error)
-            assert heard == ["task"]
-            assert handle.state is TaskState.RUNNING
-            await handle.wait()
-            assert handle.exception() is error
-            assert set(heard[1:3]) == {("open", error, "background"), ("in a thread", error, "background")}
-            assert heard[3:] == ["popped"]
-        with pytest.raises(TaskExitedError):
-            await executor.submit(look, SystemExit(3))
-        app.teardown_appcontext_funcs.clear()
-    assert problem.__traceback__ is not None
-
-
-async def test_teardown_that_fails(app, executor):
-    """What a teardown function raises is the failure of the task, as elsewhere."""
 
     async with app.test_app():
-
-        @app.teardown_appcontext
-        async def teardown(error):
-            raise LookupError("in teardown")
-
-        handle = executor.submit(lambda: 3)
-        with pytest.raises((LookupError, ExceptionGroup)) as caught:
-            await handle
-        assert "teardown" in str(caught.value)
+        with appcontext_pushed.connected_to(pushed, app), appcontext_popped.connected_to(popped, app):
+            for error in (None, problem):
+                heard.clear()
+                handle = executor.submit(look, error)
+                await handle.wait()
+                assert handle.exception() is error
+                assert heard[:2] == ["pushed", "task"]
+                assert set(heard[2:4]) == {("open", error, "background"), ("in a thread", error, "background")}
+                assert heard[4:] == ["popped"]
+            with pytest.raises(TaskExitedError):
+                await executor.submit(look, SystemExit(3))
         app.teardown_appcontext_funcs.clear()
 
 
-async def test_receiver_of_the_push(app, executor):
-    """Where something hears of the context being pushed, it is waited for: the function runs soon, on the loop."""
-    heard = []
-
-    async def pushed(sender, **_):
-        await anyio.sleep(0.001)
-        heard.append("pushed")
-
-    def look():
-        heard.append("task")
-        return where()
-
+async def test_a_sync_function_that_returns_an_awaitable(app, executor):
+    """It fails as it does without inline mode."""
     async with app.test_app():
-        with appcontext_pushed.connected_to(pushed, app):
-            handle = executor.submit(look)
-            assert (handle.state, heard) == (TaskState.RUNNING, [])
-            assert await handle == threading.get_ident()
-            await executor.run(threading.get_ident)
-    assert heard[:2] == ["pushed", "task"]
+        with pytest.raises(InvalidTaskError, match="returned an awaitable"):
+            await executor.run(lambda: where())
 
 
-async def test_awaitable_of_a_function(app, executor):
-    """What a plain function returns to be awaited has an app context, too, with and without a teardown."""
+@pytest.fixture
+def worker_functions(executor):
+    """Add functions for workers, and return the list that they and tasks record their calls in."""
+    calls = []
 
-    def both():
-        async def rest():
-            await anyio.lowlevel.checkpoint()
-            return current_app.name
+    @executor.worker_init
+    def init():
+        calls.append(f"init of {current_app.name}")
 
-        return rest()
-
-    async with app.test_app():
-        assert await executor.run(both) == "background"
-        app.teardown_appcontext(lambda error: None)
-        assert await executor.run(both) == "background"
-        app.teardown_appcontext_funcs.clear()
-
-
-@pytest.mark.parametrize("with_rest", [False, True])
-async def test_cancelled_before_the_rest(app, executor, with_rest):
-    """A task in place that is cancelled before its rest has begun is torn down all the same."""
-    heard, torn_down = [], anyio.Event()
-
-    @app.teardown_appcontext
-    async def teardown(error):
+    @executor.worker_init
+    async def async_init():
         await anyio.lowlevel.checkpoint()
-        if g.pop("mark", None):
-            heard.append(type(error))
-            torn_down.set()
+        calls.append("async init")
 
-    def look():
-        g.mark = True
-        return where() if with_rest else None
+    @executor.worker_exit
+    async def async_exit():
+        await anyio.lowlevel.checkpoint()
+        calls.append("async exit")
+
+    @executor.worker_exit
+    def exit_that_fails():
+        calls.append(f"exit of {current_app.name}")
+        raise LookupError("wrong")
+
+    return calls
+
+
+async def test_functions_for_workers(app, executor, worker_functions, caplog):
+    """They are called once in each run, before the first task of a process backend and after the last."""
+    expected = ["init of background", "async init", 1, 2, "exit of background", "async exit"]
+
+    @cpu_bound
+    async def coroutine(number):
+        worker_functions.append(number)
+
+    cpu = executor.options(tag="cpu")
+    for _ in range(2):
+        worker_functions.clear()
+        async with app.test_app():
+            await executor.run(threading.get_ident)
+            assert worker_functions == []
+            async with anyio.create_task_group() as group:
+                group.start_soon(cpu.run, worker_functions.append, 1)
+                group.start_soon(executor.run, coroutine, 2)
+        assert sorted(worker_functions, key=str) == sorted(expected, key=str)
+        assert (worker_functions[:2], worker_functions[4:]) == (expected[:2], expected[4:])
+    assert caplog.text.count("a worker_exit function failed") == 2
+
+
+async def test_functions_for_workers_without_tasks_for_them(app, executor, worker_functions):
+    """They are not called if no task would go to a worker process."""
+    async with app.test_app():
+        await executor.run(threading.get_ident)
+    assert worker_functions == []
+
+
+async def test_a_function_for_workers_that_fails(app, executor):
+    """Its error is the failure of the tasks that need it."""
+
+    @executor.worker_init
+    def init():
+        raise LookupError("no database")
 
     async with app.test_app():
-        handle = executor.submit(look)
-        assert handle.cancel()
-        await handle.wait()
-        assert handle.state is TaskState.CANCELLED
-        with anyio.fail_after(10):
-            await torn_down.wait()
-    assert heard == [TaskCancelledError]
-
-
-async def test_no_worker_is_looked_for(app, executor):
-    """An app that workers couldn't import runs, even with functions for them, which aren't called."""
-    executor.worker_init(lambda: pytest.fail("it was called"))
-    async with app.test_app():
-        assert await executor.run(here) == threading.get_ident()
+        for _ in range(2):
+            with pytest.raises(LookupError, match="no database"):
+                await executor.run(here)
+        assert await executor.run(plain) == threading.get_ident()
 
 
 async def test_without_a_lifespan(app, executor):
@@ -277,16 +278,6 @@ async def test_without_a_lifespan(app, executor):
     answer = await app.test_client().get("/")
     assert await answer.get_data() == b"6"
     await executor.drain()
-
-
-async def test_executor_without_an_app():
-    """`Executor(inline=True)` does the same."""
-    async with Executor(inline=True) as executor:
-        assert executor.submit(here).result() == threading.get_ident()
-        assert await executor.run(cpu_where) == threading.get_ident()
-        assert await anyio.to_thread.run_sync(lambda: executor.submit(here).result(10)) == threading.get_ident()
-    assert executor.drain_report is not None
-    assert executor.drain_report.clean
 
 
 async def test_each_app_for_itself(new_app):

@@ -1,4 +1,4 @@
-"""Blueprints, and two apps in one process: each app has its own executor, and nothing is shared."""
+"""Blueprints, and several apps in one process, of one extension or of several: each has an executor of its own."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from quart import Blueprint, current_app, websocket
 from quart.signals import got_background_exception
 from until import until
 
-from executors import ExecutorClosedError, QueueFullError, TaskState
-from executors.quart import QuartExecutor, current_executor
+from executors import ConfigurationError, ExecutorClosedError, QueueFullError, TaskState
+from executors.quart import AppExecutor, QuartExecutor, current_executor
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +204,122 @@ async def test_failures_and_events_stay_with_their_app(app, new_app, caplog):
     assert told == [("background", "one")]
     assert [record.name for record in caplog.records] == [app.logger.name]
     assert (set(heard["background"]), set(heard["other"])) == ({"fail"}, {"triple"})
+
+
+# --- one extension with several apps ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extension():
+    """Return an extension without an app, as a module has it beside an app factory."""
+    return QuartExecutor()
+
+
+@pytest.fixture
+def create_app(new_app, extension):
+    """Return an app factory that uses the extension."""
+
+    def create_app(name, **config):
+        app = new_app(name, **config)
+        extension.init_app(app)
+
+        @app.get("/")
+        async def show():
+            handle = extension.options(name="bound").submit(lambda: current_app.name)
+            doubled = [value async for value in extension.map(background.triple, [1, 2])]
+            return {
+                "names": [await handle, await extension.run(current_name), await app.add_background_task(current_name)],
+                "threads": extension.backend("thread").workers,
+                "app": extension.app.name,
+                "doubled": doubled,
+            }
+
+        return app
+
+    return create_app
+
+
+async def current_name():
+    return current_app.name
+
+
+async def test_a_factory_that_is_called_twice(create_app, extension):
+    """Each app has an executor of its own, with the app's configuration and context, which drains with that app."""
+    first, second = create_app("first"), create_app("second")
+    second.config["EXECUTOR_THREADS"] = 2
+    executors = [app.extensions["executor"] for app in (first, second)]
+    assert [executor.app for executor in executors] == [first, second]
+    async with first.test_app() as one:
+        async with second.test_app() as two:
+            for running, name, threads in ((one, "first", 4), (two, "second", 2), (one, "first", 4)):
+                answer = await (await running.test_client().get("/")).get_json()
+                assert answer == {"names": [name] * 3, "threads": threads, "app": name, "doubled": [3, 6]}
+        assert [executor.phase for executor in executors] == ["open", "closed"]
+        async with first.app_context():
+            assert (extension.phase, extension.drain_report) == ("open", None)
+        async with second.app_context():
+            assert extension.phase == "closed"
+            assert extension.drain_report.clean
+    assert [executor.drain_report.clean for executor in executors] == [True, True]
+
+
+async def test_submitted_by_a_task(create_app, extension):
+    """A task submits to the executor of its own app, from a thread as well."""
+    apps = [create_app("first"), create_app("second")]
+
+    def submit():
+        return extension.submit(current_name).result(20)
+
+    async with apps[0].test_app(), apps[1].test_app():
+        assert [await app.add_background_task(submit) for app in apps] == ["first", "second"]
+
+
+async def test_several_apps_and_no_app_context(create_app, extension):
+    """With several apps every use outside of an app context is an error that says what to do."""
+    bound = extension.options(tag="io")
+    first = create_app("first")
+    assert extension.app is first
+    async with first.test_app():
+        assert await bound.run(current_name) == "first"
+        create_app("second")
+        for use in (bound.submit, extension.submit, extension.add_background_task):
+            with pytest.raises(ConfigurationError, match=r"has several apps.*`async with app.app_context\(\):`"):
+                use(current_name)
+        with pytest.raises(ConfigurationError, match="has several apps"):
+            _ = extension.phase
+        async with first.app_context():
+            assert await bound.run(current_name) == "first"
+        assert await first.extensions["executor"].run(current_name) == "first"
+
+
+async def test_an_app_of_another_extension(create_app, extension, app, executor):
+    """With one app, its executor is used in every context. With several, another app's context is an error."""
+    first = create_app("first")
+    async with app.app_context():
+        assert extension.app is first
+        create_app("second")
+        with pytest.raises(ConfigurationError, match="'background', is no app of this QuartExecutor"):
+            _ = extension.app
+        assert executor.app is app
+
+
+async def test_functions_for_the_workers_of_several_apps(create_app, extension):
+    """Functions for workers are those of each app, and can't be added while one of the executors runs."""
+    calls = []
+    extension.worker_init(lambda: calls.append(current_app.name))
+    apps = [create_app(name, EXECUTOR_INLINE=True) for name in ("first", "second")]
+    for app in apps:
+        async with app.test_app():
+            await app.add_background_task(background.double, 2)
+            with pytest.raises(ConfigurationError, match="after the executor's start"):
+                extension.worker_init(print)
+    assert calls == ["first", "second"]
+
+
+def test_it_has_the_interface_of_an_executor():
+    """Whatever an app's executor can do, the extension can do with it."""
+    names = {name for name in dir(AppExecutor) if not name.startswith("_")}
+    assert names <= set(dir(QuartExecutor))
 
 
 # --- blueprints ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from executors import BackendUnavailableError, ExecutorClosedError, ExecutorError, QueueFullError
 from executors.backends import ThreadBackend
-from executors.quart import QuartExecutor, responses
+from executors.quart import QuartExecutor, failures
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +68,7 @@ async def test_a_full_queue(busy, caplog, config):
         for path in ("/async", "/sync"):
             response = await running.test_client().get(path)
             assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-            assert responses.BUSY in await response.get_data(as_text=True)
+            assert failures.BUSY in await response.get_data(as_text=True)
             assert "thread" not in await response.get_data(as_text=True)
         busy.released.set()
     assert len(lines_of(caplog)) == 1
@@ -83,7 +83,7 @@ async def test_a_drained_executor(busy):
         pass
     response = await app.test_client().get("/async")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-    assert responses.STOPPING in await response.get_data(as_text=True)
+    assert failures.STOPPING in await response.get_data(as_text=True)
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(2.5, "4"), (3600, "60")])
@@ -100,14 +100,16 @@ async def test_a_draining_executor(busy, timeout, seconds):
         response = await app.test_client().get("/async")
         busy.released.set()
     assert (response.status_code, response.headers["Retry-After"]) == (503, seconds)
-    assert responses.STOPPING in await response.get_data(as_text=True)
+    assert failures.STOPPING in await response.get_data(as_text=True)
 
 
 async def test_a_backend_that_is_unavailable(busy, caplog):
     """A backend that can't run anything is an answer of status 503, without the reason. The log has its first line."""
 
     class Unavailable(ThreadBackend):
-        unavailable = "the secret database has gone\n\nTraceback"
+        def start(self, loop):
+            super().start(loop)
+            self.unavailable = "the secret database has gone\n\nTraceback"
 
     app = busy(EXECUTOR_BACKENDS={"thread": Unavailable(1)})
     QuartExecutor(app)
@@ -115,7 +117,7 @@ async def test_a_backend_that_is_unavailable(busy, caplog):
         response = await running.test_client().get("/async")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "30")
     text = await response.get_data(as_text=True)
-    assert responses.BUSY in text
+    assert failures.BUSY in text
     assert "secret" not in text
     (line,) = lines_of(caplog)
     assert line.endswith("the secret database has gone")
@@ -204,7 +206,7 @@ async def test_the_app_s_page_of_its_http_errors(busy, kind):
         response = await running.test_client().get("/async")
         busy.released.set()
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-    assert await response.get_json() == {"error": responses.BUSY}
+    assert await response.get_json() == {"error": failures.BUSY}
     assert [type(cause) for cause in causes] == [QueueFullError]
 
 
@@ -258,7 +260,7 @@ async def test_the_log_is_not_flooded(busy, caplog, monkeypatch):
         client = running.test_client()
         for _ in range(4):
             assert (await client.get("/async")).status_code == 503
-        monkeypatch.setattr(responses, "LOG_PAUSE", 0.0)
+        monkeypatch.setattr(failures, "LOG_INTERVAL", 0.0)
         for _ in range(2):
             assert (await client.get("/async")).status_code == 503
         busy.released.set()
@@ -268,5 +270,5 @@ async def test_the_log_is_not_flooded(busy, caplog, monkeypatch):
 
 def test_what_is_answered():
     """The errors that are answered are those with which an executor turns tasks away, and no others."""
-    refusals = {kind for kind in responses.Refusal.__subclasses__() if kind.__module__ == "executors.errors"}
+    refusals = {kind for kind in failures.Refusal.__subclasses__() if kind.__module__ == "executors.errors"}
     assert refusals == {QueueFullError, ExecutorClosedError, BackendUnavailableError}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from executors.quart import responses
+from executors.quart import failures
 
 APPS = Path(__file__).parent / "apps"
 HANDSHAKE = (
@@ -40,7 +40,7 @@ def test_under_hypercorn(free_port: int) -> None:
             output.append(server.stdout.readline())  # type: ignore[union-attr]
             assert output[-1], output
         for request in (("GET / HTTP/1.1",), ("GET /ws HTTP/1.1", *HANDSHAKE)):
-            answer = ask(free_port, responses.BUSY, *request)
+            answer = ask(free_port, failures.BUSY, *request)
             assert answer.startswith("http/1.1 503")
             assert "retry-after: 5" in answer
         ask(free_port, "released", "POST /release HTTP/1.1", "Content-Length: 0")

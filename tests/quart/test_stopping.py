@@ -13,7 +13,7 @@ import anyio
 import pytest
 from until import until
 
-from executors._serving import serving
+from executors._serving import notices
 from executors.quart import QuartExecutor
 
 pytestmark = pytest.mark.anyio
@@ -86,10 +86,10 @@ async def test_a_fork(app, executor):
         assert not app.shutdown_event.is_set()
 
 
-@pytest.mark.parametrize("number", [0, 1, serving.MAX_NAMES + 2])
+@pytest.mark.parametrize("number", [0, 1, notices.MAX_NAMES + 2])
 async def test_what_takes_long_is_told(app, executor, caplog, monkeypatch, number):
     """Who waits for the drain is told what it waits for, and nothing where it waits for nothing."""
-    monkeypatch.setattr(serving, "NOTICE_TIME", 0)
+    monkeypatch.setattr(notices, "NOTICE_INTERVAL", 0)
     ended = anyio.Event()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group, app.test_app():
@@ -99,8 +99,8 @@ async def test_what_takes_long_is_told(app, executor, caplog, monkeypatch, numbe
             group.start_soon(end_when_told, caplog, ended, number)
     told = [record.getMessage() for record in caplog.records if "second signal" in record.getMessage()]
     assert len(told) == min(number, 1)
-    assert not number or told[0].count("task 'slow'") == min(number, serving.MAX_NAMES)
-    assert ("and 2 more" in caplog.text) is (number > serving.MAX_NAMES)
+    assert not number or told[0].count("task 'slow'") == min(number, notices.MAX_NAMES)
+    assert ("and 2 more" in caplog.text) is (number > notices.MAX_NAMES)
 
 
 async def end_when_told(caplog, ended, number):

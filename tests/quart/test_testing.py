@@ -1,8 +1,7 @@
-"""Tests of an app: Quart's two ways, the fixture that no failure goes unseen, and how long `test_app()` waits."""
+"""Tests of an app: Quart's two ways, the fixture that no failure goes unseen."""
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import re
@@ -14,7 +13,6 @@ import anyio
 import anyio.lowlevel
 import background
 import pytest
-import trio
 from quart import current_app
 from quart.signals import got_background_exception
 
@@ -109,81 +107,6 @@ async def test_inline_failures_are_told(new_app, caplog):
             app.add_background_task(background.fail, "second")
     assert told == ["first", "second"]
     assert [record.name for record in caplog.records] == ["background"] * 2  # not by `executors`, too
-
-
-# --- how long `test_app()` waits --------------------------------------------------------------------------------------
-
-
-def impatient(app, shutdown_timeout):
-    """Give the app a class of test apps that waits for so long by default."""
-    app.test_app_class = functools.partial(app.test_app_class, shutdown_timeout=shutdown_timeout)
-
-
-@pytest.mark.parametrize(
-    "timeouts",
-    [
-        {"EXECUTOR_SHUTDOWN_TIMEOUT": 10},
-        {"BACKGROUND_TASK_SHUTDOWN_TIMEOUT": 10},
-        {"BACKGROUND_TASK_SHUTDOWN_TIMEOUT": None},
-    ],
-    ids=["ours", "Quart's", "without end"],
-)
-async def test_a_longer_shutdown_timeout_holds(app, executor, timeouts):
-    """A drain takes what it may, however short the time is for which `test_app()` waits by itself."""
-    app.config.update(timeouts)
-    impatient(app, 0.05)
-
-    async def task():
-        await app.shutdown_event.wait()
-        await anyio.sleep(0.3)
-
-    async with app.test_app():
-        handle = app.add_background_task(task)
-    assert handle.state is TaskState.SUCCEEDED
-    assert executor.drain_report is not None
-    assert executor.drain_report.clean
-
-
-async def test_its_own_time_comes_on_top(app, executor):
-    """What hangs after the drain is cut as ever: the executor adds its own timeout, and no more."""
-    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 7
-    test_app = app.test_app()
-    own = test_app.shutdown_timeout
-    async with test_app:
-        assert test_app.shutdown_timeout == own
-    assert test_app.shutdown_timeout == own + 7
-
-
-async def test_a_cut_says_so(app, executor):
-    """Where the test app's own timeout has been set, it holds; its error names both times, and who is unfinished."""
-    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 30
-    released = anyio.Event()
-    async with app.test_app() as test_app:
-        handles = [executor.options(name=f"slow-{number}").submit(released.wait) for number in range(12)]
-        test_app.shutdown_timeout = 0.05
-        with pytest.raises((TimeoutError, trio.TooSlowError)) as caught:
-            await test_app.shutdown()
-        (note,) = caught.value.__notes__
-        assert "given 0.05 s" in note
-        assert "may take 30 s" in note
-        assert "Unfinished: 'slow-0', 'slow-1'," in note
-        assert note.endswith("'slow-9', and 2 more")
-        test_app.shutdown_timeout = 30
-        released.set()
-    assert {handle.state for handle in handles} == {TaskState.SUCCEEDED}
-
-
-async def test_another_error_has_no_note(app, executor):
-    """What an `after_serving` function raises is left as it is."""
-
-    @app.after_serving
-    async def after():
-        raise LookupError("in after_serving")
-
-    with pytest.raises((Exception, ExceptionGroup), match=r"in after_serving|Trio nursery") as caught:
-        async with app.test_app():
-            pass
-    assert not hasattr(caught.value, "__notes__")
 
 
 # --- the fixture ------------------------------------------------------------------------------------------------------
@@ -365,7 +288,7 @@ def test_unseen_failures(tmp_path, conftest, chosen):
             _, _, section = said.partition(f"ERROR at teardown of test_bad_{name}[{loop}]")
             section, _, _ = section.partition("ERROR at teardown")
             assert [part for part in parts if part not in section] == [], section
-            assert "look at the fixture `unseen_failures`" in section
+            assert "check the fixture `unseen_failures`" in section
     assert "its error was never retrieved" not in said.partition("short test summary info")[2]
 
 

@@ -129,7 +129,9 @@ def test_failures_are_told_when_the_loop_ends(app, executor, run, kind, caplog):
     with got_background_exception.connected_to(slow, app):
         run(main)
         run(stop_at_once)
-    logged = [str(record.exc_info[1]) for record in caplog.records if "the app wasn't told" in record.getMessage()]
+    logged = [
+        str(record.exc_info[1]) for record in caplog.records if "the app could not be notified" in record.getMessage()
+    ]
     assert [*told, *logged] in ([["late"], ["the event loop ended before the task did"]][: 1 + (kind[1] is trio.run)])
     assert not [record for record in caplog.records if "reports of" in record.getMessage()]
     assert not [record for record in caplog.records if record.name == "asyncio"]

@@ -67,7 +67,6 @@ async def test_coroutines_in_a_worker(module_app, anyio_backend_name):
     async with module_app.test_app():
         expected = f"worker_app on {anyio_backend_name}"
         assert await module_app.add_background_task(in_app.sleep_on_its_loop) == expected
-        assert await module_app.add_background_task(in_app.gives_coroutine) == expected
         assert await module_app.add_background_task(in_app.own_executor) == 4
 
 
@@ -141,21 +140,6 @@ async def test_proxies_in_lambdas(module_app):
         assert await cpu.run(lambda: current_app.name) == "worker_app"
         name, mark, has_request, _, executors_name = await cpu.run(names)
         assert (name, mark, has_request, executors_name) == ("worker_app", None, False, "worker_app")
-
-
-async def test_one_context_for_both_parts(recorded):
-    """A plain function that returns something to await has one context, which ends when that has ended."""
-    async with recorded.test_app():
-        await recorded.add_background_task(in_app.heard)
-        assert await recorded.add_background_task(in_app.marks_g_and_goes_on) == "marked"
-        heard = await recorded.add_background_task(in_app.heard)
-    around = {"async teardown recorded", "sync teardown None", "popped"}
-    assert (set(heard[:3]), heard[3:5], set(heard[5:8]), heard[8:]) == (
-        around,
-        ["pushed", "goes on"],
-        around,
-        ["pushed"],
-    )
 
 
 def run_python(*arguments):

@@ -261,10 +261,12 @@ def test_functions_are_only_kept():
 
 @ON_ASYNCIO
 @pytest.mark.parametrize("name", ["worker_init", "worker_exit"])
-async def test_misuse(app, record, name):
+async def test_misuse(name):
     """A hook that comes too late, or can't be called, is refused with a sentence."""
-    hook = getattr(app.extensions["executor"], name)
-    with pytest.raises(ConfigurationError, match=f"{name} was given 3, and takes a function"):
+    app = Quart("made")
+    app.config["EXECUTOR_PROCESSES"] = 0
+    hook = getattr(QuartExecutor(app), name)
+    with pytest.raises(ConfigurationError, match=f"{name} was given 3; it takes a function"):
         hook(3)
     async with app.test_app():
         with pytest.raises(ConfigurationError, match=f"{name} was given .* after the executor's start"):

@@ -62,17 +62,6 @@ async def in_context_of_its_own() -> str:
 
 
 @cpu_bound
-def marks_g_and_goes_on() -> object:
-    async def go_on() -> str:
-        await anyio.lowlevel.checkpoint()
-        counting.heard.append("goes on")
-        return str(g.mark)
-
-    g.mark = "marked"
-    return go_on()
-
-
-@cpu_bound
 def configured() -> str:
     value: str = current_app.config["MARK"]
     return value
@@ -87,11 +76,6 @@ def fail_with(text: str) -> None:
 async def sleep_on_its_loop() -> str:
     await anyio.lowlevel.checkpoint()
     return f"{current_app.name} on {type(current_app.event_class()).__module__.partition('.')[0]}"
-
-
-@cpu_bound
-def gives_coroutine() -> object:
-    return sleep_on_its_loop()
 
 
 def _use(how: str) -> object:

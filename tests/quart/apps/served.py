@@ -11,14 +11,14 @@ from quart import Quart
 from quart_trio import QuartTrio
 
 from executors import cpu_bound
-from executors._serving import stopping
+from executors._serving import signals
 from executors.quart import QuartExecutor
 
 record = Path(os.environ["SERVED_RECORD"])
 app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)
 app.config["EXECUTOR_PROCESSES"] = 1
 app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = float(os.environ.get("SERVED_TIMEOUT", "5"))
-stopping.SERVER_TIME = float(os.environ.get("SERVED_SERVER_TIME", stopping.SERVER_TIME))
+signals.SERVER_STOP_TIMEOUT = float(os.environ.get("SERVED_STOP_TIMEOUT", signals.SERVER_STOP_TIMEOUT))
 executor = QuartExecutor(app)
 
 

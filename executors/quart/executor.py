@@ -1,0 +1,172 @@
+"""`AppExecutor`: the executor of one app, made of parts."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import copy_context
+from typing import Any, ParamSpec, TypeVar, overload
+
+from quart import Quart
+
+from executors._core.dispatcher import Dispatcher
+from executors._core.router import Route
+from executors._core.settings import Settings
+from executors.backends.inline import InlineBackend
+from executors.context import refuse_in_worker
+from executors.events import Hook
+from executors.executor import Executor
+from executors.handle import TaskHandle
+from executors.monitor import LoopMonitor
+from executors.quart.config import settings_of
+from executors.quart.context import run_on_loop, wrap_coroutine_function, wrap_for_thread
+from executors.quart.failures import FailureReports, RefusalResponses
+from executors.quart.lifecycle import Lifecycle
+from executors.quart.monitor import AppMonitor
+from executors.quart.worker import EXIT_TIMEOUT, SETUP, InlineWorker, WorkerFunctions, app_not_found, find_app
+from executors.reports import DrainReport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+logger = logging.getLogger("executors")
+
+
+class AppExecutor(Executor):
+    """The executor of one app, in ``app.extensions["executor"]``. `QuartExecutor.init_app` makes it.
+
+    It is an `Executor` with the app's configuration, which starts and drains with the app and runs tasks in the
+    app's context.
+
+    Args:
+        app: The app.
+        hooks: Called with the events of tasks.
+        worker_functions: What workers call before their first task and after their last.
+    """
+
+    def __init__(self, app: Quart, hooks: Iterable[Hook], worker_functions: WorkerFunctions) -> None:
+        super().__init__(hooks=hooks)
+        self.app = app
+        self.worker_functions = worker_functions
+        self._worker_warning: str | None = None
+        self._inline_worker = InlineWorker(app, worker_functions)
+        self._monitor = AppMonitor(app)
+        self._reports = FailureReports(app)
+        self._refusals = RefusalResponses(app, self._drain_timeout)
+        self._lifecycle = Lifecycle(app, self)
+        # Quart has no hook for background tasks: the method is the interface, and extensions call it, too.
+        app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]
+
+    @property
+    def monitor(self) -> LoopMonitor | None:
+        """Measures the event loop from the start until the end of the drain; None if it is disabled. Any thread.
+
+        It is enabled if `EXECUTOR_MONITOR` is True, or isn't set and the app is in debug mode.
+        """
+        return self._monitor.monitor
+
+    @overload
+    def add_background_task(
+        self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[T]: ...
+    @overload
+    def add_background_task(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
+    def add_background_task(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Replace Quart's method: submit a function, and report its failure as Quart does. Any thread, never blocks.
+
+        An error goes to `app.handle_background_exception`, which sends `got_background_exception` and logs it.
+
+        Args:
+            func: The function to run.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The task's handle.
+
+        Raises:
+            ExecutorError: As `submit`.
+        """
+        handle = self.submit(func, *args, **kwargs)
+        handle._report_to_app()
+        handle.add_done_callback(functools.partial(self._reports.report, self._started().loop, copy_context()))
+        return handle
+
+    # --- starting and draining ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start inside the running event loop. An app that is served does so by itself. Else as `Executor.start`."""
+        refuse_in_worker("the app's executor")
+        self._worker_warning = None
+        super().start()
+        if self.worker_functions.exit:
+            for backend in self._backends.values():
+                if not backend.supports_context and not backend.is_remote:
+                    backend.close_timeout = max(backend.close_timeout, EXIT_TIMEOUT)
+        self._inline_worker = InlineWorker(self.app, self.worker_functions)
+        self._reports = FailureReports(self.app)  # those of an earlier run ended with its loop
+        self._monitor.start(self._settings.monitor)
+
+    async def drain(self, timeout: float | None = None) -> DrainReport:
+        """Drain as `Executor.drain` does, and stop the monitor."""
+        try:
+            return await super().drain(timeout)
+        finally:
+            if self._is_drained():
+                self._monitor.stop()
+                await self._inline_worker.end()
+
+    def _give_up(self) -> None:
+        """Abandon everything, in an event loop that runs no more tasks."""
+        self._monitor.stop()
+        self._started().give_up()
+        self._dispatcher = None
+
+    def _is_without_loop(self) -> bool:
+        if self._dispatcher is None:
+            return True
+        loop = self._dispatcher.loop
+        return not loop.is_current() and loop.has_ended()
+
+    def _drain_timeout(self) -> float | None:
+        return self._settings.shutdown_timeout if self.phase == "draining" else None
+
+    # --- hooks of the core ----------------------------------------------------------------------------------------
+
+    def _configured(self) -> Settings:
+        return settings_of(self.app.config)
+
+    def _worker_setup(self) -> tuple[str, tuple[Any, ...]]:
+        configured = self._settings.worker_app
+        path = configured or find_app(self.app)
+        if path is None:
+            reason = f"the app {self.app.name!r} is no variable of a module, so worker processes can't import it"
+            if self.worker_functions:
+                raise app_not_found(f"{reason}, but they are to call its worker_init and worker_exit functions")
+            self._worker_warning = str(app_not_found(f"{reason}, and tasks there have no `current_app`"))
+        return SETUP, (path, self.app.name, configured is not None or bool(self.worker_functions))
+
+    def _ready(self) -> Dispatcher:
+        """Return the dispatcher for new tasks. Start first if the app is used without a lifespan."""
+        refuse_in_worker("the app's executor")
+        if self._is_without_loop():
+            self._lifecycle.start_without_server()
+        return super()._ready()
+
+    def _wrap(self, function: Callable[..., Any], route: Route) -> Callable[..., Any]:
+        """Return a task's function in the app's context."""
+        backend = route.backend
+        if not backend.supports_context:  # workers wrap it
+            self._warn_of_missing_app()
+            return function
+        if route.is_coroutine or route.runs_sync_on_loop:
+            wrapped = wrap_coroutine_function(self.app, function)
+            is_worker = isinstance(backend, InlineBackend) and backend.replaces_workers
+            return self._inline_worker.wrap(wrapped) if is_worker else wrapped
+        return wrap_for_thread(self.app, function, functools.partial(run_on_loop, self._started().loop))
+
+    def _warn_of_missing_app(self) -> None:
+        """Warn, before the first task that goes to a worker process, if workers don't have the app."""
+        if self._worker_warning is not None:
+            logger.warning("%s", self._worker_warning)
+            self._worker_warning = None
