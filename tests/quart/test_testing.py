@@ -211,7 +211,9 @@ MODULE = """
     async def test_good_inline_asked(app):
         app.config["EXECUTOR_INLINE"] = True
         async with app.test_app():
-            assert isinstance(app.add_background_task(go_wrong_in_thread).exception(), ValueError)
+            handle = app.add_background_task(go_wrong_in_thread)
+            await handle.wait()
+            assert isinstance(handle.exception(), ValueError)
 
     async def test_good_cancelled(running):
         running.add_background_task(anyio.sleep_forever).cancel()
