@@ -211,7 +211,9 @@ MODULE = """
     async def test_good_inline_asked(app):
         app.config["EXECUTOR_INLINE"] = True
         async with app.test_app():
-            assert isinstance(app.add_background_task(go_wrong_in_thread).exception(), ValueError)
+            handle = app.add_background_task(go_wrong_in_thread)
+            await handle.wait()
+            assert isinstance(handle.exception(), ValueError)
 
     async def test_good_cancelled(running):
         running.add_background_task(anyio.sleep_forever).cancel()
@@ -288,7 +290,7 @@ def test_unseen_failures(tmp_path, conftest, chosen):
             _, _, section = said.partition(f"ERROR at teardown of test_bad_{name}[{loop}]")
             section, _, _ = section.partition("ERROR at teardown")
             assert [part for part in parts if part not in section] == [], section
-            assert "look at the fixture `unseen_failures`" in section
+            assert "check the fixture `unseen_failures`" in section
     assert "its error was never retrieved" not in said.partition("short test summary info")[2]
 
 
