@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from types import CodeType, FunctionType, MethodType
-from typing import Any
 
 from executors.context import is_awaitable
 from executors.errors import InvalidTaskError
+
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 KIND_FLAGS = _GENERATOR | _COROUTINE | _ITERABLE_COROUTINE | _ASYNC_GENERATOR

@@ -29,8 +29,7 @@ from executors import errors
 from executors._core.settings import Settings
 from executors._wire import memory, pickling, segments
 from executors.backends import ProcessBackend, job
-from executors.backends.process import circuit, launcher, pool
-from executors.backends.process import worker_handle as members
+from executors.backends.process import circuit, launcher, pool, prefetch, worker_handle
 from executors.errors import ConfigurationError, ExecutorError
 from executors.quart.config import settings_of
 
@@ -238,17 +237,17 @@ def test_the_constants_of_the_process_backend_are_as_told() -> None:
     pauses = [starts.failed(100.0 * number, "") for number in range(20)]
     sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, job.INLINE_LIMIT]
     assert list(table(REFERENCE / "backends.md", "Constant")) == [
-        f"{1000 * members.BRISK:g} ms",
-        f"{members.MAX_AHEAD} tasks",
+        f"{1000 * prefetch.PREFETCH_WINDOW:g} ms",
+        f"{prefetch.MAX_PREFETCHED} tasks",
         *(f"{size // 1024} KiB" for size in sizes),
-        f"{members.COPY_SIZE // 1024**2} MiB",
+        f"{worker_handle.COPY_SIZE // 1024**2} MiB",
         "a quarter of the memory",
         f"{memory._MAX_SHARED // 1024**3} GiB, {segments._MAX_SEGMENTS} segments",
-        f"{pool.TRIM_TIME:g} s",
+        f"{pool.TRIM_INTERVAL:g} s",
         f"{launcher.START_TIME:g} s",
         f"{1000 * pauses[0]:g} ms, {1000 * pauses[1]:g} ms, {pauses[2]:g} s, {pauses[3]:g} s, … {pauses[-1]:g} s",
-        f"{pool._MAX_HANDOVERS} workers",
-        f"{pool.RETIRE_TIME:g} s",
+        f"{prefetch.MAX_DISPATCHES} workers",
+        f"{pool.RETIRE_TIMEOUT:g} s",
     ]
 
 

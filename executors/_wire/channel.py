@@ -1,4 +1,4 @@
-"""The two ends of the connection between the parent and a worker, over which frames travel."""
+"""The two ends of the connection between the server and a worker, over which frames travel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from executors._wire.frames import Frame
     from executors._wire.pickling import Buffer
 
-_MAX_AT_ONCE = 8
+_MAX_MESSAGES_AT_ONCE = 8
 """How many messages are received before the event loop has its turn."""
 
 
@@ -31,42 +31,43 @@ class BlockingChannel:
         self.descriptors = self._reader.descriptors
 
     def receive(self) -> Frame:
-        """Wait for a frame. Never takes a second message before the first is used up.
+        """Wait for a frame. Never receives a second message before the frames of the first are used up.
 
         Raises:
-            EOFError: The parent has closed its end.
+            EOFError: The server has closed its end.
         """
         while not self._frames:
             self._frames = self._reader.receive()
         return self._frames.pop(0)
 
-    def has_room(self) -> bool:
-        """Whether the socket takes some 100 KB without blocking: it polls as writable up to a quarter full."""
+    def is_writable(self) -> bool:
+        """Whether the socket takes some 100 KB without blocking: it polls as writable while at most a quarter full."""
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
         return bool(poll.poll(0))
 
     def send(self, parts: Sequence[Buffer], descriptors: Sequence[int] = ()) -> None:
-        """Send frames, given as parts of any kind, in one write where possible; blocks while the parent doesn't read.
+        """Send frames, given as parts of any size, in one write where possible. Blocks while the server does not read.
 
         Args:
             parts: The frames.
-            descriptors: File descriptors to go along with the first of them.
+            descriptors: File descriptors to send along with the first of them.
         """
         for message in messages(parts):
-            while (sent := _send(self._socket, message, descriptors)) < len(message):
-                message, descriptors = memoryview(message)[sent:], ()  # noqa: PLW2901  (a byte stream, interrupted)
+            sent = _send_with(self._socket, message, descriptors) if descriptors else self._socket.send(message)
+            while sent < len(message):  # a byte stream
+                sent += self._socket.send(memoryview(message)[sent:])
             descriptors = ()
 
 
 class LoopChannel:
-    """The parent's end, driven by the event loop. On the loop's thread; never blocks.
+    """The server's end, driven by the event loop. On the loop's thread; never blocks.
 
     Args:
-        sock: Made non-blocking here.
+        sock: The socket; made non-blocking here.
         loop: The running loop.
-        on_frame: Called with each frame; returns whether there may be another by now.
-        on_garbled: Called with a text when what is received can't be read. Nothing more is read then.
+        on_frame: Called with each frame; returns whether another may have come by now.
+        on_garbled: Called with the reason when what is received cannot be read. Nothing more is read then.
     """
 
     def __init__(
@@ -88,54 +89,54 @@ class LoopChannel:
         loop.add_reader(sock.fileno(), self._read)
 
     def try_send(self, message: bytes) -> bool:
-        """Send a frame in one message if that can be done now; return whether it has been."""
+        """Send a frame in one message if the socket takes it now; return whether it did."""
         if self._unsent:
             return False
         try:
             sent = self._socket.send(message)
-        except OSError:  # it is full; or the worker is gone, which is seen elsewhere
+        except OSError:  # it is full, or the worker has ended, which its exit watch reports
             return False
         if sent < len(message):  # a byte stream
             self.send([memoryview(message)[sent:]])
         return True
 
     def send(self, parts: Sequence[Buffer], descriptors: Sequence[int] = ()) -> None:
-        """Send frames, given as parts of any kind; what the socket doesn't take at once follows when it does.
+        """Send frames, given as parts of any size. What the socket does not take at once is sent when it does.
 
         Args:
-            parts: The frames. Not to be changed afterwards.
-            descriptors: File descriptors to go along with the first of them, open until the worker ends.
+            parts: The frames. Do not change them afterwards.
+            descriptors: File descriptors to send along with the first of them. Keep them open until the worker ends.
         """
-        waiting = bool(self._unsent)
+        is_waiting = bool(self._unsent)
         for message in messages(parts):
             self._unsent.append((message, descriptors))
             descriptors = ()
-        if not waiting:
+        if not is_waiting:
             self._write()
             if self._unsent:
-                self._loop.add_writer(self._socket.fileno(), self._write_on)
+                self._loop.add_writer(self._socket.fileno(), self._write_rest)
 
     def _write(self) -> None:
         try:
             while self._unsent:
                 message, descriptors = self._unsent[0]
-                sent = _send(self._socket, message, descriptors)
+                sent = _send_with(self._socket, message, descriptors) if descriptors else self._socket.send(message)
                 if sent < len(message):
                     self._unsent[0] = (memoryview(message)[sent:], ())
                 else:
                     self._unsent.popleft()
         except BlockingIOError:
             pass
-        except OSError:  # the worker is gone: its death is seen elsewhere
+        except OSError:  # the worker has ended, which its exit watch reports
             self._unsent.clear()
 
-    def _write_on(self) -> None:
+    def _write_rest(self) -> None:
         self._write()
         if not self._unsent:
             self._loop.remove_writer(self._socket.fileno())
 
     def _read(self) -> None:
-        for _ in range(_MAX_AT_ONCE):
+        for _ in range(_MAX_MESSAGES_AT_ONCE):
             try:
                 frames = self._reader.receive()
             except (BlockingIOError, InterruptedError):
@@ -147,28 +148,30 @@ class LoopChannel:
                 self._stop_reading()
                 self._on_garbled(str(error))
                 return
-            if not self._pass_on(frames):
+            if len(frames) == 1 and not self._received:  # as nearly always
+                may_be_more = self._on_frame(frames[0])
+            else:
+                may_be_more = self._pass_on(frames)
+            if not may_be_more:
                 return
 
     def _pass_on(self, frames: list[Frame]) -> bool:
-        """Pass frames on in order, also where one of them has more received before the others are passed on.
+        """Pass frames on in order, even if one of them has more received before the others are passed on.
 
         Returns:
-            Whether there may be another by now.
+            Whether more may have come by now.
         """
-        if len(frames) == 1 and not self._received:  # as nearly always
-            return self._on_frame(frames[0])
-        more = False
+        may_be_more = False
         self._received.extend(frames)
         while self._received:
-            more = self._on_frame(self._received.popleft())
-        return more
+            may_be_more = self._on_frame(self._received.popleft())
+        return may_be_more
 
     def _stop_reading(self) -> None:
         self._loop.remove_reader(self._socket.fileno())
 
     def receive_all(self) -> None:
-        """Receive what there is, and pass on each frame that is complete."""
+        """Receive everything there is, and pass each complete frame on."""
         while True:
             try:
                 frames = self._reader.receive()
@@ -188,9 +191,7 @@ class LoopChannel:
                 socket.close(self.descriptors.popleft())
 
 
-def _send(sock: socket.socket, message: Buffer, descriptors: Sequence[int]) -> int:
-    """Send a message; return how many of its bytes a byte stream has taken now."""
-    if descriptors:
-        rights = array.array("i", descriptors)
-        return sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-    return sock.send(message)
+def _send_with(sock: socket.socket, message: Buffer, descriptors: Sequence[int]) -> int:
+    """Send a message along with descriptors; return how many of its bytes a byte stream has taken now."""
+    rights = array.array("i", descriptors)
+    return sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])

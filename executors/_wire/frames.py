@@ -1,8 +1,8 @@
-"""Frames: what travels between the parent and a worker, as opaque bytes behind a header.
+"""Frames: what travels between the server and a worker, as opaque bytes behind a header.
 
-A frame's body is decoded for its task alone, so that one that can't be decoded harms no other. Where the system has
-it the socket keeps the boundaries of messages (SOCK_SEQPACKET), and a message is one or more whole frames, or a
-piece of a large one; a byte stream does as well.
+A frame's body is decoded for its task alone, so that one that cannot be decoded harms no other task. Where the system
+has SOCK_SEQPACKET the socket keeps the boundaries of messages, and a message is one or more whole frames, or a piece of
+a large one. A byte stream works as well.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from executors._wire.pickling import Buffer
 
 Frame = tuple[int, int, float, bytes | bytearray]
-"""What is received: kind, task id, CPU seconds, body."""
+"""A received frame: type, with the bits above `TYPE_BITS`; task id; CPU seconds; body."""
 
 HEADER = struct.Struct("<BQdQ")
-"""Type, task id, CPU seconds, length of the body."""
+"""Type, task id, CPU seconds, length of the body in bytes."""
 
 MESSAGE_SIZE = 64 * 1024
-"""No message has more bytes: the kernel sends each whole or not at all, and larger ones may be more than it takes."""
+"""The largest message in bytes: the kernel sends each one whole or not at all, and may refuse larger ones."""
 
 _HEADER_SIZE = HEADER.size
+_pack_header = HEADER.pack
 _unpack_header = HEADER.unpack_from
 
 _ANCILLARY_SIZE = socket.CMSG_SPACE(4 * 4)
@@ -41,79 +42,85 @@ class Outcome(enum.IntEnum):
     VALUE = 6
     ERROR = 7
     UNSENDABLE = 8
-    """What came of the task can't be sent; this says why, in UTF-8."""
+    """The task's outcome cannot be sent; the answer is the reason, in UTF-8."""
     UNREADY = 9
-    """The task hasn't begun, as what goes before a worker's first failed; this is the exception."""
+    """The task has not begun, because the worker's setup failed; the answer is the exception."""
 
 
 class FrameType(enum.IntEnum):
-    """What a frame is."""
+    """The type of a frame."""
 
     CONFIG = 1
     JOB = 2
     EXIT = 3
     READY = 4
     NOT_READY = 5
-    """The worker can't start; the body says why, in UTF-8."""
+    """The worker cannot start; the body is the reason, in UTF-8."""
     VALUE = int(Outcome.VALUE)
     ERROR = int(Outcome.ERROR)
     UNSENDABLE = int(Outcome.UNSENDABLE)
     LOG = 9
     FREED = 10
-    """The sender needs these shared segments of the receiver's no more."""
+    """The sender no longer uses these segments of the receiver."""
     RETIRED = 11
-    """These shared segments of the receiver's can't be used again."""
+    """These segments of the receiver must not be used again."""
     CLOSED = 12
-    """The sender has closed these shared segments of its own."""
+    """The sender has closed these segments of its own."""
     TRIM = 13
-    """The worker is to close the segments that it has free."""
+    """The worker is to close its free segments."""
     SMALL_JOB = 15
-    """A job with a few small arguments: `small_calls`."""
+    """A job with a few small arguments: see `small_calls`."""
     JOB_OF_MAIN = 14
-    """A job that needs the parent's main script."""
+    """A job that needs the server's main script."""
 
 
 TYPE_BITS = 0x1F
-"""Where the kind is: the other bits say how a payload travels."""
+"""The bits of a frame's type. The bits above say how a payload travels: see `payloads`."""
 
 _TYPES = frozenset(FrameType)
-ABOUT_SEGMENTS = frozenset({FrameType.FREED, FrameType.RETIRED, FrameType.CLOSED})
+
+SEGMENT_NOTICES = frozenset({FrameType.FREED, FrameType.RETIRED, FrameType.CLOSED})
+"""The types of frames about shared segments."""
+
+NOTICES = SEGMENT_NOTICES | {FrameType.LOG}
+"""The types of frames from a worker that are no task's outcome."""
 
 
 def frame(kind: int, body: Buffer = b"", task_id: int = 0, cpu_time: float = 0.0) -> bytes:
     """Return a frame."""
-    return HEADER.pack(kind, task_id, cpu_time, len(body)) + body
+    return _pack_header(kind, task_id, cpu_time, len(body)) + body
 
 
 class GarbledError(Exception):
-    """What was received is no frame: a task has written to the worker's descriptors. Or there is no memory for it."""
+    """What was received is not a frame, as a task has written to the worker's descriptors; or there is no memory for
+    it."""
 
 
 class FrameReader:
-    """Puts frames together from what is received.
+    """Puts frames together from what a socket receives.
 
     Args:
-        sock: Where to receive from.
+        sock: The socket.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._receive_into = sock.recvmsg_into
         self._buffer = bytearray(MESSAGE_SIZE)
         self._buffers = [self._buffer]
-        self._rest = b""  # of a header that a byte stream has split
+        self._rest = b""  # the beginning of a header that a byte stream has split
         self._large: bytearray | None = None  # a body that has more to come
         self._large_header: tuple[int, int, float] = (0, 0, 0.0)
         self._missing = 0
         self.descriptors: deque[int] = deque()
-        """Received along with frames, in order; for those who handle the frames to take."""
+        """The descriptors that were received along with frames, in order. Those who handle the frames take them."""
 
     def receive(self) -> list[Frame]:
-        """Receive once, and return every frame that is complete.
+        """Receive once, and return the frames that are complete.
 
         Raises:
             EOFError: The other end is closed.
-            BlockingIOError: There is nothing now, and the socket doesn't block.
-            GarbledError: It can't be read. Nothing that follows can.
+            BlockingIOError: There is nothing to receive, and the socket is non-blocking.
+            GarbledError: It cannot be read, nor can anything that follows.
         """
         received, ancillary, _, _ = self._receive_into(self._buffers, _ANCILLARY_SIZE, _RECEIVE_FLAGS)
         for _, _, data in ancillary:
@@ -124,21 +131,21 @@ class FrameReader:
             kind, task_id, cpu_time, length = _unpack_header(self._buffer)
             if received == _HEADER_SIZE + length and kind & TYPE_BITS in _TYPES:  # one frame, as nearly always
                 return [(kind, task_id, cpu_time, self._buffer[_HEADER_SIZE:received])]
-        return self._take(memoryview(self._buffer)[:received])
+        return self._split(memoryview(self._buffer)[:received])
 
-    def _take(self, data: memoryview) -> list[Frame]:
+    def _split(self, data: memoryview) -> list[Frame]:
         frames: list[Frame] = []
         if self._large is not None:
-            data = self._take_large(data, frames)
+            data = self._continue_large(data, frames)
         if self._rest:
             data = memoryview(self._rest + data)
             self._rest = b""
         at, end = 0, len(data)
-        while end - at >= HEADER.size:
-            kind, task_id, cpu_time, length = HEADER.unpack_from(data, at)
+        while end - at >= _HEADER_SIZE:
+            kind, task_id, cpu_time, length = _unpack_header(data, at)
             if kind & TYPE_BITS not in _TYPES:
-                raise GarbledError(f"there is no frame of kind {kind}")
-            begin = at + HEADER.size
+                raise GarbledError(f"there is no frame of type {kind}")
+            begin = at + _HEADER_SIZE
             at = begin + length
             if at > end:
                 try:
@@ -153,7 +160,8 @@ class FrameReader:
         self._rest = bytes(data[at:])
         return frames
 
-    def _take_large(self, data: memoryview, frames: list[Frame]) -> memoryview:
+    def _continue_large(self, data: memoryview, frames: list[Frame]) -> memoryview:
+        """Add what belongs to the large body, and the frame if that is complete; return the rest."""
         assert self._large is not None
         piece, rest = data[: self._missing], data[self._missing :]
         have = len(self._large) - self._missing

@@ -19,58 +19,60 @@ if TYPE_CHECKING:
 
     from executors._wire.pickling import Buffer
 
-    Wrapped = tuple[Sequence[Buffer], Sequence[int]]
+    Encoded = tuple[Sequence[Buffer], Sequence[int]]
 
 _IN_PARTS, _SHARED, _NEW = 0x20, 0x40, 0x80
-"""Added to a frame's kind: its body has several parts; they are in a segment; its descriptor comes along."""
+"""Bits added to a frame's type: its body has several parts; they are in a segment; its descriptor comes along."""
 
 _COUNT = struct.Struct("<Q")
 _SEGMENT = struct.Struct("<QQ")
 
 
 class PayloadCodec:
-    """One side's share of what is between the parent and a worker: its own segments, and its leases of the other's.
+    """One side's end of the shared memory between the server and a worker: its segments, and its leases of the other's.
 
     Args:
         limit: How many bytes its segments may have in total.
+
+    Attributes:
+        leased: The segments of the other side that this side has mapped or uses. `releases` returns nothing while there
+            are none.
     """
 
     def __init__(self, limit: int) -> None:
         self._segments = Segments(limit)
         self._leases = Leases()
-        self._leased: set[int] = set()
+        self.leased: set[int] = set()
 
-    def wrap(self, kind: int, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Wrapped:
-        """Make a frame of a payload, copying a large one into a segment. Any thread, one at a time.
+    def encode(self, kind: int, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Encoded:
+        """Make a frame of a payload, and copy a large one into a segment. Any thread, one at a time.
 
         Returns:
             The frame, as parts to be sent in order, and the descriptors that go along.
         """
-        if len(parts) == 1 and len(parts[0]) < MIN_SIZE:
-            return [frame(kind, parts[0], task_id, cpu_time)], ()
-        size = sum(map(len, parts))
-        told: list[bytes] = []
-        placed = self._segments.place(parts) if size >= MIN_SIZE else None
-        if (
-            placed is None and size >= MIN_SIZE and (closed := self._segments.trim())
-        ):  # free ones of other sizes count, too
-            told = _frames((FrameType.CLOSED, closed))
+        size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        closed: list[bytes] = []
+        if size >= MIN_SIZE:
             placed = self._segments.place(parts)
-        if placed is not None:
-            flags = _SHARED if placed.fd is None else _SHARED | _NEW
-            body = _SEGMENT.pack(placed.segment, placed.size) + array("Q", placed.lengths).tobytes()
-            descriptors = () if placed.fd is None else (placed.fd,)
-            return [*told, frame(kind | flags, body, task_id, cpu_time)], descriptors
+            if placed is None and (closed := self.close_free()):  # free ones of other sizes count, too
+                placed = self._segments.place(parts)
+            if placed is not None:
+                flags = _SHARED if placed.fd is None else _SHARED | _NEW
+                body = _SEGMENT.pack(placed.segment, placed.size) + array("Q", placed.lengths).tobytes()
+                descriptors = () if placed.fd is None else (placed.fd,)
+                return [*closed, frame(kind | flags, body, task_id, cpu_time)], descriptors
+        elif len(parts) == 1:
+            return (frame(kind, parts[0], task_id, cpu_time),), ()
         if len(parts) == 1:
-            return [*told, HEADER.pack(kind, task_id, cpu_time, size), *parts], ()
+            return [*closed, HEADER.pack(kind, task_id, cpu_time, size), *parts], ()
         table = _COUNT.pack(len(parts)) + array("Q", map(len, parts)).tobytes()
-        return [*told, HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *parts], ()
+        return [*closed, HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *parts], ()
 
-    def unwrap(self, kind: int, body: Buffer, descriptors: deque[int]) -> tuple[int, Sequence[Buffer]]:
-        """Return what `wrap` was given on the other side, kind and parts. Parts may be leased: not for keeping.
+    def decode(self, kind: int, body: Buffer, descriptors: deque[int]) -> tuple[int, Sequence[Buffer]]:
+        """Return the type and the parts that the other side has encoded. Parts may be leased: do not keep them.
 
         Raises:
-            OSError: Shared memory can't be mapped: this process has no descriptor or memory left.
+            OSError: Shared memory cannot be mapped: this process has no descriptor or memory left.
         """
         if kind < _IN_PARTS:
             return kind, (body,)
@@ -78,11 +80,11 @@ class PayloadCodec:
             segment, size = _SEGMENT.unpack_from(body)
             lengths = tuple(array("Q", body[_SEGMENT.size :]))
             fd = descriptors.popleft() if kind & _NEW and descriptors else None
-            self._leased.add(segment)
+            self.leased.add(segment)
             return kind & TYPE_BITS, self._leases.lease(Placed(segment, size, lengths, None), fd)
         (count,) = _COUNT.unpack_from(body)
         at = _COUNT.size * (count + 1)
-        # Objects are made of them where they lie, and are as writable as they were.
+        # Objects are made of them in place, and are as writable as they were.
         view = memoryview(body if isinstance(body, bytearray) else bytearray(body))
         parts: list[Buffer] = []
         for length in array("Q", body[_COUNT.size : at]):
@@ -90,24 +92,16 @@ class PayloadCodec:
             at += length
         return kind & TYPE_BITS, parts
 
-    def news(self) -> list[bytes]:
-        """Return frames that tell the other side which of its segments this side has let go of."""
-        if not self._leased:
+    def releases(self) -> list[bytes]:
+        """Return frames that name the other side's segments that this side has released since the last call."""
+        if not self.leased:
             return []
         freed, retired = self._leases.released(), self._leases.retired()
-        self._leased.difference_update(retired)
+        self.leased.difference_update(retired)
         return _frames((FrameType.FREED, freed), (FrameType.RETIRED, retired))
 
-    def trim(self) -> list[bytes]:
-        """Close the own segments that are free; return frames that tell of it, with the `news`."""
-        return [*self.news(), *self.close_free()]
-
-    def close_free(self) -> list[bytes]:
-        """Close the own segments that are free; return frames that tell of it. Any thread."""
-        return _frames((FrameType.CLOSED, self._segments.trim()))
-
-    def hear(self, kind: int, body: Buffer) -> None:
-        """Take in what the other side's `news` or `trim` tells."""
+    def on_release(self, kind: int, body: Buffer) -> None:
+        """Handle a frame of the other side's `releases` or `trim`."""
         segments = array("Q", bytes(body))
         if kind == FrameType.FREED:
             self._segments.free(segments)
@@ -115,18 +109,26 @@ class PayloadCodec:
             self._segments.retire(segments)
         else:
             self._leases.forget(segments)
-            self._leased.difference_update(segments)
+            self.leased.difference_update(segments)
+
+    def trim(self) -> list[bytes]:
+        """Close the free segments; return frames that name them, with the `releases`."""
+        return [*self.releases(), *self.close_free()]
+
+    def close_free(self) -> list[bytes]:
+        """Close the free segments; return frames that name them. Any thread."""
+        return _frames((FrameType.CLOSED, self._segments.trim()))
 
     @property
     def in_use(self) -> bool:
         """Whether either side has segments."""
-        return bool(self._segments.held or self._leased)
+        return bool(self._segments.held or self.leased)
 
     def close(self) -> None:
-        """Give everything back. What is leased by objects that are still alive stays valid."""
+        """Close every segment. Memory that is leased by objects that are still alive stays valid."""
         self._segments.close()
         self._leases.close()
 
 
-def _frames(*told: tuple[FrameType, Sequence[int]]) -> list[bytes]:
-    return [frame(kind, array("Q", segments).tobytes()) for kind, segments in told if segments]
+def _frames(*notices: tuple[FrameType, Sequence[int]]) -> list[bytes]:
+    return [frame(kind, array("Q", segments).tobytes()) for kind, segments in notices if segments]

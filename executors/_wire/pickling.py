@@ -239,13 +239,6 @@ def is_small(value: Any) -> bool:
     return kind in _ATOMS or ((kind is str or kind is bytes) and len(value) < _SMALL)
 
 
-def dump_value(value: Any, limit: int, buffers: list[memoryview]) -> bytes:
-    """Pickle a result, in the worker. As `dumps`."""
-    if is_small(value):
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    return dumps(value, limit, buffers=buffers)
-
-
 # --- an error ---------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
-"""Calls with a few small arguments, as most are: the function's pickle is made once, and read once in each worker.
+"""Calls with a few small arguments: each function is pickled once in the server, and unpickled once in each worker.
 
-Pickling a function by name, and finding it by name again, takes several times as long as the rest of a small call.
+Pickling a function by name and finding it by name again takes several times as long as the rest of a small call.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 from types import FunctionType
 
+from executors._callables import is_coroutine_function
 from executors._wire.pickling import is_small
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -17,50 +18,65 @@ if TYPE_CHECKING:
 
     from executors._wire.pickling import Buffer
 
-_FEW = 100
+_MAX_ARGUMENTS = 100
 _MAX_FUNCTIONS = 1000
-_LENGTH_SIZE = 4
+_LENGTH_SIZE = 4  # bytes, of the length of the function's pickle
 
 
 class SmallCalls:
-    """Pickles and unpickles such calls. One in the parent, one in each worker."""
+    """Pickles and unpickles small calls. There is one in the server and one in each worker."""
 
     def __init__(self) -> None:
-        self._pickles: dict[FunctionType, bytes | None] = {}
-        self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._pickles: dict[FunctionType, bytes] = {}
+        self._functions: dict[bytes, tuple[Callable[..., Any], bool]] = {}
 
     def dump(self, name: str, function: Any, args: tuple[Any, ...]) -> bytes | None:
-        """Pickle a call; None if it is of another kind: its function isn't found by name, or is the main script's."""
-        if type(function) is not FunctionType or (args and (len(args) > _FEW or not all(map(is_small, args)))):
+        """Pickle a call.
+
+        Args:
+            name: The task's name.
+            function: The function.
+            args: Its positional arguments; such a call has no others.
+
+        Returns:
+            None for any other call: an argument is not small, or the function cannot be found by name or belongs to the
+            main script.
+        """
+        if type(function) is not FunctionType or (
+            args and (len(args) > _MAX_ARGUMENTS or not all(map(is_small, args)))
+        ):
             return None
         head = self._pickles.get(function)
         if head is None:
-            head = self._remember(function)
+            head = self._add(function)
         return None if head is None else head + pickle.dumps((name, args), pickle.HIGHEST_PROTOCOL)
 
-    def _remember(self, function: FunctionType) -> bytes | None:
+    def _add(self, function: FunctionType) -> bytes | None:
         try:
             data = pickle.dumps(function, pickle.HIGHEST_PROTOCOL)
-        except (pickle.PicklingError, AttributeError):  # a lambda, or one that a decorator has replaced
-            head = None
-        else:
-            head = None if b"__main__" in data or b"__mp_main__" in data else _with_length(data)
+        except (pickle.PicklingError, AttributeError):  # a lambda, or a function that a decorator has replaced
+            return None
+        if b"__main__" in data or b"__mp_main__" in data:
+            return None
         if len(self._pickles) >= _MAX_FUNCTIONS:
             self._pickles.clear()
-        if head is not None:
-            self._pickles[function] = head
+        head = self._pickles[function] = len(data).to_bytes(_LENGTH_SIZE, "little") + data
         return head
 
-    def load(self, data: Buffer) -> tuple[str, Callable[..., Any], tuple[Any, ...]]:
-        """Unpickle what `dump` made: the task's name, the function and its arguments. May raise anything."""
+    def load(self, data: Buffer) -> tuple[str, Callable[..., Any], tuple[Any, ...], bool]:
+        """Unpickle what `dump` has pickled.
+
+        Returns:
+            The task's name, the function, its arguments, and whether it is a coroutine function.
+
+        Raises:
+            BaseException: Whatever importing the function's module raises.
+        """
         end = _LENGTH_SIZE + int.from_bytes(data[:_LENGTH_SIZE], "little")
         head = bytes(data[_LENGTH_SIZE:end])
-        function = self._functions.get(head)
-        if function is None:
-            function = self._functions[head] = pickle.loads(head)
+        found = self._functions.get(head)
+        if found is None:
+            function = pickle.loads(head)
+            found = self._functions[head] = function, is_coroutine_function(function)
         name, args = pickle.loads(data[end:])
-        return name, function, args
-
-
-def _with_length(data: bytes) -> bytes:
-    return len(data).to_bytes(_LENGTH_SIZE, "little") + data
+        return name, found[0], args, found[1]

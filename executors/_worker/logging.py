@@ -105,7 +105,7 @@ class Outbox(logging.Handler):
         if size > _SMALL or len(self._records) > _FEW or not self._sending.acquire(blocking=False):
             return False
         try:
-            if not self._channel.has_room():
+            if not self._channel.is_writable():
                 return False
             self._channel.send(self._take_records())
             return True

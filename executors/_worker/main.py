@@ -1,6 +1,6 @@
-"""A worker process: reads a job, runs it, sends what came of it, and so on until it is told to exit.
+"""The main loop of a worker process: reads a job, runs it, sends its outcome, until the server has it exit.
 
-Jobs run in the main thread, one at a time. The parent owns all state; when it is gone, so is this process.
+Jobs run in the main thread, one at a time. The server owns all state; when it has ended, so does this process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 
 from executors import context
 from executors._wire import pickling
-from executors._wire.frames import ABOUT_SEGMENTS, FrameType
+from executors._wire.frames import SEGMENT_NOTICES, FrameType
 from executors._wire.payloads import PayloadCodec
 from executors._wire.pickling import MAIN_NAME
 from executors._wire.small_calls import SmallCalls
@@ -34,7 +34,7 @@ class Worker(TaskRunner):
     """Runs jobs as they come. Made before there is a connection, and forked with all that it has imported.
 
     Args:
-        config: What the parent tells.
+        config: The worker's configuration: see `ProcessBackend`.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -44,86 +44,96 @@ class Worker(TaskRunner):
         os.nice(config["nice"])
         context.WorkerState.active = True
         self._main: dict[str, str] | None = config["main"]
-        self._parcels = PayloadCodec(config["shared"])
+        self._codec = PayloadCodec(config["shared"])
         self._small_calls = SmallCalls()
         self._setup: tuple[str, tuple[Any, ...]] | None = config["setup"]
         self.on_trio = config["library"] == "trio"
 
     def get_ready(self) -> None:
-        """Call the setup, which imports the app. Raises whatever that does."""
+        """Call the setup, which imports the app.
+
+        Raises:
+            BaseException: Whatever the setup raises.
+        """
         with handlers_kept():
             self.set_up(self._setup)
 
-    def serve(self, channel: BlockingChannel, board: mmap) -> None:
-        """Run jobs until told to exit, or the parent closes its end. In the process that is the worker.
+    def serve(self, channel: BlockingChannel, entered_task_id: mmap) -> None:
+        """Run jobs until the server has this process exit, or closes its end. Called in the worker itself.
 
         Args:
-            channel: Its end of the connection.
-            board: Shared memory in which the id of the job that is entered is published.
+            channel: The worker's end of the connection.
+            entered_task_id: Shared memory in which the id of the task that is entered is published.
         """
         self._channel = channel
-        self._board = board
+        self._entered_task_id = entered_task_id
         self._pid = os.getpid()
         self._outbox = Outbox(channel, {})  # the levels are set: what was imported may have changed them since
         while True:
             try:
-                kind, task_id, _, body = self._channel.receive()
+                kind, task_id, _, body = channel.receive()
             except (EOFError, OSError):
                 return
             if kind == FrameType.EXIT:
                 break
-            if kind == FrameType.TRIM:
-                self._outbox.send(self._parcels.trim())
-            elif kind in ABOUT_SEGMENTS:
-                self._parcels.hear(kind, body)
+            if kind in SEGMENT_NOTICES:
+                self._codec.on_release(kind, body)
+            elif kind == FrameType.TRIM:
+                self._outbox.send(self._codec.trim())
             else:
-                self._do(kind, task_id, body)
+                self._run_job(kind, task_id, body)
         self.end()
         self._outbox.send()
 
-    def _do(self, kind: int, task_id: int, body: bytes | bytearray) -> None:
-        self._board[:8] = task_id.to_bytes(8, "little")  # before any of the user's code, as unpickling is
+    def _run_job(self, kind: int, task_id: int, body: bytes | bytearray) -> None:
+        """Run a job, and send its outcome."""
+        self._entered_task_id[:8] = task_id.to_bytes(8, "little")  # before any user code, which unpickling may run
         cpu_began = time.process_time()
-        try:
-            kind, call = self._parcels.unwrap(kind, body, self._channel.descriptors)
-        except OSError as error:
-            answer, parts = unsendable(f"the call can't be received in a worker: {describe(error)}")
+        if kind == FrameType.SMALL_JOB:
+            outcome, parts = self._run_small(task_id, body)
         else:
-            answer, parts = self._run(task_id, kind, call)
-            del call
+            outcome, parts = self._run_any(kind, task_id, body)
         cpu_time = time.process_time() - cpu_began
         if os.getpid() != self._pid:  # the task has forked, and this is the child
             os._exit(0)
-        frames, descriptors = self._parcels.wrap(answer, parts, task_id, cpu_time)
-        del parts  # the arguments are gone, too: their shared memory is free again
-        news = self._parcels.news()
-        self._outbox.send([*news, *frames] if news else frames, descriptors)
+        frames, descriptors = self._codec.encode(outcome, parts, task_id, cpu_time)
+        del parts  # the arguments are gone, too, so that their shared memory is free again
+        if self._codec.leased:
+            frames = [*self._codec.releases(), *frames]
+        self._outbox.send(frames, descriptors)
         self._outbox.job = None
 
-    def _run(self, task_id: int, kind: int, parts: Sequence[Buffer]) -> Answer:
+    def _run_small(self, task_id: int, body: bytes | bytearray) -> Answer:
+        try:
+            name, function, args, is_coroutine = self._small_calls.load(body)
+        except BaseException as error:  # noqa: BLE001  (importing the function's module runs the user's code)
+            return _not_unpickled(error)
+        job = self._outbox.job = RunningJob(task_id, name)
+        return self.run(job, function, args, {}, {}, is_coroutine)
+
+    def _run_any(self, kind: int, task_id: int, body: bytes | bytearray) -> Answer:
+        parts: Sequence[Buffer]
+        try:
+            kind, parts = self._codec.decode(kind, body, self._channel.descriptors)
+        except OSError as error:
+            return unsendable(f"the call can't be received in a worker: {describe(error)}")
         if kind == FrameType.JOB_OF_MAIN:
             try:
                 self.import_main()
             except BaseException as error:  # noqa: BLE001  (the script may raise anything)
                 return self.error(error)
-        kwargs: dict[str, Any] = {}
-        variables: dict[str, Any] = {}
         try:
-            if kind == FrameType.SMALL_JOB:
-                name, function, args = self._small_calls.load(parts[0])
-            else:
-                name, function, args, kwargs, variables = pickling.load_call(parts)
+            name, function, args, kwargs, variables = pickling.load_call(parts)
         except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
-            return unsendable(f"the call can't be unpickled in a worker: {describe(error)}")
-        job = RunningJob(task_id, name)  # which is killed when it is to stop: it never hears of it before
-        self._outbox.job = job
+            return _not_unpickled(error)
+        job = self._outbox.job = RunningJob(task_id, name)
         return self.run(job, function, args, kwargs, variables)
 
     def import_main(self) -> None:
-        """Import the parent's main script, once, under another name.
+        """Import the server's main script, once, under another name.
 
         Raises:
-            BaseException: Whatever the script raises; it is tried again for the next job that needs it.
+            BaseException: Whatever the script raises. The next job that needs the script imports it again.
         """
         if MAIN_NAME in sys.modules or self._main is None:
             return
@@ -143,3 +153,7 @@ class Worker(TaskRunner):
         module.__dict__.update(names)
         for name in (MAIN_NAME, *pickling.MAIN_NAMES):
             sys.modules[name] = module
+
+
+def _not_unpickled(error: BaseException) -> Answer:
+    return unsendable(f"the call can't be unpickled in a worker: {describe(error)}")

@@ -1,13 +1,14 @@
-"""What a worker process does with tasks' functions, whichever backend it belongs to: it calls them, and makes bytes of
-what comes of it."""
+"""`TaskRunner`: calls the functions of tasks in a worker process of any backend, and pickles their outcomes."""
 
 from __future__ import annotations
 
 import contextvars
 import logging
 import os
+import pickle
 
 from executors import context
+from executors._callables import is_coroutine_function, refuse_awaitable
 from executors._wire import pickling
 from executors._wire.frames import Outcome
 from executors.errors import SerializationError
@@ -24,22 +25,23 @@ if TYPE_CHECKING:
 
 _OURS = os.path.dirname(__file__) + os.sep
 
-_MAX_TEXT = 10_000
-"""How many characters are told of an exception that is too large to be sent."""
+_MAX_TRACEBACK = 10_000
+"""How many characters are sent of the traceback of an exception that is too large to be sent."""
 
 _TOKEN = os.urandom(8)
-"""Differs between interpreters, which may share a process, and between machines, where processes share a number."""
+"""Differs between interpreters, which may share a process, and between machines, where process ids repeat."""
 
 
 def here() -> tuple[int, bytes]:
-    """Return what tells this process, and this interpreter in it, from every other."""
+    """Return what identifies this process, and this interpreter in it."""
     return os.getpid(), _TOKEN
 
 
 class RunningJob:
-    """What `current_task` sees in a worker."""
+    """A task as `current_task` sees it in a worker."""
 
     cancel_requested = False
+    """Stays False where a running task is stopped by killing its worker."""
 
     def __init__(self, task_id: int, name: str) -> None:
         self.id = task_id
@@ -47,10 +49,16 @@ class RunningJob:
 
 
 class TaskRunner:
-    """Calls tasks' functions.
+    """Calls the functions of tasks.
 
     Args:
         max_payload: How many bytes an answer may have.
+
+    Attributes:
+        at_start: Functions without arguments, which the setup adds. `begin` calls them in order, in each worker, before
+            its first job and after the fork, if it is a fork. One that raises keeps the worker from starting. Coroutine
+            functions run on the event loop of coroutine tasks.
+        at_end: The same for the end of the worker: `end` calls them in reverse order, and logs what they raise.
     """
 
     on_trio = False
@@ -59,26 +67,34 @@ class TaskRunner:
     def __init__(self, max_payload: int) -> None:
         self._max_payload = max_payload
         self._runner: asyncio.Runner | None = None
-        self._dress: Callable[[Any], Any] = lambda function: function
+        self._wrap: Callable[[Any], Any] | None = None
         self.at_start: list[Callable[[], Any]] = []
-        """What the setup has called in each worker, in order, before its first job, and after the fork if it is one.
-        What such a call returns to be awaited is, on the loop of the jobs. One that raises keeps it from starting."""
         self.at_end: list[Callable[[], Any]] = []
-        """The like, called in reverse order when the worker is told to exit. What one raises is logged."""
 
     def set_up(self, setup: tuple[str, tuple[Any, ...]] | None) -> None:
-        """Call the setup, which imports the app: see `ExecutorBackend.setup`. Raises whatever that does."""
+        """Call the setup, which imports the app, and returns what wraps each task's function.
+
+        Args:
+            setup: See `ExecutorBackend.setup`.
+
+        Raises:
+            BaseException: Whatever the setup raises.
+        """
         if setup is not None:
             path, args = setup
-            self._dress = context.resolve(path, "the worker's setup")(self, *args)
+            self._wrap = context.resolve(path, "the worker's setup")(self, *args)
 
     def begin(self) -> None:
-        """Call what the setup has left for the process that is the worker. Raises whatever that does."""
+        """Call the functions of `at_start`, in the process that is the worker.
+
+        Raises:
+            BaseException: Whatever they raise.
+        """
         for function in self.at_start:
             self._call_and_await(function)
 
     def end(self) -> None:
-        """Call what the setup has left for the worker's end, and close the loop of coroutine functions."""
+        """Call the functions of `at_end`, and close the loop of coroutine functions."""
         for function in reversed(self.at_end):
             try:
                 self._call_and_await(function)
@@ -96,36 +112,74 @@ class TaskRunner:
         contextvars.copy_context().run(call)
 
     def import_main(self) -> None:
-        """Import the parent's main script, once, under another name. Raises whatever the script does."""
+        """Import the server's main script, once, under another name.
+
+        Raises:
+            BaseException: Whatever the script raises.
+        """
         raise NotImplementedError
 
     def run(
-        self, job: RunningJob, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], variables: dict[str, Any]
+        self,
+        job: RunningJob,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        variables: dict[str, Any],
+        is_coroutine: bool | None = None,
     ) -> Answer:
-        """Call a task's function, in a context of its own, and return what came of it. Lets nothing out."""
+        """Call a task's function in a context of its own. Raises nothing.
+
+        Args:
+            job: The task.
+            function: The function, with `args` and `kwargs`.
+            variables: The context variables that came along.
+            is_coroutine: Whether it is a coroutine function, where that is known already.
+
+        Returns:
+            The task's outcome.
+        """
         try:
-            value = contextvars.copy_context().run(self._call, job, function, args, kwargs, variables)
+            if is_coroutine is None:
+                is_coroutine = is_coroutine_function(function)
+            value = contextvars.copy_context().run(self._call, job, function, args, kwargs, variables, is_coroutine)
         except BaseException as error:  # noqa: BLE001  (nothing that a task raises ends the worker)
             return self.error(error)
-        return self._value(value)
+        return self._answer(value)
 
     def _call(
-        self, job: RunningJob, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], variables: dict[str, Any]
+        self,
+        job: RunningJob,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        variables: dict[str, Any],
+        is_coroutine: bool,
     ) -> Any:
         context.running.set(job)
-        context.restore(variables)
-        value = self._dress(function)(*args, **kwargs)
-        return self.run_awaitable(value) if context.is_awaitable(value) else value
+        if variables:
+            context.restore(variables)
+        if self._wrap is not None:
+            function = self._wrap(function)
+        value = function(*args, **kwargs)
+        if is_coroutine:
+            return self.run_awaitable(value)
+        if context.is_awaitable(value):
+            raise refuse_awaitable(job.name, value)
+        return value
 
     def run_awaitable(self, awaitable: Any, in_context: contextvars.Context | None = None) -> Any:
-        """Await something on an event loop of the kind that the executor has. asyncio's lasts from job to job; on trio
-        each is a run of its own: what is bound to one can't be kept for the next."""
+        """Await something on an event loop of the kind that the executor has, and return its value.
+
+        asyncio's loop lasts from job to job. On trio each call is a run of its own, so that what is bound to one run
+        cannot be kept for the next job.
+        """
         in_context = in_context or contextvars.copy_context()
 
         async def outcome() -> tuple[Any, BaseException | None]:
             try:
                 return await awaitable, None
-            except BaseException as error:  # noqa: BLE001  (SystemExit would leave the loop in the lurch)
+            except BaseException as error:  # noqa: BLE001  (SystemExit would end the loop in mid-run)
                 return None, error
 
         value, error = (self._run_on_trio if self.on_trio else self._run_on_asyncio)(outcome, in_context)
@@ -158,10 +212,13 @@ class TaskRunner:
         trio.run(main)
         return outcome[0]
 
-    def _value(self, value: Any) -> Answer:
+    def _answer(self, value: Any) -> Answer:
         buffers: list[memoryview] = []
         try:
-            data = pickling.dump_value(value, self._max_payload, buffers)
+            if pickling.is_small(value):
+                data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+            else:
+                data = pickling.dumps(value, self._max_payload, buffers=buffers)
         except SerializationError as error:
             return unsendable(f"the result can't be sent back: {error}")
         except pickling.TooLargeError:
@@ -173,13 +230,13 @@ class TaskRunner:
         return Outcome.VALUE, [data, *buffers]
 
     def error(self, error: BaseException) -> Answer:
-        """Make an answer of what was raised."""
+        """Return the outcome of a task that raised an exception."""
         import traceback  # noqa: PLC0415  (slow to import, and needed for failures only)
 
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
-            trace = trace.tb_next  # our own frames tell nobody anything
-        error = error.with_traceback(trace)  # set by name, it would go through the class's `__setattr__`
+            trace = trace.tb_next  # frames of this package help nobody
+        error = error.with_traceback(trace)  # an assignment would call the class's own `__setattr__`
         text = "".join(traceback.format_exception(error))
         try:
             return Outcome.ERROR, [pickling.dump_error(error, text, self._max_payload)]
@@ -187,16 +244,16 @@ class TaskRunner:
             problem = str(failure)
         except pickling.TooLargeError:
             problem = f"it takes more than the {self._max_payload} bytes allowed"
-            text = text if len(text) < _MAX_TEXT else f"{text[:_MAX_TEXT]} […]"
+            text = text if len(text) < _MAX_TRACEBACK else f"{text[:_MAX_TRACEBACK]} […]"
         return unsendable(f"it raised an exception that can't be sent back ({problem}):\n{text}")
 
 
 def unready(error: BaseException, max_payload: int) -> Answer:
-    """Return an answer that the worker's setup has failed, and how."""
+    """Return the outcome of a task that has not begun, because the worker's setup raised an exception."""
     outcome, parts = TaskRunner(max_payload).error(error)
     return Outcome.UNREADY if outcome == Outcome.ERROR else outcome, parts
 
 
 def unsendable(reason: str) -> Answer:
-    """Return an answer that there is none, and why."""
+    """Return the outcome of a task whose own outcome cannot be sent, with the reason."""
     return Outcome.UNSENDABLE, [reason.encode(errors="replace")]

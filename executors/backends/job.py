@@ -149,7 +149,9 @@ class Job:
         self.token: Any = None
 
     def start(self) -> bool:
-        """Start the job; it has to run next. From here on its context has it as the current task. Any thread.
+        """Start the job; it has to run next. Any thread.
+
+        From here on its context has it as the current task, if its backend runs it in that context.
 
         Returns:
             False if it has been cancelled: drop it, and report nothing.
@@ -162,7 +164,8 @@ class Job:
             return False
         if self.slot is not None:
             self.slot.release()
-        self.context.run(running.set, self.handle)
+        if self.backend.supports_context:
+            self.context.run(running.set, self.handle)
         if self.is_observed:
             self.owner.job_started(self)
         return True

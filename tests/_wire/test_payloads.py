@@ -17,7 +17,7 @@ from pool_tasks import segments
 from shared_memory import mapped, output_of
 
 from executors._wire.channel import BlockingChannel
-from executors._wire.frames import ABOUT_SEGMENTS, FrameType
+from executors._wire.frames import SEGMENT_NOTICES, FrameType
 from executors._wire.payloads import PayloadCodec
 from executors._wire.segments import MIN_SIZE
 from executors.backends.process.worker_process import JOB_SOCKET_TYPE
@@ -34,14 +34,14 @@ class Side:
 
     def __init__(self, sock: socket.socket, limit: int) -> None:
         self.channel = BlockingChannel(sock)
-        self.parcels = PayloadCodec(limit)
+        self.codec = PayloadCodec(limit)
         self.heard: list[int] = []
 
     def send(self, *parts: Any, task_id: int = 7) -> list[int]:
         """Send a payload with the news; return the descriptors that went along."""
-        frames, descriptors = self.parcels.wrap(FrameType.VALUE, parts, task_id, 0.5)
+        frames, descriptors = self.codec.encode(FrameType.VALUE, parts, task_id, 0.5)
         # In a thread, as the other side reads in this one.
-        thread = threading.Thread(target=self.channel.send, args=([*self.parcels.news(), *frames], descriptors))
+        thread = threading.Thread(target=self.channel.send, args=([*self.codec.releases(), *frames], descriptors))
         thread.start()
         self.sending = thread
         return list(descriptors)
@@ -50,18 +50,18 @@ class Side:
         """Wait for the payload that `sender` has sent, and hear its news."""
         while True:
             kind, task_id, _, body = self.channel.receive()
-            if kind not in ABOUT_SEGMENTS:
+            if kind not in SEGMENT_NOTICES:
                 break
             self.hear(kind, body)
         sender.sending.join()
         assert task_id == 7
-        unwrapped = self.parcels.unwrap(kind, body, self.channel.descriptors)
+        decoded = self.codec.decode(kind, body, self.channel.descriptors)
         assert not self.channel.descriptors
-        return unwrapped
+        return decoded
 
     def hear(self, kind: int, body: Any) -> None:
         self.heard.append(kind)
-        self.parcels.hear(kind, body)
+        self.codec.on_release(kind, body)
 
     def tell(self, frames: list[bytes], other: Side) -> None:
         """Send the other side what is to be known of segments."""
@@ -78,7 +78,7 @@ def sides(limit: int = PLENTY, kind: int = JOB_SOCKET_TYPE) -> Iterator[tuple[Si
         pair = Side(ours, limit), Side(theirs, limit)
         yield pair
         for side in pair:
-            side.parcels.close()
+            side.codec.close()
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,7 +87,7 @@ def sides(limit: int = PLENTY, kind: int = JOB_SOCKET_TYPE) -> Iterator[tuple[Si
     limit=st.sampled_from([0, MEGABYTE, PLENTY]),
     kind=st.sampled_from(sorted({socket.SOCK_STREAM, JOB_SOCKET_TYPE})),
 )
-def test_whatever_is_wrapped_is_unwrapped(sizes: list[int], limit: int, kind: int) -> None:
+def test_whatever_is_wrapped_is_decoded(sizes: list[int], limit: int, kind: int) -> None:
     """Parts of any sizes arrive as they were, there and back, however much shared memory there may be."""
     contents = [random.Random(size).randbytes(size) for size in sizes]
     with sides(limit, kind) as (here, there):
@@ -118,8 +118,8 @@ def test_without_shared_memory_large_payloads_go_by_the_socket() -> None:
     with sides(limit=0) as (here, there):
         assert here.send(b"pickle", bytes(MEGABYTE)) == []
         assert there.receive(here)[1] == [b"pickle", bytes(MEGABYTE)]
-        assert not here.parcels.in_use
-        assert not there.parcels.in_use
+        assert not here.codec.in_use
+        assert not there.codec.in_use
         assert mapped() == 0
 
 
@@ -135,7 +135,7 @@ def test_a_payload_beyond_the_limit_goes_by_the_socket() -> None:
         assert mapped() == 2  # the first alone, on both sides
         assert leased[0] == content
         del leased
-        there.tell(there.parcels.news(), here)
+        there.tell(there.codec.releases(), here)
         assert here.send(content) == []
         assert bytes(there.receive(here)[1][0]) == content
         assert mapped() == 2
@@ -151,7 +151,7 @@ def test_a_segment_is_used_again_without_its_descriptor() -> None:
             _, parts = there.receive(here)
             assert parts == [content]
             del parts
-            there.tell(there.parcels.news(), here)
+            there.tell(there.codec.releases(), here)
         assert here.heard == [FrameType.FREED] * 5
         assert mapped() == 2
 
@@ -162,13 +162,13 @@ def test_what_is_held_is_no_news() -> None:
     with sides() as (here, there):
         here.send(b"1" * MEGABYTE)
         _, held = there.receive(here)
-        assert there.parcels.news() == []
+        assert there.codec.releases() == []
         here.send(b"2" * MEGABYTE)
         _, others = there.receive(here)
         assert (held, others) == ([b"1" * MEGABYTE], [b"2" * MEGABYTE])
         del held
-        assert len(there.parcels.news()) == 1
-        assert there.parcels.news() == []
+        assert len(there.codec.releases()) == 1
+        assert there.codec.releases() == []
         del others
 
 
@@ -180,13 +180,13 @@ def test_trimming_gives_everything_back() -> None:
         there.send(there.receive(here)[1][0])
         here.receive(there)
         assert mapped() == 4
-        there.tell(there.parcels.news(), here)
-        here.tell(here.parcels.trim(), there)
-        there.tell(there.parcels.trim(), here)
+        there.tell(there.codec.releases(), here)
+        here.tell(here.codec.trim(), there)
+        there.tell(there.codec.trim(), here)
         assert there.heard == [FrameType.FREED, FrameType.CLOSED]
         assert here.heard == [FrameType.FREED, FrameType.CLOSED]
-        assert not here.parcels.in_use
-        assert not there.parcels.in_use
+        assert not here.codec.in_use
+        assert not there.codec.in_use
         assert mapped() == segments() == 0
 
 
@@ -196,15 +196,15 @@ def test_trimming_leaves_what_is_held() -> None:
     with sides() as (here, there):
         here.send(b"x" * MEGABYTE)
         _, parts = there.receive(here)
-        assert here.parcels.trim() == []
-        assert here.parcels.in_use
-        assert there.parcels.in_use
+        assert here.codec.trim() == []
+        assert here.codec.in_use
+        assert there.codec.in_use
         assert parts == [b"x" * MEGABYTE]
         del parts
-        there.tell(there.parcels.trim(), here)
-        here.tell(here.parcels.trim(), there)
-        assert not here.parcels.in_use
-        assert not there.parcels.in_use
+        there.tell(there.codec.trim(), here)
+        here.tell(here.codec.trim(), there)
+        assert not here.codec.in_use
+        assert not there.codec.in_use
 
 
 @HAS_SEGMENTS
@@ -231,12 +231,12 @@ def test_a_segment_is_retired_where_its_descriptor_did_not_come() -> None:
     here, there = PayloadCodec({PLENTY}), PayloadCodec({PLENTY})
 
     def send():
-        frames, descriptors = here.wrap(FrameType.JOB, [bytes({MEGABYTE})], 1)
+        frames, descriptors = here.encode(FrameType.JOB, [bytes({MEGABYTE})], 1)
         ours.send(frames, descriptors)
 
     def receive():
         kind, _, _, body = theirs.receive()
-        return there.unwrap(kind, body, theirs.descriptors)
+        return there.decode(kind, body, theirs.descriptors)
 
     send()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -253,10 +253,10 @@ def test_a_segment_is_retired_where_its_descriptor_did_not_come() -> None:
         print("came without its descriptor" in str(error))
     for fd in taken:
         os.close(fd)
-    theirs.send(there.news())
+    theirs.send(there.releases())
     kind, _, _, body = ours.receive()
     print(kind == FrameType.RETIRED)
-    here.hear(kind, body)
+    here.on_release(kind, body)
     print(not here.in_use and not there.in_use)
     send()
     print(receive()[1] == [bytes({MEGABYTE})])

@@ -22,12 +22,12 @@ class Text(str):
 
 @given(st.text(), st.lists(ATOMS, max_size=5))
 def test_calls_come_back(name, args) -> None:
-    """Name, function and arguments are what they were, the first time and the second."""
+    """Name, function, arguments and the function's kind are what they were, the first time and the second."""
     sender, receiver = SmallCalls(), SmallCalls()
-    for _ in range(2):
-        data = sender.dump(name, tasks.identity, tuple(args))
+    for function, is_coroutine in 2 * [(tasks.identity, False), (tasks.add_later, True)]:
+        data = sender.dump(name, function, tuple(args))
         assert data is not None
-        assert receiver.load(data) == (name, tasks.identity, tuple(args))
+        assert receiver.load(data) == (name, function, tuple(args), is_coroutine)
 
 
 @pytest.mark.parametrize(

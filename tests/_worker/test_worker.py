@@ -9,7 +9,7 @@ import pytest
 import worker_tasks as tasks
 from processes import is_alive
 
-from executors import Executor, TaskExitedError
+from executors import Executor, InvalidTaskError, TaskExitedError
 
 pytestmark = pytest.mark.anyio
 
@@ -97,9 +97,11 @@ async def test_coroutine_functions_share_the_workers_loop(cpu) -> None:
     assert await cpu._executor.run(tasks.marked_later, 1) == (1, worker)
 
 
-async def test_a_returned_awaitable_is_awaited_in_the_worker(cpu) -> None:
-    """A plain function that returns a coroutine gives that coroutine's value."""
-    assert await cpu.run(tasks.return_awaitable, 2) == 3
+@pytest.mark.parametrize("function", [tasks.return_awaitable, lambda value: tasks.return_awaitable(value)])
+async def test_a_sync_function_that_returns_an_awaitable_fails(cpu, function) -> None:
+    """Nothing awaits it, and the error says how to declare the function. A pickle by value makes no difference."""
+    with pytest.raises(InvalidTaskError, match=r"returned an awaitable \(coroutine\).*async def"):
+        await cpu.run(function, 2)
 
 
 async def test_a_fork_does_not_answer(cpu) -> None:
@@ -181,8 +183,12 @@ async def test_the_setup(tmp_path) -> None:
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
 async def test_coroutines_run_on_the_kind_of_loop_that_the_executor_has(anyio_backend: tuple[str, object]) -> None:
-    """A coroutine function uses in a worker what it uses on the executor's own loop; so does what another returns."""
+    """A coroutine function uses in a worker what it uses on the executor's own loop, also if pickled by value."""
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
         assert await cpu.run(tasks.library_of_loop) == anyio_backend[0]
-        assert await cpu.run(lambda: tasks.library_of_loop()) == anyio_backend[0]
+
+        async def by_value() -> str:
+            return await tasks.library_of_loop()
+
+        assert await cpu.run(by_value) == anyio_backend[0]

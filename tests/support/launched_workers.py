@@ -10,7 +10,7 @@ import pytest
 from launching import config
 from lines import Line
 
-from executors.backends.process import worker_handle as members
+from executors.backends.process import prefetch
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.worker_process import WorkerProcess
 
@@ -32,7 +32,7 @@ def line(tmp_path: Path) -> Callable[[], Line]:
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every task count as short, however busy the machine is: each worker is sent its next job ahead."""
-    monkeypatch.setattr(members, "BRISK", 1000.0)
+    monkeypatch.setattr(prefetch, "PREFETCH_WINDOW", 1000.0)
 
 
 @pytest.fixture

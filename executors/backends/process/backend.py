@@ -1,10 +1,11 @@
-"""`ProcessBackend`: a job's way to a worker process and back, as bytes."""
+"""`ProcessBackend`: pickles jobs for worker processes, and reports their outcomes."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,31 @@ from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
 from executors.options import whole_number
 
+_NO_CONTEXT = Context()
+_NO_KWARGS: dict[str, Any] = {}
+
 MAX_BODY = MESSAGE_SIZE - HEADER.size
-"""The largest pickle that goes in one message."""
+"""The largest pickle, in bytes, that is sent in one message."""
 
 
 class ProcessBackend(ExecutorBackend):
-    """Runs plain and coroutine functions in worker processes, one task at a time in each.
+    """Runs sync and coroutine functions in worker processes, one task at a time in each.
 
     Args:
-        size: How many workers there may be. They start when needed.
-        nice: Their niceness above the server's.
+        size: How many workers there may be. They start on demand.
+        nice: By how much their niceness exceeds the server's.
         max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
-        max_memory_growth: After having grown by how many bytes a worker is replaced, once its task has ended.
+        max_memory_growth: By how many bytes a worker may grow before it is replaced at the end of its task.
         idle_timeout: After how many seconds without a task a worker ends; never if None.
-        preload: Whether workers are forked from a process that has imported the app, and what else tasks have needed,
-            where that is safe. Else each imports for itself.
+        preload: Whether workers are forked, where that is safe, from a process that has imported the app and the
+            modules of earlier tasks. Otherwise each worker imports them.
         max_payload: How many bytes a pickled call or result may have.
-        carried: Context variables that travel along.
-        setup: What a worker calls before its first job: ``"package.module:function"`` and its arguments. It is
-            called with the worker before these, and returns what wraps each task's function.
+        carried: The context variables that travel with each task.
+        setup: What a worker calls before its first task: ``"package.module:function"`` and its arguments. The function
+            is called with the worker and these arguments, and returns what wraps each task's function.
+
+    Raises:
+        ConfigurationError: A value is invalid, or the system is Windows.
     """
 
     supports_coroutines = True
@@ -79,12 +86,12 @@ class ProcessBackend(ExecutorBackend):
         self.setup = setup
 
     def start(self, loop: EventLoop) -> None:
-        """Get ready; the first worker starts with the first job."""
+        """Get ready. The first worker starts with the first job."""
         self._library = loop.library
         self._main = main_script()
         main = sys.modules.get("__main__")
         if main is not None:
-            sys.modules[MAIN_NAME] = main  # results of classes of the main script come back under that name
+            sys.modules[MAIN_NAME] = main  # instances of its classes come back under that name
         self._small_calls = SmallCalls()
         self._pickler = SideThread("executors-pickler", loop)
         self._shared = shared_limit(self.workers)
@@ -94,11 +101,11 @@ class ProcessBackend(ExecutorBackend):
             Launcher(self._config, logged=lambda body, pid: loop.post(logs.replay, body, pid)),
             self._shared,
             self._recycling,
-            self._answered,
+            self._on_outcome,
         )
 
     def _config(self) -> dict[str, Any]:
-        """Tell a new worker what it needs to know."""
+        """Return the configuration of a new worker."""
         return {
             "argv": sys.argv,
             "library": self._library,
@@ -115,41 +122,54 @@ class ProcessBackend(ExecutorBackend):
 
     @property
     def unavailable(self) -> str | None:  # type: ignore[override]
-        """Say so while workers fail to start."""
-        return self._pool.unavailable
+        """Why workers fail to start, while they do and none is left."""
+        return None if self._pool.workers else self._pool.start_failure
 
     def resize(self, size: int) -> None:
-        """Have so many workers at most from now on. On the loop's thread, while the backend is started.
+        """Set how many workers there may be. On the loop's thread, while the backend is started.
 
-        A worker that is one too many ends its task first.
+        Workers above that end once their task has ended.
+
+        Args:
+            size: The number of workers, at least 1.
+
+        Raises:
+            ConfigurationError: The number is invalid.
         """
         self.workers = whole_number(size, "the number of processes", least=1)
         self._pool.resize(size)
 
     def submit(self, job: Job) -> None:
-        """Pickle the call, and queue it for the next worker."""
-        try:
-            token = self._dump(job, min(INLINE_LIMIT, self._max_payload))
-        except pickling.TooLargeError:
-            self._pickler.call(
-                lambda: self._dump(job, self._max_payload), lambda token, error: self._dumped(job, token, error)
-            )
-        else:
-            self._queue(job, token)
+        """Pickle the call, and run it in an idle worker or queue it.
 
-    def _queue(self, job: Job, token: bytes | Payload) -> None:
-        job.token = token
-        job.args, job.kwargs = (), {}  # the token has them; a queued task takes no more memory than it must
-        self._pool.submit(job)
-
-    def _dump(self, job: Job, limit: int) -> bytes | Payload:
-        """Pickle a call, as a frame or, if it is too large for a message, a payload."""
+        Raises:
+            SerializationError: The call cannot be pickled, or is too large.
+        """
         handle = job.handle
         variables = {} if self.carried is None else self.carried.capture(job.context)
         if not job.kwargs and not variables:
-            small = self._small_calls.dump(handle.name, job.function, job.args)
-            if small is not None and len(small) <= self._max_payload:
-                return frame(FrameType.SMALL_JOB, small, handle.id)
+            body = self._small_calls.dump(handle.name, job.function, job.args)
+            if body is not None and len(body) <= self._max_payload:
+                self._send(job, frame(FrameType.SMALL_JOB, body, handle.id))
+                return
+        try:
+            token = self._dump(job, variables, min(INLINE_LIMIT, self._max_payload))
+        except pickling.TooLargeError:
+            self._pickler.call(
+                lambda: self._dump(job, variables, self._max_payload),
+                lambda token, error: self._on_dumped(job, token, error),
+            )
+        else:
+            self._send(job, token)
+
+    def _send(self, job: Job, token: bytes | Payload) -> None:
+        job.token = token  # which has all that follows: a queued job keeps no more memory and objects than it must
+        job.args, job.kwargs, job.context = (), _NO_KWARGS, _NO_CONTEXT
+        self._pool.submit(job)
+
+    def _dump(self, job: Job, variables: dict[str, Any], limit: int) -> bytes | Payload:
+        """Pickle a call: as a frame or, if that is too large for a message, as a payload."""
+        handle = job.handle
         buffers: list[memoryview] = []
         data, needs_main = pickling.dump_call(
             handle.name, job.function, job.args, job.kwargs, variables, limit, buffers,
@@ -169,7 +189,7 @@ class ProcessBackend(ExecutorBackend):
             "(EXECUTOR_MAX_PAYLOAD): hand over what identifies them (a path, a key)"
         )
 
-    def _dumped(self, job: Job, token: bytes | Payload | None, error: Exception | None) -> None:
+    def _on_dumped(self, job: Job, token: bytes | Payload | None, error: Exception | None) -> None:
         if job.handle.done():
             return
         if isinstance(error, pickling.TooLargeError):
@@ -177,21 +197,20 @@ class ProcessBackend(ExecutorBackend):
         if token is None:
             job.fail(error or RuntimeError("the call came to nothing"))
         else:
-            self._queue(job, token)
+            self._send(job, token)
 
-    def _answered(self, job: Job, kind: int, parts: Sequence[Buffer], pid: int) -> None:
-        where = f"worker process {pid}"
+    def _on_outcome(self, job: Job, kind: int, parts: Sequence[Buffer], where: str) -> None:
         if len(parts[0]) <= INLINE_LIMIT:
             report_outcome(job, kind, parts, where)
         else:
             self._pickler.call(lambda: report_outcome(job, kind, parts, where), lambda _, __: None)
 
     def cancel(self, job: Job) -> None:
-        """Forget a queued job; kill the worker of a running one, with its process group."""
+        """Drop a queued job; kill the worker of a running one, with its process group."""
         self._pool.cancel(job)
 
     def expect_no_more(self) -> None:
-        """Replace no worker that is killed for its task."""
+        """Stop replacing workers that are killed, unless a queued job needs one."""
         self._pool.expect_no_more()
 
     async def close(self) -> None:
@@ -206,7 +225,7 @@ class ProcessBackend(ExecutorBackend):
 
 
 def main_script() -> dict[str, str] | None:
-    """Tell how a worker can import the main script; None if it can't (an interactive session, ``-c``)."""
+    """Return how a worker can import the main script; None if it cannot (an interactive session, ``-c``)."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     path = getattr(main, "__file__", None)

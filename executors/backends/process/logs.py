@@ -7,7 +7,7 @@ import pickle
 
 
 def levels_of_loggers() -> dict[str, int]:
-    """Return every level that is set in this process, by logger's name; the root's is ''."""
+    """Return the levels that are set in this process, by the logger's name; the root logger's name is ''."""
     levels = {"": logging.getLogger().level}
     for name, found in list(logging.Logger.manager.loggerDict.items()):
         if isinstance(found, logging.Logger) and found.level:
@@ -16,7 +16,12 @@ def levels_of_loggers() -> dict[str, int]:
 
 
 def replay(data: bytes | bytearray, pid: int) -> None:
-    """Hand a worker's records to this process's logging."""
+    """Pass a worker's log records to this process's logging.
+
+    Args:
+        data: The body of a frame of type LOG.
+        pid: The worker's process id.
+    """
     dropped, records = pickle.loads(data)
     if dropped:
         logging.getLogger("executors").warning("worker process %d dropped %d log records", pid, dropped)

@@ -1,6 +1,6 @@
-"""The pool of worker processes: which job goes to which worker, when one starts and when one ends.
+"""The pool of worker processes: assigns jobs to workers, and decides when a worker starts and when it ends.
 
-All state is here, and changes on the loop's thread alone.
+All state is here and in `PendingJobs`, and changes on the loop's thread alone.
 """
 
 from __future__ import annotations
@@ -9,41 +9,42 @@ import time
 from collections.abc import Callable, Sequence
 
 from executors._loops import Cancellable, EventLoop, Waiter, guarded
-from executors._wire.frames import ABOUT_SEGMENTS, Frame, FrameType, frame
+from executors._wire.frames import FrameType, frame
 from executors._wire.pickling import Buffer
-from executors.backends.backlog import Backlog
 from executors.backends.base import Job
-from executors.backends.process import logs
+from executors.backends.process import prefetch
 from executors.backends.process.launcher import Launcher
+from executors.backends.process.prefetch import PendingJobs
 from executors.backends.process.recycling import Recycling
 from executors.backends.process.starter import Starter
-from executors.backends.process.worker_handle import BRISK, WorkerHandle
+from executors.backends.process.worker_handle import WorkerHandle
 from executors.backends.process.worker_process import WorkerProcess
 from executors.backends.side_thread import SideThread
 from executors.errors import WorkerLostError
 
-RETIRE_TIME = 5.0
-"""Seconds that a worker has to exit when it is replaced: a task may have left a thread that doesn't end."""
+RETIRE_TIMEOUT = 5.0
+"""Seconds that a replaced worker has to exit before it is killed: a task may have left a thread that does not end."""
 
-EXIT_TIME = 0.25
+EXIT_TIMEOUT = 0.25
 """Seconds that idle workers have to exit when the backend closes."""
 
-TRIM_TIME = 10.0
-"""Seconds after which an idle worker and the parent give back the shared memory that they keep for its next task."""
-
-_MAX_HANDOVERS = 3
+TRIM_INTERVAL = 10.0
+"""Seconds after which an idle worker and the server free the shared memory that they keep for its next task."""
 
 
 class Pool:
-    """The workers of one run of the backend, and the jobs that wait for them.
+    """The workers of one run of the backend, and the jobs that they run.
 
     Args:
         loop: The running loop.
         size: How many workers there may be.
-        launcher: Starts them.
+        launcher: Launches them.
         shared: How many bytes of shared memory each side of each worker may have.
-        recycling: What ends a worker's service.
-        answered: Called with a job, the kind and parts of its worker's answer, and the worker's process id.
+        recycling: When a worker is replaced.
+        on_outcome: Called with a job that has ended, the kind and the parts of its outcome, and its worker's name.
+
+    Attributes:
+        workers: The workers that take jobs.
     """
 
     def __init__(
@@ -53,290 +54,214 @@ class Pool:
         launcher: Launcher,
         shared: int,
         recycling: Recycling,
-        answered: Callable[[Job, int, Sequence[Buffer], int], None],
+        on_outcome: Callable[[Job, int, Sequence[Buffer], str], None],
     ) -> None:
         self._loop = loop
         self._size = size
-        self._starter = Starter(loop, launcher, self._started, self._stuck)
+        self._starter = Starter(loop, launcher, self._on_started, self._on_start_failed)
         self._shared = shared
         self._recycling = recycling
-        self._answered = answered
-        self._backlog = Backlog()
-        self._members: list[WorkerHandle] = []
+        self._on_outcome = on_outcome
+        self._pending = PendingJobs()
+        self._backlog = self._pending.backlog
+        self._redispatches = self._pending.redispatches
+        self.workers: list[WorkerHandle] = []
         self._idle: list[WorkerHandle] = []
-        self._leaving: set[WorkerHandle] = set()  # told to exit, or killed
-        self._redispatches: dict[int, int] = {}  # of jobs whose workers died before they had begun
+        self._leaving: set[WorkerHandle] = set()  # asked to exit, or killed
         self._modules: set[str] = set()  # whose functions have run in a worker
         self._copier = SideThread("executors-copier", loop)
-        self._rounds: Cancellable | None = None
-        self._look_again: Cancellable | None = None
+        self._idle_check: Cancellable | None = None
+        self._prefetch_check: Cancellable | None = None
         self._closing = False
-        self._spares = 1  # how many workers are started for one that is killed, whether a job waits or not
+        self._spares = 1  # how many workers are started for one that is killed, even if no job is queued
         self._all_gone: Waiter | None = None
 
     @property
-    def unavailable(self) -> str | None:
-        """Why no job is taken, if so: no worker is up, and those that were started have failed. Any thread."""
-        return None if self._members else self._starter.reason
+    def start_failure(self) -> str | None:
+        """Why no worker starts, while that fails again and again. Any thread."""
+        return self._starter.reason
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
-        """Queue a job, whose `token` is its pickled call, for the next worker."""
-        if self._idle and not len(self._backlog):
-            self._assign(job)
+        """Run a job, whose `token` is its pickled call, in an idle worker, or queue it."""
+        if self._idle and not self._backlog:
+            self._run(job)
+            return
+        self._backlog.append(job)
+        queued = len(self._backlog)
+        if queued == 1:  # the jobs before it have used up the workers otherwise
+            self._assign()
+        elif len(self.workers) + self._starter.starting < self._size:
+            self._start_workers(queued - self._starter.starting)
+
+    def _assign(self) -> None:
+        """Run pending jobs in idle workers, start workers for those that remain, and have busy workers prefetch."""
+        while self._idle and (job := self._pending.next_job(self.workers)) is not None:
+            self._run(job)
+        if self._backlog:
+            if len(self.workers) < self._size:
+                self._start_workers(len(self._backlog) - self._starter.starting)
+            if len(self.workers) + self._starter.starting >= self._size:
+                self._pending.prefetch(self.workers)
+        elif self._idle and self._prefetch_check is None:
+            for worker in self.workers:
+                if worker.prefetched:  # and its jobs could not be revoked just now
+                    self._prefetch_check = self._loop.call_later(prefetch.PREFETCH_WINDOW, self._check_prefetched)
+                    break
+
+    def _check_prefetched(self) -> None:
+        self._prefetch_check = None
+        self._assign()
+
+    def _run(self, job: Job) -> None:
+        """Run a job in an idle worker."""
+        worker = self._idle.pop()  # first: a hook that is called as the job starts may submit another
+        if job.handle.id in self._redispatches or job.start():
+            worker.run(job)
         else:
-            self._backlog.append(job)
-            waiting = len(self._backlog)
-            if waiting == 1:  # with others before it there is nobody to take it
-                self._schedule()
-            elif len(self._members) + self._starter.starting < self._size:
-                self._start(waiting - self._starter.starting)
+            self._idle.append(worker)
+
+    def _on_job_ended(self, worker: WorkerHandle, job: Job, kind: int, parts: Sequence[Buffer]) -> None:
+        """A worker has ended a job: see to the worker first, so that it does not wait while the outcome is decoded."""
+        if kind == FrameType.VALUE:
+            self._modules.add(getattr(job.function, "__module__", None) or "")
+        if self._redispatches:
+            self._redispatches.pop(job.handle.id, None)
+        if worker.tasks == 1:
+            self._starter.succeeded()
+        following = worker.job
+        is_cancelled = following is not None and not following.start()
+        if worker not in self._leaving:
+            if self._closing or len(self.workers) > self._size:
+                worker.is_due = True
+            if following is None:
+                self._release(worker)
+            elif is_cancelled:  # and could not be revoked
+                self._stop(worker, following)
+            self._assign()
+        guarded(self._on_outcome, job, kind, parts, worker.name)
 
     def cancel(self, job: Job) -> None:
-        """Forget a queued job; kill the worker of a running one, with its process group."""
-        for member in self._members:
-            if job is member.job or job in member.ahead:
-                self._stop(member, job)
-                self._schedule()
+        """Drop a pending job; kill the worker of a running one, with its process group."""
+        for worker in self.workers:
+            if job is worker.job or job in worker.prefetched:
+                self._stop(worker, job)
+                self._assign()
                 return
-        self._forget(job)
+        self._pending.forget(job)
 
-    def _forget(self, job: Job) -> None:
-        self._backlog.forget(job)
-        if self._redispatches.pop(job.handle.id, None) is not None:
-            job.cancelled()  # it had been started, but no worker had begun it
-
-    def _stop(self, member: WorkerHandle, job: Job) -> None:
-        """Have a worker never begin a job, or kill it."""
-        self._take_back(member)
-        if job is member.job and not member.ahead:  # it is what the worker is at
-            self._kill(member)
-        elif job is member.job or job in member.ahead:  # it has ended, or those before have: that is about to be heard
-            member.channel.receive_all()
-            if (job is member.job or job in member.ahead) and member in self._members:
-                self._loop.call_later(BRISK, self.cancel, job)
+    def _stop(self, worker: WorkerHandle, job: Job) -> None:
+        """Revoke a job that a worker has been sent, or kill the worker if it runs the job."""
+        self._pending.revoke(worker)
+        if job is worker.job and not worker.prefetched:
+            self._kill(worker)
+        elif _has(worker, job):  # those before it have ended, or it has itself: that outcome is in the socket
+            worker.channel.receive_all()
+            if _has(worker, job) and worker in self.workers:
+                self._loop.call_later(prefetch.PREFETCH_WINDOW, self.cancel, job)
         else:
-            self._forget(job)
-
-    def _take_back(self, member: WorkerHandle) -> None:
-        """Put the jobs back in line that a worker has been sent ahead of time, and hasn't read."""
-        first = member.job
-        taken = member.take_back()
-        for job in reversed(taken):
-            if not job.handle.done():
-                self._backlog.put_back(job)
-                if job is first:
-                    self._redispatches.setdefault(job.handle.id, 0)  # it has been started
-        if member.job is not None and member.job is not first:
-            member.job.start()
-
-    def _schedule(self) -> None:
-        """Give queued jobs to workers, and start workers for those that remain."""
-        while self._idle and (job := self._next_job()) is not None:
-            self._assign(job)
-        if self._backlog:
-            if len(self._members) < self._size:
-                self._start(len(self._backlog) - self._starter.starting)
-            if len(self._members) + self._starter.starting >= self._size:
-                for member in self._members:
-                    if not member.ahead:
-                        self._send_ahead(member)
-        elif self._idle and self._look_again is None and any(member.ahead for member in self._members):
-            self._look_again = self._loop.call_later(BRISK, self._take_another_look)
-
-    def _take_another_look(self) -> None:
-        """See to jobs that were sent ahead, and couldn't be taken back when there was an idle worker."""
-        self._look_again = None
-        self._schedule()
-
-    def _assign(self, job: Job) -> None:
-        member = self._idle.pop()  # before the job starts: hooks hear of that, and may submit another
-        if job.handle.id in self._redispatches or job.start():
-            member.run(job)
-        else:
-            self._idle.append(member)
-
-    def _next_job(self) -> Job | None:
-        """Return the job that is first in line: one sent ahead to a worker that turned out to be slow, or queued."""
-        for member in [*self._members]:
-            if member.ahead and (not self._backlog or member.is_slow()):
-                self._take_back(member)
-        return self._backlog.popleft()
-
-    def _send_ahead(self, member: WorkerHandle) -> None:
-        """Send a worker its share of what is queued, as far as that would take it next to no time."""
-        share = -(-len(self._backlog) // len(self._members))
-        for _ in range(min(share, member.room_ahead())):
-            job = self._backlog.popleft()
-            if job is None:
-                return
-            if job.handle.id in self._redispatches or not member.send_ahead(job):
-                self._backlog.put_back(job)
-                return
-
-    def _heard(self, member: WorkerHandle, received: Frame) -> bool:
-        """Take in a frame; return whether there may be another by now."""
-        kind, task_id, cpu_time, body = received
-        if kind == FrameType.LOG:
-            guarded(logs.replay, body, member.pid)
-        elif kind in ABOUT_SEGMENTS:
-            member.parcels.hear(kind, body)
-        else:
-            parts: Sequence[Buffer]
-            try:
-                kind, parts = member.parcels.unwrap(kind, body, member.channel.descriptors)
-            except OSError as error:
-                kind, parts = FrameType.UNSENDABLE, [f"what came of it can't be received: {error}".encode()]
-            except Exception as error:  # noqa: BLE001  (a task has written what looks like a frame, and isn't one)
-                member.garbled(f"{type(error).__name__}: {error}")
-                return False
-            job = member.job
-            if job is not None and job.handle.id == task_id:
-                job.handle.cpu_time = cpu_time
-                if kind == FrameType.VALUE:
-                    self._modules.add(getattr(job.function, "__module__", None) or "")
-                if self._redispatches:
-                    self._redispatches.pop(task_id, None)
-                self._went_on(member)
-                guarded(self._answered, job, kind, parts, member.pid)
-                return member.job is not None
-        return False
-
-    def _went_on(self, member: WorkerHandle) -> None:
-        if not member.tasks:
-            self._starter.succeeded()
-        following = member.ended()
-        is_wanted = following is None or following.start()
-        if member in self._leaving:
-            return
-        if self._closing or len(self._members) > self._size:
-            member.is_due = True
-        if following is None:
-            self._free(member)
-        elif not is_wanted:  # it was cancelled, and couldn't be taken back
-            self._stop(member, following)
-        self._schedule()
-
-    def _free(self, member: WorkerHandle) -> None:
-        """A worker has nothing to do."""
-        if member.is_due:
-            self._retire(member)
-        else:
-            self._rest(member)
+            self._pending.forget(job)
 
     # --- workers ------------------------------------------------------------------------------------------
 
-    def _start(self, count: int) -> None:
-        """Start so many workers, as far as there may be more."""
-        room = self._size - len(self._members) - self._starter.starting
-        if room > 0 and not self._closing and self._starter.may_start():
-            for _ in range(min(count, room)):
+    def _start_workers(self, count: int) -> None:
+        """Start `count` workers, or as many as there may be."""
+        available = self._size - len(self.workers) - self._starter.starting
+        if available > 0 and not self._closing and self._starter.may_start():
+            for _ in range(min(count, available)):
                 self._starter.start(frozenset(self._modules))
 
-    def _kill(self, member: WorkerHandle) -> None:
-        """Kill a worker with its process group, and have another take its place at once."""
-        self._leave(member)
-        member.launched.kill()
-        self._start(self._spares)
-
-    def _retire(self, member: WorkerHandle) -> None:
-        """Have an idle worker exit."""
-        self._leave(member)
-        member.channel.send([frame(FrameType.EXIT)])
-        member.patience = self._loop.call_later(RETIRE_TIME, member.launched.kill)
-
-    def _leave(self, member: WorkerHandle) -> None:
-        self._members.remove(member)
-        self._leaving.add(member)
-
-    def resize(self, size: int) -> None:
-        """Have so many workers at most. Those that are too many end once they are idle."""
-        self._size = size
-        while self._idle and len(self._members) > size:
-            self._retire(self._idle.pop(0))
-        self._schedule()
-
-    def _started(self, launched: WorkerProcess) -> None:
-        member = WorkerHandle(
-            launched, self._loop, self._copier, self._shared, self._recycling, self._heard, self._exited
+    def _on_started(self, process: WorkerProcess) -> None:
+        worker = WorkerHandle(
+            process, self._loop, self._copier, self._shared, self._recycling, self._on_job_ended, self._on_exit
         )
-        self._members.append(member)
+        self.workers.append(worker)
         if self._closing:
-            self._kill(member)
-        elif len(self._members) > self._size:  # since fewer are wanted
-            self._retire(member)
+            self._kill(worker)
         else:
-            self._rest(member)
-            self._schedule()
+            worker.is_due = len(self.workers) > self._size  # since the size was reduced
+            self._release(worker)
+            self._assign()
 
-    def _stuck(self) -> None:
+    def _on_start_failed(self) -> None:
         """A start has failed, or may be tried again."""
-        if self.unavailable:
-            reason = f": {self.unavailable}"
+        if not self.workers and self.start_failure:
+            reason = f": {self.start_failure}"
             while (job := self._backlog.popleft()) is not None:
                 self._redispatches.pop(job.handle.id, None)
                 job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, reason))
-        self._schedule()
-        self._check_gone()
+        self._assign()
+        self._check_all_gone()
 
-    def _rest(self, member: WorkerHandle) -> None:
-        self._idle.append(member)
-        if self._rounds is None:
-            self._rounds = self._loop.call_later(self._recycling.round_time(TRIM_TIME), self._make_rounds)
+    def _release(self, worker: WorkerHandle) -> None:
+        """Make a worker that has no job idle, or retire it if it is due."""
+        if worker.is_due:
+            self._retire(worker)
+            return
+        self._idle.append(worker)
+        if self._idle_check is None:
+            self._check_idle_later()
 
-    def _make_rounds(self) -> None:
-        """Look after workers that have been idle for a while."""
-        self._rounds = None
+    def _check_idle_later(self) -> None:
+        self._idle_check = self._loop.call_later(self._recycling.check_interval(TRIM_INTERVAL), self._check_idle)
+
+    def _check_idle(self) -> None:
+        """Retire the workers that have been idle for long, and free the shared memory of the others."""
+        self._idle_check = None
         now = time.monotonic()
-        resting, self._idle = self._idle, []
-        for member in resting:
-            if self._recycling.is_idle_for_long(now - member.idle_since):
-                self._retire(member)
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            if self._recycling.is_idle_for_long(now - worker.began):
+                self._retire(worker)
             else:
-                member.trim()
-                self._idle.append(member)
+                worker.trim()
+                self._idle.append(worker)
         if self._idle:
-            self._rounds = self._loop.call_later(self._recycling.round_time(TRIM_TIME), self._make_rounds)
+            self._check_idle_later()
 
-    def _exited(self, member: WorkerHandle) -> None:
-        is_unexpected = member in self._members
-        is_unused = is_unexpected and not member.tasks and member.job is None
+    def _retire(self, worker: WorkerHandle) -> None:
+        """Have an idle worker exit."""
+        self._leave(worker)
+        worker.channel.send([frame(FrameType.EXIT)])
+        worker.kill_timer = self._loop.call_later(RETIRE_TIMEOUT, worker.process.kill)
+
+    def _kill(self, worker: WorkerHandle) -> None:
+        """Kill a worker with its process group, and start another in its place."""
+        self._leave(worker)
+        worker.process.kill()
+        self._start_workers(self._spares)
+
+    def _leave(self, worker: WorkerHandle) -> None:
+        self.workers.remove(worker)
+        self._leaving.add(worker)
+
+    def resize(self, size: int) -> None:
+        """Set how many workers there may be. Workers above that end once they are idle."""
+        self._size = size
+        while self._idle and len(self.workers) > size:
+            self._retire(self._idle.pop(0))
+        self._assign()
+
+    def _on_exit(self, worker: WorkerHandle) -> None:
+        is_unexpected = worker in self.workers
+        is_unused = is_unexpected and not worker.tasks and worker.job is None
         if is_unexpected:
-            self._leave(member)
+            self._leave(worker)
             if not is_unused:
-                self._start(self._spares)  # first, as it takes a while
-        if member in self._idle:
-            self._idle.remove(member)
-        member.channel.receive_all()  # it may have answered before it ended
-        entered = member.launched.entered()
-        exitcode = member.launched.reap()
-        self._leaving.remove(member)
-        if member.job is not None:
-            jobs = [member.job, *member.ahead]
-            begun = next((at + 1 for at, job in enumerate(jobs) if job.handle.id == entered), 0)
-            for job in reversed(jobs[max(begun, 1) :]):
-                self._backlog.put_back(job)
-            for job in jobs[1:begun]:  # and the word of what came before it is lost
-                if job.start():
-                    self._lost(member, job, exitcode, begun=True)
-            self._lost(member, member.job, exitcode, begun=begun > 0)
-        member.release()
+                self._start_workers(self._spares)  # first, as it takes a while
+        if worker in self._idle:
+            self._idle.remove(worker)
+        worker.channel.receive_all()  # the outcomes that it has sent before
+        entered_task_id = worker.process.entered_task_id()
+        exitcode = worker.process.reap()
+        self._leaving.remove(worker)
+        self._pending.recover(worker, entered_task_id, exitcode)
+        worker.release()
         if is_unused and not self._closing:
             self._starter.failed(f"the process ended with exit code {exitcode} before it had a task")
-        self._schedule()
-        self._check_gone()
-
-    def _lost(self, member: WorkerHandle, job: Job, exitcode: int | None, *, begun: bool) -> None:
-        task_id = job.handle.id
-        redispatches = self._redispatches.pop(task_id, 0) + 1
-        if job.stop is not None or job.handle.done():
-            job.cancelled()
-        elif begun or redispatches == _MAX_HANDOVERS:
-            job.lost(WorkerLostError(job.handle.name, task_id, member.pid, exitcode, member.detail))
-        else:
-            self._redispatches[task_id] = redispatches
-            self._backlog.put_back(job)
+        self._assign()
+        self._check_all_gone()
 
     # --- the end ------------------------------------------------------------------------------------------
 
@@ -344,48 +269,53 @@ class Pool:
         """Start no worker that no queued job needs."""
         self._spares = 0
 
-    async def close(self, patience: float = 0.0) -> None:
+    async def close(self, close_timeout: float = 0.0) -> None:
         """End every worker: have idle ones exit, kill the others, and wait until all are reaped.
 
         Args:
-            patience: How many seconds longer than usual idle workers have.
+            close_timeout: How many seconds idle workers have beyond `EXIT_TIMEOUT`.
         """
         self._closing = True
         self._starter.stop()
         self._all_gone = self._loop.new_waiter()
-        for timer in (self._rounds, self._look_again):
+        for timer in (self._idle_check, self._prefetch_check):
             if timer is not None:
                 timer.cancel()
-        for member in list(self._members):
-            if member in self._idle:
-                self._retire(member)
+        for worker in list(self.workers):
+            if worker in self._idle:
+                self._retire(worker)
             else:
-                self._kill(member)
+                self._kill(worker)
         self._idle.clear()
-        impatience = self._loop.call_later(EXIT_TIME + patience, self._kill_all)
-        self._check_gone()
+        kill_timer = self._loop.call_later(EXIT_TIMEOUT + close_timeout, self._kill_leaving)
+        self._check_all_gone()
         await self._all_gone
-        impatience.cancel()
+        kill_timer.cancel()
         await self._copier.wait_closed()
         await self._starter.close()
 
-    def _kill_all(self) -> None:
-        for member in self._leaving:
-            member.launched.kill()
+    def _kill_leaving(self) -> None:
+        for worker in self._leaving:
+            worker.process.kill()
 
-    def _check_gone(self) -> None:
-        if self._all_gone is not None and not (self._members or self._leaving or self._starter.starting):
+    def _check_all_gone(self) -> None:
+        if self._all_gone is not None and not (self.workers or self._leaving or self._starter.starting):
             self._loop.wake(self._all_gone)
 
     def kill(self) -> None:
         """Kill and reap every worker, now. Any thread."""
         self._closing = True
-        members = [*self._members, *self._leaving]
-        self._members, self._leaving = [], set()
-        for member in members:
-            member.launched.kill()
-            member.launched.reap()
-            member.release()
+        workers = [*self.workers, *self._leaving]
+        self.workers, self._leaving = [], set()
+        for worker in workers:
+            worker.process.kill()
+            worker.process.reap()
+            worker.release()
         self._idle.clear()
         self._starter.kill()
         self._copier.close(wait=False)
+
+
+def _has(worker: WorkerHandle, job: Job) -> bool:
+    """Whether a worker has been sent a job that has not ended."""
+    return job is worker.job or job in worker.prefetched

@@ -1,4 +1,4 @@
-"""When a worker process has done enough, and another takes its place. Pure but for a look at its memory."""
+"""When a worker process has done enough and is replaced. Pure, except that it reads the worker's memory from /proc."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 import random
 from dataclasses import dataclass
 
-_JITTER = 0.1
-"""The most by which a worker is replaced earlier than said, so that not all are at once."""
+_MAX_JITTER = 0.1
+"""The largest fraction by which a worker is replaced early, so that not all are replaced at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recycling:
-    """What ends a worker's service. It always ends its task first.
+    """When a worker is replaced or ended. Its task always ends first.
 
     Attributes:
         max_tasks: After how many tasks it is replaced, less up to a tenth; never if None.
-        max_memory_growth: After having grown by how many bytes of memory of its own since its start; never if None.
+        max_memory_growth: By how many bytes its own memory may grow after its start; without limit if None.
         idle_timeout: After how many seconds without a task it ends; never if None.
     """
 
@@ -25,30 +25,30 @@ class Recycling:
     idle_timeout: float | None = None
 
     def task_limit(self) -> int | None:
-        """Draw after how many tasks a new worker is to be replaced."""
+        """Draw after how many tasks a new worker is replaced; None if never."""
         if self.max_tasks is None:
             return None
-        return self.max_tasks - int(random.random() * self.max_tasks * _JITTER)  # noqa: S311
+        return self.max_tasks - int(random.random() * self.max_tasks * _MAX_JITTER)  # noqa: S311
 
     def memory_of(self, pid: int) -> int:
-        """Return the bytes of memory of its own that a worker has, if that matters."""
+        """Return how many bytes of memory of its own a worker has; 0 if its growth is not limited."""
         return 0 if self.max_memory_growth is None else own_memory(pid)
 
     def has_grown(self, at_start: int, pid: int) -> bool:
-        """Tell whether a worker has more memory than it may, given what it had at its start."""
+        """Return whether a worker, with that many bytes at its start, has grown beyond the limit."""
         return self.max_memory_growth is not None and own_memory(pid) - at_start > self.max_memory_growth
 
     def is_idle_for_long(self, seconds: float) -> bool:
-        """Tell whether a worker that has been idle for so long is to end."""
+        """Return whether a worker that has been idle for so many seconds is to end."""
         return self.idle_timeout is not None and seconds >= self.idle_timeout
 
-    def round_time(self, longest: float) -> float:
-        """Return after how many seconds to look at idle workers again, at the longest."""
+    def check_interval(self, longest: float) -> float:
+        """Return after how many seconds, at most `longest`, to check idle workers again."""
         return longest if self.idle_timeout is None else min(longest, self.idle_timeout)
 
 
 def own_memory(pid: int) -> int:
-    """Return a process's resident memory in bytes, less what it shares by mapping; 0 where /proc doesn't tell."""
+    """Return a process's resident memory in bytes without shared mappings; 0 where the system has no such /proc."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             _, resident, shared, *_ = map(int, file.read().split())

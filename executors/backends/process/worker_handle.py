@@ -1,49 +1,33 @@
-"""A worker process as the parent sees it: the job it runs, and those that it has been sent ahead of time.
-
-While a worker runs a short task it is sent the next ones, so that it needn't wait for the parent. The parent keeps a
-duplicate of the worker's end of their socket, and can take such jobs back as long as the worker hasn't read them: the
-kernel hands a message to one reader only, and the worker reads one when it has ended the one before.
-"""
+"""`WorkerHandle`: a worker process as the pool sees it, with the job that it runs and those that it has prefetched."""
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from executors._loops import Cancellable, EventLoop
+from executors._loops import Cancellable, EventLoop, guarded
 from executors._wire.channel import LoopChannel
-from executors._wire.frames import MESSAGE_SIZE, Frame, FrameType, frame
+from executors._wire.frames import NOTICES, TYPE_BITS, Frame, FrameType, frame
 from executors._wire.payloads import PayloadCodec
 from executors._wire.pickling import Buffer
 from executors.backends.base import Job
+from executors.backends.process import logs
 from executors.backends.process.recycling import Recycling
 from executors.backends.process.worker_process import ExitWatch, WorkerProcess
 from executors.backends.side_thread import SideThread
 
 if TYPE_CHECKING:
-    from executors._wire.payloads import Wrapped
-
-_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
-
-BRISK = 0.005
-"""Seconds. A worker is sent as many jobs ahead of time as would take so long together, if each took what its last one
-did; and they are taken back from one that has been at a task for longer: handing over costs a hundredth of that."""
-
-MAX_AHEAD = 4
-"""How many jobs are sent ahead at most. Together they cost one wake-up on either side."""
-
-_INSTANT = 1e-6  # nothing takes less
+    from executors._wire.payloads import Encoded
 
 COPY_SIZE = 2 * 1024 * 1024
-"""Payloads of up to so many bytes are copied on the loop's thread; larger ones beside it."""
+"""Payloads of up to so many bytes are copied on the loop's thread; larger ones in a thread beside it."""
 
 
 class Payload(NamedTuple):
-    """The pickled call of a queued job, its `token`, if it is too large for a message; else that is a frame."""
+    """The pickled call of a job that is too large for one message: such a job's `token`. Any other job's is a frame."""
 
     kind: FrameType
     parts: Sequence[Buffer]
@@ -54,193 +38,162 @@ class WorkerHandle:
     """A worker process of the pool. On the loop's thread.
 
     Args:
-        launched: The process.
+        process: The process.
         loop: The running loop.
         copier: Copies large payloads.
         shared: How many bytes of shared memory each side may have.
-        recycling: What ends its service.
-        heard: Called with this and each frame; returns whether there may be another by now.
-        exited: Called with this when the process has ended, before it is reaped.
+        recycling: When the worker is to be replaced.
+        on_outcome: Called with this, a job that has ended, the kind of its outcome and the parts of that. The worker is
+            at its next prefetched job by then, or idle.
+        on_exit: Called with this when the process has ended, before it is reaped.
+
+    Attributes:
+        name: What messages call it.
+        job: The job that the worker runs, or has been sent and is about to run; None while it is idle.
+        prefetched: The jobs that it has been sent to run after that one.
+        began: When it began its job, or became idle, by the monotonic clock.
+        last_duration: How many seconds its last job took; None before the first has ended.
+        tasks: How many jobs it has ended.
+        task_limit: After how many jobs it is replaced; None if never.
+        is_due: It is to be replaced once it is idle.
+        copies: How many large payloads are being copied for it.
+        detail: What is known of its end, to follow "the worker process ended".
+        kill_timer: Kills it if it does not exit in time.
     """
 
     def __init__(
         self,
-        launched: WorkerProcess,
+        process: WorkerProcess,
         loop: EventLoop,
         copier: SideThread,
         shared: int,
         recycling: Recycling,
-        heard: Callable[[WorkerHandle, Frame], bool],
-        exited: Callable[[WorkerHandle], None],
+        on_outcome: Callable[[WorkerHandle, Job, int, Sequence[Buffer]], None],
+        on_exit: Callable[[WorkerHandle], None],
     ) -> None:
-        self.launched = launched
-        self.pid = launched.pid
+        self.process = process
+        self.pid = process.pid
+        self.name = f"worker process {process.pid}"
         self.job: Job | None = None
-        self.ahead: deque[Job] = deque()
+        self.prefetched: deque[Job] = deque()
+        self.began = time.monotonic()
+        self.last_duration: float | None = None
         self.tasks = 0
+        self.task_limit = recycling.task_limit()
         self.is_due = False
-        """It has done enough, and is to be replaced once it is idle."""
+        self.copies = 0
         self.detail = ""
-        """What is known of its end."""
-        self.patience: Cancellable | None = None
-        self.parcels = PayloadCodec(shared)
-        self._recycling = recycling
-        self._task_limit = recycling.task_limit()
-        self._memory_at_start = recycling.memory_of(launched.pid)
+        self.kill_timer: Cancellable | None = None
+        self.codec = PayloadCodec(shared)
         self._copier = copier
-        self._copies = 0  # that the copier has yet to make
+        self._recycling = recycling
+        self._memory_at_start = recycling.memory_of(process.pid)
         self._is_released = False
-        self._began = time.monotonic()  # its job, or to be idle
-        self._pace = 0  # how many jobs like its last one take no longer than `BRISK`
-        self._watch = ExitWatch(launched, loop, partial(exited, self))
-        self.channel = LoopChannel(launched.sock, loop, partial(heard, self), self.garbled)
+        self._on_outcome = on_outcome
+        self._watch = ExitWatch(process, loop, partial(on_exit, self))
+        self.channel = LoopChannel(process.sock, loop, self._on_frame, self._on_garbled)
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
     def run(self, job: Job) -> None:
         """Send the worker, which is idle, a job that has started."""
         self.job = job
-        self._began = time.monotonic()
-        payload = job.token
-        news = self.parcels.news()
-        if type(payload) is not bytes:
-            self._run_large(job, payload, news)
-        elif news or not self.channel.try_send(payload):
-            self.channel.send([*news, payload])
+        self.began = time.monotonic()
+        token = job.token
+        if type(token) is not bytes:
+            self._run_large(job, token)
+        elif self.codec.leased or not self.channel.try_send(token):
+            self.channel.send([*self.codec.releases(), token])
 
-    def _run_large(self, job: Job, payload: Payload, news: list[bytes]) -> None:
-        def wrap() -> Wrapped:
-            return self.parcels.wrap(payload.kind, payload.parts, job.handle.id)
+    def _run_large(self, job: Job, payload: Payload) -> None:
+        def encode() -> Encoded:
+            return self.codec.encode(payload.kind, payload.parts, job.handle.id)
 
+        releases = self.codec.releases()
         if payload.size <= COPY_SIZE:
-            parts, descriptors = wrap()
-            self.channel.send([*news, *parts], descriptors)
+            parts, descriptors = encode()
+            self.channel.send([*releases, *parts], descriptors)
         else:
-            self.channel.send(news)
-            self._copy(wrap)
+            self.channel.send(releases)
+            self._copy(encode)
 
-    def _copy(self, wrap: Callable[[], Wrapped]) -> None:
-        """Make frames beside the loop, and send them."""
-        self._copies += 1
-        self._copier.call(wrap, self._copied)
+    def _copy(self, encode: Callable[[], Encoded]) -> None:
+        """Make frames in the copier's thread, and send them."""
+        self.copies += 1
+        self._copier.call(encode, self._copied)
 
-    def _copied(self, wrapped: Wrapped | None, error: Exception | None) -> None:
-        self._copies -= 1
+    def _copied(self, encoded: Encoded | None, error: Exception | None) -> None:
+        self.copies -= 1
         if self._is_released:
-            if not self._copies:
-                self.parcels.close()
-        elif wrapped is None:  # no thread to be had, or no memory
+            if not self.copies:
+                self.codec.close()
+        elif encoded is None:  # the system has no thread or no memory left
             self.detail = f", as the call couldn't be sent: {type(error).__name__}: {error}"
-            self.launched.kill()
+            self.process.kill()
         else:
-            self.channel.send(*wrapped)
+            self.channel.send(*encoded)
 
-    def room_ahead(self) -> int:
-        """Return how many further jobs the worker should be sent while it runs one. None before those are used up."""
-        if (
-            not self._pace
-            or self.ahead
-            or self.job is None
-            or self.is_due
-            or self._copies
-            or not self.launched.keeps_messages
-            or self.is_slow()
-        ):
-            return 0
-        return self._pace if self._task_limit is None else min(self._pace, self._task_limit - self.tasks - 1)
-
-    def send_ahead(self, job: Job) -> bool:
-        """Send the worker a job to go on with once it has ended those before; return whether that can be."""
-        payload = job.token
-        if isinstance(payload, Payload) or not self.channel.try_send(payload):
+    def _on_frame(self, received: Frame) -> bool:
+        """Handle a frame; return whether another may have come by now."""
+        kind, task_id, cpu_time, body = received
+        if kind in NOTICES:
+            self._on_notice(kind, body)
             return False
-        self.ahead.append(job)
-        return True
-
-    def is_slow(self) -> bool:
-        """Whether the worker has been at its job for long."""
-        return time.monotonic() - self._began >= BRISK
-
-    def _has_done_enough(self) -> bool:
-        if self._task_limit is not None and self.tasks >= self._task_limit:
-            return True
-        return self._recycling.has_grown(self._memory_at_start, self.pid)
-
-    def take_back(self) -> list[Job]:
-        """Take the jobs back that were sent ahead and that the worker hasn't read, in their order.
-
-        With them comes the one before, where the worker has read one behind it just now: then it runs that.
-        """
-        job = self.job
-        if job is None or not self.ahead:
-            return []
-        if type(job.token) is not bytes and self.launched.entered() != job.handle.id:
-            return []  # parts of that one may be unread
-        unread = self._take_unread()
-        taken = [each for each in self.ahead if each.token in unread]
-        self.ahead = deque(each for each in self.ahead if each not in taken)
-        for each in taken:
-            unread.remove(each.token)
-        if self.ahead and type(job.token) is bytes:
-            for at, message in enumerate(unread):
-                if message.endswith(job.token):
-                    unread[at] = message.removesuffix(job.token)  # news come before it
-                    taken.insert(0, job)
-                    self.job = self.ahead.popleft()
-                    break
-        for message in unread:
-            if message:
-                self.channel.send([message])
-        return taken
-
-    def _take_unread(self) -> list[bytes]:
-        """Take all messages that the worker hasn't read. While it waits for one it may still get the next."""
-        unread: list[bytes] = []
-        while True:
+        parts: Sequence[Buffer] = (body,)
+        if kind > TYPE_BITS:
             try:
-                unread.append(self.launched.theirs.recv(MESSAGE_SIZE, _DONTWAIT))
-            except BlockingIOError:
-                return unread
-
-    @property
-    def idle_since(self) -> float:
-        """Since when the worker has no job, by the monotonic clock."""
-        return self._began
-
-    def ended(self) -> Job | None:
-        """The worker has ended its job, and goes on with the next one sent ahead, if there is one: return that."""
+                kind, parts = self.codec.decode(kind, body, self.channel.descriptors)
+            except OSError as error:
+                kind, parts = FrameType.UNSENDABLE, [f"its outcome can't be received: {error}".encode()]
+            except Exception as error:  # noqa: BLE001  (a task has written to the socket)
+                self._on_garbled(f"{type(error).__name__}: {error}")
+                return False
+        job = self.job
+        if job is None or job.handle.id != task_id:
+            return False
+        job.handle.cpu_time = cpu_time
         now = time.monotonic()
-        self._pace = min(MAX_AHEAD, int(BRISK / (now - self._began + _INSTANT)))
-        self._began = now
+        self.last_duration = now - self.began
+        self.began = now
         self.tasks += 1
-        self.job = self.ahead.popleft() if self.ahead else None
-        self.is_due = self.is_due or self._has_done_enough()
-        return self.job
+        self.job = self.prefetched.popleft() if self.prefetched else None
+        if self.tasks == self.task_limit or (
+            self._memory_at_start and self._recycling.has_grown(self._memory_at_start, self.pid)
+        ):
+            self.is_due = True
+        self._on_outcome(self, job, kind, parts)
+        return self.job is not None
 
-    def garbled(self, detail: str) -> None:
-        """The worker can't be understood any more."""
+    def _on_notice(self, kind: int, body: bytes | bytearray) -> None:
+        if kind == FrameType.LOG:
+            guarded(logs.replay, body, self.pid)
+        else:
+            self.codec.on_release(kind, body)
+
+    def _on_garbled(self, detail: str) -> None:
+        """Kill the worker: what follows in its socket can't be read."""
         self.detail = f", as what it sent couldn't be read: {detail}"
-        self.launched.kill()
-
-    def trim(self) -> None:
-        """Give back the shared memory that is kept for its next task; it is idle."""
-        if self.parcels.in_use and not self._copies:
-            news = self.parcels.news()
-            self._copy(lambda: ([*news, *self.parcels.close_free(), frame(FrameType.TRIM)], ()))
+        self.process.kill()
 
     # --- the end ----------------------------------------------------------------------------------------------
 
+    def trim(self) -> None:
+        """Free the shared memory that both sides keep for the next job of the worker, which is idle."""
+        if self.codec.in_use and not self.copies:
+            releases = self.codec.releases()
+            self._copy(lambda: ([*releases, *self.codec.close_free(), frame(FrameType.TRIM)], ()))
+
     def release(self) -> None:
-        """Close what is shared with the process, which has ended."""
+        """Close everything that is shared with the process, which has ended."""
         self._is_released = True
-        if self.patience is not None:
-            self.patience.cancel()
+        if self.kill_timer is not None:
+            self.kill_timer.cancel()
         self._watch.close()
         self.channel.close()
-        self.launched.close()
-        if self._copies:
-            return  # `_copied` closes what is being written to
-        if self.parcels.in_use:  # which takes a while
-            self._copier.call(self.parcels.close, lambda *_: None)
+        self.process.close()
+        if self.copies:
+            return  # `_copied` closes the segment that is being written
+        if self.codec.in_use:  # which takes a while
+            self._copier.call(self.codec.close, lambda *_: None)
         else:
-            self.parcels.close()
+            self.codec.close()

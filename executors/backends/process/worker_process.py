@@ -179,7 +179,7 @@ class WorkerProcess:
         self._reaped = reaped
         self._is_reaped = False
 
-    def entered(self) -> int:
+    def entered_task_id(self) -> int:
         """Return the id of the last job that the worker has entered; 0 if none."""
         return int.from_bytes(self.board[:8], "little")
 

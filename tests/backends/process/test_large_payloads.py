@@ -21,8 +21,7 @@ from shared_memory import mapped
 
 from executors import Executor, TaskTimeoutError
 from executors._wire.segments import Segments
-from executors.backends.process import pool
-from executors.backends.process import worker_handle as members
+from executors.backends.process import pool, worker_handle
 from executors.handle import CANCELLED, LOST, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
@@ -154,7 +153,7 @@ async def test_results_stay_valid_when_their_worker_is_gone() -> None:
 @HAS_SEGMENTS
 async def test_shared_memory_is_given_back_some_time_after_the_last_task(monkeypatch) -> None:
     """Neither the parent nor the worker keeps a segment while there is nothing to do; what is held stays."""
-    monkeypatch.setattr(pool, "TRIM_TIME", 0.05)
+    monkeypatch.setattr(pool, "TRIM_INTERVAL", 0.05)
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
         worker = await cpu.run(tasks.pid)
@@ -188,7 +187,7 @@ async def test_the_loop_goes_on_while_a_large_payload_is_copied(gate) -> None:
 async def test_small_shared_payloads_are_copied_at_once(cpu, gate) -> None:
     """What takes less time than handing it to a thread is copied on the loop's."""
     gate.open()
-    size = members.COPY_SIZE - 1000
+    size = worker_handle.COPY_SIZE - 1000
     assert await cpu.run(tasks.length, b"x" * size) == size
     assert gate.threads == [threading.current_thread().name]
 

@@ -20,6 +20,7 @@ from executors._loops import running_loop
 from executors._wire.channel import LoopChannel
 from executors._wire.frames import Frame, FrameType, frame
 from executors.backends import ProcessBackend
+from executors.backends.process import prefetch
 from executors.handle import CANCELLED, LOST, SUCCEEDED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("brisk")]
@@ -88,12 +89,12 @@ async def test_a_job_is_taken_back_from_among_others(tmp_path, order: str, which
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
         worker = await cpu.run(tasks.pid)
-        (member,) = executor.backend("process")._pool._members  # type: ignore[attr-defined]
+        (worker_handle,) = executor.backend("process")._pool.workers  # type: ignore[attr-defined]
         os.kill(worker, signal.SIGSTOP)
         handles = []
         for at in ("before", "between", "after"):
             if order == at:
-                member.channel.send([frame(FrameType.TRIM)])
+                worker_handle.channel.send([frame(FrameType.TRIM)])
             if at != "after":
                 handles.append(cpu.submit(tasks.append_and_tell_pid, str(path), len(handles)))
         handles[which].cancel()
@@ -135,21 +136,21 @@ async def test_a_job_behind_a_long_task_has_a_worker_started(line, monkeypatch) 
     says, hears = line(), line()
     async with Executor(threads=1, processes=2) as executor:
         cpu = executor.options(tag="cpu")
-        (member,) = await one_brisk_worker(executor, cpu)
+        (worker_handle,) = await one_brisk_worker(executor, cpu)
         busy = cpu.submit(tasks.talk, says.path, hears.path)
         ahead = cpu.submit(tasks.pid)
         await says.hear()
         try:
             with anyio.fail_after(10):
-                assert await ahead != member.pid
+                assert await ahead != worker_handle.pid
         finally:
             hears.tell()
             await busy
 
 
 async def one_brisk_worker(executor, cpu):
-    found = executor.backend("process")._pool._members
-    while not found or not found[0]._pace:
+    found = executor.backend("process")._pool.workers
+    while not found or not found[0].last_duration or found[0].last_duration > prefetch.PREFETCH_WINDOW:
         await cpu.run(tasks.identity)
     return found
 
@@ -162,7 +163,7 @@ async def test_an_idle_worker_takes_what_is_behind_a_long_task(monkeypatch) -> N
         cpu = executor.options(tag="cpu")
         for handle in [cpu.submit(time.sleep, 0.05) for _ in range(2)]:
             await handle
-        assert len(executor.backend("process")._pool._members) == 2
+        assert len(executor.backend("process")._pool.workers) == 2
         for _ in range(20):
             for _ in range(6):
                 handles = [cpu.submit(tasks.identity) for _ in range(6)]

@@ -51,7 +51,7 @@ def test_nothing_ends_a_worker_unless_it_is_said() -> None:
     assert recycling.task_limit() is None
     assert not recycling.has_grown(0, os.getpid())
     assert not recycling.is_idle_for_long(1e9)
-    assert recycling.round_time(10.0) == 10.0
+    assert recycling.check_interval(10.0) == 10.0
 
 
 def test_limits_are_reached() -> None:
@@ -63,7 +63,7 @@ def test_limits_are_reached() -> None:
     assert Recycling().memory_of(os.getpid()) == 0
     idle = Recycling(idle_timeout=2.0)
     assert [idle.is_idle_for_long(seconds) for seconds in (1.9, 2.0)] == [False, True]
-    assert (idle.round_time(10.0), idle.round_time(1.0)) == (2.0, 1.0)
+    assert (idle.check_interval(10.0), idle.check_interval(1.0)) == (2.0, 1.0)
 
 
 def test_a_process_that_is_gone_has_no_memory() -> None:
@@ -188,7 +188,7 @@ async def test_fewer_workers_end_idle_ones(line) -> None:
                 each.tell()
             assert {await handle for handle in handles} == pids
             backend.resize(size)
-            left = {member.pid for member in backend._pool._members}
+            left = {worker.pid for worker in backend._pool.workers}
             assert len(left) == size
             for pid in pids - left:
                 await ended(pid)

@@ -16,7 +16,7 @@ from lines import Line
 from processes import ended
 
 from executors import Executor, TaskHandle
-from executors.backends.process import worker_handle as members
+from executors.backends.process import prefetch
 from executors.backends.process.worker_handle import WorkerHandle
 from executors.backends.process.worker_process import JOB_SOCKET_TYPE
 from executors.handle import CANCELLED, LOST, QUEUED, SUCCEEDED
@@ -34,17 +34,17 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
     return "asyncio", {}
 
 
-def members_of(executor: Executor) -> list[WorkerHandle]:
-    return executor.backend("process")._pool._members  # type: ignore[attr-defined]
+def workers_of(executor: Executor) -> list[WorkerHandle]:
+    return executor.backend("process")._pool.workers  # type: ignore[attr-defined]
 
 
 def backlog_of(executor: Executor) -> int:
     return len(executor.backend("process")._pool._backlog)  # type: ignore[attr-defined]
 
 
-def ahead_in(executor: Executor) -> list[TaskHandle]:
+def prefetched_in(executor: Executor) -> list[TaskHandle]:
     """Return the handles of the jobs that were sent ahead."""
-    return [job.handle for member in members_of(executor) for job in member.ahead]
+    return [job.handle for worker in workers_of(executor) for job in worker.prefetched]
 
 
 async def test_a_few_jobs_are_sent_ahead_and_no_more(line, tmp_path) -> None:
@@ -57,12 +57,12 @@ async def test_a_few_jobs_are_sent_ahead_and_no_more(line, tmp_path) -> None:
         await says.hear()
         following = cpu.submit(pool_tasks.talk_and_record, says.path, hears.path, str(path), 1)
         queued = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(2, 10)]
-        assert ahead_in(executor) == [following]
+        assert prefetched_in(executor) == [following]
         assert backlog_of(executor) == 8  # it is sent more once that is used up
         hears.tell()
         await busy
-        assert ahead_in(executor) == queued[: members.MAX_AHEAD]
-        assert backlog_of(executor) == 8 - members.MAX_AHEAD
+        assert prefetched_in(executor) == queued[: prefetch.MAX_PREFETCHED]
+        assert backlog_of(executor) == 8 - prefetch.MAX_PREFETCHED
         assert {(handle.state, handle.started_at) for handle in queued} == {(QUEUED, None)}
         await says.hear()
         hears.tell()
@@ -76,19 +76,21 @@ async def test_any_of_several_jobs_sent_ahead_can_be_cancelled(line, tmp_path) -
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
         worker = await cpu.run(tasks.pid)
-        for cancelled in range(members.MAX_AHEAD):
+        for cancelled in range(prefetch.MAX_PREFETCHED):
             busy = [cpu.submit(tasks.talk, says.path, hears.path) for _ in range(2)]
-            ahead = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(members.MAX_AHEAD)]
+            ahead = [
+                cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(prefetch.MAX_PREFETCHED)
+            ]
             await says.hear()
             hears.tell()
             await busy[0]
             await says.hear()
-            assert ahead_in(executor) == ahead
+            assert prefetched_in(executor) == ahead
             assert ahead[cancelled].cancel()
-            assert ahead_in(executor) == [handle for handle in ahead if not handle.done()]
+            assert prefetched_in(executor) == [handle for handle in ahead if not handle.done()]
             hears.tell()
             assert {await handle for handle in [busy[1], *ahead] if not handle.done()} == {worker}
-    expected = [number for cancelled in range(members.MAX_AHEAD) for number in range(members.MAX_AHEAD)
+    expected = [number for cancelled in range(prefetch.MAX_PREFETCHED) for number in range(prefetch.MAX_PREFETCHED)
                 if number != cancelled]  # fmt: skip
     assert pool_tasks.runs(path) == expected
 
@@ -103,7 +105,7 @@ async def test_large_payloads_are_not_sent_ahead(line) -> None:
         await says.hear()
         large = cpu.submit(tasks.length, b"x" * 100_000)
         small = cpu.submit(tasks.identity, 1)
-        assert ahead_in(executor) == []
+        assert prefetched_in(executor) == []
         assert backlog_of(executor) == 2
         hears.tell()
         assert await large == 100_000
@@ -112,7 +114,7 @@ async def test_large_payloads_are_not_sent_ahead(line) -> None:
 
 async def test_a_worker_that_takes_its_time_is_sent_nothing_ahead(line, monkeypatch) -> None:
     """After a task that wasn't short the next ones wait in the parent."""
-    monkeypatch.setattr(members, "BRISK", 0.0)
+    monkeypatch.setattr(prefetch, "PREFETCH_WINDOW", 0.0)
     says, hears = line(), line()
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
@@ -120,7 +122,7 @@ async def test_a_worker_that_takes_its_time_is_sent_nothing_ahead(line, monkeypa
         cpu.submit(tasks.talk, says.path, hears.path)
         await says.hear()
         queued = cpu.submit(tasks.identity, 1)
-        assert ahead_in(executor) == []
+        assert prefetched_in(executor) == []
         hears.tell()
         assert await queued == 1
 
@@ -153,10 +155,10 @@ async def test_a_job_sent_ahead_can_be_cancelled(line, tmp_path) -> None:
             ahead = cpu.submit(tasks.append_and_tell_pid, str(path), number + 1)
             after = cpu.submit(tasks.append_and_tell_pid, str(path), number + 2)
             await says.hear()
-            assert ahead_in(executor) == [ahead]
+            assert prefetched_in(executor) == [ahead]
             assert ahead.cancel()
             assert ahead.state is CANCELLED
-            assert ahead_in(executor) == [after]
+            assert prefetched_in(executor) == [after]
             hears.tell()
             assert (await before, await after) == (worker, worker)
     assert pool_tasks.runs(path) == [number for number in range(300) if number % 3 != 1]
@@ -179,7 +181,7 @@ async def test_a_job_sent_ahead_is_taken_by_the_first_worker_that_is_free(line, 
         cpu = executor.options(tag="cpu")
         hears = await two_workers(cpu, line)
         for _ in range(10):
-            monkeypatch.setattr(members, "BRISK", 1000.0)
+            monkeypatch.setattr(prefetch, "PREFETCH_WINDOW", 1000.0)
             short = await occupied(cpu, says, hears)
             for each in hears.values():
                 each.tell()
@@ -188,8 +190,8 @@ async def test_a_job_sent_ahead_is_taken_by_the_first_worker_that_is_free(line, 
             busy = await occupied(cpu, says, hears)
             ahead = [cpu.submit(tasks.pid) for _ in range(2)]
             queued = cpu.submit(tasks.pid)
-            assert set(ahead_in(executor)) == set(ahead)
-            monkeypatch.setattr(members, "BRISK", 0.0)  # all of them have taken long
+            assert set(prefetched_in(executor)) == set(ahead)
+            monkeypatch.setattr(prefetch, "PREFETCH_WINDOW", 0.0)  # all of them have taken long
             slow, free = hears
             hears[free].tell()
             assert [await handle for handle in [*ahead, queued]] == [free] * 3
@@ -233,10 +235,10 @@ async def test_a_job_sent_ahead_survives_its_worker(line, tmp_path, end: str) ->
             followers = [cpu.submit(tasks.append_and_tell_pid, str(path), number + more) for more in (1, 2)]
             worker = int(await says.hear())
             if end == "SIGKILL":
-                assert ahead_in(executor) == followers[:1]
+                assert prefetched_in(executor) == followers[:1]
                 os.kill(worker, signal.SIGKILL)
             elif end == "cancel":
-                assert ahead_in(executor) == followers[:1]
+                assert prefetched_in(executor) == followers[:1]
                 victim.cancel()
             pids = {await follower for follower in followers}
             assert len(pids) == 1
@@ -264,9 +266,9 @@ async def test_each_race_of_a_death_with_short_tasks_ends_well(tmp_path, races: 
             await pause(moments.random() * 0.001)
             if race % 2:
                 handles[moments.randrange(-5, 0)].cancel()
-            elif members_of(executor):
+            elif workers_of(executor):
                 kills += 1
-                os.kill(moments.choice(members_of(executor)).pid, signal.SIGKILL)
+                os.kill(moments.choice(workers_of(executor)).pid, signal.SIGKILL)
             for handle in handles[-5:]:
                 await handle.wait()
         await executor.wait_idle()
@@ -303,7 +305,7 @@ async def test_a_drain_runs_what_was_sent_ahead(line, tmp_path) -> None:
             cpu.submit(tasks.talk, says.path, hears.path)
             await says.hear()
             ahead = cpu.submit(tasks.append_and_tell_pid, str(path), deadline)
-            assert ahead_in(executor) == [ahead]
+            assert prefetched_in(executor) == [ahead]
             if state is SUCCEEDED:
                 hears.tell()
             await executor.drain(deadline)

@@ -29,7 +29,7 @@ async def test_exit_watch(worker) -> None:
     """It tells once when the process ends, which is still to be reaped then; closing it twice is harmless."""
     told = anyio.Event()
     watch = ExitWatch(worker, running_loop(), told.set)
-    assert worker.entered() == 0
+    assert worker.entered_task_id() == 0
     worker.kill()
     await told.wait()
     assert worker.reap() == -9
@@ -57,6 +57,6 @@ async def test_a_worker_ends_with_its_connection(worker) -> None:
 
 def test_what_it_has_entered(worker) -> None:
     """The id of the job is known while it runs, and after."""
-    assert worker.entered() == 0
+    assert worker.entered_task_id() == 0
     assert call(worker, os.getpid) == worker.pid
-    assert worker.entered() == 1
+    assert worker.entered_task_id() == 1
