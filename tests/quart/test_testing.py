@@ -159,7 +159,9 @@ MODULE = """
         running.add_background_task(go_wrong_in_thread)
 
     async def test_bad_process(app):
-        async with app.test_app():
+        test_app = app.test_app()
+        test_app.shutdown_timeout = 60
+        async with test_app:
             app.add_background_task(background.fail, "wrong in a worker")
             app.add_background_task(background.kill_worker)
 
@@ -211,7 +213,9 @@ MODULE = """
     async def test_good_inline_asked(app):
         app.config["EXECUTOR_INLINE"] = True
         async with app.test_app():
-            assert isinstance(app.add_background_task(go_wrong_in_thread).exception(), ValueError)
+            handle = app.add_background_task(go_wrong_in_thread)
+            await handle.wait()
+            assert isinstance(handle.exception(), ValueError)
 
     async def test_good_cancelled(running):
         running.add_background_task(anyio.sleep_forever).cancel()
