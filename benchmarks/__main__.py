@@ -19,6 +19,7 @@ from benchmarks.harness import Plan, Report
 from benchmarks.machine import CpuOfOthers, compile_sources, facts
 
 BENCHMARKS = {
+    "calls": "calls",
     "dispatch": "dispatch",
     "map": "mapping",
     "payload": "payload",
@@ -30,63 +31,65 @@ BENCHMARKS = {
     "responsiveness": "responsiveness",
     "cluster": "cluster",
 }
-"""Each benchmark's module, which has a function `measure(plan, report)`, and whose docstring says what it measures."""
+"""The module of each benchmark. It has a function `measure(plan, report)` and a docstring that describes it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables and the verdicts, and write JSON and a page where asked to."""
-    said = _parser().parse_args(arguments)
-    rounds = said.rounds or (3 if said.quick else 7)
-    scale = said.scale or (0.25 if said.quick else 1.0)
-    plan = Plan(rounds, scale, said.spinners, said.size or (100_000 if said.quick else 1_000_000), said.worker_nice)
+    """Measure, print tables and goals, and write the files that were requested."""
+    options = _parser().parse_args(arguments)
+    rounds = options.rounds or (3 if options.quick else 7)
+    scale = options.scale or (0.25 if options.quick else 1.0)
+    plan = Plan(
+        rounds, scale, options.spinners, options.size or (100_000 if options.quick else 1_000_000), options.worker_nice
+    )
     console = Console()
     if not console.is_terminal:
-        console = Console(width=170)  # a file has no width, and rich would wrap at 80
+        console = Console(width=170)  # rich would wrap the lines of a file at 80
     reports = []
     compile_sources()
-    names = list(BENCHMARKS) if said.benchmark == "all" else [said.benchmark]
+    names = list(BENCHMARKS) if options.benchmark == "all" else [options.benchmark]
     with _progress(console, names) as begin:
         for name in names:
             reports.append(_measured(name, plan, begin(name)))
             console.print(tables.results(reports[-1]).in_terminal())
             record = _record(plan, reports)
-            if said.json:  # after each, so that an interrupted run leaves what it has
-                said.json.write_text(json.dumps(record, indent=2) + "\n")
-            if said.report:
-                page.write(said.report, record, reports)
+            if options.json:  # after each benchmark, so that an interrupted run leaves results
+                options.json.write_text(json.dumps(record, indent=2) + "\n")
+            if options.report:
+                page.write(options.report, record, reports)
     console.print(tables.goals(result for report in reports for result in report.results).in_terminal())
 
 
-def _measured(name: str, plan: Plan, watch: Callable[[str], None]) -> Report:
+def _measured(name: str, plan: Plan, on_progress: Callable[[str], None]) -> Report:
     module = import_module(f"benchmarks.{BENCHMARKS[name]}")
-    report = Report(name, module.__doc__ or "", watch)
+    report = Report(name, module.__doc__ or "", on_progress)
     began, others = time.monotonic(), CpuOfOthers()
     module.measure(plan, report)
     report.others = others.share()
     report.circumstances = f"medians of {plan.rounds} rounds; {time.monotonic() - began:.0f} s"
     if report.others is not None:
-        report.circumstances += f"; other processes had {report.others:.0%} of the CPUs meanwhile"
+        report.circumstances += f"; other processes used {report.others:.0%} of the CPUs"
     return report
 
 
 @contextmanager
 def _progress(console: Console, names: Sequence[str]) -> Iterator[Callable[[str], Callable[[str], None]]]:
-    """Show how far the run is; nothing where there is no terminal.
+    """Show a progress bar while the block runs, if the console is a terminal.
 
     Yields:
-        What is told each benchmark when it begins, and returns what is told what it is about.
+        A function to be called with the name of a benchmark that begins. It returns one that shows what is measured.
     """
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    # Drawn only when told to: a thread of its own would disturb what this process measures.
+    # No automatic refresh: its thread would disturb the measurements in this process.
     progress = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
     bar = progress.add_task("", total=len(names))
 
     def begin(name: str) -> Callable[[str], None]:
-        def watch(what: str) -> None:
+        def on_progress(what: str) -> None:
             progress.update(bar, completed=names.index(name), description=f"{name}: {what}", refresh=True)
 
-        watch("begins")
-        return watch
+        on_progress("begins")
+        return on_progress
 
     with progress:
         yield begin
@@ -107,15 +110,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, help="how many tasks `queue` has (1,000,000; with --quick 100,000)")
     parser.add_argument(
         "--worker-nice",
-        type=int,
+        type=_niceness,
         default=10,
-        help="the niceness of our workers (10): 0, as the peers' have, where the machine can't be had alone",
+        metavar="NICE",
+        help="the niceness of our workers (10), 0 to 19; 'idle' runs them under SCHED_IDLE",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, too")
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help=f"write {page.NAME}.md into it, with plots and JSON, too"
     )
     return parser
+
+
+def _niceness(text: str) -> int | str:
+    return text if text == "idle" else int(text)
 
 
 def _record(plan: Plan, reports: list[Report]) -> dict[str, Any]:

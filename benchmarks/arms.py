@@ -1,4 +1,4 @@
-"""Other ways to do background work in a Quart server, as `executors.bench` can measure them beside ours."""
+"""Other ways to do background work in a Quart server, as arms of `executors.bench`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from executors._cpus import available_cpus
 
 @asynccontextmanager
 async def quarts_threads(_: Executor) -> AsyncIterator[Call]:
-    """Give plain functions to the background tasks of an app that has no executor."""
+    """Run functions as background tasks of an app without an executor."""
     plain = Quart("plain")
 
     async def call(function: Callable[..., Any]) -> None:
@@ -34,13 +34,13 @@ async def quarts_threads(_: Executor) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def anyios_threads(_: Executor) -> AsyncIterator[Call]:
-    """Run them in AnyIO's threads."""
+    """Run functions in AnyIO's threads."""
     yield anyio.to_thread.run_sync
 
 
 @asynccontextmanager
 async def process_pool(_: Executor) -> AsyncIterator[Call]:
-    """Run them in the standard library's worker processes, as many as ours."""
+    """Run functions in a `ProcessPoolExecutor` with as many workers as ours."""
     pool = ProcessPoolExecutor(available_cpus(), mp_context=spawn())
     try:
         yield partial(asyncio.get_running_loop().run_in_executor, pool)

@@ -1,6 +1,6 @@
-"""The local pool beside a Dask cluster on this machine: what the longer way costs, by the size of a task.
+"""The local pool compared with a Dask cluster on this machine, by the duration of a task.
 
-The tasks sleep: a cluster's workers have CPUs of their own, and what is measured is the way there and back.
+The tasks sleep, since the workers of a real cluster have their own CPUs: this measures the cost of dispatching.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from executors import Executor, TaskHandle
 DASK = "dask"
 WORKERS = (1, 2)
 TASKS = {0.001: 300, 0.01: 100, 0.1: 20, 1.0: 4}
-"""How many tasks of so many seconds each worker has to do."""
+"""The number of tasks for each worker, by their duration in seconds."""
 
 
 def measure(plan: Plan, report: Report) -> None:
@@ -66,10 +66,10 @@ async def _measure(plan: Plan, report: Report) -> None:
 
 
 def _report_crossover(report: Report, found: dict[tuple[int, float], Samples]) -> None:
-    """Tell between which sizes a cluster with more workers begins to do more than the local pool."""
+    """Report from which duration a cluster with more workers has a higher rate than the local pool."""
     few, many = WORKERS
     gain = {seconds: median(found[many, seconds][DASK]) / median(found[few, seconds][OURS]) for seconds in TASKS}
-    what = f"{many} workers of Dask's do more than {few} here, from"
+    what = f"{many} workers on Dask do more than {few} here, from"
     for smaller, larger in pairwise(TASKS):
         if gain[smaller] < 1 <= gain[larger]:
             report.figure(what, DASK, "ms", [1000 * larger], note=f"and not at {1000 * smaller:g} ms")
@@ -89,7 +89,7 @@ def _run(submit: Callable[..., TaskHandle[None]], seconds: float, count: int) ->
 
 @contextmanager
 def _cluster(workers: int) -> Iterator[str]:
-    """Have a scheduler and so many workers of one thread each; give the scheduler's address."""
+    """Run a scheduler and workers with one thread each; yield the scheduler's address."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{sock.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""What handing over a task costs: round trips and throughput of tasks that do nothing, on asyncio and on trio."""
+"""The cost of dispatching a task: round trips and throughput of tasks that do nothing, on asyncio and on trio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import anyio
 
-from benchmarks import peers
+from benchmarks import floor, peers
+from benchmarks.floor import FLOOR
 from benchmarks.harness import (
     IN_FLIGHT,
     OURS,
@@ -30,24 +31,17 @@ from executors import Executor
 
 WORKERS = 2
 THREADS = min(32, (os.cpu_count() or 1) + 4)
-"""What both `Executor` and asyncio have by default."""
+"""The default of both `Executor` and asyncio."""
 BATCH = 10_000
 SECONDS = 0.4
 
 ROUND_TRIP_GOALS = {
-    "asyncio": {peers.PROCESS_POOL: Goal(0.25), peers.ANYIO: Goal(0.6)},
-    "trio": {peers.ANYIO: Goal(0.8)},
+    "asyncio": {peers.PROCESS_POOL: Goal(0.25), peers.ANYIO: Goal(0.85), FLOOR: Goal(1.3)},
+    "trio": {peers.ANYIO: Goal(0.85), FLOOR: Goal(1.3)},
 }
-THROUGHPUT_GOALS = {
-    name: Goal(least, at_least=True)
-    for name, least in {
-        peers.PROCESS_POOL: 6,
-        peers.ANYIO: 3,
-        peers.PEBBLE: 1,
-        peers.LOKY: 1,
-        peers.TRIO_PARALLEL: 1,
-    }.items()
-}
+MIN_THROUGHPUT = {peers.PROCESS_POOL: 7, peers.ANYIO: 3, peers.PEBBLE: 1, peers.LOKY: 1, peers.TRIO_PARALLEL: 1}
+THROUGHPUT_GOALS = {name: Goal(limit, at_least=True) for name, limit in MIN_THROUGHPUT.items()}
+THREAD_GOALS = Goal(0.9), Goal(2.5, at_least=True)
 
 
 def measure(plan: Plan, report: Report) -> None:
@@ -60,33 +54,39 @@ def measure(plan: Plan, report: Report) -> None:
 
 
 async def _measure(plan: Plan, report: Report, loop: str) -> None:
-    names = peers.available(peers.PROCESSES_ON[loop], report, f"process, {loop}")
-    async with peers.opened(peers.process_arms(plan.worker_nice), names, WORKERS) as calls:
-        await _both(plan, report, f"process, {loop}", calls, ROUND_TRIP_GOALS[loop], THROUGHPUT_GOALS)
-    names = peers.available(peers.THREADS_ON[loop], report, f"thread, {loop}")
+    what = f"process, {loop}"
+    names = peers.available(peers.PROCESSES_ON[loop], report, what)
+    async with (
+        peers.opened(peers.process_arms(plan.worker_nice), names, WORKERS) as calls,
+        floor.opened(loop, plan.worker_nice) as bare,
+    ):
+        await _round_trips(plan, report, what, {**calls, FLOOR: bare}, ROUND_TRIP_GOALS[loop])
+        await _throughput(plan, report, what, calls, THROUGHPUT_GOALS)
+    what = f"thread, {loop}"
+    names = peers.available(peers.THREADS_ON[loop], report, what)
     async with peers.opened(peers.THREAD_ARMS, names, THREADS) as calls:
-        at_most, at_least = dict.fromkeys(names, Goal(1.0)), dict.fromkeys(names, Goal(2.5, at_least=True))
-        await _both(plan, report, f"thread, {loop}", calls, at_most, at_least)
+        trips, rates = (dict.fromkeys(names, goal) for goal in THREAD_GOALS)
+        await _round_trips(plan, report, what, calls, trips)
+        await _throughput(plan, report, what, calls, rates)
     if loop == "asyncio":
         await _coroutines(plan, report)
 
 
-async def _both(
-    plan: Plan,
-    report: Report,
-    what: str,
-    calls: dict[str, Call],
-    trip_goals: dict[str, Goal],
-    rate_goals: dict[str, Goal],
-) -> None:
-    seconds = plan.seconds(SECONDS)
+async def _round_trips(plan: Plan, report: Report, what: str, calls: dict[str, Call], goals: dict[str, Goal]) -> None:
+    trips: dict[str, Callable[[], Awaitable[float]]] = {
+        name: partial(round_trip, partial(call, nothing), plan.seconds(SECONDS)) for name, call in calls.items()
+    }
+    if FLOOR in trips:
+        trips[FLOOR] = partial(floor.apart, trips[FLOOR])
     for awake in plan.wakefulness:
         with spinners(awake):
-            trips = {name: partial(round_trip, partial(call, nothing), seconds) for name, call in calls.items()}
             found = await in_turn(trips, plan.rounds)
-        report.compare(labelled(f"{what}: round trip p50", awake), "µs", found, trip_goals)
-    rates = {name: partial(throughput, partial(call, nothing), seconds) for name, call in calls.items()}
-    report.compare(f"{what}: {IN_FLIGHT} in flight", "/s", await in_turn(rates, plan.rounds), rate_goals)
+        report.compare(labelled(f"{what}: round trip p50", awake), "µs", found, goals)
+
+
+async def _throughput(plan: Plan, report: Report, what: str, calls: dict[str, Call], goals: dict[str, Goal]) -> None:
+    rates = {name: partial(throughput, partial(call, nothing), plan.seconds(SECONDS)) for name, call in calls.items()}
+    report.compare(f"{what}: {IN_FLIGHT} in flight", "/s", await in_turn(rates, plan.rounds), goals)
 
 
 async def _coroutines(plan: Plan, report: Report) -> None:
@@ -103,7 +103,8 @@ async def _coroutines(plan: Plan, report: Report) -> None:
         for batch in batches.values():
             await batch()
         found = await in_turn(batches, plan.rounds)
-        report.compare(f"coroutine, asyncio: {tasks:,} at once", "/s", found, goals)
+        notes = dict.fromkeys(batches, f"{tasks:,} at once")
+        report.compare("coroutine, asyncio: batch", "/s", found, goals, notes)
         run: dict[str, Callable[[], Awaitable[Any]]] = {**submit, OURS: lambda: executor.run(nothing_async)}
         rates = {name: partial(throughput, call, seconds) for name, call in run.items()}
         found = await in_turn(rates, plan.rounds)

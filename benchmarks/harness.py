@@ -1,4 +1,4 @@
-"""What every benchmark uses: arms measured in turn, and their statistics."""
+"""The harness of all benchmarks: arms measured in turn, statistics, and results."""
 
 from __future__ import annotations
 
@@ -25,47 +25,46 @@ NOT_INSTALLED = "not installed: pip install 'quart-executors[bench]'"
 ROOT = Path(__file__).parents[1]
 
 Call = Callable[..., Awaitable[Any]]
-"""Called with a function and its arguments; runs it somewhere and gives its value."""
+"""Called with a function and its arguments; runs it somewhere; its result is awaited."""
 Samples = dict[str, list[float]]
-"""One figure per round, by arm."""
+"""The figures of all rounds, by arm."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured.
+    """What `python -m benchmarks` was called with.
 
     Attributes:
         rounds: How often each arm is measured, in turn.
         scale: Multiplies seconds and numbers of calls.
         spinners: Whether latencies are measured with the CPUs kept awake: ``"on"``, ``"off"`` or ``"both"``.
         size: How many tasks the benchmark `queue` has queued at most.
-        worker_nice: The niceness of our own workers; the peers' have none. The library's default yields to whatever
-            else runs on the machine.
+        worker_nice: The niceness of our workers, or ``"idle"`` for SCHED_IDLE. The peers' workers have niceness 0.
     """
 
     rounds: int = 7
     scale: float = 1.0
     spinners: str = "both"
     size: int = 1_000_000
-    worker_nice: int = 10
+    worker_nice: int | str = 10
 
     def seconds(self, seconds: float) -> float:
-        """Return for how long to measure."""
+        """Return a duration, scaled."""
         return seconds * self.scale
 
     def count(self, count: int, least: int = 1) -> int:
-        """Return how many times to do something."""
+        """Return a number of repetitions, scaled."""
         return max(least, round(count * self.scale))
 
     @property
     def wakefulness(self) -> list[bool]:
-        """Whether spinners run, for each time that a latency is to be measured."""
+        """Whether spinners run, for each measurement of a latency."""
         modes = {"on": [True], "off": [False], "both": [False, True]}[self.spinners]
         return modes if can_spin() else [False]
 
 
 class Goal(NamedTuple):
-    """What a ratio (ours to the arm's), or with `absolute` the figure itself, is to be."""
+    """The limit of a ratio (ours divided by the arm's), or with `absolute` of the figure itself."""
 
     limit: float
     at_least: bool = False
@@ -75,7 +74,7 @@ class Goal(NamedTuple):
         return f"{'≥' if self.at_least else '≤'} {number(self.limit)}{'' if self.absolute else ' ×'}"
 
     def is_reached(self, figure: float) -> bool:
-        """Whether a figure is good enough."""
+        """Whether a figure is within the limit."""
         return figure >= self.limit if self.at_least else figure <= self.limit
 
 
@@ -83,8 +82,8 @@ class Goal(NamedTuple):
 class Result:
     """One arm's figure over all rounds, and our own arm's ratio to it in the same rounds.
 
-    `ratio` is the median of the rounds' own; `ratio_of_bests` that of either arm's best round, which is what is left
-    of a run that others have disturbed.
+    `ratio` is the median of the rounds' ratios. `ratio_of_bests` compares the best round of each, which other load
+    affects least.
     """
 
     benchmark: str
@@ -102,19 +101,19 @@ class Result:
 
     @property
     def figure(self) -> float | None:
-        """What the goal is about: the ratio, or where there is none the median."""
+        """The figure that the goal limits: the ratio, or the median if there is none."""
         return self.median if self.ratio is None else self.ratio
 
     @property
     def is_lost(self) -> bool:
-        """Whether our own arm is behind this one by more than what two runs differ by anyway."""
+        """Whether our arm is more than 5% behind this one; two runs differ by less."""
         if self.ratio is None:
             return False
         return self.ratio < 0.95 if self.unit == "/s" else self.ratio > 1.05
 
 
 class Plot(NamedTuple):
-    """What a benchmark has drawn."""
+    """A plot of a benchmark, as SVG."""
 
     name: str
     title: str
@@ -127,19 +126,19 @@ class Report:
     Args:
         benchmark: Its name.
         about: What it measures.
-        watch: Is told from time to time what has been measured, or is.
+        on_progress: Called with what has been or is being measured.
     """
 
-    def __init__(self, benchmark: str, about: str = "", watch: Callable[[str], None] = lambda what: None) -> None:
+    def __init__(self, benchmark: str, about: str = "", on_progress: Callable[[str], None] = lambda what: None) -> None:
         self.benchmark = benchmark
         self.about = about
-        self.watch = watch
+        self.on_progress = on_progress
         self.results: list[Result] = []
         self.plots: list[Plot] = []
         self.circumstances = ""
-        """How often and how long was measured, and beside what."""
+        """The number of rounds, the duration, and the load by other processes."""
         self.others: float | None = None
-        """The share of the CPUs' time that other processes took meanwhile; None if unknown."""
+        """The share of CPU time that other processes took; None if unknown."""
 
     def compare(
         self,
@@ -150,7 +149,7 @@ class Report:
         notes: Mapping[str, str] | None = None,
         ours: str = OURS,
     ) -> None:
-        """Add a row for each arm; the ratio is the median of the rounds' own ratios, `ours` to the arm."""
+        """Add a row for each arm, with the ratio of `ours` to it."""
         for arm, found in samples.items():
             ratio = of_bests = goal = None
             if arm != ours and ours in samples:
@@ -163,11 +162,11 @@ class Report:
     def figure(
         self, what: str, arm: str, unit: str, found: Sequence[float], goal: float | None = None, note: str = ""
     ) -> None:
-        """Add a row whose median itself is to be at most `goal`."""
+        """Add a row without a ratio, whose median is to be at most `goal`."""
         self._add(what, arm, unit, found, None, None, None if goal is None else Goal(goal, absolute=True), note)
 
     def missing(self, arm: str, what: str = "", note: str = NOT_INSTALLED) -> None:
-        """Add a row for an arm that can't be measured here."""
+        """Add a row for an arm that can't be measured."""
         self.results.append(Result(self.benchmark, what, arm, note=note))
 
     def plot(self, name: str, title: str, svg: str) -> None:
@@ -186,13 +185,13 @@ class Report:
         note: str,
     ) -> None:
         median = statistics.median(found)
-        said = reached = None
+        limit = reached = None
         if goal is not None:
-            said = f"{goal} {unit}" if goal.absolute else str(goal)
+            limit = f"{goal} {unit}" if goal.absolute else str(goal)
             reached = goal.is_reached(median if ratio is None else ratio)
         spread = median, min(found), max(found)
-        self.results.append(Result(self.benchmark, what, arm, unit, *spread, ratio, of_bests, said, reached, note))
-        self.watch(what)
+        self.results.append(Result(self.benchmark, what, arm, unit, *spread, ratio, of_bests, limit, reached, note))
+        self.on_progress(what)
 
     def as_records(self) -> list[dict[str, Any]]:
         """Return the results for JSON."""
@@ -203,7 +202,7 @@ class Report:
 
 
 async def in_turn(arms: Mapping[str, Callable[[], Awaitable[float]]], rounds: int) -> Samples:
-    """Measure each arm once a round, another one first in each, with the garbage of the one before collected."""
+    """Measure each arm once per round, starting with another arm in each; collect garbage before each."""
     names = list(arms)
     samples: Samples = {name: [] for name in names}
     for number in range(rounds):
@@ -230,7 +229,7 @@ def in_turn_sync(arms: Mapping[str, Callable[[], float]], rounds: int) -> Sample
 
 
 async def round_trip(call: Callable[[], Awaitable[Any]], seconds: float, least: int = 3) -> float:
-    """Return the median time of one call after another, in microseconds."""
+    """Return the median duration of sequential calls, in microseconds."""
     times: list[float] = []
     until = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < until:
@@ -261,7 +260,7 @@ async def throughput(call: Callable[[], Awaitable[Any]], seconds: float) -> floa
 
 
 def number(value: float | None) -> str:
-    """Write a number with three digits that count."""
+    """Format a number with three significant digits."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -273,7 +272,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def labelled(what: str, awake: bool) -> str:
-    """Say whether spinners ran."""
+    """Append whether spinners ran."""
     return f"{what}, CPUs awake" if awake else what
 
 
@@ -291,7 +290,7 @@ def in_child(target: str, **arguments: Any) -> Any:
 
 
 def child() -> None:
-    """Be the child of `in_child`."""
+    """Entry point of the child of `in_child`."""
     module, _, function = sys.argv[1].partition(":")
     value = getattr(import_module(module), function)(**json.loads(sys.argv[2]))
     sys.stdout.write(json.dumps(value) + "\n")

@@ -1,4 +1,4 @@
-"""What busy workers do to the event loop: how late it wakes from short sleeps."""
+"""The event loop's lag beside busy workers: how late it wakes from short sleeps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from benchmarks.work import burn
 WORKERS = 4
 SLEEP = 0.001
 SECONDS = 3.0
-LEAD = 0.2
-"""Seconds that the workers have to get busy before the loop is watched."""
+START_INTERVAL = 0.2
+"""Seconds in which the workers get busy, before the loop is watched."""
 IDLE, AWAKE = "idle", "idle, CPUs awake"
 
 
@@ -31,7 +31,7 @@ def measure(plan: Plan, report: Report) -> None:
 
 async def _measure(plan: Plan, report: Report) -> None:
     seconds = plan.seconds(SECONDS)
-    async with peers.opened(peers.process_arms(), (OURS, peers.PROCESS_POOL), WORKERS) as calls:
+    async with peers.opened(peers.process_arms(plan.worker_nice), (OURS, peers.PROCESS_POOL), WORKERS) as calls:
         arms: dict[str, Callable[[], Awaitable[float]]] = {
             name: partial(_busy, call, seconds) for name, call in calls.items()
         }
@@ -48,8 +48,10 @@ async def _measure(plan: Plan, report: Report) -> None:
 
 
 async def _busy(call: Call, seconds: float) -> float:
-    busy: list[asyncio.Future[Any]] = [asyncio.ensure_future(call(burn, seconds + 2 * LEAD)) for _ in range(WORKERS)]
-    await asyncio.sleep(LEAD)
+    busy: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(call(burn, seconds + 2 * START_INTERVAL)) for _ in range(WORKERS)
+    ]
+    await asyncio.sleep(START_INTERVAL)
     lag = await _lag(seconds)
     await asyncio.gather(*busy)
     return lag
@@ -57,7 +59,7 @@ async def _busy(call: Call, seconds: float) -> float:
 
 async def _idle(awake: bool, seconds: float) -> float:
     with spinners(awake):
-        await asyncio.sleep(LEAD)
+        await asyncio.sleep(START_INTERVAL)
         return await _lag(seconds)
 
 

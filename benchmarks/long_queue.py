@@ -1,4 +1,4 @@
-"""A very long queue: a worker pool's pace, the memory, and the garbage collector's longest pause."""
+"""A very long queue: the rate of tasks, their memory, and the longest garbage collection."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from executors import Executor
 
 WORKERS = 2
 SHORT = 1_000
-MANY = 50_000
-"""So many tasks are done at least: short queues are filled again and again."""
-ADDRESS_SPACE = 16 << 30
-"""The most that a child may map, so that a leak ends it and not the machine."""
-WITHIN = 0.9
-PAUSE_GOAL = 50.0
+MIN_TASKS = 50_000
+"""Tasks in each measurement: short queues are filled repeatedly."""
+MAX_ADDRESS_SPACE = 16 << 30
+"""Bytes that a child may map, so that a leak ends it and not the machine."""
+MIN_RATE = 0.9
+MAX_PAUSE_MS = 50.0
 MAX_ROUNDS = 3
 
 
@@ -31,7 +31,7 @@ def measure(plan: Plan, report: Report) -> None:
     """Measure queues of three lengths in turn, each in a fresh process."""
     sizes = sorted({SHORT, max(SHORT, plan.size // 10), max(SHORT, plan.size)}, reverse=True)
     labels = {size: f"{size:,} queued" for size in sizes}
-    least = min(MANY, plan.size)
+    least = min(MIN_TASKS, plan.size)
     rounds = [
         {size: _in_child(plan, size, max(size, least)) for size in sizes} for _ in range(min(plan.rounds, MAX_ROUNDS))
     ]
@@ -40,18 +40,18 @@ def measure(plan: Plan, report: Report) -> None:
         return {labels[size]: [each[size][key] for each in rounds] for size in sizes}
 
     longest, middle, short = labels[sizes[0]], labels[sizes[len(sizes) // 2]], labels[sizes[-1]]
-    pace = {short: Goal(WITHIN, at_least=True)}
+    pace = {short: Goal(MIN_RATE, at_least=True)}
     report.compare("tasks done, submitting included", "/s", samples("rate"), pace, ours=longest)
     report.compare("tasks submitted", "/s", samples("submit_rate"), ours=longest)
     per_task = samples("bytes")
-    per_task.pop(short, None)  # a short queue fits into memory that is there anyway
+    per_task.pop(short, None)  # a short queue fits into memory that is already allocated
     if per_task:
         report.compare("memory per queued task", "B", per_task, {middle: Goal(1.1)}, ours=longest)
     for size in sizes:
         objects = int(statistics.median(each[size]["objects"] for each in rounds))
         ours = int(statistics.median(each[size]["ours"] for each in rounds))
         note = f"{objects:,} objects tracked with the queue full, {ours:,} of executors' classes"
-        goal = PAUSE_GOAL if size == sizes[0] else None
+        goal = MAX_PAUSE_MS if size == sizes[0] else None
         found = [each[size]["pause"] for each in rounds]
         report.figure("longest pause of the garbage collector", labels[size], "ms", found, goal, note)
 
@@ -65,7 +65,7 @@ def _in_child(plan: Plan, size: int, tasks: int) -> dict[str, float]:
 
 
 class Pauses:
-    """Measures the garbage collector's pauses."""
+    """Records the longest pause of the garbage collector."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -79,13 +79,13 @@ class Pauses:
             self.longest = max(self.longest, time.perf_counter() - self._began)
 
 
-def run(size: int, tasks: int, nice: int) -> dict[str, float]:
+def run(size: int, tasks: int, nice: int | str) -> dict[str, float]:
     """Queue `size` tasks at once, and again when they are done, until `tasks` have been done."""
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_SPACE, MAX_ADDRESS_SPACE))
     return anyio.run(_run, size, tasks, nice)
 
 
-async def _run(size: int, tasks: int, nice: int) -> dict[str, float]:
+async def _run(size: int, tasks: int, nice: int | str) -> dict[str, float]:
     async with Executor(threads=1, processes=WORKERS, queue_size=size + 10, worker_nice=nice) as executor:
         cpu = executor.options(tag="cpu")
         await peers.warm_up(cpu.run, WORKERS)
@@ -97,7 +97,7 @@ async def _run(size: int, tasks: int, nice: int) -> dict[str, float]:
         began = time.perf_counter()
         for _ in range(tasks // size):
             round_began = time.perf_counter()
-            for _ in range(size):  # nobody keeps the handles
+            for _ in range(size):  # the handles are dropped
                 cpu.submit(nothing)
             submitted = time.perf_counter()
             submitting += submitted - round_began

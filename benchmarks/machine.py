@@ -1,4 +1,4 @@
-"""The machine that is measured on: who else is using it, and what keeps its CPUs awake."""
+"""The machine: its facts, the load by other processes, and processes that keep its CPUs awake."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ PEERS = ("anyio", "loky", "numpy", "pebble", "trio", "trio-parallel")
 
 
 def compile_sources() -> None:
-    """Compile the library and the benchmarks, as installed packages are, whatever PYTHONDONTWRITEBYTECODE says.
+    """Compile the library and the benchmarks, as the peers are when they are installed.
 
-    Else each worker that starts may have to, and the peers' workers don't.
+    Otherwise each new worker may compile them, for instance with PYTHONDONTWRITEBYTECODE.
     """
     for package in (executors, benchmarks):
         compileall.compile_dir(str(Path(package.__file__ or "").parent), quiet=2)
 
 
 def facts() -> dict[str, str]:
-    """Tell what is measured on, and the versions of what is measured."""
+    """Return the date, the machine, and the versions of what is measured."""
     found = {"date": time.strftime("%Y-%m-%d"), **machine()}
     with contextlib.suppress(OSError):
         models = re.findall(r"^model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
@@ -42,20 +42,20 @@ def facts() -> dict[str, str]:
 
 
 class CpuOfOthers:
-    """What share of the CPUs' time other processes took, from here until asked. Linux; None elsewhere."""
+    """The share of CPU time that other processes take from now on (Linux)."""
 
     def __init__(self) -> None:
-        self._before = self._look()
+        self._before = self._read()
 
     def share(self) -> float | None:
-        """Return the share, from 0 to 1. Processes of ours count once they have been waited for."""
-        if self._before is None or (after := self._look()) is None:
+        """Return the share so far, from 0 to 1; None if unknown. Our child processes count once they are reaped."""
+        if self._before is None or (after := self._read()) is None:
             return None
         busy, idle, own = (now - then for then, now in zip(self._before, after, strict=True))
         return max(0.0, (busy - own) / (busy + idle)) if busy + idle else None
 
     @staticmethod
-    def _look() -> tuple[float, float, float] | None:
+    def _read() -> tuple[float, float, float] | None:
         try:
             fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
         except OSError:
@@ -65,7 +65,7 @@ class CpuOfOthers:
         return sum(ticks) - idle, idle, sum(os.times()[:4])
 
 
-# --- the CPUs' sleep ----------------------------------------------------------------------------------------------
+# --- keeping CPUs awake -------------------------------------------------------------------------------------------
 
 _SPIN = """
 import os, sys
@@ -86,9 +86,9 @@ def can_spin() -> bool:
 
 @contextlib.contextmanager
 def spinners(wanted: bool) -> Iterator[None]:
-    """Keep each CPU awake with a process that runs only while nobody else wants to.
+    """Keep each CPU awake with a SCHED_IDLE process, which runs only while nothing else does.
 
-    A virtual CPU that has halted may take a millisecond and more to wake, which drowns a round trip.
+    A virtual CPU that has halted can take more than a millisecond to wake, which is longer than a round trip.
     """
     processes = []
     try:

@@ -1,4 +1,4 @@
-"""`map` over many tiny items, beside the peers' maps, each with the best of a few chunk sizes."""
+"""`map` over many tiny items, each library with the best of three chunk sizes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _ours(executor: Executor, items: int, size: int) -> Callable[[], Awaitable[f
 def _theirs(peer: Map, items: int, size: int) -> Callable[[], Awaitable[float]]:
     async def run() -> float:
         began = time.perf_counter()
-        assert sum(1 for _ in peer(double, items, size)) == items  # blocks the loop, which has nothing else to do
+        assert sum(1 for _ in peer(double, items, size)) == items  # blocks the loop; nothing else runs on it
         return items / (time.perf_counter() - began)
 
     return run

@@ -1,4 +1,4 @@
-"""What workers and queued tasks take of memory. Linux: it reads /proc."""
+"""The memory of workers and of queued tasks (Linux only, from /proc)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from executors import Executor
 
 MB = 1e6
 TASKS = 100_000
-WORKER_GOAL = 10.0
-SHARE_GOAL = 1 / 3
-TASK_GOAL = 1000.0
-SETTLE_TIME = 10.0
+MAX_WORKER_MB = 10.0
+MAX_SHARE = 1 / 3
+MAX_TASK_BYTES = 1000.0
+SETTLE_TIMEOUT = 10.0
 POOLS = {"process": peers.PROCESS_POOL, "thread": "ThreadPoolExecutor"}
 
 
 def measure(plan: Plan, report: Report) -> None:
-    """Measure each in a fresh process."""
+    """Measure each arm in a fresh process."""
     if not Path("/proc/self/smaps_rollup").exists():
         report.missing(OURS, "memory", "not measured: this system has no /proc/PID/smaps_rollup")
         return
@@ -40,13 +40,13 @@ def measure(plan: Plan, report: Report) -> None:
         arms = {name: partial(_in_child, "queued", backend=backend, arm=name, tasks=tasks) for name in (OURS, pool)}
         for name, found in in_turn_sync(arms, plan.rounds).items():
             what = f"a queued {backend} task, of {tasks:,}"
-            report.figure(what, name, "B", found, TASK_GOAL if name == OURS else None)
+            report.figure(what, name, "B", found, MAX_TASK_BYTES if name == OURS else None)
 
 
 def _workers(plan: Plan, report: Report) -> None:
     arms = {name: partial(_in_child, "idle_worker", arm=name) for name in (OURS, peers.PROCESS_POOL, peers.ANYIO)}
     for name, found in in_turn_sync(arms, plan.rounds).items():
-        report.figure("PSS of an idle worker", name, "MB", found, WORKER_GOAL if name == OURS else None)
+        report.figure("PSS of an idle worker", name, "MB", found, MAX_WORKER_MB if name == OURS else None)
 
 
 def _app_workers(plan: Plan, report: Report) -> None:
@@ -55,10 +55,10 @@ def _app_workers(plan: Plan, report: Report) -> None:
         report.missing("numpy", what)
         return
     found = [in_child("benchmarks.memory:app_workers") for _ in range(plan.rounds)]
-    report.figure(what, "first worker and all that serves it", "MB", [first for first, _ in found])
-    report.figure(what, "second worker: what it adds", "MB", [second for _, second in found])
+    report.figure(what, "first worker and its helper processes", "MB", [first for first, _ in found])
+    report.figure(what, "added by the second worker", "MB", [second for _, second in found])
     shares = [second / first for first, second in found]
-    report.figure(what, "second, as a share of the first", "×", shares, SHARE_GOAL)
+    report.figure(what, "second, as a share of the first", "×", shares, MAX_SHARE)
 
 
 def _in_child(function: str, **arguments: Any) -> float:
@@ -69,7 +69,7 @@ def _in_child(function: str, **arguments: Any) -> float:
 
 
 def idle_worker(arm: str) -> float:
-    """Return the megabytes that an idle worker has for itself, with its share of what it shares."""
+    """Return the PSS of an idle worker in megabytes: its private memory and its share of shared memory."""
     return anyio.run(_idle_worker, arm)
 
 
@@ -80,7 +80,7 @@ async def _idle_worker(arm: str) -> float:
 
 
 def app_workers() -> tuple[float, float]:
-    """Return the megabytes that the first worker of an app and its helpers take, and what the second one adds."""
+    """Return the megabytes of an app's first worker with its helper processes, and those that the second one adds."""
     return anyio.run(_app_workers_measured)
 
 
@@ -97,7 +97,7 @@ async def _app_workers_measured() -> tuple[float, float]:
 
 
 def queued(backend: str, arm: str, tasks: int) -> float:
-    """Return the bytes that the process grows by for each task that waits behind one that blocks."""
+    """Return the bytes by which the process grows for each task that is queued."""
     return anyio.run(_queued, backend, arm, tasks)
 
 
@@ -129,7 +129,7 @@ async def _queued(backend: str, arm: str, tasks: int) -> float:
 def _grown(submit: Callable[..., Any], tasks: int) -> float:
     kept: list[Any] = [None] * tasks
     for number in range(min(tasks, 100)):
-        kept[number] = submit(nothing)  # what is made once is there
+        kept[number] = submit(nothing)  # objects that are created only once exist now
     gc.collect()
     before = resident()
     for number in range(tasks):
@@ -138,6 +138,7 @@ def _grown(submit: Callable[..., Any], tasks: int) -> float:
 
 
 def resident() -> int:
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -146,7 +147,7 @@ def _pss(pids: list[int]) -> int:
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
         total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     return total
@@ -166,9 +167,9 @@ def _descendants(pid: int) -> list[int]:
 
 
 async def _settled(read: Callable[[], int]) -> int:
-    """Read until processes that are starting, also those in reserve, have started, and the figure stays."""
+    """Read until the figure no longer changes: starting processes, the reserve included, have started."""
     last, same = read(), 0
-    until = time.monotonic() + SETTLE_TIME
+    until = time.monotonic() + SETTLE_TIMEOUT
     while same < 3 and time.monotonic() < until:
         await anyio.sleep(0.1)
         figure = read()

@@ -1,4 +1,4 @@
-"""A function to hand over whose module imports numpy."""
+"""A task function whose module imports numpy."""
 
 import numpy as np
 
@@ -6,4 +6,4 @@ ONES = np.ones(3)
 
 
 def nothing() -> None:
-    """Be a plain task."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""The results as a page of the documentation: tables, plots and JSON are written anew, the prose around them stays."""
+"""The results in the documentation: a short page whose prose stays, and a page with all tables that is generated."""
 
 from __future__ import annotations
 
@@ -12,50 +12,66 @@ from benchmarks import tables
 from benchmarks.harness import ROOT, Report
 from benchmarks.tables import Sheet
 
-NAME = "benchmarks"
+NAME, TABLES = "benchmarks", "benchmark-tables"
 PROSE = ROOT / "docs" / "discussion" / f"{NAME}.md"
 MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-"""Where results stand on the page. Its word is `machine`, `goals`, `losses`, a benchmark's name, or `others`."""
+"""Where the short page has results: `machine`, `summary` or `losses`."""
 
 
 def write(folder: Path, record: Mapping[str, Any], reports: Sequence[Report]) -> None:
-    """Write the page, its plots and its JSON into a folder; the prose is that of the page there, else of our own.
+    """Write both pages, the plots and the JSON file into a folder.
 
     Args:
-        folder: Where they belong.
-        record: What is written as JSON; its `machine` and `plan` are told on the page.
-        reports: What was measured.
+        folder: The folder. Its `benchmarks.md` keeps its prose; if there is none, the documentation's is used.
+        record: The content of the JSON file; the pages show its `machine` and `plan`.
+        reports: The results.
     """
     page = folder / f"{NAME}.md"
     prose = (page if page.exists() else PROSE).read_text(encoding="utf-8")
-    parts = _parts(record, reports, {mark[2] for mark in MARK.finditer(prose)})
-    text = MARK.sub(lambda mark: f"{mark[1]}\n{parts.get(mark[2], 'Not measured.')}\n\n{mark[3]}", prose)
+    results = [result for report in reports for result in report.results]
+    machine = record["machine"]
+    parts = {
+        "machine": ", ".join(machine[name] for name in ("date", "CPU", "system", "python") if name in machine)
+        + f"; {machine.get('CPUs', '?')} CPUs.",
+        "summary": tables.summary(results).in_markdown(),
+        "losses": tables.losses(results).in_markdown(),
+    }
+    text = MARK.sub(lambda mark: f"{mark[1]}\n{parts[mark[2]]}\n\n{mark[3]}", prose)
     page.write_text(text, encoding="utf-8")
+    (folder / f"{TABLES}.md").write_text(_tables(record, reports), encoding="utf-8")
     (folder / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for plot in (plot for report in reports for plot in report.plots):
-        (folder / _file_of(plot.name)).write_text(plot.svg + "\n", encoding="utf-8")
+        (folder / _file_of(plot.name)).write_text(plot.svg, encoding="utf-8")
 
 
-def _parts(record: Mapping[str, Any], reports: Sequence[Report], marks: set[str]) -> dict[str, str]:
-    """Return what stands at each mark."""
+def _tables(record: Mapping[str, Any], reports: Sequence[Report]) -> str:
     plan = ", ".join(f"{name} {value}" for name, value in record["plan"].items())
-    results = [result for report in reports for result in report.results]
-    parts = {
-        "machine": Sheet("", ("what", "value"), [*record["machine"].items(), ("plan", plan)]).in_markdown(),
-        "goals": tables.goals(results).in_markdown(),
-        "losses": tables.losses(results).in_markdown(),
-        "others": "\n\n".join(_section(report) for report in reports if report.benchmark not in marks),
-    }
-    return parts | {report.benchmark: _body(report) for report in reports}
+    machine = Sheet("", ("what", "value"), [*record["machine"].items(), ("plan", plan)])
+    goals = tables.goals(result for report in reports for result in report.results)
+    return f"""# Benchmark tables
+
+Everything that `python -m benchmarks` measured; it also wrote this page. [Benchmarks]({NAME}.md) has the summary.
+
+{machine.in_markdown()}
+
+## {goals.title.capitalize()}
+
+{goals.in_markdown()}
+
+{"".join(map(_section, reports))}"""
 
 
 def _section(report: Report) -> str:
-    return f"### {report.benchmark}\n\n{report.about}\n\n{_body(report)}"
+    plots = "".join(f"![{plot.title}]({_file_of(plot.name)})\n\n{plot.title}.\n\n" for plot in report.plots)
+    return f"""## {report.benchmark}
 
+{report.about}
 
-def _body(report: Report) -> str:
-    plots = [f"![{plot.title}]({_file_of(plot.name)})\n\n{plot.title}." for plot in report.plots]
-    return "\n\n".join([*plots, f"Measured: {report.circumstances}.", tables.results(report).in_markdown()])
+{plots}Measured: {report.circumstances}.
+
+{tables.results(report).in_markdown()}
+
+"""
 
 
 def _file_of(plot: str) -> str:

@@ -1,4 +1,4 @@
-"""Large arguments and results: arrays and bytes to a worker and back, beside the peers and one copy in memory."""
+"""Large arguments and results: arrays and bytes to a worker and back, compared with one copy in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GOALS = {
     "1 MB": {peers.PROCESS_POOL: Goal(1 / 8)},
     "64 KB": {},
 }
-"""Of arrays that come back as they went, and of changed ones."""
+"""The goals for arrays, unchanged and changed by the worker."""
 ARMS = (OURS, peers.PROCESS_POOL, peers.ANYIO)
 
 
@@ -36,7 +36,7 @@ def measure(plan: Plan, report: Report) -> None:
 async def _measure(plan: Plan, report: Report) -> None:
     async with peers.opened(peers.process_arms(plan.worker_nice), ARMS, 1) as calls:
         for label, full_size in SIZES.items():
-            # A very small plan has small payloads, too: its rows show that the benchmark works, and mean nothing.
+            # A plan of a test has small payloads, too: its figures mean nothing.
             size = max(KIB, int(full_size * min(1.0, 10 * plan.scale)))
             await _arrays(plan, report, calls, label, size)
             await _bytes(plan, report, calls, label, size)
@@ -93,7 +93,7 @@ async def _at_once(function: Callable[..., Any], *args: Any) -> None:
 
 
 def _computing(array: Any) -> float:
-    """Return the microseconds that the change itself takes, with the array in place."""
+    """Return the time of the change itself, in microseconds."""
     times = []
     copy = array.copy()
     for _ in range(7):
@@ -104,7 +104,7 @@ def _computing(array: Any) -> float:
 
 
 def _scaled(found: Samples) -> tuple[str, Samples]:
-    """Return microseconds, or milliseconds where they are many."""
+    """Return the unit and the times: microseconds, or milliseconds for long ones."""
     if statistics.median(found[OURS]) < 10_000:
         return "µs", found
     return "ms", {name: [time / 1000 for time in times] for name, times in found.items()}

@@ -1,4 +1,4 @@
-"""The arms: ways to run a function somewhere else, ours and those of the peers, each with a call of one form."""
+"""The arms: ways to run a function elsewhere, ours and those of the peers, each called in the same way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Opener = Callable[[int], AbstractAsyncContextManager[Call]]
 
 
 def installed(library: str) -> bool:
-    """Whether a library, by its import name, can be imported."""
+    """Whether a library can be imported; `library` is its import name."""
     return find_spec(library) is not None
 
 
@@ -40,7 +40,7 @@ def spawn() -> Any:
 
 
 @asynccontextmanager
-async def _executors_processes(workers: int, nice: int) -> AsyncIterator[Call]:
+async def _executors_processes(workers: int, nice: int | str) -> AsyncIterator[Call]:
     async with Executor(processes=workers, worker_nice=nice) as executor:
         yield executor.options(tag="cpu").run
 
@@ -108,7 +108,7 @@ async def _trio_thread(workers: int) -> AsyncIterator[Call]:
 
 
 THREAD_ARMS: dict[str, Opener] = {OURS: _executors_threads, TO_THREAD: _to_thread, TRIO_THREAD: _trio_thread}
-"""What runs functions in threads, with so many of them."""
+"""Arms that run functions in a given number of threads."""
 
 PROCESSES_ON = {
     "asyncio": (OURS, PROCESS_POOL, ANYIO, PEBBLE, LOKY),
@@ -118,8 +118,8 @@ THREADS_ON = {"asyncio": (OURS, TO_THREAD), "trio": (OURS, TRIO_THREAD)}
 _LIBRARIES = {PEBBLE: "pebble", LOKY: "loky", TRIO_PARALLEL: "trio_parallel", TRIO_THREAD: "trio"}
 
 
-def process_arms(nice: int = 10) -> dict[str, Opener]:
-    """Return what runs functions in so many processes; ours with this niceness."""
+def process_arms(nice: int | str = 10) -> dict[str, Opener]:
+    """Return the arms that run functions in a given number of processes; `nice` is for our workers."""
     return {
         OURS: partial(_executors_processes, nice=nice),
         PROCESS_POOL: _process_pool,
@@ -131,7 +131,7 @@ def process_arms(nice: int = 10) -> dict[str, Opener]:
 
 
 def available(names: Iterable[str], report: Report, what: str) -> list[str]:
-    """Return the arms whose library is installed; a row says so for each of the others."""
+    """Return the arms whose library is installed; add a row for each of the others."""
     found = []
     for name in names:
         if installed(_LIBRARIES.get(name, "executors")):
@@ -142,7 +142,7 @@ def available(names: Iterable[str], report: Report, what: str) -> list[str]:
 
 
 async def warm_up(call: Call, workers: int) -> None:
-    """Run something until each worker has run something, so that all of them have started."""
+    """Call until each worker has run something, so that all have started."""
     seen: set[tuple[int, int]] = set()
 
     async def look() -> None:
@@ -157,7 +157,7 @@ async def warm_up(call: Call, workers: int) -> None:
 
 @asynccontextmanager
 async def opened(openers: dict[str, Opener], names: Iterable[str], workers: int) -> AsyncIterator[dict[str, Call]]:
-    """Open these arms, with all workers started and warm; close them at the end."""
+    """Open arms, with all workers started and warm, and yield their calls; close them at the end."""
     async with AsyncExitStack() as stack:
         calls = {}
         for name in names:

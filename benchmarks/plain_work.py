@@ -1,5 +1,5 @@
-"""A function to hand over whose module imports nothing."""
+"""A task function whose module imports nothing."""
 
 
 def nothing() -> None:
-    """Be a plain task."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""What the death of a busy worker costs: how soon its waiter knows, and how soon the next queued task starts."""
+"""The death of a busy worker: the time until its waiter knows, and until the next queued task starts."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from executors import Executor
 
 DEATHS = 100
 PAUSE = 0.25
-"""Seconds between two deaths: a pool that keeps a worker in reserve may start the next one."""
+"""Seconds between two deaths, in which a pool can start the next reserve worker."""
 TIMEOUT = 0.1
-GOAL = 5.0
+MAX_MS = 5.0
 
 Start = Callable[..., Awaitable[Any]]
-"""Hands a function over at once, with a timeout as a keyword argument; what it returns gives the value."""
+"""Submits a function, with an optional `timeout`; the result is awaited."""
 
 
 class Times(NamedTuple):
     """Milliseconds from a kill, or from when a timeout was due by the worker's clock.
 
-    Below zero is possible by the time between the start that the pool counts from and the function's own.
+    They can be negative: the pool starts counting before the function does.
     """
 
     known: float
@@ -81,7 +81,7 @@ def _rows(report: Report, what: str, found: dict[str, list[Times]]) -> None:
     ):
         for name, values in by_arm.items():
             figures = values if percent == 50 else [percentile(values, percent)]
-            goal = GOAL if has_goal and name == OURS else None
+            goal = MAX_MS if has_goal and name == OURS else None
             report.figure(f"{what}: {label}, p{percent}", name, "ms", figures, goal)
 
 
@@ -103,15 +103,15 @@ async def _timed_out(start: Start, line: Line) -> Times:
 
 
 async def _times(began: float, victim: Awaitable[Any], following: Awaitable[Any]) -> Times:
-    with contextlib.suppress(Exception):  # each library has an error of its own
+    with contextlib.suppress(Exception):  # each library raises its own error
         await victim
-        raise AssertionError("the blocked task came to an end")
+        raise AssertionError("the blocked task has ended")
     known = time.monotonic()
     return Times((known - began) * 1e3, (await following - began) * 1e3)
 
 
 class Line:
-    """A named pipe that a worker writes its process id and the time to."""
+    """A named pipe to which a worker writes its process id and the time."""
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
@@ -140,7 +140,7 @@ def _line() -> Iterator[Line]:
 
 
 @asynccontextmanager
-async def _executors(nice: int) -> AsyncIterator[Start]:
+async def _executors(nice: int | str) -> AsyncIterator[Start]:
     async with Executor(processes=1, worker_nice=nice) as executor:
         yield lambda function, *args, timeout=None: executor.options(tag="cpu", timeout=timeout).submit(function, *args)
 

@@ -1,4 +1,4 @@
-"""What background work does to a Quart server: how long requests wait, how late the loop runs, how much gets done."""
+"""The effect of background work on a Quart server: request latency, loop lag, and the rate of calls."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from benchmarks import peers, plots
 from benchmarks.harness import OURS, Goal, Plan, Report, Samples
 from benchmarks.peers import PROCESS_POOL
-from executors.bench import figures, plots
-from executors.bench.axes import linear, log_seconds
-from executors.bench.plots import Series
+from executors.bench.page import charts
 from executors.bench.results import IDLE, PROCESS, Findings, Summary, summarise
 from executors.bench.run import Plan as Orders
 from executors.bench.run import run
@@ -25,7 +24,7 @@ ARMS = {
 }
 TASKS = (1, 4, 16)
 JUDGED = 4
-"""With so many tasks under way the goals are to be reached."""
+"""The number of tasks to which the goals apply."""
 SECONDS = 5.0
 RATE = 100.0
 """Requests per second of the client."""
@@ -37,13 +36,13 @@ PRODUCTIVE = {PROCESS_POOL: Goal(0.9, at_least=True)}
 def measure(plan: Plan, report: Report) -> None:
     """Measure with several numbers of tasks that compute, and with some that hold the GIL."""
     found = {number: _case(plan, report, "compute", number, f"{number} computing") for number in TASKS}
-    judged = found[JUDGED]
-    report.plot("tasks", "The slowest requests, by the number of tasks that compute", tasks(found))
-    report.plot("latency", f"HTTP latency with {JUDGED} tasks that compute", figures.latency(judged))
-    report.plot("lag", f"Loop lag with {JUDGED} tasks that compute", figures.lag(judged))
-    report.plot("harm", f"Harm against throughput with {JUDGED} tasks that compute", figures.harm(judged))
     holding = _case(plan, report, "hold_gil", JUDGED, f"{JUDGED} holding the GIL")
-    report.plot("gil", f"HTTP latency with {JUDGED} tasks that hold the GIL", figures.latency(holding))
+    if not peers.installed("matplotlib"):
+        report.missing("matplotlib", "plots")
+        return
+    report.plot("tasks", "The slowest requests, by the number of tasks that compute", tasks(found))
+    report.plot("latency", f"HTTP latency with {JUDGED} tasks that compute", latency(found[JUDGED]))
+    report.plot("gil", f"HTTP latency with {JUDGED} tasks that hold the GIL", latency(holding))
 
 
 def _case(plan: Plan, report: Report, function: str, concurrency: int, what: str) -> Findings:
@@ -55,8 +54,9 @@ def _case(plan: Plan, report: Report, function: str, concurrency: int, what: str
         rate=RATE,
         seconds=plan.seconds(SECONDS),
         rounds=plan.rounds,
+        config={"EXECUTOR_WORKER_NICE": plan.worker_nice},
     )
-    found = asyncio.run(run(orders, lambda arm, number: report.watch(f"{what}: {ARMS[arm]}, round {number}")))
+    found = asyncio.run(run(orders, lambda arm, number: report.on_progress(f"{what}: {ARMS[arm]}, round {number}")))
     found = replace(found, measurements=[replace(one, arm=ARMS[one.arm]) for one in found.measurements])
     for arm, error in found.errors.items():
         report.missing(arm, what, error)
@@ -85,10 +85,18 @@ def _each(rounds: Mapping[str, Sequence[Summary]], figure: str, factor: float) -
 
 def tasks(found: Mapping[int, Findings]) -> str:
     """Draw each arm's slowest requests against the number of tasks under way."""
-    p99 = {number: {arm.arm: arm.http_p99 for arm in each.arms} for number, each in found.items()}
-    series = [
-        Series(arm, [(number, slowest[arm]) for number, slowest in p99.items() if arm in slowest])
-        for arm in ARMS.values()
-    ]
-    x, y = linear("tasks under way", p99), log_seconds("HTTP p99", [time for each in series for _, time in each.points])
-    return plots.curves("HTTP p99 by the number of tasks under way, one curve for each way to run them", x, y, series)
+    p99: dict[str, dict[int, float]] = {}
+    for number, each in found.items():
+        for arm in each.arms:
+            p99.setdefault(arm.arm, {})[number] = arm.http_p99
+    series = {arm: (list(values), list(values.values())) for arm, values in p99.items()}
+    return plots.lines("tasks under way", "HTTP p99", series, ticks=list(found))
+
+
+def latency(found: Findings) -> str:
+    """Draw which share of the requests was answered within which time, for each arm."""
+    data = charts(found)
+    percents = [(0, "0"), (0.301, "50"), (1, "90"), (2, "99"), (3, "99.9")]
+    ticks = {"ticks": [nines for nines, _ in percents], "labels": [percent for _, percent in percents]}
+    series = {arm: (data["nines"], times) for arm, times in zip(data["arms"], data["latency"], strict=True)}
+    return plots.lines("percentile of the requests (%)", "HTTP latency", series, **ticks)

@@ -1,4 +1,4 @@
-"""The functions that are handed over. Workers import this module: it needs nothing that takes long to import."""
+"""The functions of the tasks. Workers import this module, so it imports nothing slow."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any
 
 
 def nothing() -> None:
-    """Be a plain task."""
+    """Do nothing, as a sync function."""
 
 
 async def nothing_async() -> None:
-    """Be a coroutine task."""
+    """Do nothing, as a coroutine function."""
 
 
 def who() -> tuple[int, int]:
-    """Tell which process and thread runs this, after long enough that each of several has to take one."""
+    """Return the ids of process and thread, after a pause in which other calls start on other workers."""
     time.sleep(0.01)
     return os.getpid(), threading.get_ident()
 
 
 def double(number: int) -> int:
-    """Be a tiny item's task."""
+    """Return twice the number."""
     return 2 * number
 
 
 def same(payload: Any) -> Any:
-    """Give a payload back as it came."""
+    """Return a payload unchanged."""
     return payload
 
 
 def changed(array: Any) -> Any:
-    """Give an array back with each number one higher."""
+    """Add one to each number of an array, in place, and return it."""
     array += 1
     return array
 
 
 def now() -> float:
-    """Tell the time on the clock that all processes share, in seconds."""
+    """Return the time on the clock that all processes share, in seconds."""
     return time.monotonic()
 
 
@@ -59,13 +59,13 @@ def burn(seconds: float) -> None:
 
 
 def held(path: str) -> None:
-    """Block until somebody opens this named pipe to write."""
+    """Block until another process opens a named pipe for writing."""
     with open(path):
         pass
 
 
 def compute() -> int:
-    """Compute in plain Python for 50 to 100 ms: the interpreter lets other threads have the GIL every 5 ms."""
+    """Compute in plain Python for 50 to 100 ms. Other threads get the GIL every 5 ms."""
     total = 0
     for number in range(700_000):
         total += number * number % 7

@@ -1,11 +1,13 @@
-"""How many CPUs this process may use: what its affinity and its control group allow."""
+"""The CPUs that this process may use, as its affinity and control group allow, and the niceness of workers."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from executors.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,11 +16,30 @@ PROC = Path("/proc/self/cgroup")
 """The file that lists this process's control groups."""
 
 ROOT = Path("/sys/fs/cgroup")
-"""Where they are mounted."""
+"""The folder where control groups are mounted."""
+
+
+def checked_niceness(value: object, what: str) -> int | Literal["idle"]:
+    """Check the niceness of workers.
+
+    Args:
+        value: The niceness.
+        what: What the user calls it.
+
+    Raises:
+        ConfigurationError: It is neither a whole number from 0 to 19 nor ``"idle"``, or the system has no SCHED_IDLE.
+    """
+    if value == "idle":
+        if not hasattr(os, "SCHED_IDLE"):
+            raise ConfigurationError(f"{what} is 'idle', and this system has no SCHED_IDLE: use a niceness up to 19")
+        return "idle"
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 19:
+        raise ConfigurationError(f"{what} is {value!r}, and must be a niceness from 0 to 19, or 'idle'")
+    return value
 
 
 def available_cpus() -> int:
-    """Return the number of CPUs, at least 1, as affinity and the cgroup's quota allow (Linux), else all."""
+    """Return the number of CPUs, at least 1, that affinity and cgroup quota allow (Linux); elsewhere all CPUs."""
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     quota = cgroup_quota()
@@ -26,11 +47,11 @@ def available_cpus() -> int:
 
 
 def cgroup_quota(proc: Path = PROC, root: Path = ROOT) -> float | None:
-    """Return the smallest CPU quota of this process's control groups, in CPUs; None where there is none.
+    """Return the smallest CPU quota of this process's control groups, in CPUs; None if there is none.
 
     Args:
         proc: The file that lists the groups.
-        root: Where they are mounted.
+        root: The folder where they are mounted.
     """
     groups = control_groups("cpu", proc, root)
     quotas = [_read_v2(folder) if version == 2 else _read_v1(folder) for version, folder in groups]
@@ -38,12 +59,12 @@ def cgroup_quota(proc: Path = PROC, root: Path = ROOT) -> float | None:
 
 
 def control_groups(controller: str, proc: Path, root: Path) -> Iterator[tuple[int, Path]]:
-    """Give version and folder of the control groups that bound this process: its own and their parents.
+    """Yield version and folder of the control groups that limit this process: its own groups and their parents.
 
     Args:
-        controller: What they control.
+        controller: The controller, such as ``"cpu"``.
         proc: The file that lists the groups.
-        root: Where they are mounted.
+        root: The folder where they are mounted.
     """
     try:
         lines = proc.read_text().splitlines()
@@ -58,7 +79,7 @@ def control_groups(controller: str, proc: Path, root: Path) -> Iterator[tuple[in
         else:
             continue
         group = mount / path.lstrip("/")
-        # In a container the path is the host's, and the group itself is what is mounted at the root.
+        # In a container the path is the host's, while the group itself is mounted at the root.
         yield from ((version, folder) for folder in (group, *group.parents) if folder.is_relative_to(mount))
 
 

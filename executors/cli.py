@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: What follows the program's name; that of this process if None.
+        arguments: The command line without the program's name; that of this process if None.
 
     Returns:
         The exit status.
@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_bench(commands)
-    said = parser.parse_args(arguments)
-    status: int = said.run(said)
+    parsed = parser.parse_args(arguments)
+    status: int = parsed.run(parsed)
     return status
 
 
@@ -37,12 +37,12 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     text = "Start a Quart app, put load on it, and compare worker processes with Quart's own threads."
     demo = commands.add_parser("demo", help=text, description=text)
     demo.add_argument("--serve", action="store_true", help="keep the app running instead, and print its address")
-    demo.add_argument("--seconds", type=_seconds, default=6.0, help="how long to measure each of the two (6)")
-    demo.add_argument("--folder", type=Path, help="whose Python files to upload (the standard library's)")
+    demo.add_argument("--seconds", type=_seconds, default=6.0, help="how long to measure each of the two servers (6)")
+    demo.add_argument("--folder", type=Path, help="the folder of the Python files to upload (the standard library)")
     demo.set_defaults(run=_demo)
 
 
-def _demo(said: argparse.Namespace) -> int:
+def _demo(arguments: argparse.Namespace) -> int:
     if sys.platform == "win32":
         sys.stderr.write("The demo computes in worker processes, which need Linux or macOS: run it there.\n")
         return 1
@@ -50,11 +50,11 @@ def _demo(said: argparse.Namespace) -> int:
         return 1
     from executors.demo import run  # noqa: PLC0415  (imports Quart and rich)
 
-    return run.main(said.seconds, said.folder, keep_serving=said.serve)
+    return run.main(arguments.seconds, arguments.folder, keep_serving=arguments.serve)
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    text = "Measure where a function belongs: what it does to a Quart server on its event loop, in threads, and so on."
+    text = "Measure where a function belongs: on the event loop of a Quart server, in threads or in worker processes."
     bench = commands.add_parser(
         "bench", help=text, description=text, epilog=_BENCH_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,21 +76,26 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=_between(1, 2000, float),
         default=100.0,
         metavar="N",
-        help="how many requests a second the server is sent (100)",
+        help="how many requests a second are sent to the server (100)",
     )
-    add("--backends", type=_names, metavar="NAMES", help="arms, as in idle,thread,process (all that can run it)")
+    add(
+        "--backends",
+        type=_names,
+        metavar="NAMES",
+        help="arms, as in idle,thread,process (all that can run the function)",
+    )
     add("--app", metavar="APP", help="serve this app, package.module:app, and measure its EXECUTOR_BACKENDS too")
-    add("--json", type=_file, metavar="FILE", help="write everything that was measured")
-    add("--html", type=_file, metavar="FILE", help="write a page with plots")
+    add("--json", type=_file, metavar="FILE", help="write all measurements")
+    add("--html", type=_file, metavar="FILE", help="write a page with charts")
     bench.set_defaults(run=_bench)
 
 
 _BENCH_EPILOG = """\
 arms:
-  idle      nobody calls the function: how quick the server can be here
-  inline    it is called, or awaited, on the event loop
-  thread    in threads, as a plain function by default
-  process   in worker processes, as one marked @cpu_bound
+  idle      no calls: how fast the server can be on this machine
+  inline    called, or awaited, on the event loop
+  thread    in threads, as a sync function by default
+  process   in worker processes, as when marked @cpu_bound
   loop, or a name in EXECUTOR_BACKENDS of the app: that backend
 
 examples:
@@ -99,12 +104,12 @@ examples:
 """
 
 
-def _bench(said: argparse.Namespace) -> int:
+def _bench(arguments: argparse.Namespace) -> int:
     if _lacks_rich():
         return 1
     from executors.bench import command  # noqa: PLC0415  (imports Quart and rich)
 
-    return command.main(said)
+    return command.main(arguments)
 
 
 def _lacks_rich() -> bool:
@@ -132,7 +137,7 @@ def _json_of(kind: type[Any]) -> Callable[[str], Any]:
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name: give them as in idle,thread,process")
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name: write them as in idle,thread,process")
     return names
 
 
@@ -153,12 +158,12 @@ def _between(least: int, most: float, kind: Callable[[str], float]) -> Callable[
 def _file(text: str) -> Path:
     path = Path(text)
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} can't be written: it is a folder, or in none")
+        raise argparse.ArgumentTypeError(f"{text!r} can't be written: it is a folder, or its folder doesn't exist")
     return path
 
 
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not (math.isfinite(seconds) and seconds >= 0.5):
-        raise argparse.ArgumentTypeError(f"{text} s is no time to measure for: give 0.5 or more")
+        raise argparse.ArgumentTypeError(f"{text} s is too short or not finite: give 0.5 or more")
     return seconds

@@ -1,4 +1,4 @@
-"""What a task can know of where it runs: itself, its context variables, whether this is a worker process."""
+"""The context of a running task: the task itself, carried context variables, and whether this is a worker process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class _Running(Protocol):
-        """What `current_task` looks at: the task's handle, or in a worker process a record of the job."""
+        """The task's handle, or in a worker process a record of the job."""
 
         @property
         def id(self) -> int: ...
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 running: ContextVar[_Running | None] = ContextVar("executors.running", default=None)
-"""The task that this context belongs to. Set by the backends, and where an ended task's failure is reported."""
+"""The task that a context belongs to. Set while a task runs, and while its failure is reported."""
 
 
 class CurrentTask:
     """The task that the calling code runs in.
 
-    Outside of any task it is there too, with an `id` of None, and never cancelled: a function that uses it
-    stays callable as a plain function.
+    Outside of tasks its `id` is None and it is never cancelled, so that functions that use it can also be called
+    directly.
     """
 
     __slots__ = ("_task",)
@@ -51,39 +51,42 @@ class CurrentTask:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether the task has been asked to stop, by `cancel()`, its timeout or a drain."""
+        """Whether cancellation of the task has been requested, by `cancel()`, its timeout or a drain."""
         return self._task is not None and self._task.cancel_requested
 
     def check_cancelled(self) -> None:
-        """Leave the task here if it has been asked to stop.
+        """Raise an exception if cancellation of the task has been requested.
 
         Raises:
-            TaskCancelledError: It has. Letting it out of the function ends the task as cancelled.
+            TaskCancelledError: It has been. If the function does not catch it, the task ends as cancelled.
         """
         if self._task is not None and self._task.cancel_requested:
             raise TaskCancelledError(self._task.name, self._task.id)
 
 
 def current_task() -> CurrentTask:
-    """Return the task that the calling code runs in, whichever backend runs it. Any thread, never blocks."""
+    """Return the task that the calling code runs in, on any backend. Any thread; does not block."""
     return CurrentTask(running.get())
 
 
 class WorkerState:
-    """Whether this process is a worker, and what it is doing."""
+    """Whether this process is a worker."""
 
     active = False
-    """This process runs tasks for another one."""
+    """Whether this process runs tasks of another one."""
 
     importing_main = False
-    """The worker is importing the parent's main script, under another name."""
+    """Whether the worker is importing the server's main script, under another name."""
 
 
 def refuse_in_worker(what: str) -> None:
-    """Raise if this process is a worker: the executor of the imported app is inert there.
+    """Refuse a call in a worker process, where the executor of the imported app is inert.
+
+    Args:
+        what: How the error message names the call.
 
     Raises:
-        ExecutorInWorkerError: It is; `what` names the call.
+        ExecutorInWorkerError: This process is a worker.
     """
     if not WorkerState.active:
         return
@@ -93,27 +96,31 @@ def refuse_in_worker(what: str) -> None:
             'the functions defined there, so what starts the program belongs under `if __name__ == "__main__":`'
         )
     raise ExecutorInWorkerError(
-        f"{what} was called in a worker process, where the app's executor is inert. Return what is needed to "
-        "the caller and submit from there, or use an `Executor` of the task's own"
+        f"{what} was called in a worker process, where the app's executor is inert. Return a result, and submit "
+        "further tasks in the server, or create an `Executor` in the task"
     )
 
 
 def is_awaitable(value: object) -> bool:
-    """Whether what a function returned is to be awaited. A context's proxy, as `current_app`, has every special method
-    in its class, and is what it stands for."""
+    """Return whether a value is awaitable. The class of a proxy such as `current_app` has every special method, so the
+    object behind the proxy decides."""
     if not hasattr(type(value), "__await__"):
         return False
     try:
         return hasattr(value, "__await__")
-    except RuntimeError:  # it stands for nothing here
+    except RuntimeError:  # there is no object behind the proxy
         return False
 
 
 def resolve(path: str, what: str) -> Any:
-    """Import ``"package.module:attribute"`` (a dotted attribute is followed).
+    """Import ``"package.module:attribute"``. The attribute may be dotted.
+
+    Args:
+        path: The path.
+        what: How the error message names the setting.
 
     Raises:
-        ConfigurationError: It doesn't have that form, or has no such attribute; `what` names the setting.
+        ConfigurationError: The path does not have that form, or the module has no such attribute.
         ImportError: The module can't be imported.
     """
     module, colon, attribute = path.partition(":")
@@ -129,12 +136,21 @@ def resolve(path: str, what: str) -> Any:
 
 
 TRACE = "opentelemetry"
-"""Stands for OpenTelemetry's context among what is carried, which travels as its propagators write it."""
+"""The key of OpenTelemetry's context among carried values. Its value is what the propagators inject."""
 
 
 class CarriedVariables:
-    """What of a task's context travels to worker processes: context variables, each named by
-    ``"package.module:variable"``, and OpenTelemetry's context where this process has imported that."""
+    """The part of a task's context that travels to worker processes.
+
+    OpenTelemetry's context travels, too, if this process has imported it.
+
+    Args:
+        paths: The context variables, as ``"package.module:variable"``.
+
+    Raises:
+        ConfigurationError: A path is not that of a context variable.
+        ImportError: A module can't be imported.
+    """
 
     def __init__(self, paths: tuple[str, ...] = ()) -> None:
         self._variables: dict[str, ContextVar[Any]] = {}
@@ -147,7 +163,7 @@ class CarriedVariables:
             self._variables[path] = variable
 
     def capture(self, context: Context) -> dict[str, Any]:
-        """Take the values that are set in `context`, which nobody has entered."""
+        """Return the values that are set in `context`, which must not be entered at the moment."""
         values = {path: context[variable] for path, variable in self._variables.items() if variable in context}
         if "opentelemetry.context" in sys.modules and (trace := context.run(_inject_trace)):
             values[TRACE] = trace
@@ -155,7 +171,7 @@ class CarriedVariables:
 
 
 def _inject_trace() -> dict[str, str]:
-    """Return what OpenTelemetry's propagators make of the calling context; nothing without a span or baggage."""
+    """Return what OpenTelemetry's propagators inject for the current context; empty without a span or baggage."""
     carrier: dict[str, str] = {}
     if import_module("opentelemetry.context").get_current():
         import_module("opentelemetry.propagate").inject(carrier)
@@ -163,7 +179,7 @@ def _inject_trace() -> dict[str, str]:
 
 
 def restore(values: dict[str, Any]) -> None:
-    """Set what `CarriedVariables.capture` took, in the calling context of another process."""
+    """Set the values of `CarriedVariables.capture` in the current context. In a worker process."""
     for path, value in values.items():
         if path == TRACE:
             extracted = import_module("opentelemetry.propagate").extract(value)

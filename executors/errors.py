@@ -1,4 +1,4 @@
-"""Every error that this library raises, under one base. Each one pickles, with its attributes."""
+"""The exceptions and warnings of this library, under one base class. Each can be pickled, with its attributes."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import signal
 
 
 class ExecutorError(Exception):
-    """The base of every error of this library."""
+    """Base class of the exceptions of this library."""
 
 
 class Refusal(Exception):
-    """Marks the errors with which an executor turns a task away for now: what is asked of it may do later.
+    """Base class of the errors with which an executor refuses a task temporarily: a retry may succeed.
 
-    A class to register one handler for, and never raised itself. It comes last among their bases, so that a handler
-    for the error, for `ExecutorError` or for another base goes before one for this.
+    It exists so that one handler can be registered for all of them, and is never raised itself. It is the last base of
+    each, so that handlers for the error itself, for `ExecutorError` and for its other bases take precedence.
     """
 
 
 class ExecutorWarning(UserWarning):
-    """Advice: something holds the event loop up, and what to do about it. The message names it."""
+    """Advice on code that delays the event loop. The message names the code, and says what to do."""
 
 
 class ConfigurationError(ExecutorError, ValueError):
-    """A setting is unknown, or its value can't be used. The message names the setting and what would do."""
+    """A setting is unknown or has an invalid value. The message has the setting, the value, and what is allowed."""
 
 
 class InvalidTaskError(ExecutorError, TypeError):
-    """What was handed over can't be run as a task: not a callable, a generator, a coroutine object."""
+    """The object can't be run as a task: it is not callable, or it is a generator function or a coroutine object."""
 
 
 class ExecutorClosedError(ExecutorError, RuntimeError, Refusal):
-    """The executor takes no work now: it hasn't been started, is draining, or has been drained."""
+    """The executor accepts no tasks: it has not been started, is draining, or has been drained."""
 
 
 class ExecutorInWorkerError(ExecutorError, RuntimeError):
@@ -38,27 +38,27 @@ class ExecutorInWorkerError(ExecutorError, RuntimeError):
 
 
 class AppNotFoundError(ConfigurationError, RuntimeError):
-    """A task in a worker process used `current_app`, and the worker doesn't know which app that is."""
+    """A task in a worker process used `current_app`, and the worker does not know the app."""
 
 
 class WrongThreadError(ExecutorError, RuntimeError):
-    """A handle was waited for in a way that would block or bypass the executor's event loop."""
+    """Waiting for a handle in this way would block or bypass the executor's event loop."""
 
 
 class DeadlockError(ExecutorError, RuntimeError):
-    """A pool thread was about to wait for a task that only this pool could run, with no thread left for it."""
+    """A thread of a pool was about to wait for a task that only the same pool can run, and no thread is left for it."""
 
 
 class TaskNotFinishedError(ExecutorError, TimeoutError):
-    """A task's outcome was asked for before the task ended."""
+    """The outcome of a task was requested before its end."""
 
 
 class QueueFullError(ExecutorError, Refusal):
-    """A backend has as many queued tasks as it may have.
+    """The queue of a backend is full.
 
     Attributes:
         backend: The backend's name.
-        limit: How many tasks may be queued there.
+        limit: The maximum number of queued tasks.
     """
 
     def __init__(self, backend: str, limit: int) -> None:
@@ -68,17 +68,17 @@ class QueueFullError(ExecutorError, Refusal):
 
     def __str__(self) -> str:
         return (
-            f"the {self.backend!r} backend has {self.limit} tasks queued and takes no more: use "
-            "`await executor.run(…)`, which waits for room, or raise the queue size"
+            f"the queue of the {self.backend!r} backend is full ({self.limit} tasks): use `await executor.run(…)`, "
+            "which waits for a free slot, or raise the queue size"
         )
 
 
 class BackendUnavailableError(ExecutorError, Refusal):
-    """A backend can't run anything at present.
+    """A backend can't run tasks at present.
 
     Attributes:
         backend: The backend's name.
-        reason: Why, and what would help.
+        reason: Why, and what to do.
     """
 
     def __init__(self, backend: str, reason: str) -> None:
@@ -87,11 +87,11 @@ class BackendUnavailableError(ExecutorError, Refusal):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"the {self.backend!r} backend can't take this task: {self.reason}"
+        return f"the {self.backend!r} backend can't run this task: {self.reason}"
 
 
 class TaskError(ExecutorError):
-    """The base of what a waiter gets when a task ended without a value and without an error of its own.
+    """Base class of the errors of tasks that ended without a value and without an exception of their own.
 
     Attributes:
         task_name: The task's name.
@@ -106,17 +106,17 @@ class TaskError(ExecutorError):
 
 
 class TaskCancelledError(TaskError):
-    """The task was cancelled. Never the event loop's own cancellation exception."""
+    """The task was cancelled. Waiters get this error, never the event loop's own cancellation exception."""
 
     def __str__(self) -> str:
         return f"task {self.task_name!r} ({self.task_id}) was cancelled"
 
 
 class TaskTimeoutError(TaskError, TimeoutError):
-    """The task ran longer than its timeout.
+    """The task exceeded its timeout.
 
     Attributes:
-        timeout: The bound in seconds, counted from the task's start.
+        timeout: Seconds, from the task's start.
     """
 
     def __init__(self, task_name: str, task_id: int, timeout: float) -> None:
@@ -128,12 +128,12 @@ class TaskTimeoutError(TaskError, TimeoutError):
 
 
 class TaskExitedError(TaskError):
-    """The task raised what would end a process, a thread or an iteration (SystemExit, StopIteration, …).
+    """The task raised an exception that would end a process, a thread or an iteration (SystemExit, StopIteration, …).
 
-    The original is its ``__cause__``.
+    That exception is its ``__cause__``.
 
     Attributes:
-        exception: The original's type and text.
+        exception: The type and message of that exception.
     """
 
     def __init__(self, task_name: str, task_id: int, exception: str) -> None:
@@ -142,18 +142,18 @@ class TaskExitedError(TaskError):
 
     def __str__(self) -> str:
         return (
-            f"task {self.task_name!r} ({self.task_id}) raised {self.exception}, which a task may not: "
-            "return, or raise an Exception"
+            f"task {self.task_name!r} ({self.task_id}) raised {self.exception}, which a task may not raise: "
+            "return a value, or raise an Exception"
         )
 
 
 class WorkerLostError(TaskError):
-    """The worker process died, or never came up, while it had this task.
+    """The worker process died, or never started, while it had this task.
 
     Attributes:
-        pid: The worker's process id; None if it isn't known.
-        exitcode: As `subprocess`'s ``returncode``: negative for a signal; None if unknown.
-        detail: What else is known.
+        pid: The worker's process id; None if unknown.
+        exitcode: As ``returncode`` of `subprocess`: negative for a signal; None if unknown.
+        detail: Further information, appended to the message.
     """
 
     def __init__(self, task_name: str, task_id: int, pid: int | None, exitcode: int | None, detail: str = "") -> None:
@@ -164,7 +164,7 @@ class WorkerLostError(TaskError):
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The signal that ended the worker, if one did."""
+        """The signal that killed the worker; None if no signal did."""
         if self.exitcode is None or self.exitcode >= 0:
             return None
         try:
@@ -187,7 +187,7 @@ class WorkerLostError(TaskError):
 
 
 class SerializationError(ExecutorError):
-    """Something that had to cross a process boundary could not be pickled, unpickled, or was too large."""
+    """An object that had to cross a process boundary can't be pickled or unpickled, or is too large."""
 
 
 def describe(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What happened to a task, as frozen records, and the `Hook` that hears of it."""
+"""Events of tasks, as frozen records, and the `Hook` protocol of functions that are notified of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ logger = logging.getLogger("executors")
 
 @dataclass(frozen=True, slots=True)
 class TaskEvent:
-    """What every event tells. Arguments and results are never part of one.
+    """Base class of the events. Arguments and results are never part of one.
 
     Attributes:
         task_id: The task's number, unique in its process.
         name: The task's name.
-        tag: Its tag, if it has one.
-        backend: The name of the backend that has it.
+        tag: The task's tag, if it has one.
+        backend: The name of its backend.
     """
 
     task_id: int
@@ -31,7 +31,7 @@ class TaskEvent:
 
     @classmethod
     def of(cls, handle: TaskHandle[Any]) -> TaskEvent:
-        """Record what just happened to the handle's task."""
+        """Create the event of the handle's task, in its present state."""
         return cls(handle.id, handle.name, handle.tag, handle.backend)
 
 
@@ -42,14 +42,14 @@ class TaskSubmitted(TaskEvent):
 
 
 class TaskAbandoned(TaskEvent):
-    """The task's state is final, but its work didn't listen and still runs."""
+    """The task's state is final, but its function did not respond to the cancellation and still runs."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted(TaskEvent):
-    """The task's backend began to run it.
+    """The task has started.
 
     Attributes:
         wait_time: Seconds between submission and start.
@@ -59,7 +59,7 @@ class TaskStarted(TaskEvent):
 
     @classmethod
     def of(cls, handle: TaskHandle[Any]) -> TaskStarted:
-        """Record the start."""
+        """Create the event of the start."""
         return cls(handle.id, handle.name, handle.tag, handle.backend, handle.wait_time)
 
 
@@ -69,10 +69,10 @@ class TaskFinished(TaskEvent):
 
     Attributes:
         state: The final state.
-        wait_time: Seconds between submission and start (or the end, if it never started).
+        wait_time: Seconds between submission and start, or end if it never started.
         run_time: Seconds between start and end; None if it never started.
-        cpu_time: CPU seconds of its thread or process, where the backend measures them.
-        error: The type of its error, if it has one.
+        cpu_time: CPU seconds that it used; None if the backend does not measure them.
+        error: The type of its exception, if it has one.
     """
 
     state: TaskState
@@ -83,7 +83,7 @@ class TaskFinished(TaskEvent):
 
     @classmethod
     def of(cls, handle: TaskHandle[Any]) -> TaskFinished:
-        """Record the end."""
+        """Create the event of the end."""
         return cls(
             handle.id,
             handle.name,
@@ -98,16 +98,16 @@ class TaskFinished(TaskEvent):
 
 
 class Hook(Protocol):
-    """Hears of every event, on the loop's thread: it must be quick, and must not block.
+    """A function that is notified of every event. On the loop's thread: it must be quick, and must not block.
 
-    What it raises is logged, and it goes on being called.
+    An exception that it raises is logged; later events are still passed to it.
     """
 
     def __call__(self, event: TaskEvent, /) -> None: ...
 
 
 class Hooks:
-    """The hooks of one executor. On the loop's thread. Costs next to nothing while there are none."""
+    """The hooks of one executor. On the loop's thread."""
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self._hooks = tuple(hooks)
@@ -115,13 +115,18 @@ class Hooks:
     def __bool__(self) -> bool:
         return bool(self._hooks)
 
-    def tell(self, event_type: type[TaskEvent], handle: TaskHandle[Any]) -> None:
-        """Tell every hook what happened to the handle's task."""
+    def notify(self, event_type: type[TaskEvent], handle: TaskHandle[Any]) -> None:
+        """Call every hook with an event of the handle's task.
+
+        Args:
+            event_type: The type of the event.
+            handle: The task's handle.
+        """
         if not self._hooks:
             return
         event = event_type.of(handle)
         for hook in self._hooks:
             try:
                 hook(event)
-            except BaseException:  # its SystemExit must not end the server
+            except BaseException:  # a SystemExit must not end the server
                 logger.exception("the hook %r failed on %s", hook, event_type.__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor as FuturesExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 
@@ -36,7 +36,8 @@ class Executor(BoundExecutor):
         queue_size: How many tasks each backend may have queued. Running tasks don't count.
         shutdown_timeout: Seconds that a drain waits for tasks when the block is left.
         cancel_grace: Seconds that running work has to respond to its cancellation, before it is abandoned.
-        worker_nice: The niceness of worker processes, from 0 to 19, so that the server keeps the CPU.
+        worker_nice: The niceness of worker processes, from 0 to 19, so that the server keeps the CPU; ``"idle"`` for
+            Linux's SCHED_IDLE, under which they run only while no other process needs the CPU.
         max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
         worker_max_memory_growth: By how many bytes a worker may grow before it is replaced, after its task; not limited
             if None.
@@ -65,7 +66,7 @@ class Executor(BoundExecutor):
         queue_size: int = 10_000,
         shutdown_timeout: float = 20.0,
         cancel_grace: float = 5.0,
-        worker_nice: int = 10,
+        worker_nice: int | Literal["idle"] = 10,
         max_tasks_per_worker: int | None = None,
         worker_max_memory_growth: int | None = None,
         worker_idle_timeout: float | None = 300.0,

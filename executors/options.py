@@ -1,6 +1,6 @@
-"""What can be said of a task: `TaskOptions`, and the marks `task`, `io_bound` and `cpu_bound`.
+"""Options of tasks: `TaskOptions`, and the decorators `task`, `io_bound` and `cpu_bound`.
 
-A worker process imports this module with every function that is marked, so it imports next to nothing.
+A worker process imports this module with every marked function, so it imports as little as possible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Self, TypedDict, TypeGuard, Unpack
 
     class MarkKeywords(TypedDict, total=False):
-        """What a mark may say, for type checkers."""
+        """The options of a decorator, for type checkers."""
 
         timeout: float | None
         name: str | None
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         resources: Mapping[str, float] | None
 
     class CallKeywords(MarkKeywords, total=False):
-        """What a call's options may say, for type checkers."""
+        """The options of a call, for type checkers."""
 
         tag: str | None
 
@@ -35,15 +35,20 @@ MARK = "__executors_mark__"
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number that fits a float."""
+    """Return whether `value` is a finite number that fits a float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def positive_seconds(value: object, what: str, *, zero: bool = False) -> float:
-    """Check a duration in seconds.
+    """Return a duration in seconds, checked.
+
+    Args:
+        value: The value.
+        what: How the error message names it.
+        zero: Whether 0 is allowed.
 
     Raises:
-        ConfigurationError: It is not a finite number above zero (or, with `zero`, not below it).
+        ConfigurationError: It is not a finite number above 0 (with `zero`: of at least 0).
     """
     if not _is_number(value) or value < 0 or (value == 0 and not zero):
         bound = "of at least 0" if zero else "above 0"
@@ -52,10 +57,15 @@ def positive_seconds(value: object, what: str, *, zero: bool = False) -> float:
 
 
 def whole_number(value: object, what: str, *, least: int) -> int:
-    """Check a count or a size.
+    """Return a count or a size, checked.
+
+    Args:
+        value: The value.
+        what: How the error message names it.
+        least: The minimum.
 
     Raises:
-        ConfigurationError: It is not a whole number, or below `least`.
+        ConfigurationError: It is not a whole number of at least `least`.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigurationError(f"{what} is {value!r}, and must be a whole number of at least {least}")
@@ -63,21 +73,25 @@ def whole_number(value: object, what: str, *, least: int) -> int:
 
 
 def some_text(value: object, what: str) -> str:
-    """Check a name.
+    """Return a name, checked.
+
+    Args:
+        value: The value.
+        what: How the error message names it.
 
     Raises:
-        ConfigurationError: It is not a text, or empty.
+        ConfigurationError: It is not a string, or it is empty.
     """
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{what} is {value!r}, and must be a text that isn't empty")
+        raise ConfigurationError(f"{what} is {value!r}, and must be a string that is not empty")
     return value
 
 
 def _amounts(value: object, what: str) -> tuple[tuple[str, float], ...]:
-    """Check amounts by name, given as a mapping or as pairs, and return pairs in the order of the names.
+    """Return amounts by name, given as a mapping or as pairs, as pairs sorted by name.
 
     Raises:
-        ConfigurationError: It is neither, or an amount isn't a number above zero.
+        ConfigurationError: It is neither, or an amount is not a number above 0.
     """
     try:
         amounts = dict(value)  # type: ignore[call-overload]
@@ -86,20 +100,20 @@ def _amounts(value: object, what: str) -> tuple[tuple[str, float], ...]:
     for name, amount in amounts.items():
         some_text(name, f"a name in {what}")
         if not _is_number(amount) or amount <= 0:
-            raise ConfigurationError(f"{what} has {amount!r} of {name!r}, and must have a finite number above 0")
+            raise ConfigurationError(f"{what} has {amount!r} of {name!r}, which must be a finite number above 0")
     return tuple(sorted(amounts.items()))
 
 
 class TaskOptions:
-    """How a task is to be run. Immutable; None means "not said".
+    """Options of a task. Immutable; None means "not set".
 
     Args:
-        tag: ``"io"``, ``"cpu"``, or another that the executor maps to a backend.
+        tag: ``"io"``, ``"cpu"``, or another tag that the executor maps to a backend.
         timeout: Seconds from the task's start until it is stopped.
-        name: What to call it in handles, reports and logs; the function's qualified name if not said.
-        max_concurrency: How many tasks of the function one executor runs at a time.
-        resources: What of its backend's resources a running task takes, as ``{"gpu": 1}``; kept as pairs. For a backend
-            that `supports_resources`.
+        name: Its name in handles, reports and logs. The default is the function's qualified name.
+        max_concurrency: How many tasks of the function an executor runs at a time.
+        resources: Resources of the backend that a running task occupies, as ``{"gpu": 1}``; stored as pairs. Only for
+            backends with `supports_resources`.
 
     Raises:
         ConfigurationError: A value can't be used.
@@ -143,7 +157,10 @@ class TaskOptions:
 
     @classmethod
     def checked(cls, options: dict[str, Any]) -> Self:
-        """Make them from keywords of a user's.
+        """Create options from keyword arguments of the user.
+
+        Args:
+            options: The keyword arguments.
 
         Raises:
             ConfigurationError: A keyword is unknown, or a value can't be used.
@@ -154,7 +171,11 @@ class TaskOptions:
         return cls(**options)
 
     def over(self, other: TaskOptions) -> TaskOptions:
-        """Return these, with what they don't say taken from `other`."""
+        """Return these options, completed by those of `other`.
+
+        Args:
+            other: Options with lower precedence.
+        """
         if other is NO_OPTIONS:
             return self
         if self is NO_OPTIONS:
@@ -178,8 +199,8 @@ class TaskOptions:
         return TaskOptions.checked, ({key: getattr(self, key) for key in self.__slots__},)
 
     def __repr__(self) -> str:
-        said = (f"{key}={value!r}" for key in self.__slots__ if (value := getattr(self, key)) is not None)
-        return f"TaskOptions({', '.join(said)})"
+        overrides = (f"{key}={value!r}" for key in self.__slots__ if (value := getattr(self, key)) is not None)
+        return f"TaskOptions({', '.join(overrides)})"
 
 
 NO_OPTIONS = TaskOptions()
@@ -193,7 +214,7 @@ def _mark(function: F, options: TaskOptions) -> F:
         setattr(function, MARK, mark)
     except AttributeError:
         raise InvalidTaskError(
-            f"{function!r} takes no mark: mark the function underneath, or say it at the call with "
+            f"{function!r} can't be marked: mark the function inside it, or set the option at the call with "
             "`executor.options(tag=…)`"
         ) from None
     return function
@@ -202,7 +223,7 @@ def _mark(function: F, options: TaskOptions) -> F:
 def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
     """Mark a function with a tag: ``@task("reports", timeout=30)``.
 
-    The function itself is returned, only marked: it can still be called and pickled.
+    Returns the function itself, which can still be called and pickled.
 
     Args:
         tag: A tag that the executor maps to a backend.
@@ -210,7 +231,7 @@ def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
 
     Raises:
         ConfigurationError: An option is unknown or can't be used.
-        InvalidTaskError: What is marked can't be a task (a generator function, say), or takes no mark.
+        InvalidTaskError: The object can't be a task, such as a generator function, or it can't be marked.
     """
     if not isinstance(tag, str):
         raise ConfigurationError(f'the option tag is {tag!r}: write @task("a tag")')
@@ -223,9 +244,15 @@ def io_bound(function: F, /) -> F: ...
 @overload
 def io_bound(**options: Unpack[MarkKeywords]) -> Callable[[F], F]: ...
 def io_bound(function: F | None = None, /, **options: Unpack[MarkKeywords]) -> F | Callable[[F], F]:
-    """Mark a function as waiting on I/O: a coroutine function runs on the event loop, another in a thread.
+    """Mark a function as waiting for I/O: a coroutine function runs on the event loop, a sync function in a thread.
 
-    Used plain or with options, as `task` has them.
+    Args:
+        function: The function, if the decorator is used without options.
+        options: See `task`.
+
+    Raises:
+        ConfigurationError: An option is unknown or can't be used.
+        InvalidTaskError: The object can't be a task, or it can't be marked.
     """
     decorate = task("io", **options)
     return decorate if function is None else decorate(function)
@@ -236,9 +263,15 @@ def cpu_bound(function: F, /) -> F: ...
 @overload
 def cpu_bound(**options: Unpack[MarkKeywords]) -> Callable[[F], F]: ...
 def cpu_bound(function: F | None = None, /, **options: Unpack[MarkKeywords]) -> F | Callable[[F], F]:
-    """Mark a function as computing: it runs in a worker process, whether it is a coroutine function or not.
+    """Mark a function as computing: it runs in a worker process, also if it is a coroutine function.
 
-    Used plain or with options, as `task` has them.
+    Args:
+        function: The function, if the decorator is used without options.
+        options: See `task`.
+
+    Raises:
+        ConfigurationError: An option is unknown or can't be used.
+        InvalidTaskError: The object can't be a task, or it can't be marked.
     """
     decorate = task("cpu", **options)
     return decorate if function is None else decorate(function)

@@ -1,4 +1,4 @@
-"""Frozen records: what an executor is doing, and what a drain did."""
+"""Reports, as frozen records: the state of an executor, and the result of a drain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from executors.handle import CANCELLED, TaskState
 
 MAX_NAMED = 50
-"""How many tasks a report names when it is written out."""
+"""The maximum number of tasks in the string form of a report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +16,11 @@ class BackendSnapshot:
     """One backend at one moment.
 
     Attributes:
-        name: What the executor calls it.
-        queued: Tasks that wait in its queue.
-        running: Tasks that it runs.
-        workers: How many it runs at a time; None where nothing bounds them.
-        unavailable: Why it takes no tasks at present, if it doesn't.
+        name: Its name in the executor.
+        queued: The number of queued tasks.
+        running: The number of running tasks.
+        workers: The maximum number of running tasks; None if there is none.
+        unavailable: Why it can't run tasks at present; None if it can.
     """
 
     name: str
@@ -37,8 +37,8 @@ class ExecutorSnapshot:
     Attributes:
         phase: ``"new"``, ``"open"``, ``"draining"`` or ``"closed"``.
         backends: Each backend, by name.
-        finished: How many tasks have ended in each final state since the executor was started.
-        abandoned: How many were abandoned since then.
+        finished: The number of tasks that have ended in each final state, since the executor's start.
+        abandoned: The number of abandoned tasks since then.
     """
 
     phase: str
@@ -49,16 +49,16 @@ class ExecutorSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class DrainedTask:
-    """A task that didn't succeed although the executor waited for it.
+    """A task that did not succeed during a drain.
 
     Attributes:
         id: The task's number.
         name: The task's name.
         backend: The name of its backend.
-        state: What it ended as.
-        abandoned: Whether its work still runs.
-        error: Its error's type and text, if it failed.
-        stack: Where its work stood when it was abandoned, if that could be known.
+        state: Its final state.
+        abandoned: Whether its function still runs.
+        error: The type and message of its exception, if it failed.
+        stack: The stack of its function when it was abandoned, if known.
     """
 
     id: int
@@ -74,19 +74,19 @@ class DrainedTask:
         abandoned = ", and its work still runs" if self.abandoned else ""
         lines = [f"task {self.name!r} ({self.id}) on {self.backend!r} {self.state}{abandoned}{error}"]
         if self.stack:
-            lines += ["  it stands at:", *(f"  {line}" for line in self.stack.rstrip().splitlines())]
+            lines += ["  stack:", *(f"  {line}" for line in self.stack.rstrip().splitlines())]
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class DrainReport:
-    """What became of every task that was under way when a drain began, or was submitted by one of these.
+    """The outcome of all tasks that were queued or running when a drain began, or were submitted by one of these.
 
     Attributes:
-        timeout: Seconds that the tasks were given.
+        timeout: Seconds that the tasks had to end.
         duration: Seconds that the drain took.
-        states: How many tasks ended in each state.
-        unsuccessful: Every one that didn't succeed.
+        states: The number of tasks that ended in each state.
+        unsuccessful: All tasks that did not succeed.
     """
 
     timeout: float
@@ -96,12 +96,12 @@ class DrainReport:
 
     @property
     def abandoned(self) -> tuple[DrainedTask, ...]:
-        """The tasks whose work still runs: threads and coroutines that didn't listen."""
+        """Tasks whose function still runs: in threads and coroutines that did not respond to cancellation."""
         return tuple(task for task in self.unsuccessful if task.abandoned)
 
     @property
     def stopped(self) -> tuple[DrainedTask, ...]:
-        """The tasks that the drain has stopped, or tried to. Nothing else tells of these, as it does of failures."""
+        """Tasks that the drain has stopped or abandoned. Unlike failures, they are reported nowhere else."""
         return tuple(task for task in self.unsuccessful if task.abandoned or task.state is CANCELLED)
 
     @property
@@ -115,5 +115,5 @@ class DrainReport:
         named = sorted(self.unsuccessful, key=lambda task: not task.abandoned)
         lines += [str(task) for task in named[:MAX_NAMED]]
         if len(named) > MAX_NAMED:
-            lines.append(f"and {len(named) - MAX_NAMED} more, which `unsuccessful` has")
+            lines.append(f"and {len(named) - MAX_NAMED} more: see `unsuccessful`")
         return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import calls
 from benchmarks.harness import OURS, Goal, Plan, Report, in_turn, percentile
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +19,7 @@ OPTIONAL = ("loky", "numpy", "pebble", "trio_parallel")
 
 
 ROWS = {
+    "calls": ["process task: server", "process task: worker", "thread task", "coroutine"],
     "dispatch": ["process, asyncio: round trip p50", "thread, asyncio: 64 in flight", "process, trio: 64 in flight"],
     "map": ["map over 100 items"],
     "payload": ["bytes of 64 MB and back", "bytes of 64 KB and back"],
@@ -46,9 +48,9 @@ def test_a_benchmark_gives_its_rows_without_the_peers(name: str, tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goals: " in done.stdout
-    assert f"### {name}\n" in (tmp_path / "benchmarks.md").read_text()
+    assert f"## {name}\n" in (tmp_path / "benchmark-tables.md").read_text()
     rows: list[dict[str, Any]] = json.loads(file.read_text())["results"]
-    arm = "2,000 queued" if name == "queue" else OURS
+    arm = {"queue": "2,000 queued", "calls": "all modules"}.get(name, OURS)
     assert set(ROWS[name]) <= {row["what"] for row in rows if row["arm"] == arm and row["median"] is not None}
     assert any(row["goal"] for row in rows if row["median"] is not None) or name in {"cluster", "payload"}
     missing = {row["arm"] for row in rows if row["median"] is None}
@@ -56,6 +58,16 @@ def test_a_benchmark_gives_its_rows_without_the_peers(name: str, tmp_path: Path)
     for row in rows:
         if row["median"] is None:
             assert row["note"] == "not installed: pip install 'quart-executors[bench]'"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_a_task_takes_no_more_calls_than_documented() -> None:
+    """Whoever adds a step to a warm task's path raises a bound, and says why."""
+    found = await calls.counts()
+    assert set(found) == set(calls.MAX_CALLS)
+    for what, modules in found.items():
+        assert 0 < round(sum(modules.values())) <= calls.MAX_CALLS[what], modules
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""The command line: what it says, and its exit status."""
+"""The command line: its output and its exit status."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_help_of_the_bench_tells_its_arms(capsys: pytest.CaptureFixture[str]
         main(["bench", "--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "idle      nobody calls the function" in said
+    assert "idle      no calls" in said
     assert "executors bench mypackage.tasks:render --args '[1]'" in said
 
 

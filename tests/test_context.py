@@ -1,4 +1,4 @@
-"""What a task knows of where it runs: itself, and the context variables of whoever submitted it."""
+"""The context of a running task: the task itself, and the context variables of its submitter."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_child_of_a_task_belongs_to_it() -> None:
 
 
 async def test_check_cancelled_in_a_coroutine() -> None:
-    """A coroutine may leave by check_cancelled as well, and has been cancelled then."""
+    """A coroutine can use check_cancelled, too, and is cancelled then."""
 
     async def work() -> None:
         try:
@@ -149,7 +149,7 @@ async def test_check_cancelled_in_a_coroutine() -> None:
 
 
 def test_carried_variables_are_captured_and_restored() -> None:
-    """Declared variables are taken where they are set, and set again from what was taken."""
+    """Values of declared variables are captured and restored."""
     path = f"{__name__}:user"
     carried = CarriedVariables((path,))
     context = contextvars.Context()
@@ -171,7 +171,7 @@ def test_carried_variables_are_captured_and_restored() -> None:
     ],
 )
 def test_bad_carried_variable_is_refused(path: str, match: str) -> None:
-    """A path that leads to no context variable is refused, saying what is there."""
+    """A path that is not that of a context variable is refused, with the type."""
     with pytest.raises(ConfigurationError, match=match):
         CarriedVariables((path,))
 
@@ -185,7 +185,7 @@ def test_resolve_follows_dots() -> None:
 
 @pytest.mark.parametrize(("importing", "match"), [(False, "inert"), (True, "__main__")])
 def test_refusal_in_a_worker(importing: bool, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a worker process the executor refuses, saying what to do; elsewhere it doesn't."""
+    """In a worker process calls of the executor are refused, elsewhere not."""
     refuse_in_worker("submit")
     monkeypatch.setattr(WorkerState, "active", True)
     monkeypatch.setattr(WorkerState, "importing_main", importing)

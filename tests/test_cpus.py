@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from executors._cpus import available_cpus, cgroup_quota
+from executors._cpus import available_cpus, cgroup_quota, checked_niceness
+from executors.errors import ConfigurationError
 
 
 def groups(tmp_path: Path, listing: str, files: dict[str, str]) -> tuple[Path, Path]:
@@ -81,3 +82,11 @@ def test_affinity_counts() -> None:
         assert available_cpus() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_no_idle_scheduling(monkeypatch) -> None:
+    """Where the system has no SCHED_IDLE the niceness "idle" is refused, and the error says why."""
+    assert checked_niceness("idle", "worker_nice") == "idle"
+    monkeypatch.delattr(os, "SCHED_IDLE")
+    with pytest.raises(ConfigurationError, match="worker_nice is 'idle', and this system has no SCHED_IDLE"):
+        checked_niceness("idle", "worker_nice")

@@ -29,7 +29,7 @@ from executors import errors
 from executors._core.settings import Settings
 from executors._wire import memory, pickling, segments
 from executors.backends import ProcessBackend, job
-from executors.backends.process import circuit, launcher, pool, prefetch, worker_handle
+from executors.backends.process import launcher, pool, prefetch, starter, worker_handle
 from executors.errors import ConfigurationError, ExecutorError
 from executors.quart.config import settings_of
 
@@ -233,7 +233,7 @@ def test_every_argument_of_the_process_backend_has_its_row() -> None:
 
 def test_the_constants_of_the_process_backend_are_as_told() -> None:
     """The table of what can't be set has the values that the code has."""
-    starts = circuit.StartCircuit()
+    starts = starter.StartCircuit()
     pauses = [starts.failed(100.0 * number, "") for number in range(20)]
     sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, job.INLINE_LIMIT]
     assert list(table(REFERENCE / "backends.md", "Constant")) == [
@@ -244,7 +244,7 @@ def test_the_constants_of_the_process_backend_are_as_told() -> None:
         "a quarter of the memory",
         f"{memory._MAX_SHARED // 1024**3} GiB, {segments._MAX_SEGMENTS} segments",
         f"{pool.TRIM_INTERVAL:g} s",
-        f"{launcher.START_TIME:g} s",
+        f"{launcher.START_TIMEOUT:g} s",
         f"{1000 * pauses[0]:g} ms, {1000 * pauses[1]:g} ms, {pauses[2]:g} s, {pauses[3]:g} s, … {pauses[-1]:g} s",
         f"{prefetch.MAX_DISPATCHES} workers",
         f"{pool.RETIRE_TIMEOUT:g} s",

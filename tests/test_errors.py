@@ -1,4 +1,4 @@
-"""Every error: one base, its data as attributes, a sentence as its text, and it survives pickling."""
+"""Every error has the common base, its data as attributes and a message, and can be pickled."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def named(error: BaseException) -> str:
 
 
 def test_samples_are_complete() -> None:
-    """Each error class of the module has a sample below, so that none escapes the other tests."""
+    """Each error class has a sample, so that the other tests cover it."""
     assert {type(sample) for sample in SAMPLES} == set(CLASSES)
 
 
 @pytest.mark.parametrize("error", SAMPLES, ids=named)
 def test_error_pickles(error: errors.ExecutorError) -> None:
-    """An error comes back from pickling with its type, text, arguments and attributes."""
+    """An error comes back from pickling with its type, message, arguments and attributes."""
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         copy = pickle.loads(pickle.dumps(error, protocol))
         assert type(copy) is type(error)
@@ -80,8 +80,8 @@ def test_error_has_base_docstring_and_name(error: errors.ExecutorError) -> None:
     ],
     ids=lambda value: named(value) if isinstance(value, Exception) else None,
 )
-def test_text_tells_what_happened(error: errors.ExecutorError, parts: list[str]) -> None:
-    """The text holds the values, and a word on what to do."""
+def test_message(error: errors.ExecutorError, parts: list[str]) -> None:
+    """The message has the values, and says what to do."""
     for part in parts:
         assert part in str(error)
 
@@ -97,7 +97,7 @@ def test_signal_of_a_lost_worker() -> None:
 
 
 def test_refusals_are_marked_last() -> None:
-    """A handler for an error of a task that was turned away, or for a base of it, goes before one for the mark."""
+    """Handlers for a refused task's error, or for its other bases, take precedence over one for `Refusal`."""
     marked = {each for each in CLASSES if issubclass(each, errors.Refusal)}
     assert marked == {errors.QueueFullError, errors.ExecutorClosedError, errors.BackendUnavailableError}
     for each in marked:

@@ -1,4 +1,4 @@
-"""The hooks: what they hear, in which order, and that they can't do harm."""
+"""Hooks: which events they get, in which order, and that their exceptions do no harm."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from executors.events import TaskAbandoned, TaskEvent, TaskFinished, TaskStarted
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
-class Heard:
+class Recorder:
     """A hook that keeps all events, and the threads it was called on."""
 
     def __init__(self) -> None:
@@ -50,68 +50,68 @@ async def fail() -> None:
 
 @pytest.mark.parametrize("backend", ["loop", "thread"])
 async def test_order_of_events(backend: str) -> None:
-    """A task is submitted, started, finished: in this order, on the loop's thread, whatever runs it."""
-    heard = Heard()
-    async with Executor(threads=2, processes=0, hooks=[heard]) as executor:
+    """A task is submitted, started and finished, in this order and on the loop's thread, on any backend."""
+    recorder = Recorder()
+    async with Executor(threads=2, processes=0, hooks=[recorder]) as executor:
         handles = [
             executor.options(name="n", tag="io").submit(work if backend == "thread" else anyio.lowlevel.checkpoint)
             for _ in range(20)
         ]
         await executor.wait_idle()
     for handle in handles:
-        assert heard.kinds(handle.id) == [TaskSubmitted, TaskStarted, TaskFinished]
-    end = heard.end(handles[0].id)
+        assert recorder.kinds(handle.id) == [TaskSubmitted, TaskStarted, TaskFinished]
+    end = recorder.end(handles[0].id)
     assert (end.name, end.tag, end.backend, end.state, end.error) == ("n", "io", backend, TaskState.SUCCEEDED, None)
     assert end.wait_time == handles[0].wait_time
     assert end.run_time == handles[0].run_time
     assert (end.cpu_time is None) is (backend == "loop")
-    assert heard.threads == {threading.get_ident()}
+    assert recorder.threads == {threading.get_ident()}
 
 
 async def test_events_of_a_failure() -> None:
-    """A failure's event names the type of the error, and not its text."""
-    heard = Heard()
-    async with Executor(processes=0, hooks=[heard]) as executor:
+    """The event of a failure has the type of the error, not its message."""
+    recorder = Recorder()
+    async with Executor(processes=0, hooks=[recorder]) as executor:
         handle = executor.submit(fail)
         await handle.wait()
         handle.exception()
-    assert heard.end(handle.id).state is TaskState.FAILED
-    assert heard.end(handle.id).error is LookupError
+    assert recorder.end(handle.id).state is TaskState.FAILED
+    assert recorder.end(handle.id).error is LookupError
 
 
 async def test_events_of_a_queued_task_that_is_cancelled() -> None:
-    """A task that never started has no start, and its end says so."""
-    heard, release = Heard(), threading.Event()
-    async with Executor(threads=1, processes=0, hooks=[heard]) as executor:
-        executor.submit(release.wait, PATIENCE)
+    """A task that never started has no event of a start, and no run time."""
+    recorder, release = Recorder(), threading.Event()
+    async with Executor(threads=1, processes=0, hooks=[recorder]) as executor:
+        executor.submit(release.wait, TIMEOUT)
         handle = executor.submit(work)
         handle.cancel()
         release.set()
         await executor.wait_idle()
-    assert heard.kinds(handle.id) == [TaskSubmitted, TaskFinished]
-    assert heard.end(handle.id).run_time is None
-    assert heard.end(handle.id).state is TaskState.CANCELLED
+    assert recorder.kinds(handle.id) == [TaskSubmitted, TaskFinished]
+    assert recorder.end(handle.id).run_time is None
+    assert recorder.end(handle.id).state is TaskState.CANCELLED
 
 
 async def test_events_of_an_abandoned_thread() -> None:
-    """A thread task that doesn't listen times out at once, and is abandoned after the grace."""
-    heard, release = Heard(), threading.Event()
-    async with Executor(threads=1, processes=0, cancel_grace=0.02, hooks=[heard]) as executor:
-        handle = executor.options(timeout=0.02).submit(release.wait, PATIENCE)
+    """A task in a thread that does not respond times out at once, and is abandoned after the grace."""
+    recorder, release = Recorder(), threading.Event()
+    async with Executor(threads=1, processes=0, cancel_grace=0.02, hooks=[recorder]) as executor:
+        handle = executor.options(timeout=0.02).submit(release.wait, TIMEOUT)
         await handle.wait()
         handle.exception()
         assert not handle.abandoned
-        with anyio.fail_after(PATIENCE):
-            await heard.abandoned.wait()
+        with anyio.fail_after(TIMEOUT):
+            await recorder.abandoned.wait()
         assert handle.abandoned
         release.set()
-    assert heard.kinds(handle.id) == [TaskSubmitted, TaskStarted, TaskFinished, TaskAbandoned]
+    assert recorder.kinds(handle.id) == [TaskSubmitted, TaskStarted, TaskFinished, TaskAbandoned]
 
 
 async def test_submission_comes_first_from_another_thread() -> None:
-    """A task cancelled on the loop before word of its submission arrived is still heard of in order."""
-    heard = Heard()
-    async with Executor(threads=1, processes=0, hooks=[heard]) as executor:
+    """A task cancelled on the loop before its submission arrived has its events in order."""
+    recorder = Recorder()
+    async with Executor(threads=1, processes=0, hooks=[recorder]) as executor:
         handles = []
         thread = threading.Thread(target=lambda: handles.append(executor.submit(work)))
         thread.start()
@@ -120,21 +120,21 @@ async def test_submission_comes_first_from_another_thread() -> None:
         assert handles[0].state is TaskState.CANCELLED
         await executor.wait_idle()
         await anyio.wait_all_tasks_blocked()
-    assert heard.kinds(handles[0].id) == [TaskSubmitted, TaskFinished]
+    assert recorder.kinds(handles[0].id) == [TaskSubmitted, TaskFinished]
 
 
 async def test_raising_hook_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A hook that raises is logged and called again; tasks and other hooks go on."""
+    """An exception of a hook is logged; tasks, other hooks and later events are not affected."""
     calls = []
 
     def raising(event: TaskEvent, /) -> None:
         calls.append(event)
         raise RuntimeError("in the hook")
 
-    heard = Heard()
-    async with Executor(processes=0, hooks=[raising, heard]) as executor:
+    recorder = Recorder()
+    async with Executor(processes=0, hooks=[raising, recorder]) as executor:
         assert await executor.run(anyio.sleep, 0) is None
-    assert [type(event) for event in calls] == [type(event) for event in heard.events]
+    assert [type(event) for event in calls] == [type(event) for event in recorder.events]
     assert len(calls) == 3
     assert caplog.text.count("in the hook") >= 3
     assert "TaskSubmitted" in caplog.text
@@ -142,7 +142,7 @@ async def test_raising_hook_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
 async def test_a_hook_does_not_end_the_server(kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    """What would end the event loop is logged, too."""
+    """An exception that would end the event loop is logged, too."""
 
     def leave(event: TaskEvent, /) -> None:
         raise kind("out of the hook")
@@ -153,7 +153,7 @@ async def test_a_hook_does_not_end_the_server(kind: type[BaseException], caplog:
 
 
 def test_events_are_frozen_and_tell_no_payload() -> None:
-    """An event can't be changed, and has no place for arguments or results."""
+    """An event is immutable, and has no arguments or results."""
     event = TaskSubmitted(1, "n", None, "loop")
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.name = "other"  # type: ignore[misc]

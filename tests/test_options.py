@@ -1,4 +1,4 @@
-"""What can be said of a task: the options, their checks, and the marks."""
+"""Options of tasks: their checks, and the decorators."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def plain(x: int) -> int:
 
 @pytest.mark.parametrize("value", BAD_SECONDS, ids=lambda value: str(value)[:10])
 def test_bad_timeout_is_refused(value: Any) -> None:
-    """A timeout that is no finite number above zero is refused, by name and value."""
+    """A timeout that is not a finite number above 0 is refused, with its name and value."""
     with pytest.raises(ConfigurationError, match="timeout"):
         TaskOptions(timeout=value)
 
 
 @pytest.mark.parametrize("value", BAD_COUNTS, ids=str)
 def test_bad_concurrency_is_refused(value: Any) -> None:
-    """A concurrency that is no whole number of at least one is refused, by name and value."""
+    """A concurrency that is not a whole number of at least 1 is refused, with its name and value."""
     with pytest.raises(ConfigurationError, match="max_concurrency"):
         TaskOptions(max_concurrency=value)
 
@@ -37,7 +37,7 @@ def test_bad_concurrency_is_refused(value: Any) -> None:
 @pytest.mark.parametrize("value", ["", 5, b"cpu"], ids=str)
 @pytest.mark.parametrize("option", ["tag", "name"])
 def test_bad_text_is_refused(option: str, value: Any) -> None:
-    """A tag or a name that is empty or no text is refused."""
+    """A tag or a name that is empty or not a string is refused."""
     with pytest.raises(ConfigurationError, match=option):
         TaskOptions.checked({option: value})
 
@@ -57,16 +57,16 @@ BAD_RESOURCES: list[Any] = [
 
 @pytest.mark.parametrize("value", BAD_RESOURCES, ids=str)
 def test_bad_resources_are_refused(value: Any) -> None:
-    """Resources that don't map names to amounts above zero are refused, by name and value."""
+    """Resources that do not map names to amounts above 0 are refused, with the value."""
     with pytest.raises(ConfigurationError, match="resources"):
         TaskOptions(resources=value)
 
 
 def test_resources_are_a_value() -> None:
-    """Resources are kept apart from what they were made of, compare by content, and go to a call that says none."""
-    said = {"memory": 2.5, "gpu": 1}
-    options = TaskOptions(resources=said)
-    del said["gpu"]
+    """Resources are a copy, compare by content, and are inherited by a call without any."""
+    given = {"memory": 2.5, "gpu": 1}
+    options = TaskOptions(resources=given)
+    del given["gpu"]
     assert options.resources == (("gpu", 1), ("memory", 2.5))
     assert pickle.loads(pickle.dumps(options)) == options == TaskOptions(resources={"gpu": 1, "memory": 2.5})
     assert hash(options) == hash(TaskOptions(resources={"gpu": 1, "memory": 2.5}))
@@ -75,7 +75,7 @@ def test_resources_are_a_value() -> None:
 
 
 def test_message_names_the_value() -> None:
-    """The message tells what was given and what would do."""
+    """The message has the value and what is allowed."""
     with pytest.raises(ConfigurationError, match=r"-3.*above 0"):
         positive_seconds(-3, "the option timeout")
     with pytest.raises(ConfigurationError, match=r"'x'.*at least 2"):
@@ -83,20 +83,20 @@ def test_message_names_the_value() -> None:
 
 
 def test_zero_seconds_where_they_may_be() -> None:
-    """A duration that may be zero takes zero, and still nothing below it."""
-    assert positive_seconds(0, "a patience", zero=True) == 0.0
+    """A duration that may be 0 may not be negative."""
+    assert positive_seconds(0, "a duration", zero=True) == 0.0
     with pytest.raises(ConfigurationError, match="at least 0"):
-        positive_seconds(-1, "a patience", zero=True)
+        positive_seconds(-1, "a duration", zero=True)
 
 
 def test_unknown_option_is_refused() -> None:
-    """An option that doesn't exist is named, with those that do."""
+    """An unknown option is refused, with the list of options."""
     with pytest.raises(ConfigurationError, match=r"'time_out'.*max_concurrency.*timeout"):
         TaskOptions.checked({"time_out": 5})
 
 
 def test_options_are_immutable() -> None:
-    """Options can't be changed once made."""
+    """Options are immutable."""
     options = TaskOptions(tag="cpu")
     with pytest.raises(AttributeError, match="immutable"):
         options.tag = "io"
@@ -115,7 +115,7 @@ def test_options_compare_hash_and_pickle() -> None:
 
 
 def test_options_over_others() -> None:
-    """What the first options don't say is taken from the second."""
+    """Options that are not set are taken from the other ones."""
     first, second = TaskOptions(tag="cpu", timeout=5), TaskOptions(timeout=9, name="b")
     assert first.over(second) == TaskOptions(tag="cpu", timeout=5, name="b")
     assert first.over(NO_OPTIONS) == first
@@ -147,7 +147,7 @@ def test_marks_say_their_tags() -> None:
 
 
 def test_partial_can_be_marked() -> None:
-    """A partial takes a mark of its own, and the function underneath doesn't get it."""
+    """A partial gets a mark of its own; the function inside is not marked."""
     partial = cpu_bound(functools.partial(plain, 1))
     assert getattr(partial, MARK)[0] == TaskOptions(tag="cpu")
     assert not hasattr(plain, MARK)
@@ -168,13 +168,13 @@ def test_bad_mark_option_is_refused_at_once() -> None:
 
 
 def test_what_takes_no_mark_is_refused() -> None:
-    """A builtin takes no attribute: the error tells what to do instead."""
+    """A builtin can't be marked: the error says what to do instead."""
     with pytest.raises(InvalidTaskError, match=r"executor\.options"):
         cpu_bound(len)
 
 
 def test_generator_function_is_refused_by_the_mark() -> None:
-    """A generator function can't be a task, and its mark says so."""
+    """A generator function can't be marked."""
 
     def numbers() -> Any:
         yield 1

@@ -189,7 +189,7 @@ class Dispatcher:
         if not job.dispatched:
             job.dispatched = True
             if self._hooks is not None:
-                self._hooks.tell(TaskSubmitted, job.handle)
+                self._hooks.notify(TaskSubmitted, job.handle)
                 if job.handle.done():  # a hook has cancelled it
                     return
         if job.limit is None or job.limit.enter(job):
@@ -206,7 +206,7 @@ class Dispatcher:
 
     def _watch(self, job: Job) -> None:
         if self._hooks is not None:
-            self._hooks.tell(TaskStarted, job.handle)
+            self._hooks.notify(TaskStarted, job.handle)
         self.deadlines.watch(job)
 
     def _call_on_loop(self, function: Callable[[Job], None], job: Job) -> None:
@@ -241,7 +241,7 @@ class Dispatcher:
             job.slot.release()
         self.finished[handle._state] = self.finished.get(handle._state, 0) + 1
         if self._hooks is not None:
-            self._hooks.tell(TaskFinished, handle)
+            self._hooks.notify(TaskFinished, handle)
         if handle._waiters is not None or handle._callbacks is not None:
             handle._notify(self.loop)
 
@@ -275,7 +275,7 @@ class Dispatcher:
         del self.active[job.handle.id]
         if not job.dispatched:  # another thread submitted it, and `_dispatch` has not run yet
             if self._hooks is not None:
-                self._hooks.tell(TaskSubmitted, job.handle)
+                self._hooks.notify(TaskSubmitted, job.handle)
         elif job.limit is not None and not job.counted:
             job.limit.forget(job)
         else:
@@ -296,7 +296,7 @@ class Dispatcher:
         if job.stop is not None:
             self._settle(job, job.stop.state, None, job.stop.error)
         if self._hooks is not None:
-            self._hooks.tell(TaskAbandoned, job.handle)
+            self._hooks.notify(TaskAbandoned, job.handle)
         self._after(job)
 
     async def wait_idle(self) -> None:
@@ -305,12 +305,6 @@ class Dispatcher:
             if self._idle is None:
                 self._idle = anyio.Event()
             await self._idle.wait()
-
-    async def idle_within(self, timeout: float) -> bool:
-        """Wait until no job is active, for at most `timeout` seconds; return whether that is so."""
-        with anyio.move_on_after(timeout):
-            await self.wait_idle()
-        return not self.active
 
     def give_up(self, reason: str = "the event loop ended before the task did") -> None:
         """End every task as lost and release the backends: the event loop has ended. Any thread."""

@@ -98,7 +98,8 @@ class Drain:
             backend.expect_no_more()
         for job in reversed(list(dispatcher.active.values())):  # queued jobs before those whose workers they'd get
             dispatcher.deadlines.cancel(job)
-        await dispatcher.idle_within(STOP_TIMEOUT)
+        with anyio.move_on_after(STOP_TIMEOUT):
+            await dispatcher.wait_idle()
         for job in list(dispatcher.active.values()):
             dispatcher.abandon(job)
         stacks = {job.handle.id: job.backend.stack_of(job) for job in dispatcher.still_running.values()}

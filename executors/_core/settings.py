@@ -6,10 +6,10 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from executors._core.registry import Spec, checked_specs, make
-from executors._cpus import available_cpus
+from executors._cpus import available_cpus, checked_niceness
 from executors.backends.base import ExecutorBackend
 from executors.backends.loop import LoopBackend
 from executors.errors import ConfigurationError
@@ -22,12 +22,6 @@ def _at_least(least: int) -> Callable[[object, str], Any]:
 
 def _or_none(check: Callable[[object, str], Any]) -> Callable[[object, str], Any]:
     return lambda value, what: None if value is None else check(value, what)
-
-
-def _niceness(value: object, what: str) -> int:
-    if whole_number(value, what, least=0) > 19:
-        raise ConfigurationError(f"{what} is {value!r}, and must be a niceness from 0 to 19")
-    return int(value)  # type: ignore[call-overload,no-any-return]
 
 
 def _timeout(value: object, what: str) -> float:
@@ -77,7 +71,7 @@ class Settings:
     queue_size: int = _setting(_at_least(1), 10_000)
     shutdown_timeout: float = _setting(_timeout, 20.0)
     cancel_grace: float = _setting(_timeout, 5.0)
-    worker_nice: int = _setting(_niceness, 10)
+    worker_nice: int | Literal["idle"] = _setting(checked_niceness, 10)
     worker_app: str | None = _setting(_or_none(_import_string))
     max_tasks_per_worker: int | None = _setting(_or_none(_at_least(1)))
     worker_max_memory_growth: int | None = _setting(_or_none(_at_least(1)))

@@ -1,4 +1,4 @@
-"""The launcher's connection to a process that it has launched: the frames of `channel`, and descriptors with them."""
+"""The control connection between the launcher and the zygote: frames of `channel`, with file descriptors attached."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from executors._wire.channel import BlockingChannel
 from executors._wire.frames import HEADER, frame
 
-TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,20 +17,18 @@ _MAX_DESCRIPTORS = 2
 
 
 class ControlMessage(enum.IntEnum):
-    """What a frame of a control connection is, where it is none of `FrameType`'s CONFIG, READY, NOT_READY and LOG."""
+    """Types of control frames. `FrameType`'s CONFIG, READY, NOT_READY and LOG are used beside them."""
 
-    SERVE = 101
-    """Be a worker; its socket and its board come along."""
-    FORK = 102
-    """Fork a worker; its socket and its board come along. The body names the modules to import before."""
-    FORKED = 103
-    """The number is the worker's process id; 0 if a fork isn't safe, or failed as the body says."""
-    REAP = 104
-    """The child of this number has ended and been looked at."""
+    FORK = 101
+    """Fork a worker. The body names the modules to import first; the worker's descriptors are attached."""
+    FORKED = 102
+    """The answer. The number is the worker's process id; 0 if forking is not safe, or failed as the body says."""
+    REAP = 103
+    """The child with this process id has ended, and its exit status has been read: reap it."""
 
 
-class Control:
-    """Either end. Messages are small, and sent by one thread at a time.
+class ControlChannel:
+    """One end of a control connection. Messages are small, and sent by one thread at a time.
 
     Args:
         sock: A stream socket.
@@ -39,26 +37,29 @@ class Control:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.channel = BlockingChannel(sock)
-        """For what sends frames without descriptors."""
+        """Sends frames without descriptors. Receives nothing."""
 
     def send(self, kind: int, body: bytes = b"", number: int = 0, fds: Sequence[int] = ()) -> None:
-        """Send a frame, and descriptors with its header."""
+        """Send a frame, with file descriptors attached to its header."""
         self.channel.send([frame(kind, body, number)], fds)
 
     def receive(self) -> tuple[int, int, bytes, list[int]]:
-        """Wait for a frame: its kind, number, body and descriptors, which this process's programs don't inherit.
+        """Wait for a frame.
+
+        Returns:
+            Its type, number, body and descriptors. Child programs do not inherit the descriptors.
 
         Raises:
             EOFError: The other end is closed.
-            TimeoutError: The socket has a timeout, and it is over.
+            TimeoutError: The socket's timeout has expired.
         """
         header, fds, _, _ = socket.recv_fds(self.socket, HEADER.size, _MAX_DESCRIPTORS)
         for fd in fds:
             os.set_inheritable(fd, False)
-        kind, number, _, length = HEADER.unpack(header + self._exactly(HEADER.size - len(header)))
-        return kind, number, self._exactly(length), fds
+        kind, number, _, length = HEADER.unpack(header + self._receive_exactly(HEADER.size - len(header)))
+        return kind, number, self._receive_exactly(length), fds
 
-    def _exactly(self, length: int) -> bytes:
+    def _receive_exactly(self, length: int) -> bytes:
         data = bytearray()
         while len(data) < length:
             received = self.socket.recv(length - len(data))

@@ -1,4 +1,4 @@
-"""The receiver's side of large payloads: maps the sender's segments, and hands out what lies there without copying."""
+"""The receiver's side of large payloads: maps the sender's segments, and uses the bytes without copying them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 
 from executors._wire.segments import map_segment, offsets_of
 
-TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from mmap import mmap
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Leases:
-    """The receiver's side. `lease` and the other methods may run in different threads, each in one at a time."""
+    """Leases of the sender's segments. `lease` may run in one thread while another calls the other methods."""
 
     def __init__(self) -> None:
         self._mappings: dict[int, mmap] = {}
@@ -31,16 +31,16 @@ class Leases:
         _all_leases.add(self)
 
     def lease(self, placed: Placed, fd: int | None) -> list[memoryview]:
-        """Return the parts of a payload, writable, where they lie.
+        """Return the parts of a payload, as writable views of the segment.
 
-        The segment is let go once the last object that was made from any of them is gone.
+        The segment is released once no object that was made from these views exists any more.
 
         Args:
-            placed: What the sender said.
-            fd: The descriptor that came along, if one did. It is closed, whatever happens.
+            placed: The location, as the sender sent it.
+            fd: The descriptor that was sent along; None if none was. It is closed in any case.
 
         Raises:
-            OSError: The segment can't be mapped: no memory, address space or descriptor is left. It is retired.
+            OSError: The segment cannot be mapped, as no memory, address space or descriptor is left. It is retired.
         """
         import ctypes  # noqa: PLC0415  (for large payloads only)
 
@@ -52,14 +52,14 @@ class Leases:
         finally:
             if fd is not None:
                 os.close(fd)
-        # Whatever is made from a memoryview keeps what that shows, which is this array, made for this lease alone.
+        # An object made from a memoryview keeps the exporter alive: this array, which belongs to this lease alone.
         exporter = (ctypes.c_ubyte * placed.size).from_buffer(mapping)
-        # Finalizers run at any time in any thread: they only append.
+        # Finalizers run at any time in any thread, so they only append.
         lease = self._leased[placed.segment] = _Lease(exporter, self._ended.append)
         lease.segment = placed.segment
         view = memoryview(exporter).cast("B")
         return [
-            view[start : start + length] if length else memoryview(bytearray())  # an empty one needs no segment
+            view[start : start + length] if length else memoryview(bytearray())  # an empty part needs no segment
             for start, length in zip(offsets_of(placed.lengths), placed.lengths, strict=False)
         ]
 
@@ -67,14 +67,14 @@ class Leases:
         if fd is not None:
             return map_segment(fd, placed.size)
         mapping = self._mappings.get(placed.segment)
-        if mapping is None:  # the system drops what a process that has too many open files is sent
+        if mapping is None:  # the system drops descriptors that are sent to a process with too many open files
             raise OSError(f"segment {placed.segment} came without its descriptor: allow this process more open files")
         return mapping
 
     def released(self) -> list[int]:
-        """Return the segments that were let go since the last call: to be told to the sender, which frees them."""
+        """Return the segments that were released since the last call. Send them to the sender, which frees them."""
         ended = [lease.segment for lease in _drained(self._ended)]
-        if self._has_forked:  # read after the above: what was let go before the fork isn't the child's
+        if self._has_forked:  # read after the above: the child does not use what was released before the fork
             self._has_forked = False
             shared = {*ended, *self._leased}
             self._retired += shared
@@ -85,25 +85,25 @@ class Leases:
         return ended
 
     def retired(self) -> list[int]:
-        """Return the segments not to be used again, since the last call: to be told to the sender, which retires them.
+        """Return the segments that must not be reused, since the last call. Send them to the sender: it retires them.
 
-        They couldn't be mapped, or were held while this process forked: they would change under the child's hands.
-        Known after `released`.
+        They could not be mapped, or were leased while this process forked, so that the child may still use them. Call
+        `released` first.
         """
         return _drained(self._retired)
 
     def forget(self, segments: Iterable[int]) -> None:
-        """Unmap these segments: the sender has closed them. What is held of them stays valid until it is let go."""
+        """Unmap these segments: the sender has closed them. Existing views stay valid."""
         for segment in segments:
             self._mappings.pop(segment, None)
             self._leased.pop(segment, None)
 
     def close(self) -> None:
-        """Unmap every segment. What is held of them stays valid until it is let go. May be called again."""
+        """Unmap every segment. Existing views stay valid. May be called again."""
         self.forget(list(self._mappings))
 
     def note_fork(self) -> None:
-        """Have what is leased now retired."""
+        """Record that this process forks: the segments that are leased now are retired."""
         self._has_forked = self._has_forked or bool(self._leased)
 
 
@@ -113,7 +113,7 @@ class _Lease(weakref.ref[object]):
 
 
 def _drained(queue: deque[T]) -> list[T]:
-    """Take what there is, while others may append."""
+    """Remove and return all items, while other threads may append."""
     return [queue.popleft() for _ in range(len(queue))]
 
 
@@ -125,5 +125,5 @@ def _note_fork() -> None:
         leases.note_fork()
 
 
-if hasattr(os, "register_at_fork"):  # twice: other threads may run in between
+if hasattr(os, "register_at_fork"):  # both, as other threads may run in between
     os.register_at_fork(before=_note_fork, after_in_parent=_note_fork)

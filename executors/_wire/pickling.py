@@ -1,6 +1,6 @@
-"""Pickling across the process boundary, on both sides of it. What fails here fails one task, with a sentence.
+"""Pickling across the process boundary, on both sides. A failure concerns one task only, and explains itself.
 
-Plain pickle first; cloudpickle where it must be: lambdas, closures, functions of an interactive session.
+Plain pickle comes first. cloudpickle takes what it cannot: lambdas, closures, and functions of interactive sessions.
 """
 
 from __future__ import annotations
@@ -8,28 +8,31 @@ from __future__ import annotations
 import functools
 import pickle
 
-from executors._wire.named import ByName
+from executors.context import resolve
 from executors.errors import SerializationError, describe
 
-TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
 Buffer = bytes | bytearray | memoryview
 
 MAIN_NAME = "__executors_main__"
-"""What the parent's main script is called in a worker, so that `if __name__ == "__main__":` doesn't hold."""
+"""The name of the parent's main script in a worker, so that `if __name__ == "__main__":` does not hold."""
 
 MAIN_NAMES = ("__main__", "__mp_main__")
-"""What the parent's main script may be called there; the second in a process that `multiprocessing` spawned."""
+"""The names of the main script in the parent. The second is used in a process that `multiprocessing` spawned."""
 
 BUFFER_SIZE = 16 * 1024
-"""How many bytes a buffer must have to be left out of a pickle."""
+"""Minimum size in bytes of a buffer that is sent beside the pickle."""
+
+_ATOMS = frozenset({int, float, bool, type(None), complex})
+_MAX_SMALL = 1000
 
 
 class TooLargeError(Exception):
-    """More bytes than allowed; pickling was broken off."""
+    """The pickle exceeds its limit. Pickling has been aborted."""
 
 
 class _BoundedFile:
@@ -47,47 +50,38 @@ class _BoundedFile:
         return size
 
 
-class _Apart:
-    """Has a pickler take every exception apart, instead of noting how to make it: see `_rebuild`."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, BaseException):
-            return _rebuild, (type(value), value.args), value.__dict__, None, None, _restore
-        above: Callable[[Any], Any] | None = getattr(super(), "reducer_override", None)
-        return NotImplemented if above is None else above(value)
-
-
-class _PlainApart(_Apart, pickle.Pickler):
-    pass
-
-
 def dumps(
-    value: Any, limit: int, *, by_value: bool = False, buffers: list[memoryview] | None = None, apart: bool = False
+    value: Any,
+    limit: int,
+    *,
+    by_value: bool = False,
+    buffers: list[memoryview] | None = None,
+    mixin: type | None = None,
 ) -> bytes:
-    """Pickle, with cloudpickle where plain pickle can't.
+    """Pickle a value, with cloudpickle if plain pickle fails.
 
     Args:
-        value: What to pickle. Runs its ``__reduce__`` methods, which may raise anything.
-        limit: How many bytes may come of it, apart from the buffers.
-        by_value: Go to cloudpickle at once, which takes functions of ``__main__`` by value.
-        buffers: Takes the large buffers of arrays and the like, which are then left out of the pickle.
-        apart: Take exceptions apart, so that they come back without a call of their ``__init__``.
+        value: The value. Its ``__reduce__`` methods run, and may raise anything.
+        limit: Maximum size of the pickle in bytes, not counting the buffers.
+        by_value: Use cloudpickle at once, which pickles functions of ``__main__`` by value.
+        buffers: Receives the large buffers of arrays and the like, which are then left out of the pickle.
+        mixin: A class with a `reducer_override`, to put before the pickler's own.
 
     Raises:
-        TooLargeError: More would come of it.
-        SerializationError: It can't be pickled.
+        TooLargeError: The pickle exceeds `limit`.
+        SerializationError: The value cannot be pickled.
     """
     if not by_value:
         try:
-            return _dump(_PlainApart if apart else pickle.Pickler, value, limit, buffers)
+            return _dump(_plain_pickler(mixin), value, limit, buffers)
         except TooLargeError:
             raise
         except (pickle.PicklingError, AttributeError, TypeError):
-            pass  # a lambda or a closure, perhaps
+            pass  # perhaps a lambda or a closure
         except BaseException as error:
             raise unpicklable(value, error) from error
     try:
-        return _dump(_cloud_pickler(apart), value, limit, buffers)
+        return _dump(_cloud_pickler(mixin), value, limit, buffers)
     except TooLargeError:
         raise
     except BaseException as error:
@@ -95,10 +89,16 @@ def dumps(
 
 
 @functools.cache
-def _cloud_pickler(apart: bool) -> Any:
+def _plain_pickler(mixin: type | None) -> Any:
+    return pickle.Pickler if mixin is None else type("_Pickler", (mixin, pickle.Pickler), {})
+
+
+@functools.cache
+def _cloud_pickler(mixin: type | None) -> Any:
     import cloudpickle  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import, seldom needed)
 
-    return type("_Cloud", (_Apart, ByName, cloudpickle.Pickler) if apart else (ByName, cloudpickle.Pickler), {})
+    bases = (_ByName, cloudpickle.Pickler)
+    return type("_CloudPickler", bases if mixin is None else (mixin, *bases), {})
 
 
 def _dump(pickler: Any, value: Any, limit: int, buffers: list[memoryview] | None) -> bytes:
@@ -107,12 +107,12 @@ def _dump(pickler: Any, value: Any, limit: int, buffers: list[memoryview] | None
         pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
     else:
         buffers.clear()
-        pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=_LeavingOut(buffers)).dump(value)
+        pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=_BufferCollector(buffers)).dump(value)
     return file.parts[0] if len(file.parts) == 1 else b"".join(file.parts)
 
 
-class _LeavingOut:
-    """Tells a pickler whether a buffer belongs into the pickle: only a small one does, or one in pieces."""
+class _BufferCollector:
+    """Decides for a pickler whether a buffer stays in the pickle: a small one does, and one that is not contiguous."""
 
     __slots__ = ("_buffers",)
 
@@ -131,7 +131,7 @@ class _LeavingOut:
 
 
 class _Reader:
-    """Has the C unpickler come back to Python code every 64 KiB, so that other threads get their turn."""
+    """A file from which the C unpickler reads 64 KiB at a time. It releases the GIL to other threads in between."""
 
     def __init__(self, data: Buffer) -> None:
         self._rest = memoryview(data)
@@ -150,21 +150,59 @@ class _Reader:
 
 
 def loads(parts: Sequence[Buffer]) -> Any:
-    """Unpickle a value: the pickle, and the buffers that were left out of it. May raise anything."""
+    """Unpickle a value from its pickle and the buffers that were left out of it. May raise anything."""
     return pickle.loads(parts[0], buffers=parts[1:])
 
 
 def loads_in_thread(parts: Sequence[Buffer]) -> Any:
-    """Unpickle a large value in a thread, without stalling the others. May raise anything."""
+    """Unpickle a large value without stalling the other threads. May raise anything."""
     return pickle.Unpickler(_Reader(parts[0]), buffers=parts[1:]).load()
 
 
 def unpicklable(value: Any, error: BaseException) -> SerializationError:
-    """Say that `value` can't be pickled. Of the value itself only the type is told."""
+    """Return the error for a value that cannot be pickled. It names the value's type, and never shows the value."""
     return SerializationError(f"a {type(value).__qualname__} can't be pickled: {describe(error)}")
 
 
-# --- a call -----------------------------------------------------------------------------------------------
+def is_small(value: Any) -> bool:
+    """Whether a value is of a plain type whose pickle is certainly small."""
+    kind = type(value)
+    return kind in _ATOMS or ((kind is str or kind is bytes) and len(value) < _MAX_SMALL)
+
+
+def dump_value(value: Any, limit: int, buffers: list[memoryview]) -> bytes:
+    """Pickle a result, in the worker. See `dumps`."""
+    if is_small(value):
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return dumps(value, limit, buffers=buffers)
+
+
+# --- objects pickled by name ------------------------------------------------------------------------------
+
+
+_paths: dict[int, tuple[object, str]] = {}  # by id: `__eq__` and `__hash__` of the objects may do anything
+
+
+def pickle_by_name(value: object, path: str) -> None:
+    """Have cloudpickle pickle an object by its name, for the lifetime of this process.
+
+    Args:
+        value: An attribute of a module that exists in every process, such as a proxy.
+        path: Its name: ``"package.module:attribute"``.
+    """
+    _paths[id(value)] = value, path
+
+
+class _ByName:
+    """A mixin for cloudpickle's pickler that pickles the objects passed to `pickle_by_name` by name."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if id(value) in _paths:
+            return resolve, (_paths[id(value)][1], "what a function uses")
+        return super().reducer_override(value)  # type: ignore[misc]
+
+
+# --- calls ------------------------------------------------------------------------------------------------
 
 
 def dump_call(
@@ -182,18 +220,20 @@ def dump_call(
 
     Args:
         name: The task's name.
-        function: What is called, with `args` and `kwargs`.
-        variables: Context variables that go along.
-        limit: How many bytes may come of it, apart from the buffers.
-        buffers: Takes the large buffers that are left out; None if none are to be.
+        function: The function that is called with `args` and `kwargs`.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        variables: Context variables that are sent along.
+        limit: Maximum size of the pickle in bytes, not counting the buffers.
+        buffers: Receives the large buffers that are left out; None if none are to be.
         main_is_importable: Whether a worker can import the main script.
 
     Returns:
-        The pickle, and whether the worker needs the main script for it.
+        The pickle, and whether the worker needs the main script to unpickle it.
 
     Raises:
-        TooLargeError: More than `limit` bytes would come of it.
-        SerializationError: Something in it can't be pickled; the message says which part.
+        TooLargeError: The pickle exceeds `limit`.
+        SerializationError: Something in the call cannot be pickled. The message names the part.
     """
     call = (name, function, args, kwargs, variables)
     try:
@@ -208,6 +248,7 @@ def dump_call(
 
 
 def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int) -> str | None:
+    """Return the message that names the part of a call that cannot be pickled; None if none is found."""
     parts = [("the function", function)]
     parts += [(f"argument {number}", value) for number, value in enumerate(args, start=1)]
     parts += [(f"argument {key!r}", value) for key, value in kwargs.items()]
@@ -216,7 +257,7 @@ def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
             dumps(value, limit)
         except SerializationError as error:
             return (
-                f"task {name!r} can't go to a worker process: {what}: {error}. Hand over what identifies it (a path, "
+                f"task {name!r} can't be sent to a worker process: {what}: {error}. Pass what identifies it (a path, "
                 "a key), or mark the function @io_bound to run it in a thread"
             )
         except TooLargeError:
@@ -225,121 +266,5 @@ def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def load_call(parts: Sequence[Buffer]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]:
-    """Unpickle what `dump_call` made, with the buffers that it left out, in the worker. May raise anything."""
+    """Unpickle a call that `dump_call` pickled, in the worker. May raise anything."""
     return loads(parts)  # type: ignore[no-any-return]
-
-
-_ATOMS = frozenset({int, float, bool, type(None), complex})
-_SMALL = 1000
-
-
-def is_small(value: Any) -> bool:
-    """Whether a value is of a plain type, and its pickle takes no watching over its size."""
-    kind = type(value)
-    return kind in _ATOMS or ((kind is str or kind is bytes) and len(value) < _SMALL)
-
-
-# --- an error ---------------------------------------------------------------------------------------------
-
-
-def _rebuild(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Make an exception without calling its ``__init__``, which may take other arguments than it keeps."""
-    error = cls.__new__(cls, *args)
-    _set(error, "args", args)
-    return error
-
-
-def _restore(error: BaseException, state: dict[str, Any]) -> None:
-    error.__dict__.update(state)
-
-
-def _set(error: BaseException, name: str, value: object) -> None:
-    """Set an attribute of an exception that may not let itself be changed, as one that is a frozen dataclass."""
-    BaseException.__setattr__(error, name, value)
-
-
-_MAX_LINKS = 16
-"""How many exceptions of a chain travel; the text of the others is in the traceback."""
-
-
-def dump_error(error: BaseException, trace: str, limit: int) -> bytes:
-    """Pickle an exception with its chain of causes, notes and traceback as text, in the worker.
-
-    Raises:
-        SerializationError: Its own type or state can't be pickled.
-        TooLargeError: More than `limit` bytes would come of it.
-    """
-    return dumps((_links(error, limit, set()), trace), limit)
-
-
-def _links(error: BaseException, limit: int, seen: set[int]) -> tuple[bytes, Any, Any, bool]:
-    seen.add(id(error))
-    return (
-        _dump_one(error, limit),
-        _links_or_none(error.__cause__, limit, seen),
-        _links_or_none(error.__context__, limit, seen),
-        error.__suppress_context__,
-    )
-
-
-def _links_or_none(error: BaseException | None, limit: int, seen: set[int]) -> Any:
-    if error is None or id(error) in seen or len(seen) >= _MAX_LINKS:
-        return None
-    try:
-        return _links(error, limit, seen)
-    except (SerializationError, TooLargeError):  # its text is in the traceback
-        return None
-
-
-def _dump_one(error: BaseException, limit: int) -> bytes:
-    try:
-        data = dumps(error, limit)
-        copy = pickle.loads(data)
-        if _are_alike(error, copy):
-            return data
-    except TooLargeError:
-        raise
-    except BaseException:  # noqa: BLE001, S110  (two-argument exceptions fail on the way back)
-        pass
-    return dumps(error, limit, apart=True)
-
-
-def _are_alike(error: BaseException, copy: object) -> bool:
-    """Whether an exception has come back as it was: `__init__` may have changed its argument twice."""
-    if type(copy) is not type(error) or str(copy) != str(error):
-        return False
-    if isinstance(error, BaseExceptionGroup) and isinstance(copy, BaseExceptionGroup):
-        return all(map(_are_alike, error.exceptions, copy.exceptions))
-    return True
-
-
-def load_error(data: Any, where: str) -> BaseException:
-    """Unpickle what `dump_error` made, in the parent.
-
-    Args:
-        data: The bytes.
-        where: What to call the worker in the note that holds its traceback.
-
-    Raises:
-        BaseException: Anything that unpickling runs may raise.
-    """
-    links, trace = pickle.loads(data)
-    error = _load_links(links)
-    error.__dict__["__notes__"] = [
-        *error.__dict__.get("__notes__", ()),
-        f"\nTraceback in {where}:\n{trace.rstrip()}",
-    ]
-    return error
-
-
-def _load_links(links: tuple[bytes, Any, Any, bool]) -> BaseException:
-    data, cause, context, suppress = links
-    error = pickle.loads(data)
-    if not isinstance(error, BaseException):
-        raise SerializationError(f"an exception came back as a {type(error).__qualname__}")
-    if context is not None:
-        _set(error, "__context__", _load_links(context))
-    if cause is not None:
-        _set(error, "__cause__", _load_links(cause))
-    _set(error, "__suppress_context__", suppress)
-    return error

@@ -1,8 +1,9 @@
-"""Large payloads between two processes: bytes in shared memory, in segments that are used again and again.
+"""The sender's side of large payloads: shared memory segments that are reused.
 
-The sender owns segments and copies into them. The receiver, in `leases`, maps them, hands out the bytes where they
-lie, and says when nobody has them any more. Reuse is the point: the pages of a fresh segment must be allocated, zeroed
-and mapped on both sides, which takes several times as long as copying into one that is there. Linux only: a memfd.
+The sender owns segments and copies payloads into them. The receiver, in `leases`, maps them, uses the bytes in place,
+and reports when nothing refers to them any more. Reuse is what makes this fast: the pages of a new segment must be
+allocated, zeroed and mapped on both sides, which takes several times as long as copying into an existing one. Segments
+are memfds, so this works on Linux only.
 """
 
 from __future__ import annotations
@@ -13,43 +14,43 @@ import threading
 from collections import namedtuple
 from itertools import accumulate, count
 
-TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from mmap import mmap
 
 MIN_SIZE = 64 * 1024
-"""Payloads below this many bytes go through the socket sooner than through a segment."""
+"""Minimum size in bytes of a payload in a segment. Below it the socket is faster."""
 
 _ALIGNMENT = 64
 _MAX_SEGMENTS = 16
-"""How many segments a sender may hold: each takes up to two descriptors here and one at the other side."""
+"""Maximum number of segments of a sender. Each takes up to two descriptors here and one on the other side."""
 
 _MAX_SURPLUS = 4
-"""A payload takes no segment more than this many times its size, as it may be held for long."""
+"""Maximum size of a reused segment, as a multiple of the payload's size: the payload may be kept for long."""
 
-_SMALL = 1024 * 1024
-"""Parts below this many bytes are copied while holding the GIL: 0.1 ms."""
+_GIL_COPY_SIZE = 1024 * 1024
+"""Maximum size in bytes of a part that is copied while holding the GIL, for 0.1 ms."""
 
 
 class Placed(namedtuple("Placed", ("segment", "size", "lengths", "fd"))):
-    """Where a payload lies: what is told to the other side.
+    """The location of a payload, which is sent to the other side.
 
     Attributes:
         segment: The segment's id, unique per `Segments`.
-        size: The segment's size in bytes, so that the other side can map it.
-        lengths: The parts' sizes in bytes. They lie one after another, each aligned to 64 bytes.
-        fd: The segment's descriptor, to be sent along the first time that it is used. It stays the sender's.
+        size: The segment's size in bytes, which the other side maps.
+        lengths: The sizes of the parts in bytes. The parts follow one another, each aligned to 64 bytes.
+        fd: The segment's descriptor, to be sent along the first time that the segment is used. The sender owns it.
     """
 
     __slots__ = ()
 
 
 class Segments:
-    """The sender's side. Only one `place` at a time; the other methods may run in other threads meanwhile.
+    """The segments of a sender. One thread at a time may call `place`; the other methods may run concurrently.
 
     Args:
-        limit: How many bytes the segments may have in total.
+        limit: Maximum total size of the segments in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -57,13 +58,13 @@ class Segments:
         self._closed = False
         self._ids = count(1)
         self._lock = threading.Lock()
-        # A segment that is being written is in neither of them, so that nobody closes it meanwhile.
+        # A segment that is being written is in neither of them, so that nothing closes it.
         self._leased: dict[int, _Segment] = {}
         self._free: dict[int, _Segment] = {}
 
     @property
     def held(self) -> int:
-        """How many bytes the segments have in total, but for one that is being written."""
+        """The total size of the segments in bytes, except for one that is being written."""
         with self._lock:
             return self._total()
 
@@ -71,14 +72,14 @@ class Segments:
         return sum(segment.size for table in (self._leased, self._free) for segment in table.values())
 
     def place(self, parts: Sequence[memoryview | bytes | bytearray]) -> Placed | None:
-        """Copy the parts, each of them contiguous, into a segment.
+        """Copy parts, each of them contiguous, into a segment.
 
-        Blocks while it copies, and holds the GIL meanwhile for small parts only. The descriptor that it returns is
-        closed by `retire` and `close`: what hasn't been sent by then mustn't be.
+        Blocks while it copies, and holds the GIL for small parts only. `retire` and `close` close the returned
+        descriptor: do not send it after that.
 
         Returns:
-            None where no segment can be had: the limit, or the memory available, is too small, or the system has
-            no segments. Where `trim` finds some to close, another try may succeed.
+            The location of the payload. None if there is no segment: the limit or the available memory is too small,
+            or the system does not support segments. If `trim` closes segments, another attempt may succeed.
         """
         views = [_as_bytes(part) for part in parts]
         lengths = tuple(map(len, views))
@@ -91,7 +92,7 @@ class Segments:
             for view, offset in zip(views, offsets, strict=True):
                 segment.write(view, offset)
             table = self._leased
-        except OSError:  # the limit of file sizes is lower than it was
+        except OSError:  # the limit of file sizes has been lowered
             return None
         finally:
             with self._lock:
@@ -102,13 +103,13 @@ class Segments:
                 segment.close()
         if closed:
             return None
-        fd, segment.told = None if segment.told else segment.fd, True
+        fd, segment.is_announced = None if segment.is_announced else segment.fd, True
         return Placed(segment.id, segment.size, lengths, fd)
 
     def _take(self, needed: int) -> _Segment | None:
-        most = _MAX_SURPLUS * max(needed, MIN_SIZE)
+        max_size = _MAX_SURPLUS * max(needed, MIN_SIZE)
         with self._lock:
-            fitting = [(each.size, each.id) for each in self._free.values() if needed <= each.size <= most]
+            fitting = [(each.size, each.id) for each in self._free.values() if needed <= each.size <= max_size]
             return self._free.pop(min(fitting)[1]) if fitting else None
 
     def _add(self, needed: int) -> _Segment | None:
@@ -126,21 +127,21 @@ class Segments:
             return None
 
     def free(self, segments: Iterable[int]) -> None:
-        """Use these segments again: the other side has let go of them. Ids that aren't held are passed over."""
+        """Allow these segments to be reused: the other side has released them. Unknown ids are ignored."""
         with self._lock:
             self._free |= {each: self._leased.pop(each) for each in segments if each in self._leased}
 
     def retire(self, segments: Iterable[int]) -> None:
-        """Close these segments: they were never told to the other side, or it says that they can't be used again."""
+        """Close these segments: the other side does not know them, or has reported that they cannot be reused."""
         with self._lock:
             found = [self._leased.pop(each) for each in segments if each in self._leased]
         for segment in found:
             segment.close()
 
     def trim(self) -> list[int]:
-        """Close every segment that is free; return their ids, to be told to the other side.
+        """Close every free segment; return their ids, which must be sent to the other side.
 
-        Blocks, without the GIL, some 0.3 ms for each megabyte, as the system takes the pages back.
+        Blocks, without the GIL, about 0.3 ms per megabyte, while the system reclaims the pages.
         """
         with self._lock:
             free, self._free = self._free, {}
@@ -149,7 +150,7 @@ class Segments:
         return list(free)
 
     def close(self) -> None:
-        """Close every segment. What the other side has of them stays valid there. May be called again."""
+        """Close every segment. The other side's mappings stay valid. May be called again."""
         with self._lock:
             self._closed = True
             leased = list(self._leased)
@@ -158,14 +159,14 @@ class Segments:
 
 
 class _Segment:
-    """Shared memory that is reserved, and can neither grow nor shrink: to touch it never fails, on either side."""
+    """Shared memory that is reserved, and sealed against growing and shrinking: access never fails on either side."""
 
     def __init__(self, number: int, size: int) -> None:
-        import fcntl  # noqa: PLC0415  (for large payloads only, as all that is imported below)
+        import fcntl  # noqa: PLC0415  (for large payloads only, like the imports below)
 
         self.id = number
         self.size = size
-        self.told = False
+        self.is_announced = False
         self.fd = os.memfd_create("executors-segment", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.posix_fallocate(self.fd, 0, size)
@@ -179,12 +180,12 @@ class _Segment:
         import ctypes  # noqa: PLC0415
 
         size = len(view)
-        if size < _SMALL:
+        if size < _GIL_COPY_SIZE:
             self._mapping[offset : offset + size] = view
         elif not view.readonly or (isinstance(view.obj, bytes) and len(view.obj) == size):
             source = view.obj if isinstance(view.obj, bytes) else ctypes.byref(ctypes.c_char.from_buffer(view))
             ctypes.memmove(ctypes.byref(ctypes.c_char.from_buffer(self._mapping, offset)), source, size)
-        else:  # ctypes takes no address of what else is read-only
+        else:  # ctypes refuses the address of other read-only memory
             while view:
                 written = os.pwrite(self.fd, view, offset)
                 view, offset = view[written:], offset + written
@@ -200,20 +201,20 @@ def map_segment(fd: int, size: int) -> mmap:
 
     if sys.version_info >= (3, 13):
         return mmap(fd, size, trackfd=False)
-    return mmap(fd, size)  # which keeps a duplicate of the descriptor
+    return mmap(fd, size)  # it keeps a duplicate of the descriptor
 
 
 def _as_bytes(part: memoryview | bytes | bytearray) -> memoryview:
     view = memoryview(part)
-    return view.cast("B") if view.nbytes else memoryview(b"")  # an empty one may have a shape that can't be cast
+    return view.cast("B") if view.nbytes else memoryview(b"")  # an empty view may have a shape that cannot be cast
 
 
 def offsets_of(lengths: Sequence[int]) -> list[int]:
-    """Return where each part begins, and where the last one ends."""
+    """Return the offset of each part, and the end of the last one."""
     return list(accumulate((-(-length // _ALIGNMENT) * _ALIGNMENT for length in lengths), initial=0))
 
 
 def _rounded(size: int) -> int:
-    """Return the size of a new segment: one of four between a power of two and the next, so that it fits again."""
+    """Return the size of a new segment. There are four between a power of two and the next, to make reuse likely."""
     step = max(MIN_SIZE, 1 << max(0, (size - 1).bit_length() - 3))
     return max(1, -(-size // step)) * step

@@ -1,6 +1,6 @@
-"""What runs on the cluster: a Dask worker's task calls `run`, and the client reaches what runs by `stop` and `kill`.
+"""What runs on a Dask cluster: tasks enter a worker by `run`; the client reaches a running one by `stop` and `kill`.
 
-A task is Dask's own ``pickle.loads(data)``, and `data` a pickle that is a call of `run`: so the scheduler, which
+To Dask a task is a call of its own ``pickle.loads(data)``, where unpickling `data` calls `run`. So the scheduler, which
 unpickles tasks, needs neither this package nor the user's modules.
 """
 
@@ -35,11 +35,18 @@ if TYPE_CHECKING:
     Setup = tuple[str, tuple[Any, ...]] | None
 
 REFUSED, STOPPED = 0, 1
-"""Answers beside those of `Outcome`: the task was not to begin; the coroutine was cancelled, as it was told."""
+"""Outcomes besides those of `Outcome`: the task was not run; its coroutine was cancelled on request."""
 
 
 class Place(NamedTuple):
-    """Where a task runs."""
+    """The worker that runs a task.
+
+    Attributes:
+        worker: The worker's address.
+        pid: The process id on its machine.
+        threads: How many tasks it runs at a time.
+        nanny: The address of its nanny, if it has one.
+    """
 
     worker: str
     pid: int
@@ -50,20 +57,8 @@ class Place(NamedTuple):
         return f"the Dask worker {self.worker} (process {self.pid})"
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """Return the versions of what a task's way depends on, in this process."""
-    found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-    for name in ("cloudpickle", "distributed", "quart-executors"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
 class Answer(NamedTuple):
-    """What comes back of a task."""
+    """What a task sends back."""
 
     outcome: int
     parts: list[bytes]
@@ -72,16 +67,15 @@ class Answer(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a worker is handed.
+    """What a worker receives.
 
     Attributes:
-        key: The task's key.
-        topic: Under which the client is told that it has begun.
-        task_id: The task's number, in the client's process.
+        key: The task's key in Dask.
+        topic: The topic under which the client is notified of the start.
+        task_id: The task's number in the client's process.
         name: The task's name.
-        setup: What a worker calls before its first task.
-        max_payload: How many bytes an answer may have.
-        submitter: What tells the client's process from the worker's. They are one where somebody runs a worker in it.
+        setup: What a worker calls before its first task; see `ExecutorBackend.setup`.
+        max_payload: The maximum size of the answer in bytes.
         data: The pickled function and arguments.
     """
 
@@ -91,34 +85,54 @@ class Call(NamedTuple):
     name: str
     setup: Setup
     max_payload: int
-    submitter: tuple[int, bytes]
     data: bytes
 
     def dump(self) -> bytes:
-        """Return what a worker unpickles to run this."""
-        return pickle.dumps(_Run(self), pickle.HIGHEST_PROTOCOL)
+        """Return the pickle whose unpickling runs the task. In the client's process."""
+        return pickle.dumps(_Run(here(), self), pickle.HIGHEST_PROTOCOL)
 
 
 class _Run:
-    def __init__(self, call: Call) -> None:
+    def __init__(self, client: tuple[int, bytes], call: Call) -> None:
+        self._client = client
         self._call = call
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return run, tuple(self._call)
+        return run, (self._client, *self._call)
 
 
-def run(*fields: Any) -> Answer:
-    """Run a task, unless that has been begun before. In a thread of a Dask worker."""
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions in this process of everything that both sides have to agree on."""
+    found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for name in ("cloudpickle", "distributed", "quart-executors"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def run(client: tuple[int, bytes], *fields: Any) -> Answer:
+    """Run a task, unless it has been started before. In a thread of a Dask worker.
+
+    Args:
+        client: The process that submitted it. It is the worker's own where a cluster runs in the server's process.
+        fields: The fields of a `Call`.
+
+    Returns:
+        The task's answer.
+    """
     from distributed import get_worker  # noqa: PLC0415  (a worker has imported it)
 
     call = Call(*fields)
     worker: Worker = get_worker()
     place = Place(worker.address, os.getpid(), worker.state.nthreads, worker.nanny)
-    if call.submitter != here():
+    if client != here():
         context.WorkerState.active = True
     job = _jobs[call.key] = _Job(call.task_id, call.name)
     try:
-        if not asyncio.run_coroutine_threadsafe(_may_begin(worker, call, place), worker.loop.asyncio_loop).result():
+        if not asyncio.run_coroutine_threadsafe(_may_start(worker, call, place), worker.loop.asyncio_loop).result():
             return Answer(REFUSED, [], 0.0, place)
         began = time.thread_time()
         outcome, parts = _answer(call, job, place)
@@ -129,38 +143,41 @@ def run(*fields: Any) -> Answer:
     return Answer(outcome, [bytes(part) for part in parts], time.thread_time() - began, place)
 
 
-async def _may_begin(worker: Worker, call: Call, place: Place) -> bool:
-    """Tell the client that the task begins; return whether nobody has begun it before, and it is still wanted.
+async def _may_start(worker: Worker, call: Call, place: Place) -> bool:
+    """Record the start at the scheduler, and notify the client.
 
-    The scheduler keeps the order in which such words come in, until it forgets the task. Dask would run one again whose
-    worker has died, or whose result was lost with its worker; and a worker may be late to hear that one is forgotten.
-    Nothing is left to be sent when the task begins: it may end this process, or let no other thread run.
+    The scheduler keeps such records in order until it forgets the task. Dask would rerun a task whose worker has died,
+    or whose result was lost with its worker; and a worker may learn late that a task is forgotten. Everything has been
+    sent when the task starts, as it may end this process, or keep the GIL.
+
+    Returns:
+        Whether this is the first start, and the task is still wanted.
     """
-    word, scheduler = uuid.uuid4().hex, worker.scheduler
+    record, scheduler = uuid.uuid4().hex, worker.scheduler
     await asyncio.gather(
-        scheduler.set_metadata(keys=[call.key, word], value=place),
+        scheduler.set_metadata(keys=[call.key, record], value=place),
         scheduler.log_event(topic=call.topic, msg=(call.key, place, versions())),
     )
-    words, states = await asyncio.gather(
+    records, states = await asyncio.gather(
         scheduler.get_metadata(keys=[call.key], default={}), scheduler.get_task_status(keys=[call.key])
     )
-    return next(iter(words), None) == word and states[call.key] is not None
+    return next(iter(records), None) == record and states[call.key] is not None
 
 
 def _answer(call: Call, job: _Job, place: Place) -> tuple[int, Any]:
     try:
-        caller = _caller(call.setup, call.max_payload)
+        runner = _runner(call.setup, call.max_payload)
     except BaseException as error:  # noqa: BLE001  (it runs the app's code)
         return unready(error, call.max_payload)
     try:
         _, function, args, kwargs, variables = pickling.load_call([call.data])
     except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
         return unsendable(f"the call can't be unpickled on {place}: {describe(error)}")
-    return caller.run(job, function, args, kwargs, variables)
+    return runner.run(job, function, args, kwargs, variables)
 
 
 class _Job(RunningJob):
-    """A task that runs here."""
+    """A task that runs in this process."""
 
     was_cancelled = False
 
@@ -170,79 +187,91 @@ class _Job(RunningJob):
         self._cancel: Callable[[], object] | None = None
 
     def stop(self) -> None:
-        """Have it see that it is to stop. Any thread."""
+        """Request its cancellation. Any thread."""
         with self._lock:
             self.cancel_requested = True
             if self._cancel is not None:
                 self._cancel()
 
-    def cancelled_by(self, cancel: Callable[[], object]) -> None:
-        """Take what cancels its coroutine. Any thread."""
+    def on_stop(self, cancel: Callable[[], object]) -> None:
+        """Set what cancels its coroutine. Any thread."""
         with self._lock:
             self._cancel = cancel
             if self.cancel_requested:
                 cancel()
 
 
-class _DaskCaller(TaskRunner):
-    """Runs coroutine functions on one event loop, in a thread of its own, whichever of the worker's threads waits."""
+class _DaskRunner(TaskRunner):
+    """Runs coroutine functions of all threads of the worker on one event loop, in a thread of its own."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
     def import_main(self) -> None:
-        """Refuse: it is on another machine."""
-        raise ConfigurationError("the app is in the main script, which Dask workers don't have: put it into a module")
+        """Refuse: the main script is on another machine.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError("the app is in the main script, which Dask workers do not have: move it to a module")
 
     def _run_on_asyncio(self, function: Callable[[], Any], in_context: contextvars.Context) -> Any:
-        with _getting_ready:
+        with _setup_lock:
             if self._loop is None:
-                self._loop = loop = asyncio.new_event_loop()
-                threading.Thread(target=loop.run_forever, name="executors-loop", daemon=True).start()
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="executors-loop", daemon=True).start()
         loop, job = self._loop, in_context.get(context.running)
         ended: concurrent.futures.Future[tuple[Any, BaseException | None]] = concurrent.futures.Future()
 
-        def tell(task: asyncio.Task[Any]) -> None:
+        def finish(task: asyncio.Task[Any]) -> None:
             outcome = (None, asyncio.CancelledError()) if task.cancelled() else task.result()
             if isinstance(job, _Job):
                 job.was_cancelled = job.cancel_requested and isinstance(outcome[1], asyncio.CancelledError)
             ended.set_result(outcome)
 
-        def begin() -> None:
+        def start() -> None:
             task = loop.create_task(function(), context=in_context)
-            task.add_done_callback(tell)
+            task.add_done_callback(finish)
             if isinstance(job, _Job):
-                job.cancelled_by(lambda: loop.call_soon_threadsafe(task.cancel))
+                job.on_stop(lambda: loop.call_soon_threadsafe(task.cancel))
 
-        loop.call_soon_threadsafe(begin)
+        loop.call_soon_threadsafe(start)
         return ended.result()
 
 
 _jobs: dict[str, _Job] = {}
-_callers: dict[tuple[Setup, int], TaskRunner] = {}
-_getting_ready = threading.RLock()
+_runners: dict[tuple[Setup, int], TaskRunner] = {}
+_setup_lock = threading.RLock()
 
 
-def _caller(setup: Setup, max_payload: int) -> TaskRunner:
-    """Return what calls the functions of one app, for the life of this process."""
-    with _getting_ready:
-        caller = _callers.get((setup, max_payload))
-        if caller is None:
-            caller = _DaskCaller(max_payload)
-            caller.set_up(setup)
-            caller.begin()
-            atexit.register(caller.end)
-            _callers[setup, max_payload] = caller
-        return caller
+def _runner(setup: Setup, max_payload: int) -> TaskRunner:
+    """Return the runner of one app's tasks, which lasts as long as this process."""
+    with _setup_lock:
+        runner = _runners.get((setup, max_payload))
+        if runner is None:
+            runner = _DaskRunner(max_payload)
+            runner.set_up(setup)
+            runner.begin()
+            atexit.register(runner.end)
+            _runners[setup, max_payload] = runner
+        return runner
 
 
 def stop(key: str) -> None:
-    """Have a task see that it is to stop, if it runs here. Called in a worker, for the client."""
+    """Request the cancellation of a task, if it runs in this process. The client has a worker call it."""
     if (job := _jobs.get(key)) is not None:
         job.stop()
 
 
 def kill(pid: int, dask_worker: Nanny) -> bool:
-    """Kill a worker process, and return whether it is gone; its nanny starts another. Called there, for the client."""
+    """Kill a worker process; its nanny starts another. The client has the nanny call it.
+
+    Args:
+        pid: The worker's process id. Another process, which has replaced it, is left alone.
+        dask_worker: The nanny. Dask fills in a parameter of this name.
+
+    Returns:
+        True: the process is gone.
+    """
     if dask_worker.pid == pid:
         os.kill(pid, signal.SIGKILL)
     return True

@@ -1,4 +1,4 @@
-"""What a process shares with its forks: whether that is safe, and what a fork makes its own."""
+"""Fork safety: whether this process may be forked, and what a fork must not share with its parent."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ import threading
 from contextlib import suppress
 
 _MEMORY_DEVICES = 1
-"""The major number of /dev/null, /dev/urandom and their like. Those of other devices have a state, as a GPU."""
+"""The major device number of /dev/null, /dev/urandom and the like. Other devices, such as GPUs, have state."""
 
 
 def descriptors() -> set[int]:
-    """Return this process's open descriptors (Linux)."""
+    """Return the open file descriptors of this process (Linux)."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # the one that listed the others
+        with suppress(OSError):  # the descriptor of the listing itself
             os.fstat(int(name))
             found.add(int(name))
     return found
 
 
 def is_single_threaded() -> bool:
-    """Whether no other thread runs Python code: it could hold a lock that stays locked in a fork."""
+    """Whether no other thread runs Python code. Such a thread may hold a lock, which would stay locked in a fork."""
     return threading.active_count() == 1 and len(sys._current_frames()) == 1
 
 
 def files_to_reopen(before: set[int]) -> list[int] | None:
-    """Look at the descriptors that are open and weren't `before`.
+    """Check the descriptors that have been opened since `before`.
+
+    Args:
+        before: The descriptors that were open then.
 
     Returns:
-        Those that each fork must open anew, as it would share its place in the file with the others; None where
-        one is open that forks can't share: a socket, a pipe, a file to be written anywhere but at its end.
+        Files open for reading, which each fork must reopen because it would share the file position with the others.
+        None if a descriptor is open that forks cannot share: a socket, a pipe, or a file that is written other than by
+        appending.
     """
     to_reopen = []
     for fd in sorted(descriptors() - before):
@@ -51,24 +55,24 @@ def files_to_reopen(before: set[int]) -> list[int] | None:
 
 
 def reopen(fds: list[int]) -> None:
-    """Give this fork a place of its own in files that are read."""
+    """Reopen files, at the same position, so that this fork has a file position of its own."""
     for fd in fds:
-        place = os.lseek(fd, 0, os.SEEK_CUR)
+        position = os.lseek(fd, 0, os.SEEK_CUR)
         own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-        os.lseek(own, place, os.SEEK_SET)
+        os.lseek(own, position, os.SEEK_SET)
         os.dup2(own, fd, inheritable=os.get_inheritable(fd))
         os.close(own)
 
 
 def flush() -> None:
-    """Write what was printed, which each fork would write again."""
+    """Flush the standard streams. Each fork would write what is buffered once more."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # there may be none, or one that is closed
+        with suppress(Exception):  # the stream may be None or closed
             stream.flush()
 
 
 def reseed() -> None:
-    """Give this fork random numbers of its own, where Python doesn't: `random` has seen to itself."""
+    """Seed NumPy's global random generator anew in this fork. Python reseeds its own `random` after a fork."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

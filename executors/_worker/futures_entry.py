@@ -1,6 +1,6 @@
-"""What a pool calls in its worker processes, or interpreters: it calls the task's function, and lets nothing out.
+"""What a pool calls in its worker processes or interpreters: it calls the task's function, and never raises.
 
-So no exception and no result has to pass the pool's own pickling, which may break the whole pool.
+So neither exceptions nor results pass through the pool's own pickling, where they can break the whole pool.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ if TYPE_CHECKING:
     from executors._worker.runner import Answer
 
 NO_LIMIT = sys.maxsize
-"""How many bytes may travel: that is up to the pool."""
+"""The maximum size of a call or an answer in bytes: limits are up to the pool."""
 
-_callers: dict[bytes, PoolCaller] = {}
+_runners: dict[bytes, PoolRunner] = {}
 
 
-def surroundings(setup: tuple[str, tuple[Any, ...]] | None, *, on_trio: bool) -> bytes:
-    """Return what all tasks that this process submits to a pool have in common, pickled once."""
+def common_fields(setup: tuple[str, tuple[Any, ...]] | None, *, on_trio: bool) -> bytes:
+    """Return what all calls of this process to a pool have in common, pickled once. In the server's process.
+
+    Args:
+        setup: What a worker calls before its first task; see `ExecutorBackend.setup`.
+        on_trio: Whether coroutine functions run on trio.
+    """
     return pickle.dumps((setup, on_trio, here()))
 
 
@@ -38,51 +43,53 @@ def run(call: bytes, task_id: int, common: bytes) -> tuple[int, list[bytes], flo
     Args:
         call: The pickled call.
         task_id: The task's number.
-        common: What `surroundings` has returned.
+        common: The result of `common_fields`.
 
     Returns:
-        What the answer holds, the answer, and the CPU seconds that the task took.
+        The kind of outcome, the pickled outcome, and the CPU seconds that the task used.
     """
     began = time.thread_time()
     outcome, parts = _answer(call, task_id, common)
     return int(outcome), [bytes(part) for part in parts], time.thread_time() - began
 
 
-class PoolCaller(TaskRunner):
-    """Calls the functions of one executor's tasks in one worker."""
+class PoolRunner(TaskRunner):
+    """Runs the tasks of one executor in one worker."""
 
     def import_main(self) -> None:
-        """Refuse.
+        """Refuse: a pool imports the main script by itself, if at all.
 
         Raises:
             ConfigurationError: Always.
         """
-        raise ConfigurationError("the workers of a FuturesBackend don't import the main script")
+        raise ConfigurationError(
+            "the app is in the main script, which workers of a FuturesBackend do not import: move it to a module"
+        )
 
 
 def _answer(call: bytes, task_id: int, common: bytes) -> Answer:
     try:
-        caller = _caller(common)
+        runner = _runner(common)
     except BaseException as error:  # noqa: BLE001  (it runs the app's code)
         return unready(error, NO_LIMIT)
     try:
         name, function, args, kwargs, variables = pickling.load_call([call])
     except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
         return unsendable(f"the call can't be unpickled in a worker: {describe(error)}")
-    return caller.run(RunningJob(task_id, name), function, args, kwargs, variables)
+    return runner.run(RunningJob(task_id, name), function, args, kwargs, variables)
 
 
-def _caller(common: bytes) -> PoolCaller:
-    """Return what calls functions here, set up before its first. Where that fails, it is tried again for the next."""
-    caller = _callers.get(common)
-    if caller is None:
-        setup, on_trio, submitter = pickle.loads(common)
-        if submitter != here():
+def _runner(common: bytes) -> PoolRunner:
+    """Return the runner of an executor's tasks. If its setup fails, the next task tries again."""
+    runner = _runners.get(common)
+    if runner is None:
+        setup, on_trio, server = pickle.loads(common)
+        if server != here():
             context.WorkerState.active = True
-        caller = PoolCaller(NO_LIMIT)
-        caller.on_trio = on_trio
-        caller.set_up(setup)
-        caller.begin()
-        _callers[common] = caller
-        util.Finalize(None, caller.end, exitpriority=100)
-    return caller
+        runner = PoolRunner(NO_LIMIT)
+        runner.on_trio = on_trio
+        runner.set_up(setup)
+        runner.begin()
+        _runners[common] = runner
+        util.Finalize(None, runner.end, exitpriority=100)
+    return runner

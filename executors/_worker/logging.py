@@ -1,4 +1,4 @@
-"""Log records of a worker on their way to the parent's logging, marked with task and process."""
+"""Log records of a worker: sent to the server's logging, marked with task and process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from executors._wire.channel import BlockingChannel
 from executors._wire.frames import FrameType, frame
 
-TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
@@ -21,22 +21,25 @@ if TYPE_CHECKING:
     from executors._worker.runner import RunningJob
 
 _MAX_PENDING = 1000
+"""Maximum number of records that wait to be sent."""
 
-_SMALL = 16 * 1024
-_FEW = 8
-"""Up to so many records, the last with a text of up to so many characters, are sent without waiting for a thread."""
+_MAX_DIRECT_SIZE = 16 * 1024
+"""Maximum characters of a record that is sent by the thread that logs it."""
+
+_MAX_DIRECT_RECORDS = 8
+"""Maximum number of records that are sent by the thread that logs the last of them."""
 
 
 class Outbox(logging.Handler):
-    """All that a worker sends: frames as they come, and before each the log records made until then.
+    """A log handler through which a worker sends everything: frames, and before each the log records made until then.
 
-    Records don't wait for a frame. Where the socket has room they are sent as they are made, so that a task's last
-    words before a crash arrive; else a thread sends them. What the parent doesn't take in time is dropped, oldest
-    first, and counted: a task never waits for its log.
+    Records do not wait for a frame. While the socket is writable they are sent at once, so that the last records before
+    a crash arrive; otherwise a thread sends them. When the server reads too slowly the oldest records are dropped and
+    counted: a task never waits for its log.
 
     Args:
-        channel: The worker's end.
-        levels: The parent's levels, by logger's name.
+        channel: The worker's end of the connection.
+        levels: The server's log levels, by logger name.
     """
 
     def __init__(self, channel: BlockingChannel, levels: dict[str, int]) -> None:
@@ -49,16 +52,18 @@ class Outbox(logging.Handler):
         self._unsent = threading.Event()
         self._thread: threading.Thread | None = None
         self.job: RunningJob | None = None
-        """The job under way: records are marked with it."""
+        """The running job. Records are marked with it."""
         for name, level in levels.items():
             logging.getLogger(name or None).setLevel(level)
         logging.getLogger().addHandler(self)
         logging.captureWarnings(True)
 
     def send(self, frames: Sequence[Buffer] = (), descriptors: Sequence[int] = ()) -> None:
-        """Send the records there are, then the frames. Blocks while the parent doesn't read.
+        """Send pending records, then frames. Blocks while the server does not read.
 
-        The descriptors go along with what is sent first.
+        Args:
+            frames: The frames, as parts.
+            descriptors: File descriptors, attached to the first message.
         """
         with self._sending:
             self._channel.send([*self._take_records(), *frames] if self._records else frames, descriptors)
@@ -66,7 +71,7 @@ class Outbox(logging.Handler):
     def _take_records(self) -> list[bytes]:
         if not self._records:
             return []
-        self.acquire()  # `emit` is called under it
+        self.acquire()  # `emit` runs under this lock
         try:
             records, dropped = list(self._records), self._dropped
             self._records.clear()
@@ -76,14 +81,14 @@ class Outbox(logging.Handler):
         return [frame(FrameType.LOG, pickle.dumps((dropped, records)))]
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record, with its text made and nothing in it that might not pickle, and have it sent."""
-        if os.getpid() != self._pid:  # a task has forked: the socket isn't the child's to write to
+        """Queue a record, formatted and reduced to values that pickle, and send it if possible."""
+        if os.getpid() != self._pid:  # a task has forked: only the parent may write to the socket
             return
         try:
             kept = self._keep(record)
             if not self._send_at_once(len(kept["msg"]) + len(kept["exc_text"] or "")):
                 self._send_soon()
-        except Exception:  # noqa: BLE001  (logging's own way: a bad call to it fails no task)
+        except Exception:  # noqa: BLE001  (as in any handler: a wrong logging call fails no task)
             self.handleError(record)
 
     def _keep(self, record: logging.LogRecord) -> dict[str, Any]:
@@ -101,8 +106,9 @@ class Outbox(logging.Handler):
         return kept
 
     def _send_at_once(self, size: int) -> bool:
-        """Send the records, the last of them of about `size`, if that takes no waiting; return whether it does."""
-        if size > _SMALL or len(self._records) > _FEW or not self._sending.acquire(blocking=False):
+        """Send pending records, the last of them of about `size`, if that does not block. Returns whether it did."""
+        is_direct = size <= _MAX_DIRECT_SIZE and len(self._records) <= _MAX_DIRECT_RECORDS
+        if not is_direct or not self._sending.acquire(blocking=False):
             return False
         try:
             if not self._channel.is_writable():
@@ -127,10 +133,10 @@ class Outbox(logging.Handler):
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Undo what is done to handlers meanwhile, as where a module is imported that configures logging.
+    """Restore all log handlers after the block, in which a module may be imported that configures logging.
 
-    All records go to the parent, which has configured its logging in the same way: handlers of the worker's own would
-    write each a second time, and an outbox that was replaced would send none.
+    All records go to the server, which has configured its logging in the same way. Handlers of the worker's own would
+    write each record twice, and a replaced `Outbox` would send none.
     """
     before = {logger: (list(logger.handlers), logger.propagate) for logger in _loggers()}
     try:
@@ -150,7 +156,7 @@ def _loggers() -> list[logging.Logger]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that pickles, whatever class it has: one of the plain types, or its text."""
+    """Return a value that pickles: a value of a plain type as it is, any other as a string."""
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)

@@ -23,11 +23,19 @@ TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from mmap import mmap
-    from typing import Any
+    from typing import Any, Literal
 
     from executors._wire.channel import BlockingChannel
     from executors._wire.pickling import Buffer
     from executors._worker.runner import Answer
+
+
+def set_niceness(nice: int | Literal["idle"]) -> None:
+    """Lower the scheduling priority of this thread: by so much niceness, or to SCHED_IDLE (Linux)."""
+    if nice == "idle":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(nice)
 
 
 class Worker(TaskRunner):
@@ -41,7 +49,7 @@ class Worker(TaskRunner):
         super().__init__(config["max_payload"])
         sys.path[:] = config["path"]
         sys.argv[:] = config["argv"]
-        os.nice(config["nice"])
+        set_niceness(config["nice"])
         context.WorkerState.active = True
         self._main: dict[str, str] | None = config["main"]
         self._codec = PayloadCodec(config["shared"])

@@ -9,7 +9,7 @@ import pickle
 
 from executors import context
 from executors._callables import is_coroutine_function, refuse_awaitable
-from executors._wire import pickling
+from executors._wire import exceptions, pickling
 from executors._wire.frames import Outcome
 from executors.errors import SerializationError
 
@@ -239,7 +239,7 @@ class TaskRunner:
         error = error.with_traceback(trace)  # an assignment would call the class's own `__setattr__`
         text = "".join(traceback.format_exception(error))
         try:
-            return Outcome.ERROR, [pickling.dump_error(error, text, self._max_payload)]
+            return Outcome.ERROR, [exceptions.dump_error(error, text, self._max_payload)]
         except SerializationError as failure:
             problem = str(failure)
         except pickling.TooLargeError:

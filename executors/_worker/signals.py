@@ -1,4 +1,4 @@
-"""Signals and groups of processes: what ends a worker, and what doesn't."""
+"""Signals and process groups of worker processes."""
 
 from __future__ import annotations
 
@@ -9,41 +9,46 @@ from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
 
-TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal or a service manager sends to a whole group of processes."""
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""The signals that a terminal or a service manager sends to a whole process group."""
 
 
-def ignore() -> None:
-    """Leave what a whole group of processes is sent to the parent; what a task starts heeds it as ever."""
-    for number in TO_THE_GROUP:
-        signal.signal(number, lambda *_: None)  # programs would inherit SIG_IGN, and could not be terminated
+def ignore_group_signals() -> None:
+    """Ignore the signals that are sent to a whole group: the parent handles them. Child programs keep the defaults."""
+    for number in GROUP_SIGNALS:
+        signal.signal(number, lambda *_: None)  # child programs would inherit SIG_IGN, and could not be terminated
         signal.siginterrupt(number, False)
 
 
-def heed() -> None:
-    """Undo that, in what a task forks."""
+def restore_default_handlers() -> None:
+    """Undo `ignore_group_signals`, in a process that a task forks."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def tell_of_end(parent: int, number: int) -> None:
-    """Have this process sent a signal when its parent is gone; end it if that is so now."""
+def set_parent_death_signal(parent: int, number: int) -> None:
+    """Have the kernel send this process a signal when its parent exits (Linux). Exit now if the parent is gone.
+
+    Args:
+        parent: The parent's process id.
+        number: The signal.
+    """
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415
 
-        # Reaches a worker that is stuck in C code. It misses a parent that has died before.
+        # It reaches a worker that is stuck in C code too. It is not sent if the parent has exited before.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def set_group(pid: int) -> None:
-    """Give a fork a group of its own, whichever side comes first."""
+    """Put a forked process into a group of its own. Both parent and child call it, so that neither has to wait."""
     with suppress(OSError):  # it has ended
         os.setpgid(pid, 0)
 
 
 def kill_group(pid: int) -> None:
-    """Kill a process, and what it has started; harmless where there is nothing left."""
+    """Kill the process group of a worker, child programs included. Does nothing if the group is empty."""
     with suppress(OSError):
         os.killpg(pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from executors._callables import refuse_awaitable
 from executors._loops import Cancellable, EventLoop
-from executors._wire import pickling
+from executors._wire import exceptions, pickling
 from executors._wire.frames import Outcome
 from executors._wire.pickling import Buffer
 from executors.context import is_awaitable, running
@@ -257,9 +257,9 @@ def report_outcome(job: Job, outcome: int, parts: Sequence[Buffer], where: str) 
         if outcome == Outcome.VALUE:
             value = (pickling.loads if len(parts[0]) <= INLINE_LIMIT else pickling.loads_in_thread)(parts)
         elif outcome == Outcome.ERROR:
-            error = pickling.load_error(parts[0], where)
+            error = exceptions.load_error(parts[0], where)
         elif outcome == Outcome.UNREADY:
-            error = _unready(job, pickling.load_error(parts[0], where), where)
+            error = _unready(job, exceptions.load_error(parts[0], where), where)
         else:
             error = SerializationError(f"task {name!r}: {bytes(parts[0]).decode(errors='replace')}")
     except BaseException as problem:  # noqa: BLE001  (it fails this task, whatever it is)

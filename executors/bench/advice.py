@@ -1,4 +1,4 @@
-"""Where a function belongs: decided by what was measured, and by nothing else."""
+"""Where a function belongs, decided by the measured figures alone."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from executors.bench.results import IDLE, INLINE, PROCESS, THREAD, Summary
 
-HARMLESS_FACTOR, HARMLESS_SECONDS = 1.5, 0.005
-"""An arm does no harm if its 99th percentile over HTTP is at most so many times the idle server's, and so much more.
+MAX_P99_FACTOR, MAX_P99_SECONDS = 1.5, 0.005
+"""An arm is harmless if its HTTP p99 is at most this many times the idle server's plus this many seconds.
 
-Each is taken from its best round: harm is in every round, and what else the machine does isn't."""
+Both are taken from the best round: harm shows in every round, and other load on the machine doesn't."""
 
-NEARLY_AS_MUCH = 2 / 3
+MIN_THROUGHPUT = 2 / 3
 """A plainer arm is preferred if it has at least this share of the best throughput."""
 
-COMPUTES = 0.5
-"""With fewer CPU seconds per second than this, what holds the loop up waits rather than computes."""
+MIN_CPU_OF_COMPUTING = 0.5
+"""A function that blocks the loop with fewer CPU seconds per second waits rather than computes."""
 
 _PREFERENCE = (INLINE, "loop", THREAD, PROCESS)
 _PLACES = {
@@ -27,12 +27,12 @@ _PLACES = {
 
 
 def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: bool) -> str:
-    """Say in a sentence where the function belongs.
+    """Return a sentence that says where the function belongs.
 
     Args:
-        arms: What was measured.
-        errors: Why an arm failed, by arm.
-        is_coroutine: Whether it is a coroutine function.
+        arms: The arms that were measured.
+        errors: The first error of each arm that had one.
+        is_coroutine: Whether the function is a coroutine function.
     """
     by_name = {arm.arm: arm for arm in arms if arm.arm not in errors or arm.throughput}
     idle = by_name.pop(IDLE, None)
@@ -44,7 +44,7 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
     harmless = [arm for arm in by_name.values() if is_harmless(arm, calm)]
     if is_coroutine and INLINE in by_name and by_name[INLINE] not in harmless and _waits(by_name[INLINE]):
         return (
-            "make it a plain function (def), which runs in a thread: as a coroutine function it holds the event loop "
+            "make it a sync function (def), which runs in a thread: as a coroutine function it holds the event loop "
             f"up without computing (p99 {_ms(by_name[INLINE].http_p99)}{_beside(idle)})"
         )
     if not harmless:
@@ -58,16 +58,18 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
     best = choose(harmless)
     other = _alternative(best, by_name)
     quick = "as when idle" if idle is not None else "about as quickly as it does with any of these arms"
-    said = f"{how(best.arm, is_coroutine)}: {_place(best.arm)} the server answers {quick} (p99 {_ms(best.http_p99)}"
+    sentence = f"{how(best.arm, is_coroutine)}: {_place(best.arm)} the server answers {quick} (p99 {_ms(best.http_p99)}"
     if other is None:
-        return f"{said}{_beside(idle)})"
-    said += f"; {_place(other.arm)} {_ms(other.http_p99)})"
-    return f"{said} at {best.throughput / other.throughput:.2g} times the throughput" if other.throughput else said
+        return f"{sentence}{_beside(idle)})"
+    sentence += f"; {_place(other.arm)} {_ms(other.http_p99)})"
+    return (
+        f"{sentence} at {best.throughput / other.throughput:.2g} times the throughput" if other.throughput else sentence
+    )
 
 
 def is_harmless(arm: Summary, calm: Summary) -> bool:
-    """Whether the server answers about as quickly as when it is idle."""
-    return not arm.failed and _best(arm) <= HARMLESS_FACTOR * _best(calm) + HARMLESS_SECONDS
+    """Whether the server answers about as fast as when it is idle."""
+    return not arm.failed and _best(arm) <= MAX_P99_FACTOR * _best(calm) + MAX_P99_SECONDS
 
 
 def _best(arm: Summary) -> float:
@@ -75,19 +77,19 @@ def _best(arm: Summary) -> float:
 
 
 def choose(harmless: Sequence[Summary]) -> Summary:
-    """Return the plainest of the arms that do about as much as the one that does the most."""
-    enough = NEARLY_AS_MUCH * max(arm.throughput for arm in harmless)
+    """Return the plainest of the arms whose throughput is close to the best."""
+    enough = MIN_THROUGHPUT * max(arm.throughput for arm in harmless)
     return min((arm for arm in harmless if arm.throughput >= enough), key=lambda arm: _rank(arm.arm))
 
 
 def how(arm: str, is_coroutine: bool) -> str:
-    """Say how to have a function run there."""
+    """Return how to run a function in an arm."""
     if arm == PROCESS:
         return "mark it @cpu_bound"
     if arm in {INLINE, "loop"}:
         return "leave it a coroutine function" if is_coroutine else "call it directly"
     if arm == THREAD:
-        return "leave it a plain function"
+        return "leave it a sync function"
     return f"map a tag to {arm!r} in EXECUTOR_TAGS and mark it with that, @task(tag)"
 
 
@@ -96,7 +98,7 @@ def _rank(arm: str) -> int:
 
 
 def _alternative(best: Summary, by_name: Mapping[str, Summary]) -> Summary | None:
-    """Return what the best arm is compared with: where else the function would most likely run."""
+    """Return the arm to compare the best one with: where else the function would most likely run."""
     for name in (THREAD, PROCESS, INLINE, *by_name):
         if name in by_name and name != best.arm:
             return by_name[name]
@@ -104,7 +106,7 @@ def _alternative(best: Summary, by_name: Mapping[str, Summary]) -> Summary | Non
 
 
 def _waits(arm: Summary) -> bool:
-    return arm.cpu_per_second < COMPUTES
+    return arm.cpu_per_second < MIN_CPU_OF_COMPUTING
 
 
 def _place(arm: str) -> str:

@@ -1,41 +1,49 @@
-"""Child processes that take orders, as seen from the process that starts them, and never left behind."""
+"""Child processes that answer requests: how one is started and stopped, its end of the connection, its CPU time.
+
+Requests and answers are lines of JSON on the child's stdin and stdout. A child ends when its stdin is closed, by its
+parent or because the parent is gone.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
+import pkgutil
+import signal
 import sys
 import tempfile
+import threading
+import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import IO, Any
 
-END_TIME = 3.0
-"""Seconds that a child has to end once it is told."""
+EXIT_TIMEOUT = 5.0
+"""Seconds that a child has to end after its stdin has been closed. It is killed then."""
 
-_MAX_ANSWER = 2**28
-_MAX_LOGGED = 3000
-
-
-class BenchError(Exception):
-    """The bench can't go on. The message says why, and what to do."""
+MAX_ANSWER = 2**28
+MAX_LOG = 3000
+"""How many characters of a child's stderr an error quotes."""
 
 
 class ChildError(Exception):
-    """A child ended before it had answered. The message says what it left."""
+    """A child ended before it had answered. The message has its exit code and the end of its log."""
 
 
 class Child:
-    """A process that answers orders. Made by `started`."""
+    """The parent's end of a connection. Created by `started`."""
 
     def __init__(self, process: Process, log: IO[bytes]) -> None:
         self._process = process
         self._log = log
 
-    async def ask(self, order: Any) -> Any:
-        """Send an order and wait for the answer.
+    async def request(self, message: Any) -> Any:
+        """Send a message and return the answer.
 
         Raises:
             ChildError: The process ended.
@@ -43,53 +51,143 @@ class Child:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(ConnectionError):  # there is no answer then
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
             await self._process.stdin.drain()
         line = await self._process.stdout.readline()
         if not line:
-            raise ChildError(self._how_it_ended(await self._process.wait()))
+            raise ChildError(f"its process ended with exit code {await self._process.wait()}{self.logged()}")
         return json.loads(line)
 
-    def _how_it_ended(self, code: int) -> str:
+    def logged(self) -> str:
+        """Return the end of what the process has written to stderr, to be appended to an error message."""
         self._log.seek(0)
-        logged = self._log.read().decode(errors="replace").strip()[-_MAX_LOGGED:]
-        return f"its process ended with exit code {code}" + (f", and logged: {logged}" if logged else "")
+        logged = self._log.read().decode(errors="replace").strip()[-MAX_LOG:]
+        return f", and logged: {logged}" if logged else ""
 
     async def stop(self) -> None:
-        """Tell the process to end, and wait until it has; it is killed if it doesn't."""
+        """Close the connection and wait for the process to end; kill it after `EXIT_TIMEOUT`."""
         assert self._process.stdin is not None
+        self._process.stdin.close()
         try:
-            async with asyncio.timeout(END_TIME):
-                with suppress(ConnectionError):
-                    self._process.stdin.write(b"null\n")
-                    await self._process.stdin.drain()
+            async with asyncio.timeout(EXIT_TIMEOUT):
                 await self._process.wait()
+        except TimeoutError:
+            pass
         finally:
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
-            self._process.stdin.close()
 
 
 @asynccontextmanager
-async def started(module: str) -> AsyncIterator[Child]:
-    """Start a module as a child process, and end it with the block. Should this process be killed, it ends by itself.
+async def started(
+    entry_point: str, environment: Mapping[str, str] | None = None, *, quiet: bool = True
+) -> AsyncIterator[Child]:
+    """Run a coroutine function in a child process until the block ends.
 
     Args:
-        module: Answers orders until it is sent null: see `executors.bench.orders`.
+        entry_point: The function as ``"package.module:function"``; it is called with a `Parent`.
+        environment: Variables that are added to the environment.
+        quiet: Whether stderr goes to a log that only errors quote.
     """
+    code = "from executors.bench.children import main; main()"
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, str(os.getpid())),
+            *(sys.executable, "-c", code, entry_point),
+            env=os.environ | (environment or {}),
             stdin=PIPE,
             stdout=PIPE,
-            stderr=log,
-            limit=_MAX_ANSWER,
-            process_group=0,  # a terminal's Ctrl-C is for this process, which then ends the children
+            stderr=log if quiet else None,
+            limit=MAX_ANSWER,
+            process_group=0,  # Ctrl-C in a terminal interrupts the parent only, which then stops the child
         )
         child = Child(process, log)
         try:
             yield child
         finally:
-            with suppress(TimeoutError):
-                await child.stop()
+            await child.stop()
+
+
+# --- in the child -----------------------------------------------------------------------------------------------------
+
+
+class Parent:
+    """The child's end of the connection. When it is closed, the task that created this is cancelled.
+
+    From here on stdin is empty, and what is printed goes to stderr.
+    """
+
+    def __init__(self) -> None:
+        self._incoming = os.fdopen(os.dup(0))
+        self._outgoing = os.fdopen(os.dup(1), "w")
+        with open(os.devnull) as null:
+            os.dup2(null.fileno(), 0)
+        os.dup2(2, 1)
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._messages: asyncio.Queue[Any] = asyncio.Queue()
+        threading.Thread(target=self._read, name="executors-bench-parent", daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._task is not None
+        with suppress(RuntimeError):  # the loop is closed: the process is exiting
+            for line in self._incoming:
+                self._loop.call_soon_threadsafe(self._messages.put_nowait, json.loads(line))
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        time.sleep(EXIT_TIMEOUT)
+        os._exit(1)
+
+    async def receive(self) -> Any:
+        """Wait for the next message."""
+        return await self._messages.get()
+
+    def answer(self, value: Any) -> None:
+        """Send the answer to the last message."""
+        self._outgoing.write(json.dumps(value) + "\n")
+        self._outgoing.flush()
+
+
+def main() -> None:
+    """Entry point of a child process: run the function that the command line names until it returns."""
+    entry_point = pkgutil.resolve_name(sys.argv[1])
+
+    async def run() -> None:
+        await entry_point(Parent())
+
+    with suppress(asyncio.CancelledError):
+        asyncio.run(run())
+
+
+def kill_with_parent() -> None:
+    """Have this process killed when its parent dies, even while C code holds the GIL (Linux; elsewhere no effect)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+# --- CPU time ---------------------------------------------------------------------------------------------------------
+
+_PROC = Path("/proc")
+_PARENT_FIELD, _TIME_FIELDS = 1, slice(11, 15)
+"""Fields of /proc/PID/stat after the name, see proc(5). The times include those of children that were waited for."""
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and its descendants in seconds (Linux); elsewhere of this process alone."""
+    if not (_PROC / "self" / "stat").exists():
+        return time.process_time()
+    ticks: dict[int, int] = {}
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for name in filter(str.isdigit, os.listdir(_PROC)):
+        try:
+            fields = (_PROC / name / "stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:  # it has ended
+            continue
+        ticks[int(name)] = sum(map(int, fields[_TIME_FIELDS]))
+        children[int(fields[_PARENT_FIELD])].append(int(name))
+    total, pids = 0, [os.getpid()]
+    while pids:
+        pid = pids.pop()
+        total += ticks.get(pid, 0)
+        pids += children.get(pid, ())
+    return total / os.sysconf("SC_CLK_TCK")

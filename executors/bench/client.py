@@ -1,17 +1,20 @@
-"""HTTP as a user of the server has it: a small client, and requests at a fixed rate."""
+"""The probe: a small HTTP client that sends requests at a fixed rate, in a process of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 from typing import Any, NamedTuple
+
+from executors.bench.children import Parent
 
 HOST = "127.0.0.1"
 
 
 class Client:
-    """A small HTTP/1.1 client of one server, with kept connections: one for each request under way.
+    """A small HTTP/1.1 client of one server. It keeps connections: one for each request under way.
 
     Args:
         port: The server's port on 127.0.0.1.
@@ -49,7 +52,7 @@ class Client:
         return answer
 
     async def get(self, path: str) -> Any:
-        """Return what the server has at a path, out of JSON."""
+        """Return the JSON value that the server has at a path."""
         return json.loads(await self.request("GET", path))
 
     async def close(self) -> None:
@@ -62,12 +65,12 @@ class Client:
 
 
 class Probed(NamedTuple):
-    """What requests at a fixed rate have shown, in seconds and in the order of the plan.
+    """The result of requests at a fixed rate, in the order of the plan. Times are in seconds.
 
     Attributes:
-        latencies: From when each request was planned to its answer; the bound where there was no good one in time.
-        lateness: How much later than planned each was sent.
-        failed: How many had no good answer in time.
+        latencies: The time from when each request was planned to its answer; the bound for a request that failed.
+        lateness: How much later than planned each request was sent.
+        failed: How many requests had no answer in time, or an error.
     """
 
     latencies: list[float]
@@ -78,15 +81,15 @@ class Probed(NamedTuple):
 async def probe(client: Client, path: str, rate: float, seconds: float, bound: float) -> Probed:
     """Send requests as planned, whether or not those before have been answered (an open loop).
 
-    A latency is counted from when the request was planned, so that a server that stalls is charged with what it kept
-    waiting, also where the client could not send in time.
+    A latency counts from when the request was planned. So a server that stalls is charged with every request that it
+    kept waiting, including those that the client could not send in time.
 
     Args:
-        client: Sends them.
-        path: Is asked for.
+        client: The client that sends them.
+        path: The path that is requested.
         rate: Requests per second.
-        seconds: For how long.
-        bound: Seconds after which there will be no good answer.
+        seconds: How long to send.
+        bound: Seconds after which a request has failed.
     """
     loop = asyncio.get_running_loop()
     number = max(1, round(rate * seconds))
@@ -111,3 +114,21 @@ async def probe(client: Client, path: str, rate: float, seconds: float, bound: f
             await asyncio.sleep(planned - loop.time())
             group.create_task(one(index, planned))
     return Probed(latencies, lateness, failed)
+
+
+async def main(parent: Parent) -> None:
+    """Entry point of the probe's process, which does nothing else, so that its clock is as good as the machine's.
+
+    It answers two requests: a port, a path and a number of connections to open and use once each; and a rate, seconds
+    and a bound, answered with what `probe` returns.
+    """
+    port, path, connections = await parent.receive()
+    client = Client(port)
+    await client.connect(connections)
+    await asyncio.gather(*(client.request("GET", path) for _ in range(connections)), return_exceptions=True)
+    parent.answer(None)
+    gc.collect()
+    gc.disable()
+    rate, seconds, bound = await parent.receive()
+    parent.answer((await probe(client, path, rate, seconds, bound))._asdict())
+    await parent.receive()  # cancelled when the parent closes the connection

@@ -1,4 +1,4 @@
-"""What a run has measured: frozen records, which travel as JSON, and what is made of them."""
+"""What a run has measured, as frozen records that convert to JSON, and the figures computed from them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 IDLE, INLINE, THREAD, PROCESS = "idle", "inline", "thread", "process"
-"""The arms that each run has unless told otherwise."""
+"""The arms of each run by default."""
 
-FEW_CALLS = 10
-"""Fewer ended calls in a measurement than this say little of the throughput."""
+MIN_CALLS = 10
+"""A throughput of fewer calls in a measurement is doubtful."""
 
-UNSTEADY = 3.0
-"""Where an arm's worst round is so many times as slow as its best, something else was running."""
+MAX_SPREAD = 3.0
+"""An arm whose worst round is more times as slow as its best is doubtful: something else was running."""
 
-LATE_CLIENT = 0.01
-"""Seconds: where the probe's 99th percentile of lateness is above, its latencies are the machine's rather than the
-server's."""
+MAX_CLIENT_LATENESS = 0.01
+"""Seconds. Where the probe's p99 of lateness is above, the latencies are the machine's rather than the server's."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +27,22 @@ class Measurement:
     """One arm in one round. Times are in seconds.
 
     Attributes:
-        arm: Where the calls ran; ``"idle"`` is none.
-        round: Which round, from 1.
-        seconds: How long the server was watched for.
-        latencies: From when each request was planned to its answer, in the order of the plan. Empty where the arm
-            couldn't be measured.
-        failed: How many requests had no good answer in time.
-        lateness: How much later than planned each request was sent: the client's own fault.
-        lags: How late the loop ran, and when: seconds since the measurement began, seconds of lag.
+        arm: Where the calls ran; ``"idle"`` for no calls.
+        round: The round, from 1.
+        seconds: How long the server was watched.
+        latencies: The time from when each request was planned to its answer, in the order of the plan. Empty if the
+            arm could not be measured.
+        failed: How many requests had no answer in time, or an error.
+        lateness: How much later than planned the probe sent each request.
+        lags: Pairs of the seconds since the measurement began and the loop's lag then.
         utilisation: The share of the time in which the loop was busy, from 0 to 1.
         over: From a lag, ``"0.01"``, ``"0.05"`` and ``"0.1"``, to the seconds per minute in which the loop was later.
-        lag_p50: The median of the lag as the monitor has it.
-        lag_p99: Its 99th percentile.
-        lag_max: The most.
-        calls: How many calls of the function ended well.
-        cpu_seconds: CPU seconds that the server and its worker processes used.
-        error: What the first call that failed raised; None if none did.
+        lag_p50: The median lag, from the monitor.
+        lag_p99: The 99th percentile of the lag.
+        lag_max: The maximum lag.
+        calls: How many calls of the function succeeded.
+        cpu_seconds: CPU time of the server and its worker processes.
+        error: The first exception that a call raised; None if none did.
     """
 
     arm: str
@@ -65,25 +64,25 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Summary:
-    """One arm over its rounds: the median of the rounds' figures, but of what is a maximum the most. In seconds.
+    """One arm over its rounds: medians of the rounds' figures, except as noted. Times are in seconds.
 
     Attributes:
         arm: Where the calls ran.
         http_p50: The median latency.
-        http_p99: The 99th percentile.
-        http_p999: The 99.9th percentile.
-        http_max: The longest.
+        http_p99: Its 99th percentile.
+        http_p999: Its 99.9th percentile.
+        http_max: Its maximum over all rounds.
         lag_p50: The median of the loop's lag.
-        lag_p99: The 99th percentile.
-        lag_max: The longest.
+        lag_p99: Its 99th percentile.
+        lag_max: Its maximum over all rounds.
         over_50ms: Seconds of each minute in which the loop was later than 50 ms.
         utilisation: The share of the time in which the loop was busy, from 0 to 1.
-        throughput: Calls that ended per second.
-        cpu_per_call: CPU seconds of each of them; None where none ended.
-        cpu_per_second: CPU seconds in each second, of the server and its workers.
-        failed: Requests of all rounds that had no good answer in time.
+        throughput: Successful calls per second.
+        cpu_per_call: CPU time of each, over all rounds; None if there was none.
+        cpu_per_second: CPU seconds per second of the server and its workers.
+        failed: Requests that failed, in all rounds together.
         client_lateness_p99: How late the probe sent its requests.
-        spread: The least and the most of the rounds, by the figure's name.
+        spread: The minimum and the maximum of the rounds, by the figure's name.
     """
 
     arm: str
@@ -118,7 +117,7 @@ _FIGURES: dict[str, Callable[[Measurement], float]] = {
     "cpu_per_second": lambda one: one.cpu_seconds / one.seconds,
     "client_lateness_p99": lambda one: percentile(one.lateness, 99),
 }
-_OF_WHICH_THE_MOST = {"http_max", "lag_max"}
+_MAXIMA = {"http_max", "lag_max"}
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -127,19 +126,15 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def summarise(measurements: Sequence[Measurement]) -> Summary:
-    """Summarise the rounds of one arm, of which there is at least one, each with latencies."""
+    """Summarise the rounds of one arm: at least one, each with latencies."""
     by_name = {name: [figure(one) for one in measurements] for name, figure in _FIGURES.items()}
-    figures = {
-        name: max(values) if name in _OF_WHICH_THE_MOST else statistics.median(values)
-        for name, values in by_name.items()
-    }
     calls = sum(one.calls for one in measurements)
     return Summary(
         arm=measurements[0].arm,
-        **figures,
+        **{name: max(found) if name in _MAXIMA else statistics.median(found) for name, found in by_name.items()},
         cpu_per_call=sum(one.cpu_seconds for one in measurements) / calls if calls else None,
         failed=sum(one.failed for one in measurements),
-        spread={name: (min(values), max(values)) for name, values in by_name.items()},
+        spread={name: (min(found), max(found)) for name, found in by_name.items()},
     )
 
 
@@ -148,14 +143,14 @@ class Findings:
     """A whole run.
 
     Attributes:
-        target: The function, as it was named.
-        args: What it was called with.
-        kwargs: The same, by name.
+        target: The function, as the user named it.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
         concurrency: How many calls were kept under way.
         rate: Requests per second of the probe.
         machine: Versions, CPUs and the system, by name.
-        measurements: Everything that was measured, in the order of the measuring.
-        advice: Where the function belongs, in a sentence.
+        measurements: All measurements, in the order in which they were made.
+        advice: A sentence that says where the function belongs.
     """
 
     target: str
@@ -169,7 +164,7 @@ class Findings:
 
     @property
     def arms(self) -> list[Summary]:
-        """The arms that were measured: idle first, then in the order of the measuring."""
+        """The arms that were measured: idle first, then in the order of the measurements."""
         names = dict.fromkeys(one.arm for one in self.measurements if one.latencies)
         return [self.arm(name) for name in sorted(names, key=lambda name: name != IDLE)]
 
@@ -186,59 +181,44 @@ class Findings:
 
     @property
     def errors(self) -> dict[str, str]:
-        """What the first call that failed in an arm raised, by arm; such an arm may have been measured or not."""
+        """The first exception of a call, by arm. Such an arm may have been measured all the same."""
         return {one.arm: one.error for one in reversed(self.measurements) if one.error is not None}
 
     @property
     def failures(self) -> list[str]:
-        """What failed, in sentences: an arm as a whole, or some of its calls."""
-        done = {one.arm for one in self.measurements if one.calls}
+        """Sentences about what failed: an arm as a whole, or some of its calls."""
+        successful = {one.arm for one in self.measurements if one.calls}
         errors = self.errors
         names = [arm for arm in dict.fromkeys(one.arm for one in self.measurements) if arm in errors]
-        return [f"{'some calls in ' if arm in done else ''}{arm} failed: {errors[arm]}" for arm in names]
+        return [f"{'some calls in ' if arm in successful else ''}{arm} failed: {errors[arm]}" for arm in names]
 
     @property
     def doubts(self) -> list[str]:
-        """Why the figures may say less than they seem to, in sentences."""
+        """Sentences about why the figures may be wrong."""
         found = []
-        late = {arm.arm: arm.client_lateness_p99 for arm in self.arms if arm.client_lateness_p99 > LATE_CLIENT}
+        late = {arm.arm: arm.client_lateness_p99 for arm in self.arms if arm.client_lateness_p99 > MAX_CLIENT_LATENESS}
         if late:
             worst = max(late, key=late.__getitem__)
             found.append(
                 f"the probe itself was up to {late[worst] * 1000:.0f} ms late (99th percentile, {worst}): the machine "
                 "had no CPU for it, so that the latencies are the machine's as much as the server's"
             )
-        unsteady = [arm.arm for arm in self.arms if _is_unsteady(*arm.spread["http_p99"])]
+        spreads = {arm.arm: arm.spread["http_p99"] for arm in self.arms}
+        unsteady = [arm for arm, (best, worst_round) in spreads.items() if worst_round > MAX_SPREAD * best]
         if unsteady:
             found.append(
-                f"the rounds differ, by more than {UNSTEADY:g} times ({', '.join(unsteady)}): something else was "
+                f"the rounds differ by more than {MAX_SPREAD:g} times ({', '.join(unsteady)}): something else was "
                 "running, or the function's calls differ; measure more --rounds"
             )
-        few = sorted({one.arm for one in self.measurements if one.latencies and one.arm != IDLE and _says_little(one)})
+        busy = [one for one in self.measurements if one.latencies and one.arm != IDLE]
+        few = sorted({one.arm for one in busy if one.calls < MIN_CALLS})
         if few:
             found.append(
-                f"fewer than {FEW_CALLS} calls ended in a measurement ({', '.join(few)}): measure for longer with "
-                "--seconds, or with arguments that make a call quicker"
+                f"fewer than {MIN_CALLS} calls ended in a measurement ({', '.join(few)}): measure for longer with "
+                "--seconds, or with arguments that make a call faster"
             )
         return found
 
     def to_json(self) -> str:
-        """Return all of it as JSON."""
+        """Return the findings as a JSON object."""
         return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Findings:
-        """Return what `to_json` was called on."""
-        values = json.loads(text)
-        measurements = [
-            Measurement(**{**one, "lags": [(at, lag) for at, lag in one["lags"]]}) for one in values["measurements"]
-        ]
-        return cls(**{**values, "measurements": measurements})
-
-
-def _is_unsteady(least: float, most: float) -> bool:
-    return most > UNSTEADY * least
-
-
-def _says_little(measurement: Measurement) -> bool:
-    return measurement.calls < FEW_CALLS

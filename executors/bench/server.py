@@ -1,30 +1,23 @@
-"""The server's process: ``python -m executors.bench.server PARENT``, a Quart app under Hypercorn.
-
-Its first order is a `Load`, and it answers with its port and the path to probe once the app has started. After that, in
-turn: ``"warm up"`` starts the load's calls, and it answers with the error of the first that failed, or null once each
-has been made; ``"begin"`` has it count and watch its event loop, and ``"end"`` is answered with the figures.
-"""
+"""The server's process: the app under Hypercorn, calls of the function under way, and the loop's monitor."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from hypercorn.asyncio import serve
+from hypercorn.config import Config
 from quart import Quart
 
 from executors.bench.arms import find_arm
+from executors.bench.children import Parent, cpu_seconds, kill_with_parent
 from executors.bench.client import HOST
-from executors.bench.cpu import cpu_seconds
-from executors.bench.driver import Driver
-from executors.bench.orders import Parent, run
-from executors.bench.serving import config_for
 from executors.bench.target import describe, find_app, find_function
 from executors.monitor import LoopMonitor
 from executors.quart import AppExecutor, QuartExecutor
@@ -32,9 +25,10 @@ from executors.quart.config import EXTENSION
 from executors.quart.monitor import request_handlers
 
 PATH = "/executors-bench-probe"
+"""The route that the probe requests."""
 
-PERIOD = 0.01
-"""Seconds between two measurements of the lag: more of them than the monitor makes by itself."""
+LAG_PERIOD = 0.01
+"""Seconds between two measurements of the lag; shorter than the monitor's default."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +38,11 @@ class Load:
     Attributes:
         arm: Where the calls run.
         target: The function that is called.
-        args: With what.
-        kwargs: The same, by name.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
         concurrency: How many calls are under way.
-        app: The app that is served, as ``"package.module:app"``; one that does nothing else if None.
+        app: The app that is served, as ``"package.module:app"``; an empty one if None.
+        config: Settings that are added to the app's configuration.
     """
 
     arm: str
@@ -55,40 +50,44 @@ class Load:
     args: list[Any]
     kwargs: dict[str, Any]
     concurrency: int
-    app: str | None = None
+    app: str | None
+    config: dict[str, Any]
 
 
-@asynccontextmanager
-async def serving(app: Quart) -> AsyncIterator[int]:
-    """Serve an app while the block runs.
+async def main(parent: Parent) -> None:
+    """Entry point of the server's process, which answers four requests.
 
-    Yields:
-        The port, once the app has started.
+    1. A `Load`: where the probe's route is, once the app has started.
+    2. To warm up: None once each of the concurrent calls has ended once, or the arm's error.
+    3. To begin: at once.
+    4. To end: the measured fields of a `Measurement`.
     """
-    has_started, stop = asyncio.Event(), asyncio.Event()
-
-    @app.before_serving
-    async def told() -> None:
-        has_started.set()
-
-    with socket.create_server((HOST, 0)) as sock:
-        server = asyncio.ensure_future(serve(app, config_for(sock.fileno()), shutdown_trigger=stop.wait))
-        starting = asyncio.ensure_future(has_started.wait())
+    kill_with_parent()
+    load = Load(**await parent.receive())
+    function = find_function(load.target)
+    app, executor = make_app(load)
+    async with serving(app) as port, app.app_context(), AsyncExitStack() as stack:
+        parent.answer({"port": port, "path": PATH})
+        driver = Driver(load.concurrency)
+        await parent.receive()
         try:
-            await asyncio.wait({server, starting}, return_when=asyncio.FIRST_COMPLETED)
-            if not server.done():
-                yield sock.getsockname()[1]
-        finally:
-            starting.cancel()
-            stop.set()
-            await server
+            call = await stack.enter_async_context(find_arm(load.arm)(executor))
+            await stack.enter_async_context(driver.driving(partial(call, function, *load.args, **load.kwargs)))
+            await driver.warm_up()
+        except Exception as error:  # noqa: BLE001  (an arm may be the user's code)
+            driver.error = describe(error)
+        parent.answer(driver.error)
+        async with LoopMonitor(period=LAG_PERIOD, request_handlers=request_handlers(app)) as monitor:
+            await _measure(parent, driver, monitor)
+        await parent.receive()  # cancelled when the parent closes the connection
 
 
-def make_app(path: str | None) -> tuple[Quart, AppExecutor]:
-    """Return an app that answers the probe, and its executor."""
-    app = find_app(path) if path else Quart("executors.bench")
-    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.5  # nobody waits for what these calls do
-    app.config["EXECUTOR_MONITOR"] = False  # the bench has one of its own
+def make_app(load: Load) -> tuple[Quart, AppExecutor]:
+    """Return an app with the probe's route, and its executor."""
+    app = find_app(load.app) if load.app else Quart("executors.bench")
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.5  # the results of these calls are not needed
+    app.config["EXECUTOR_MONITOR"] = False  # the bench has its own
+    app.config.update(load.config)
 
     @app.get(PATH)
     async def probed() -> str:
@@ -99,13 +98,89 @@ def make_app(path: str | None) -> tuple[Quart, AppExecutor]:
     return app, app.extensions[EXTENSION]
 
 
-async def measure(parent: Parent, driver: Driver, monitor: LoopMonitor) -> None:
-    """Count and watch as ordered."""
-    await parent.order()
+@asynccontextmanager
+async def serving(app: Quart) -> AsyncIterator[int]:
+    """Serve an app while the block runs, and yield the port once the app has started."""
+    has_started, stop = asyncio.Event(), asyncio.Event()
+    config = Config()
+    config.loglevel = "WARNING"
+    config.keep_alive_timeout = 3600  # connections stay open for as long as a measurement lasts
+    config.keep_alive_max_requests = 10**9
+    config.graceful_timeout = 1
+
+    @app.before_serving
+    async def set_started() -> None:
+        has_started.set()
+
+    sock = socket.create_server((HOST, 0))
+    port = sock.getsockname()[1]
+    config.bind = [f"fd://{sock.detach()}"]  # Hypercorn closes it
+    server = asyncio.ensure_future(serve(app, config, shutdown_trigger=stop.wait))
+    starting = asyncio.ensure_future(has_started.wait())
+    try:
+        await asyncio.wait({server, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if not server.done():
+            yield port
+    finally:
+        starting.cancel()
+        stop.set()
+        await server
+
+
+class Driver:
+    """Keeps a constant number of calls under way.
+
+    Args:
+        concurrency: How many calls are under way at a time.
+
+    Attributes:
+        calls: How many calls have succeeded.
+        error: The first exception that a call raised, described; None if none did.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self.calls = 0
+        self.error: str | None = None
+        self._warm = [asyncio.Event() for _ in range(concurrency)]
+
+    @asynccontextmanager
+    async def driving(self, call: Callable[[], Awaitable[Any]]) -> AsyncIterator[None]:
+        """Call again and again while the block runs."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._repeat(call, warm)) for warm in self._warm]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def warm_up(self) -> None:
+        """Wait until each of the concurrent calls has ended once."""
+        for warm in self._warm:
+            await warm.wait()
+
+    async def _repeat(self, call: Callable[[], Awaitable[Any]], warm: asyncio.Event) -> None:
+        this = asyncio.current_task()
+        assert this is not None
+        while True:
+            try:
+                await call()
+            except BaseException as error:
+                if this.cancelling():
+                    raise
+                self.error = self.error or describe(error)
+            else:
+                self.calls += 1
+            warm.set()
+            await asyncio.sleep(0)  # a function that runs on the loop leaves it no other chance to do anything else
+
+
+async def _measure(parent: Parent, driver: Driver, monitor: LoopMonitor) -> None:
+    await parent.receive()
     monitor.reset()
     began, cpu, calls = time.monotonic(), cpu_seconds(), driver.calls
-    parent.answer("begun")
-    await parent.order()
+    parent.answer(None)
+    await parent.receive()
     report = monitor.report()
     parent.answer(
         {
@@ -121,28 +196,3 @@ async def measure(parent: Parent, driver: Driver, monitor: LoopMonitor) -> None:
             "error": driver.error,
         }
     )
-    await parent.order()
-
-
-async def main(parent: Parent) -> None:
-    """Do as ordered."""
-    load = Load(**await parent.order())
-    function = find_function(load.target)
-    app, executor = make_app(load.app)
-    async with serving(app) as port, app.app_context(), AsyncExitStack() as stack:
-        parent.answer({"port": port, "path": PATH})
-        driver = Driver(load.concurrency)
-        await parent.order()
-        try:
-            call = await stack.enter_async_context(find_arm(load.arm)(executor))
-            await stack.enter_async_context(driver.driving(partial(call, function, *load.args, **load.kwargs)))
-            await driver.warm_up()
-        except Exception as error:  # noqa: BLE001  (it is the arm's, which the user may have written)
-            driver.error = describe(error)
-        parent.answer(driver.error)
-        async with LoopMonitor(period=PERIOD, request_handlers=request_handlers(app)) as monitor:
-            await measure(parent, driver, monitor)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,4 +1,4 @@
-"""From what a user types to a function and its arguments; each way to be wrong is told in a sentence."""
+"""Finding the function and the app that a user names; every mistake has an error message of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TargetError(Exception):
-    """What was named can't be used. The message says why."""
+    """A name or an argument can't be used. The message says why."""
 
 
 def find_function(target: str) -> Callable[..., Any]:
@@ -30,7 +30,7 @@ def find_function(target: str) -> Callable[..., Any]:
         target: ``"package.module:function"`` or ``"path/to/file.py:function"``; attributes may be dotted.
 
     Raises:
-        TargetError: There is none, or it can't be imported or called.
+        TargetError: It doesn't exist, or can't be imported or called.
     """
     found = _find(target, "function")
     if not callable(found):
@@ -43,10 +43,10 @@ def find_function(target: str) -> Callable[..., Any]:
 
 
 def find_app(path: str) -> Quart:
-    """Import a Quart app, or call what makes it: ``"package.module:app"``, ``"package.module:create_app()"``.
+    """Import a Quart app, ``"package.module:app"``, or call its factory, ``"package.module:create_app()"``.
 
     Raises:
-        TargetError: There is none, or it can't be imported or made.
+        TargetError: It doesn't exist, or can't be imported or created.
     """
     from quart import Quart  # noqa: PLC0415  (slow to import, and most runs name no app)
 
@@ -55,20 +55,20 @@ def find_app(path: str) -> Quart:
         try:
             app = app()
         except Exception as error:
-            raise TargetError(f"{path!r} makes no app: {describe(error)}") from error
+            raise TargetError(f"{path!r} creates no app: {describe(error)}") from error
     if not isinstance(app, Quart):
         raise TargetError(
-            f"{path!r} is of type {type(app).__name__} and not a Quart app; for a function that makes one write "
+            f"{path!r} is of type {type(app).__name__} and not a Quart app; for a factory write "
             "'package.module:create_app()'"
         )
     return app
 
 
 def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise a `TargetError` if a function can't be called with these."""
+    """Raise a `TargetError` if a function can't be called with these arguments."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # one of C's may have none
+    except (TypeError, ValueError):  # functions in C may have none
         return
     try:
         signature.bind(*args, **kwargs)
@@ -80,21 +80,22 @@ def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: M
 
 
 def describe(error: BaseException) -> str:
-    """Return an error's type and text, and the line of the user's that raised it, wherever that was."""
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, ExecutorError):  # which speaks for itself
-        return said
-    trace = "".join([*traceback.format_tb(error.__traceback__), *getattr(error, "__notes__", ())])  # a worker's too
+    """Return an exception's type and message and the line that raised it, in a worker process, too."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, ExecutorError):  # its message needs no traceback
+        return text
+    notes = getattr(error, "__notes__", ())  # the traceback in a worker process is one
+    trace = "".join([*traceback.format_tb(error.__traceback__), *notes])
     lines = [line for line in map(str.strip, trace.splitlines()) if line.startswith('File "') and "<frozen" not in line]
-    return f"{said} ({lines[-1]})" if lines else said
+    return f"{text} ({lines[-1]})" if lines else text
 
 
 def _find(target: str, what: str) -> Any:
     place, colon, attribute = target.rpartition(":")
     if not colon or not all(name.isidentifier() for name in attribute.split(".")):
         raise TargetError(
-            f"{target!r} names no {what}: write package.module:{what} or path/to/file.py:{what} (a lambda has no name "
-            "to be found by: give it one with def)"
+            f"{target!r} names no {what}: write package.module:{what} or path/to/file.py:{what} (a lambda has no name: "
+            "define it with def)"
         )
     module = _import_file(Path(place)) if place.endswith(".py") else _import(place, place, Path.cwd())
     found: Any = module
@@ -108,7 +109,7 @@ def _find(target: str, what: str) -> Any:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file under the name that a worker process will find it by, as a part of its package if it has one."""
+    """Import a file under the name by which a worker process can import it, with its package if it is in one."""
     path = path.resolve()
     if not path.is_file():
         raise TargetError(f"there is no file {str(path)!r}")
@@ -136,7 +137,7 @@ def _import(name: str, place: str, folder: Path) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise TargetError(f"there is no module {error.name!r}, neither in {str(folder)!r} nor installed") from None
         raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error
-    except SyntaxError as error:  # which names its line, where the traceback has that of the import
+    except SyntaxError as error:  # its message has the line; the traceback has that of the import
         raise TargetError(f"{place!r} doesn't import: {type(error).__name__}: {error}") from error
     except (Exception, SystemExit) as error:
         raise TargetError(f"{place!r} doesn't import: {describe(error)}") from error

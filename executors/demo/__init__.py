@@ -1,4 +1,4 @@
-"""`executors demo`: a Quart app that examines Python files, run under load and compared with Quart's own threads.
+"""`executors demo`: a Quart app that analyses Python files, under load, compared with Quart's own threads.
 
-`app` is the app, with `analysis` and `store`; it is an example by itself. The rest runs and shows it.
+`app` is the app, with `analysis` and `store`: an example by itself. `run` and `client` start it, use it and show it.
 """

@@ -1,6 +1,6 @@
-"""What the demo computes on a Python file: how complex each function is, and which functions are nearly the same.
+"""The demo's computations: how complex the functions of a Python file are, and which ones are nearly the same.
 
-Plain functions of plain values: nothing here knows of an executor, an app or a database.
+Plain functions of plain values, independent of executor, app and database.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from itertools import combinations
 from typing import NamedTuple, TypeAlias
 
 SHINGLE = 4
-"""How many tokens in a row are compared as one."""
+"""Consecutive tokens that are compared as one."""
 
 MIN_TOKENS = 120
-"""Functions with fewer tokens are too small to be called duplicates of each other."""
+"""Functions with fewer tokens are too small to be duplicates."""
 
 BAND = 4
-"""How many numbers of a signature have to agree in a row before two functions are compared as a whole."""
+"""Consecutive equal numbers in two signatures that make the functions candidates."""
 
 FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 _PRIME = (1 << 61) - 1
-_random = random.Random(2025)  # noqa: S311  (the same in each process: signatures are compared)
+_random = random.Random(2025)  # noqa: S311  (a fixed seed: all processes need the same hashes)
 _HASHES = [(_random.randrange(1, _PRIME), _random.randrange(_PRIME)) for _ in range(48)]
 
 _BRANCHES = (
@@ -46,10 +46,10 @@ class Function(NamedTuple):
     """One function of a file.
 
     Attributes:
-        name: Its name, after those of what it is in.
-        line: The line that it starts on.
-        lines: How many lines it has.
-        complexity: Its cyclomatic complexity: one, and one more for each way to branch.
+        name: Its qualified name.
+        line: Its first line.
+        lines: Its number of lines.
+        complexity: Its cyclomatic complexity: one plus the number of branches.
         signature: Its MinHash signature; empty if it is too small to compare.
     """
 
@@ -61,11 +61,11 @@ class Function(NamedTuple):
 
 
 def analyse(source: bytes) -> list[Function]:
-    """Analyse each function of a Python file. Takes some ten milliseconds for a file of usual size.
+    """Analyse each function of a Python file. Takes tens of milliseconds for a file of usual size.
 
     Raises:
-        SyntaxError: It isn't Python.
-        ValueError: It isn't text.
+        SyntaxError: The file isn't Python.
+        ValueError: It contains null bytes.
     """
     return [
         Function(name, node.lineno, (node.end_lineno or node.lineno) - node.lineno + 1, complexity(node), minhash(node))
@@ -74,7 +74,7 @@ def analyse(source: bytes) -> list[Function]:
 
 
 def functions(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, FunctionNode]]:
-    """Iterate over a tree's functions and methods, the nested ones too, with their full names."""
+    """Iterate over the functions and methods of a tree, including nested ones, with their qualified names."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, FunctionNode | ast.ClassDef):
             name = inside + node.name
@@ -86,7 +86,7 @@ def functions(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, FunctionNo
 
 
 def complexity(function: FunctionNode) -> int:
-    """Return a function's cyclomatic complexity. That of a function inside it counts for that one alone."""
+    """Return a function's cyclomatic complexity, without that of nested functions."""
     found, nodes = 1, list(ast.iter_child_nodes(function))
     while nodes:
         node = nodes.pop()
@@ -101,11 +101,11 @@ def complexity(function: FunctionNode) -> int:
 
 
 def minhash(function: FunctionNode) -> bytes:
-    """Return the MinHash signature of a function's body: equal numbers are as frequent as equal shingles.
+    """Return the MinHash signature of a function's body: the share of equal numbers estimates that of equal shingles.
 
-    Names of local variables count, comments, layout and docstrings don't.
+    Comments, layout and docstrings don't count; names of variables do.
     """
-    tokens = [token for statement in function.body if not _is_text(statement) for token in _tokens(statement)]
+    tokens = [token for statement in function.body if not _is_docstring(statement) for token in _tokens(statement)]
     if len(tokens) < MIN_TOKENS:
         return b""
     rows = (" ".join(tokens[start : start + SHINGLE]) for start in range(len(tokens) - SHINGLE + 1))
@@ -113,7 +113,7 @@ def minhash(function: FunctionNode) -> bytes:
     return array("Q", [min([(a * shingle + b) % _PRIME for shingle in shingles]) for a, b in _HASHES]).tobytes()
 
 
-def _is_text(statement: ast.stmt) -> bool:
+def _is_docstring(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
@@ -128,17 +128,17 @@ def _tokens(statement: ast.stmt) -> Iterator[str]:
 
 
 def similarity(one: bytes, other: bytes) -> float:
-    """Estimate from two signatures which share of their functions' shingles is common to both, 0 to 1."""
+    """Estimate from two signatures the share of shingles that both functions have, from 0 to 1."""
     ones, others = _numbers(one), _numbers(other)
     return sum(a == b for a, b in zip(ones, others, strict=True)) / len(ones)
 
 
 def alike(signatures: Iterable[bytes], least: float = 0.5) -> Iterator[tuple[float, int, int]]:
-    """Find the functions that are nearly the same, without comparing each with each.
+    """Find functions that are nearly the same, without comparing all pairs.
 
     Args:
-        signatures: The functions' signatures, none of them empty.
-        least: From which similarity on.
+        signatures: The functions' signatures; none is empty.
+        least: The minimum similarity.
 
     Yields:
         The similarity and the positions of two functions.

@@ -1,7 +1,7 @@
-"""A Quart app that takes Python files, and tells how complex their functions are and which are nearly the same.
+"""A Quart app that takes Python files, and finds complex functions and functions that are nearly the same.
 
-`QuartExecutor(app)` is the one line that sends each background task where it belongs. Without it, which is what
-`QUART_PLAIN=1` is for, the same app runs its tasks on Quart's own threads.
+One line, `QuartExecutor(app)`, runs each background task on the backend that suits it. With `QUART_PLAIN=1` the app has
+no executor: it runs its tasks in Quart's own threads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from executors.events import TaskEvent, TaskFinished
 from executors.quart import QuartExecutor, current_executor
 
 finished: Counter[tuple[str, str, str]] = Counter()
-"""How many tasks ended, by name, backend and state."""
+"""How many tasks have ended, by name, backend and state."""
 
 
 def tally(event: TaskEvent) -> None:
@@ -44,7 +44,7 @@ news = asyncio.Condition()
 
 @app.before_serving
 def create_database() -> None:
-    """Create the tables that aren't there yet."""
+    """Create the missing tables."""
     store.create(app.config["DATABASE"])
 
 
@@ -52,20 +52,20 @@ def create_database() -> None:
 
 
 async def announce(name: str) -> None:
-    """Tell who waits for an upload. A coroutine function: it runs on the event loop."""
+    """Notify those who wait for an upload. A coroutine function: it runs on the event loop."""
     async with news:
         uploads.append(name)
         news.notify_all()
 
 
 def store_facts(file_id: str, name: str, source: bytes) -> None:
-    """Store what is known of a file at once. A plain function: it runs in a thread, where it may block."""
+    """Store a file's size and checksum. A sync function: it runs in a thread, where it may block."""
     store.add_file(current_app.config["DATABASE"], file_id, name, source)
 
 
 @cpu_bound(timeout=30)
 def examine(file_id: str, source: bytes) -> None:
-    """Analyse a file. It computes, and so it runs in a worker process, where the app's context is there too."""
+    """Analyse a file. Marked `cpu_bound`: it runs in a worker process, with the app's context."""
     try:
         found, error = analyse(source), None
     except (SyntaxError, ValueError) as problem:
@@ -78,7 +78,7 @@ def examine(file_id: str, source: bytes) -> None:
 
 @app.post("/files")
 async def upload() -> ResponseReturnValue:
-    """Take a file and answer at once, with the id that its results will have."""
+    """Accept a file and answer at once with its id."""
     source = await request.get_data(cache=True, as_text=False, parse_form_data=False)
     name = request.args.get("name", "unnamed.py")
     file_id = uuid4().hex
@@ -90,13 +90,13 @@ async def upload() -> ResponseReturnValue:
 
 @app.errorhandler(QueueFullError)
 async def busy(error: QueueFullError) -> ResponseReturnValue:
-    """Ask to come back later: the queues are bounded."""
+    """Answer that the queue is full, and when to retry."""
     return {"error": str(error)}, 503, {"Retry-After": "1"}
 
 
 @app.get("/files")
 async def names() -> ResponseReturnValue:
-    """Return the uploads after the one with the number `after`, and wait some seconds for one if there is none."""
+    """Return the uploads after number `after`. If there is none, wait up to five seconds for one."""
     after = request.args.get("after", 0, type=int)
     async with news:
         with contextlib.suppress(TimeoutError):
@@ -106,7 +106,7 @@ async def names() -> ResponseReturnValue:
 
 @app.get("/files/<file_id>")
 def show(file_id: str) -> ResponseReturnValue:
-    """Return a file's facts, and its functions once they are known. Plain routes run in Quart's threads."""
+    """Return a file's facts, and its functions once it is analysed. Sync routes run in Quart's threads."""
     found = store.file(app.config["DATABASE"], file_id)
     return found or ({"error": f"there is no file {file_id!r}, or not yet"}, 404)
 
@@ -119,15 +119,15 @@ def most_complex() -> ResponseReturnValue:
 
 @app.get("/duplicates")
 async def duplicates() -> ResponseReturnValue:
-    """Return the most similar functions of different files. The route waits for a worker, and the loop for nobody."""
+    """Return the most similar functions of different files. The route waits for a worker; the loop doesn't."""
     limit = request.args.get("limit", 10, type=int)
     return await current_executor.options(tag="cpu").run(store.duplicates, app.config["DATABASE"], limit)
 
 
 @app.get("/stats")
 async def stats() -> ResponseReturnValue:
-    """Return what the executor is doing, which tasks have ended, and how many files have been examined."""
-    found: dict[str, Any] = {"examined": store.examined(app.config["DATABASE"])}  # a blink, even on the loop
+    """Return the executor's snapshot, which tasks have ended, and how many files have been analysed."""
+    found: dict[str, Any] = {"examined": store.examined(app.config["DATABASE"])}
     if "executor" in app.extensions:
         found["executor"] = asdict(current_executor.snapshot())
         found["finished"] = [[*what, number] for what, number in sorted(finished.items())]
@@ -136,5 +136,5 @@ async def stats() -> ResponseReturnValue:
 
 @app.get("/ping")
 async def ping() -> ResponseReturnValue:
-    """Answer at once: how long that takes shows how free the event loop is."""
+    """Answer at once: the latency shows how busy the event loop is."""
     return "pong"

@@ -1,16 +1,29 @@
-"""What uses the demo's app over HTTP: a client, and an uploader that keeps it busy."""
+"""The demo's server as its clients see it: its process, single requests, and an uploader that keeps it busy."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import NamedTuple
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from executors.bench.client import Client
+from executors.bench.children import Child, ChildError, started
+from executors.bench.client import HOST, Client
 
-POLL_TIME = 0.05
-PATIENCE = 30
+SHUTDOWN_TIMEOUT = 2
+"""Seconds that tasks have to finish when the server is stopped."""
+START_TIMEOUT = 20
+STOP_TIMEOUT = SHUTDOWN_TIMEOUT + 5
+
+POLL_INTERVAL = 0.05
+TIMEOUT = 30
+
+
+class DemoError(Exception):
+    """The demo failed. The message says why, and what to do."""
 
 
 class Source(NamedTuple):
@@ -29,13 +42,13 @@ class DemoClient(Client):
 
 
 class Uploader:
-    """Uploads files so that always the same number is under way: the server is busy, and its memory bounded.
+    """Keeps a constant number of files under way, so that the server is busy and its memory bounded.
 
     Args:
-        client: Uploads.
-        sources: The files, without end.
-        under_way: How many files the server has and hasn't examined.
-        warm_up: After how many examined files the server is warm.
+        client: The client that uploads.
+        sources: An infinite iterator of files.
+        under_way: How many uploaded files are not yet analysed.
+        warm_up: How many analysed files make the server warm.
     """
 
     def __init__(self, client: DemoClient, sources: Iterator[Source], under_way: int, warm_up: int) -> None:
@@ -47,20 +60,20 @@ class Uploader:
         self._ended = asyncio.Event()
         self._warm = asyncio.Event()
         self.examined = 0
-        """How many files the server has examined."""
+        """How many files the server has analysed."""
 
     async def run(self) -> None:
         """Upload until `finish` is called."""
         async with asyncio.TaskGroup() as group:
             while not self._ended.is_set():
-                await self.look()
+                await self.update()
                 while not self._ended.is_set() and self._uploaded - self.examined < self._under_way:
                     group.create_task(self._client.upload(next(self._sources)))
                     self._uploaded += 1
-                await asyncio.sleep(POLL_TIME)
+                await asyncio.sleep(POLL_INTERVAL)
 
-    async def look(self) -> None:
-        """Ask the server how many files it has examined."""
+    async def update(self) -> None:
+        """Request the number of analysed files from the server."""
         self.examined = (await self._client.get("/stats"))["examined"]
         if self.examined >= self._warm_up:
             self._warm.set()
@@ -69,25 +82,87 @@ class Uploader:
         """Wait until the server is warm, while `run` runs.
 
         Raises:
-            OSError: That takes too long.
+            OSError: It takes too long.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await self._warm.wait()
         except TimeoutError:
-            raise OSError(f"it examined {self.examined} files in {PATIENCE} s") from None
+            raise OSError(f"it analysed {self.examined} files in {TIMEOUT} s") from None
 
     async def finish(self) -> None:
-        """Let `run` end, and wait until what has been uploaded is examined.
+        """End `run`, and wait until every uploaded file is analysed.
 
         Raises:
-            OSError: That takes too long.
+            OSError: It takes too long.
         """
         self._ended.set()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while self.examined < self._uploaded:
-                    await asyncio.sleep(POLL_TIME)
-                    await self.look()
+                    await asyncio.sleep(POLL_INTERVAL)
+                    await self.update()
         except TimeoutError:
-            raise OSError(f"{self._uploaded - self.examined} files weren't examined within {PATIENCE} s") from None
+            raise OSError(f"{self._uploaded - self.examined} files weren't analysed within {TIMEOUT} s") from None
+
+
+class Server:
+    """The server's process. Created by `serving`.
+
+    Attributes:
+        client: A client of its app.
+        address: The app's URL.
+    """
+
+    def __init__(self, child: Child, port: int) -> None:
+        self._child = child
+        self.client = DemoClient(port)
+        self.address = f"http://{HOST}:{port}"
+
+    async def stop(self) -> dict[str, Any] | None:
+        """Stop serving, and return the drain report; None if there is none."""
+        await self.client.close()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
+                report: dict[str, Any] | None = await self._child.request("stop")
+        except TimeoutError:
+            return None
+        return report
+
+
+@asynccontextmanager
+async def serving(*, plain: bool = False, quiet: bool = True) -> AsyncIterator[Server]:
+    """Run the app in a process of its own while the block runs. It ends with this process, however that ends.
+
+    Args:
+        plain: Whether the app runs without an executor.
+        quiet: Whether the server's log is shown only if the server fails.
+
+    Raises:
+        DemoError: The server doesn't start, or ends too early.
+    """
+    with tempfile.TemporaryDirectory(prefix="executors-demo-", ignore_cleanup_errors=True) as folder:
+        environment = {
+            "QUART_DATABASE": str(Path(folder, "files.sqlite3")),
+            "QUART_PLAIN": str(int(plain)),
+            "QUART_BACKGROUND_TASK_SHUTDOWN_TIMEOUT": str(SHUTDOWN_TIMEOUT),
+        }
+        async with started("executors.demo.server:main", environment, quiet=quiet) as child:
+            try:
+                async with asyncio.timeout(START_TIMEOUT):
+                    port = await child.request(folder)
+            except ChildError as error:
+                raise DemoError(f"the server doesn't start: {error}") from error
+            except TimeoutError as error:
+                raise DemoError(
+                    f"the server didn't start within {START_TIMEOUT} s; try again when the machine is less busy"
+                ) from error
+            server = Server(child, port)
+            try:
+                yield server
+            except ChildError as error:
+                raise DemoError(f"the server failed: {error}") from error
+            except (OSError, EOFError, ExceptionGroup) as error:
+                raise DemoError(f"the server failed: {error!r}{child.logged()}") from error
+            finally:
+                await server.client.close()

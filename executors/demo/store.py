@@ -1,4 +1,4 @@
-"""The demo's SQLite database. Each call opens a connection of its own, so that any thread or process may call."""
+"""The demo's SQLite database. Each call opens its own connection, so any thread or process can call. All block."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CREATE INDEX IF NOT EXISTS functions_of_file ON functions (file);
 
 @contextmanager
 def connect(path: str | Path) -> Iterator[sqlite3.Connection]:
-    """Open the database for one transaction, and wait for the writers before it. Blocks."""
+    """Open the database for one transaction; wait up to 30 s for other writers."""
     with closing(sqlite3.connect(path, timeout=30)) as database, database:
         database.row_factory = sqlite3.Row
         database.execute("PRAGMA synchronous = NORMAL")
@@ -32,20 +32,20 @@ def connect(path: str | Path) -> Iterator[sqlite3.Connection]:
 
 
 def create(path: str | Path) -> None:
-    """Create the tables that aren't there yet."""
+    """Create the missing tables."""
     with connect(path) as database:
         database.executescript(SCHEMA)
 
 
 def add_file(path: str | Path, file_id: str, name: str, source: bytes) -> None:
-    """Store a file's facts."""
+    """Store a file's size, lines and checksum."""
     facts = (file_id, name, len(source), source.count(b"\n"), hashlib.sha256(source).hexdigest())
     with connect(path) as database:
         database.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?)", facts)
 
 
 def add_analysis(path: str | Path, file_id: str, functions: Iterable[Function], error: str | None = None) -> None:
-    """Store what the analysis of a file found, or why it found nothing."""
+    """Store the functions that the analysis of a file found, or its error."""
     with connect(path) as database:
         database.execute("INSERT INTO analyses VALUES (?, ?)", (file_id, error))
         rows = [(file_id, *function) for function in functions]
@@ -53,7 +53,7 @@ def add_analysis(path: str | Path, file_id: str, functions: Iterable[Function], 
 
 
 def file(path: str | Path, file_id: str) -> dict[str, Any] | None:
-    """Return a file's facts, and its functions once they are known (None until then)."""
+    """Return a file with its functions, which are None until it is analysed; None for an unknown file."""
     with connect(path) as database:
         facts = database.execute("SELECT * FROM files WHERE id = ?", (file_id,)).fetchone()
         analysis = database.execute("SELECT error FROM analyses WHERE id = ?", (file_id,)).fetchone()
@@ -65,13 +65,13 @@ def file(path: str | Path, file_id: str) -> dict[str, Any] | None:
 
 
 def examined(path: str | Path) -> int:
-    """Return how many files have been examined."""
+    """Return how many files have been analysed."""
     with connect(path) as database:
         return int(database.execute("SELECT count(*) FROM analyses").fetchone()[0])
 
 
 def most_complex(path: str | Path, limit: int) -> list[dict[str, Any]]:
-    """Return the most complex functions, each file's once however often it was uploaded."""
+    """Return the most complex functions; those of a file count once, however often it was uploaded."""
     query = """SELECT files.name AS file, functions.name, line, complexity FROM functions JOIN files ON files.id = file
         GROUP BY files.name, functions.name, line ORDER BY complexity DESC LIMIT ?"""
     with connect(path) as database:

@@ -1,4 +1,4 @@
-"""How responsive the event loop is, and who is to blame where it isn't."""
+"""Measures how late and how busy the event loop is, and finds out who delays it."""
 
 from executors.monitor.monitor import LoopMonitor
 from executors.monitor.report import Blame, Lag, LoopReport

@@ -1,146 +1,208 @@
-"""Who is charged with a delay of the loop. Pure: what the clocks and the stacks showed goes in, charges come out.
+"""Attributes delays of the event loop to code. Pure: clocks and stacks go in, seconds by name come out.
 
-Each slice of the delay, from one reading to the next, is split by what the loop's thread did in it. What it computed
-is charged to the code that it was seen in, what it waited for a CPU of the machine to nobody. What is left it was
-either stuck in a call, which goes to the code that called, or waited for the interpreter's lock, which goes to the
-threads that computed meanwhile. It was the lock if the watchdog had to wait for that, too, and the loop's thread didn't
-stay at one place for long; where the signs contradict each other, nobody is charged.
+A delay is split into slices, from one sample to the next. In each slice:
+
+- CPU time of the loop's thread is attributed to the code that the thread was seen in.
+- Time that the loop's thread waited for a CPU of the machine is attributed to nobody.
+- In the rest of the slice the loop's thread was either blocked in a call, or waited for the GIL. A blocking call is
+  attributed to its caller, a wait for the GIL to the threads that computed meanwhile. It was the GIL if the watchdog's
+  thread had to wait for it, too, and the loop's thread did not stay at one instruction for long. If the evidence is
+  contradictory, the rest is attributed to nobody.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
 
-from executors.monitor.clocks import CpuTimes
-from executors.monitor.report import BlameKind
-from executors.monitor.samples import Place, Sighting
+from executors.monitor.report import Blame, BlameKind
+from executors.monitor.samples import CodeLocation, Sample
 
-STUCK = 6
-"""Readings in a row that show the loop's thread at one place, so that it isn't the interpreter's lock alone: others get
-that every 5 ms, if not in turn."""
+STUCK_SAMPLES = 6
+"""Consecutive samples at one instruction that rule out a wait for the GIL alone: others have it for 5 ms at a time."""
 
-LOCKED = 0.002
-"""Seconds that the watchdog waited for the interpreter's lock, too, where a computing thread keeps it."""
+MIN_GIL_WAIT = 0.002
+"""Seconds by which a sample is late where a computing thread keeps the GIL."""
 
-LEAST = 0.001
-"""Seconds of a slice that aren't worth asking about."""
+GIL_SHARE, LATE_GIL_SHARE = 0.5, 0.1
+"""The share of an unexplained wait that other threads must have computed, so that it may be a wait for the GIL. The
+second one applies if the watchdog had to wait, too: a thread that keeps the GIL may itself have to wait for a CPU."""
+
+MIN_SLICE = 0.001
+"""Shorter slices, in seconds, are ignored."""
 
 MIN_ON_LOOP = 0.01
-"""Seconds from which on code on the loop's thread counts as having held it up."""
+"""Seconds of a delay from which on code on the loop's thread is blamed."""
 
 MIN_IN_THREADS = 0.002
-"""The same for code in other threads, which mostly give the interpreter's lock back after 5 ms."""
+"""The same for code in other threads, which usually release the GIL after 5 ms."""
 
 MIN_SHARE = 0.1
-"""Who has less of a delay than this share of the largest charge was only there when it happened."""
+"""The smallest share of a delay that is blamed, relative to the largest share."""
+
+MAX_NAMES = 1000
+"""Names, and locations of a name, that totals keep. Further ones are ignored: generated names must not fill memory."""
 
 Key = tuple[BlameKind, str]
 
 
-class Reading(NamedTuple):
-    """What was seen at one moment.
-
-    Attributes:
-        at: When, in seconds of `time.monotonic`.
-        late: How many seconds after it was planned.
-        cpu: What the clocks showed.
-        loop: What the loop's thread was doing.
-        threads: What other threads were doing, by native id.
-    """
-
-    at: float
-    late: float
-    cpu: CpuTimes
-    loop: Sighting | None = None
-    threads: Mapping[int, Sighting] = {}
-
-
 @dataclass
-class Charge:
-    """What one delay is charged with under one name.
+class Share:
+    """The share of one name in a delay.
 
     Attributes:
-        seconds: Of the delay.
-        cpu: CPU seconds used in it.
-        run: CPU seconds that a task in a thread has used since it began.
-        places: Where, and for how many of the seconds.
+        seconds: Seconds of the delay.
+        cpu: CPU seconds used in them.
+        run: For a task in a thread, CPU seconds used since its function was called.
+        locations: Seconds by location.
     """
 
     seconds: float = 0.0
     cpu: float = 0.0
     run: float = 0.0
-    places: dict[Place, float] = field(default_factory=dict)
+    locations: dict[CodeLocation, float] = field(default_factory=dict)
 
-    def add(self, place: Place, seconds: float, cpu: float) -> None:
-        """Add what one slice of the delay comes to."""
+    def add(self, location: CodeLocation, seconds: float, cpu: float) -> None:
+        """Add the share of one slice."""
         self.seconds += seconds
         self.cpu += cpu
-        self.places[place] = self.places.get(place, 0.0) + seconds
+        self.locations[location] = self.locations.get(location, 0.0) + seconds
 
 
-def charge(readings: Sequence[Reading], due: float, ran: float) -> dict[Key, Charge]:
-    """Return who is charged with the loop's running at `ran` what was due at `due`, and with how much.
+def attribute(samples: Sequence[Sample], due: float, ran: float) -> dict[Key, Share]:
+    """Attribute a delay of the event loop.
 
     Args:
-        readings: From before `due` until after `ran`, in order.
+        samples: In order, from before `due` until after `ran`.
         due: When the loop should have run, in seconds of `time.monotonic`.
         ran: When it did.
+
+    Returns:
+        The share of each name that is to blame.
     """
-    charges: defaultdict[Key, Charge] = defaultdict(Charge)
+    shares: defaultdict[Key, Share] = defaultdict(Share)
     on_loop: set[Key] = set()
-    stuck = _stuck_at(readings)
-    for before, after in pairwise(readings):
+    stuck = _stuck_positions(samples)
+    for (before, after), waited in zip(pairwise(samples), _waited(samples), strict=True):
         seconds = min(after.at, ran) - max(before.at, due)
-        if seconds <= LEAST:
+        if seconds <= MIN_SLICE:
             continue
         computed = min(after.cpu.loop - before.cpu.loop, seconds)
-        rest = seconds - computed - (after.cpu.waiting - before.cpu.waiting)
-        seen = after.loop or before.loop
-        used = _used(before, after)
-        may_be_lock = sum(used.values()) >= rest / 2
-        if seen is not None:
-            held = rest if seen.position in stuck or not may_be_lock else 0.0
+        rest = seconds - computed - waited
+        used = _used_by_threads(before, after)
+        is_late = after.late >= MIN_GIL_WAIT
+        may_be_gil = sum(used.values()) >= rest * (LATE_GIL_SHARE if is_late else GIL_SHARE)
+        if (seen := after.loop or before.loop) is not None:
+            blocked = rest if seen.position in stuck or not may_be_gil else 0.0
             on_loop.add((seen.kind, seen.name))
-            charges[seen.kind, seen.name].add(seen.place, computed + max(held, 0.0), computed)
-            rest -= held
-        if rest > LEAST and may_be_lock and after.late >= LOCKED:
-            _charge_threads(charges, before, after, used, rest)
-    least = MIN_SHARE * max((found.seconds for found in charges.values()), default=0.0)
+            shares[seen.kind, seen.name].add(seen.location, computed + max(blocked, 0.0), computed)
+            rest -= blocked
+        if rest > MIN_SLICE and may_be_gil and is_late:
+            _attribute_to_threads(shares, before, after, used, rest)
+    least = MIN_SHARE * max((share.seconds for share in shares.values()), default=0.0)
     return {
-        key: found
-        for key, found in charges.items()
-        if found.seconds >= max(least, MIN_ON_LOOP if key in on_loop else MIN_IN_THREADS)
+        key: share
+        for key, share in shares.items()
+        if share.seconds >= max(least, MIN_ON_LOOP if key in on_loop else MIN_IN_THREADS)
     }
 
 
-def _stuck_at(readings: Sequence[Reading]) -> set[tuple[int, int]]:
-    """Return the positions at which the loop's thread stayed for so many readings that it wasn't the lock alone."""
-    found, row, last = set(), 0, None
-    for reading in readings:
-        position = reading.loop.position if reading.loop is not None else None
-        row = row + 1 if position == last else 1
+def _waited(samples: Sequence[Sample]) -> list[float]:
+    """Return the seconds of each slice in which the loop's thread waited for a CPU.
+
+    The kernel adds a wait to the clock when it is over. What does not fit into a slice belongs to those before.
+    """
+    found: list[float] = []
+    excess = 0.0
+    for before, after in reversed(list(pairwise(samples))):
+        waited = after.cpu.waiting - before.cpu.waiting + excess
+        possible = max(0.0, after.at - before.at - (after.cpu.loop - before.cpu.loop))
+        found.append(min(waited, possible))
+        excess = waited - found[-1]
+    return found[::-1]
+
+
+def _stuck_positions(samples: Sequence[Sample]) -> set[tuple[int, int]]:
+    """Return the positions at which the loop's thread stayed for at least `STUCK_SAMPLES` samples."""
+    found, count, last = set(), 0, None
+    for sample in samples:
+        position = sample.loop.position if sample.loop is not None else None
+        count = count + 1 if position == last else 1
         last = position
-        if position is not None and row >= STUCK:
+        if position is not None and count >= STUCK_SAMPLES:
             found.add(position)
     return found
 
 
-def _used(before: Reading, after: Reading) -> dict[int, float]:
-    """Return the CPU seconds of each other thread between two readings."""
+def _used_by_threads(before: Sample, after: Sample) -> dict[int, float]:
+    """Return the CPU seconds that each other thread used between two samples."""
     return {number: seconds - before.cpu.threads.get(number, 0.0) for number, seconds in after.cpu.threads.items()}
 
 
-def _charge_threads(
-    charges: Mapping[Key, Charge], before: Reading, after: Reading, used: Mapping[int, float], seconds: float
+def _attribute_to_threads(
+    shares: Mapping[Key, Share], before: Sample, after: Sample, used: Mapping[int, float], seconds: float
 ) -> None:
     total = sum(used.values())
     for number, cpu in used.items():
         seen = after.threads.get(number) or before.threads.get(number)
         if seen is not None and cpu > 0:
-            charged = charges[seen.kind, seen.name]
-            charged.add(seen.place, seconds * cpu / total, min(cpu, seconds))
-            charged.run = max(charged.run, after.cpu.threads[number] - seen.began)
+            share = shares[seen.kind, seen.name]
+            share.add(seen.location, seconds * cpu / total, min(cpu, seconds))
+            share.run = max(share.run, after.cpu.threads[number] - seen.cpu_began)
+
+
+@dataclass
+class _Total(Share):
+    count: int = 0
+    worst: float = 0.0
+
+    def merge(self, share: Share) -> None:
+        self.count += 1
+        self.worst = max(self.worst, share.seconds)
+        self.seconds += share.seconds
+        self.cpu += share.cpu
+        self.run = max(self.run, share.run)
+        for location, seconds in share.locations.items():
+            if location in self.locations or len(self.locations) < MAX_NAMES:
+                self.locations[location] = self.locations.get(location, 0.0) + seconds
+
+    def location(self) -> CodeLocation:
+        """Return the location with the most seconds."""
+        return max(self.locations, key=lambda location: self.locations[location])
+
+    def blame(self, key: Key) -> Blame:
+        kind, name = key
+        cpu = self.run if kind == "thread" else self.cpu
+        return Blame(name, kind, self.count, self.seconds, self.worst, cpu, str(self.location()))
+
+
+class Totals:
+    """Sums of the shares in all delays, by name. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals: dict[Key, _Total] = {}
+
+    def add(self, shares: Mapping[Key, Share]) -> list[tuple[Blame, CodeLocation]]:
+        """Add the shares in one delay.
+
+        Returns:
+            The new total of each of their names, with its main location.
+        """
+        changed = []
+        with self._lock:
+            for key, share in shares.items():
+                if key in self._totals or len(self._totals) < MAX_NAMES:
+                    total = self._totals.setdefault(key, _Total())
+                    total.merge(share)
+                    changed.append((total.blame(key), total.location()))
+        return changed
+
+    def worst_first(self) -> list[Blame]:
+        """Return the total of each name, the largest first."""
+        with self._lock:
+            found = [total.blame(key) for key, total in self._totals.items()]
+        return sorted(found, key=lambda blame: blame.total, reverse=True)

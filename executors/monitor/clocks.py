@@ -1,4 +1,4 @@
-"""What each thread of this process has used of the CPU, and how long the loop's has waited for one. Linux only."""
+"""CPU clocks of this process's threads (Linux only), and an idle clock for event loops without a selector to watch."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import threading
 import time
 from typing import NamedTuple
 
-LITTLE = 0.001
-"""CPU seconds of the whole process within which the clocks of its threads aren't worth reading again."""
+from executors._loops.idle import IdleClock
+
+MIN_PROCESS_CPU = 0.001
+"""CPU seconds of the whole process below which the clocks of its threads are not read again."""
 
 AVAILABLE = sys.platform == "linux"
-"""Elsewhere nobody can read another thread's clock: what threads compute stays unseen."""
+"""Elsewhere a thread cannot read another thread's clock, so that computing threads are not seen."""
 
 
 class CpuTimes(NamedTuple):
     """Seconds so far.
 
     Attributes:
-        loop: That the loop's thread was on a CPU.
-        waiting: That the loop's thread could have run, and the machine had no CPU for it.
-        threads: That each other thread was on a CPU, by its native id.
+        loop: CPU time of the event loop's thread.
+        waiting: How long the event loop's thread was ready to run while the machine had no CPU for it.
+        threads: CPU time of each other thread, by native id.
     """
 
     loop: float
@@ -30,7 +32,10 @@ class CpuTimes(NamedTuple):
 
 
 class CpuClocks:
-    """Reads the clocks. Made on the loop's thread, read by one other; `close` gives a descriptor back."""
+    """Reads CPU clocks. Created on the event loop's thread, then read by one other thread.
+
+    `close` releases a file descriptor.
+    """
 
     def __init__(self) -> None:
         self._loop = threading.get_native_id()
@@ -40,51 +45,72 @@ class CpuClocks:
         if AVAILABLE:
             try:
                 self._schedstat = os.open(f"/proc/self/task/{self._loop}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:  # a kernel without it, or a /proc that hides it
+            except OSError:  # a kernel without it, or a restricted /proc
                 self._schedstat = None
 
     def threads(self) -> dict[int, float]:
-        """Return what each other thread's shows, by its native id. Keeps the interpreter's lock."""
+        """Return the CPU time of each other thread, by native id. Does not release the GIL."""
         if not AVAILABLE:
             return {}
         process = time.process_time()
-        if process - self._process > LITTLE:  # an idle server has dozens of idle threads
+        if process - self._process > MIN_PROCESS_CPU:  # an idle server has dozens of idle threads
             self._process, self._threads = process, self._read_threads()
         return self._threads
 
     def _read_threads(self) -> dict[int, float]:
-        own = threading.get_native_id()
+        excluded = {threading.get_native_id(), self._loop}
         found = {}
         for thread in threading.enumerate():
             number = thread.native_id
-            if number is not None and number not in {own, self._loop} and (seconds := _clock(number)) is not None:
-                found[number] = seconds
+            if number is not None and number not in excluded and (cpu := _clock(number)) is not None:
+                found[number] = cpu
         return found
 
     def loop(self) -> float:
-        """Return what that of the loop's thread shows."""
+        """Return the CPU time of the event loop's thread. Does not release the GIL."""
         return (_clock(self._loop) if AVAILABLE else None) or 0.0
 
     def waiting(self) -> float:
-        """Return how long the loop's thread has waited for a CPU. Lets go of the interpreter's lock."""
+        """Return how long the event loop's thread has waited for a CPU. Releases the GIL."""
         if self._schedstat is None:
             return 0.0
         return int(os.pread(self._schedstat, 96, 0).split()[1]) / 1e9
 
     def close(self) -> None:
-        """Close the descriptor."""
+        """Close the file descriptor."""
         if self._schedstat is not None:
             os.close(self._schedstat)
             self._schedstat = None
 
 
 def _clock(native_id: int) -> float | None:
-    """Read a thread's CPU clock by the number that Linux forms from its id; None if the thread has ended.
+    """Return a thread's CPU time, None if the thread has ended.
 
-    `time.pthread_getcpuclockid` would take a thread that has just ended for one that hasn't, and crash.
-    See https://man7.org/linux/man-pages/man2/clock_getres.2.html and the kernel's ``MAKE_THREAD_CPUCLOCK``.
+    Linux forms the number of the clock from the thread's id. `time.pthread_getcpuclockid` would crash for a thread
+    that has just ended. See https://man7.org/linux/man-pages/man2/clock_getres.2.html and the kernel's
+    ``MAKE_THREAD_CPUCLOCK``.
     """
     try:
         return time.clock_gettime(~native_id << 3 | 6)
     except OSError:
         return None
+
+
+class HeartbeatClock(IdleClock):
+    """Estimates the idle time of a loop from its heartbeat alone, as uvloop gives no access to its selector.
+
+    The loop counts as busy while its thread uses the CPU, and while a beat is late. Created and updated on the loop's
+    thread.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = time.monotonic()
+        self._cpu = time.thread_time()
+
+    def beat(self, due: float, now: float) -> None:
+        """Update the idle time after a beat, which was due at `due` and came at `now`."""
+        cpu = time.thread_time()
+        busy = max(cpu - self._cpu, now - due)
+        self._idle = (self._idle[0] + max(0.0, now - self._last - busy), None)
+        self._last, self._cpu = now, cpu

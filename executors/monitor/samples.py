@@ -1,4 +1,4 @@
-"""What a thread was seen doing: whose code, where, and on whose behalf."""
+"""Samples of what the threads of this process are doing: captured quickly, analysed only to explain a delay."""
 
 from __future__ import annotations
 
@@ -7,89 +7,104 @@ import math
 import os
 import sys
 import sysconfig
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import NamedTuple
 
 from executors.backends.base import Job
-from executors.backends.inline import InlineBackend
 from executors.backends.loop import LoopBackend
+from executors.monitor.clocks import CpuTimes
 from executors.monitor.report import BlameKind
 
 TASK_ENTRIES = {LoopBackend._run.__code__: "job", Job.run.__code__: "self"}
-"""What calls a task's function, and the local variable that has its job. In threads what their CPU clock showed then is
-in `cpu_began`."""
-
-IN_PLACE = InlineBackend.submit.__code__
-"""What runs plain functions on the loop's thread because a test wants them there: nobody is to be told."""
+"""The functions that call a task's function, and which of their local variables has the job. In a thread the local
+variable `cpu_began` has the thread's CPU time at that call."""
 
 MACHINERY = frozenset({"asyncio", "anyio", "concurrent", "executors", "selectors", "threading", "trio", "uvloop"})
-"""Packages that run others' code, and are nobody's reason for it."""
+"""Packages that only run other code, and are never to blame."""
 
 FRAMEWORKS = ("quart", "flask", "werkzeug", "hypercorn", "uvicorn")
-"""What the names of packages begin with that call an app's code, or wrap it: of installed code that is named last."""
+"""Prefixes of packages that call or wrap an app's code. Of installed packages these are named last."""
 
-MAX_SOURCE = 60
-"""Characters of a line of source that are shown."""
+MAX_SOURCE_LENGTH = 60
+"""Characters of a source line that are shown."""
 
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 _STANDARD_LIBRARY = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib"))
 _INSTALLED = (f"site-packages{os.sep}", f"dist-packages{os.sep}")
 
 
-class Place(NamedTuple):
-    """Where code was seen.
+class CodeLocation(NamedTuple):
+    """A line of the user's code, and the call made there.
 
     Attributes:
-        what: What was called there.
-        file: The file of the line where the author's own code stood.
+        call: The function called there, or the source of the line.
+        file: The file.
         line: The line's number.
     """
 
-    what: str
+    call: str
     file: str
     line: int
 
     def __str__(self) -> str:
-        return f"{self.what} ({Path(self.file).name}:{self.line})"
+        return f"{self.call} ({Path(self.file).name}:{self.line})"
 
 
-class Sighting(NamedTuple):
+class Activity(NamedTuple):
     """What a thread was doing at one moment.
 
     Attributes:
-        kind: On whose behalf, as `Blame.kind`.
-        name: The task's, or of what is no task its module and function.
-        place: Where.
-        position: The same for as long as the thread hasn't moved on.
-        began: What the thread's CPU clock showed when the task's function was called there.
+        kind: As `Blame.kind`.
+        name: The task's name; outside of tasks the module and function.
+        location: The innermost line of the user's code.
+        position: Equal in two samples while the thread stays at one instruction.
+        cpu_began: The thread's CPU time when the task's function was called.
     """
 
     kind: BlameKind
     name: str
-    place: Place
+    location: CodeLocation
     position: tuple[int, int]
-    began: float = math.inf
+    cpu_began: float = math.inf
 
 
-class Spot(NamedTuple):
-    """One frame of a stack, as it was."""
+class Sample(NamedTuple):
+    """An analysed sample.
+
+    Attributes:
+        at: When it was taken, in seconds of `time.monotonic`.
+        late: By how many seconds it was taken later than planned.
+        cpu: The CPU clocks.
+        loop: What the event loop's thread was doing.
+        threads: What the other threads were doing, by native id.
+    """
+
+    at: float
+    late: float
+    cpu: CpuTimes
+    loop: Activity | None = None
+    threads: Mapping[int, Activity] = {}
+
+
+class CapturedFrame(NamedTuple):
+    """One frame of a stack."""
 
     code: CodeType
     instruction: int
     module: str
     job: Job | None
-    began: float
+    cpu_began: float
 
     @property
     def name(self) -> str:
-        """The function's name, with its module's."""
+        """The qualified name of the function, with its module."""
         return f"{self.module}.{self.code.co_qualname}"
 
     @property
     def line(self) -> int:
-        """The number of the line where it stood."""
+        """The number of the current line."""
         for begin, end, line in self.code.co_lines():
             if line is not None and begin <= self.instruction < end:
                 return line
@@ -97,17 +112,12 @@ class Spot(NamedTuple):
 
     @property
     def package(self) -> str:
-        """The outermost package that it belongs to."""
+        """The top-level package."""
         return self.module.partition(".")[0]
 
     @property
-    def is_machinery(self) -> bool:
-        """Whether it only runs what others have written."""
-        return self.package in MACHINERY
-
-    @property
-    def is_authors(self) -> bool:
-        """Whether it is neither the standard library's nor that of an installed package."""
+    def is_users(self) -> bool:
+        """Whether it belongs neither to the standard library nor to an installed package."""
         file = self.code.co_filename
         return not self._is_installed and not file.startswith((*_STANDARD_LIBRARY, _PACKAGE, "<frozen"))
 
@@ -117,91 +127,116 @@ class Spot(NamedTuple):
 
     @property
     def distance(self) -> int:
-        """How far from the author it is: his own, an installed package's, which may be his app's, or anything else."""
-        if self.is_authors:
+        """0 for the user's own code, 1 for an installed package, which may be their app's, 2 for everything else."""
+        if self.is_users:
             return 0
         return 1 if self._is_installed and not self.package.startswith(FRAMEWORKS) else 2
 
 
 class Stack(NamedTuple):
-    """The frames of a thread, innermost first, and what tells this moment from the next."""
+    """The frames of a thread, innermost first, and its position (see `Activity`)."""
 
-    spots: list[Spot]
+    frames: list[CapturedFrame]
     position: tuple[int, int]
 
 
-def stack_of(frame: FrameType) -> Stack:
-    """Note a thread's stack. Quick, as the thread moves on when the calling one lets go of the interpreter's lock."""
+class RawSample(NamedTuple):
+    """A sample before its analysis: clocks and stacks."""
+
+    at: float
+    late: float
+    cpu: CpuTimes
+    loop: Stack | None = None
+    threads: Mapping[int, Stack] = {}
+
+    def analyse(self, loop: CodeType, handlers: Collection[CodeType]) -> Sample:
+        """Find out what the threads were doing.
+
+        Args:
+            loop: The code that runs the event loop, from `code_of_loop`.
+            handlers: The code objects that call request handlers.
+        """
+        found = {number: activity_of_thread(stack) for number, stack in self.threads.items()}
+        threads = {number: activity for number, activity in found.items() if activity is not None}
+        on_loop = activity_of_loop(self.loop, loop, handlers) if self.loop is not None else None
+        return Sample(self.at, self.late, self.cpu, on_loop, threads)
+
+
+def capture(frame: FrameType) -> Stack:
+    """Capture a stack from its innermost frame. Quick: the thread moves on once the caller releases the GIL."""
     position = id(frame), frame.f_lasti
-    spots: list[Spot] = []
-    inner: FrameType | None = frame
-    while inner is not None:
-        code = inner.f_code
-        job, began = None, math.inf
+    frames: list[CapturedFrame] = []
+    next_frame: FrameType | None = frame
+    while next_frame is not None:
+        code = next_frame.f_code
+        job, cpu_began = None, math.inf
         if code in TASK_ENTRIES:
-            known = inner.f_locals
-            job, began = known.get(TASK_ENTRIES[code]), known.get("cpu_began", math.inf)
-        spots.append(Spot(code, inner.f_lasti, inner.f_globals.get("__name__", "?"), job, began))
-        inner = inner.f_back
-    return Stack(spots, position)
+            variables = next_frame.f_locals
+            job, cpu_began = variables.get(TASK_ENTRIES[code]), variables.get("cpu_began", math.inf)
+        module = next_frame.f_globals.get("__name__", "?")
+        frames.append(CapturedFrame(code, next_frame.f_lasti, module, job, cpu_began))
+        next_frame = next_frame.f_back
+    return Stack(frames, position)
 
 
 def code_of_loop() -> CodeType:
-    """Return the code that has called this library here: the event loop's, or what runs one that has no frames."""
+    """Return the code that called this library: the event loop's own, or what runs a loop that has no frames."""
     frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
     return frame.f_code
 
 
-def look_at_loop(stack: Stack, loop: CodeType, handlers: Collection[CodeType]) -> Sighting | None:
-    """Tell what the loop's thread is doing; None where that is nobody's code, as while it waits for events.
+def activity_of_loop(stack: Stack, loop: CodeType, handlers: Collection[CodeType]) -> Activity | None:
+    """Return what the event loop's thread is doing; None if nobody is to blame, as while it waits for events.
 
     Args:
         stack: Its stack.
-        loop: What calls everything that runs on the loop, from `code_of_loop`. It isn't there between two runs.
-        handlers: What calls the handler of a request.
+        loop: The code that runs the event loop, from `code_of_loop`. Between two runs of the loop no frame has it.
+        handlers: The code objects that call request handlers.
     """
-    outermost = max((index for index, spot in enumerate(stack.spots) if spot.code is loop), default=0)
-    inside = stack.spots[:outermost]
+    outermost = max((index for index, frame in enumerate(stack.frames) if frame.code is loop), default=0)
+    inside = stack.frames[:outermost]
     for index, entry in enumerate(inside):
         if entry.job is not None:
-            return _sighting("step", inside[: index or 1], stack.position, entry.job)
-        if entry.code is IN_PLACE:
-            return None
+            if entry.job.backend.runs_sync_on_loop:  # a test wants it there
+                return None
+            return _activity("step", inside[: index or 1], stack.position, entry.job)
         if entry.code in handlers:
-            return _sighting("route", inside[:index], stack.position)
-    return _sighting("other", inside, stack.position)
+            return _activity("route", inside[:index], stack.position)
+    return _activity("other", inside, stack.position)
 
 
-def look_at_thread(stack: Stack) -> Sighting | None:
-    """Tell what another thread is doing; None where that is nobody's code."""
-    for index, entry in enumerate(stack.spots):
+def activity_of_thread(stack: Stack) -> Activity | None:
+    """Return what another thread is doing; None if it runs nobody's code."""
+    for index, entry in enumerate(stack.frames):
         if entry.job is not None:
-            seen = _sighting("thread", stack.spots[: index or 1], stack.position, entry.job)
-            return seen and seen._replace(began=entry.began)
-    return _sighting("other", stack.spots, stack.position)
+            found = _activity("thread", stack.frames[: index or 1], stack.position, entry.job)
+            return found and found._replace(cpu_began=entry.cpu_began)
+    return _activity("other", stack.frames, stack.position)
 
 
-def _sighting(kind: BlameKind, spots: list[Spot], position: tuple[int, int], job: Job | None = None) -> Sighting | None:
-    """Make one of frames, innermost first: the author's innermost is where, and the one inside of it what."""
-    caller = _outermost(spots)
+def _activity(
+    kind: BlameKind, frames: list[CapturedFrame], position: tuple[int, int], job: Job | None = None
+) -> Activity | None:
+    """Return the activity of frames, innermost first: its location is the user's innermost frame."""
+    caller = _outermost(frames)
     name = job.handle.name if job is not None else caller and caller.name
     if name is None:
         return None
     package = caller and caller.package
-    index = next((index for index, spot in enumerate(spots) if spot.is_authors or spot.package == package), 0)
-    file, line = spots[index].code.co_filename, spots[index].line
-    what = spots[index - 1].name if index else _source(file, line)  # what is written in C has no frame
-    return Sighting(kind, name, Place(what or spots[index].name, file, line), position)
+    index = next((index for index, frame in enumerate(frames) if frame.is_users or frame.package == package), 0)
+    file, line = frames[index].code.co_filename, frames[index].line
+    call = frames[index - 1].name if index else _source(file, line)  # functions written in C have no frame
+    return Activity(kind, name, CodeLocation(call or frames[index].name, file, line), position)
 
 
 def _source(file: str, line: int) -> str:
     source = linecache.getline(file, line).partition("  # ")[0].strip()
-    return source if len(source) <= MAX_SOURCE else f"{source[: MAX_SOURCE - 1]}…"
+    return source if len(source) <= MAX_SOURCE_LENGTH else f"{source[: MAX_SOURCE_LENGTH - 1]}…"
 
 
-def _outermost(spots: list[Spot]) -> Spot | None:
-    """Return what has called all the rest, as near to the author as there is; None if that is machinery alone."""
-    named = (spot for spot in reversed(spots) if not spot.is_machinery)
-    return min(named, key=lambda spot: spot.distance, default=None)
+def _outermost(frames: list[CapturedFrame]) -> CapturedFrame | None:
+    """Return the outermost of the frames closest to the user; None if all are machinery."""
+    named = (frame for frame in reversed(frames) if frame.package not in MACHINERY)
+    return min(named, key=lambda frame: frame.distance, default=None)

@@ -1,4 +1,4 @@
-"""The thread that looks at the loop's from outside, and so sees what holds it up while it does."""
+"""The watchdog: a thread that samples all threads while the event loop is late, and attributes the delays."""
 
 from __future__ import annotations
 
@@ -11,29 +11,38 @@ from collections.abc import Callable, Collection, Mapping
 from types import CodeType
 from typing import NamedTuple
 
-from executors.monitor.attribution import Charge, Key, Reading, charge
+from executors.monitor.attribution import Key, Share, attribute
 from executors.monitor.clocks import CpuClocks, CpuTimes
-from executors.monitor.samples import Stack, code_of_loop, look_at_loop, look_at_thread, stack_of
+from executors.monitor.samples import RawSample, Stack, capture, code_of_loop
 
 logger = logging.getLogger("executors")
 
-LATE = 0.004
-"""Seconds of lateness that call for a look: just less than a thread may keep the interpreter's lock for."""
+MIN_DELAY = 0.004
+"""Seconds by which a beat must be late to be explained: just less than the 5 ms for which a thread may keep the GIL
+(`sys.getswitchinterval`)."""
 
-LOOK_PERIOD = 0.005
-"""Seconds between two looks at a loop that is late."""
+FIRST_SAMPLE_DELAY = 0.001
+"""Seconds from when a beat is due to the first sample.
 
-MAX_LOOKS = 2000
-"""That are kept of one delay, its latest: ten seconds."""
+The watchdog must ask for the GIL at about the time at which the loop does. A thread that computes gives it up after
+5 ms, to both: a watchdog that asked 4 ms later would wait for 1 ms, as it does for a busy machine, and the delay would
+look as if nobody kept the GIL.
+"""
+
+SAMPLE_INTERVAL = 0.005
+"""Seconds between two samples while the loop is late."""
+
+MAX_SAMPLES = 2000
+"""Samples kept per delay, the latest ones: ten seconds."""
 
 
-class Beat(NamedTuple):
-    """A late call of the loop's heartbeat.
+class LateBeat(NamedTuple):
+    """A heartbeat of the event loop that came late.
 
     Attributes:
-        due: When it should have come, in seconds of `time.monotonic`.
-        ran: When it did.
-        loop: What called it: see `code_of_loop`.
+        due: When it was due, in seconds of `time.monotonic`.
+        ran: When it came.
+        loop: The code that runs the event loop, from `code_of_loop`.
     """
 
     due: float
@@ -41,63 +50,45 @@ class Beat(NamedTuple):
     loop: CodeType
 
 
-class Look(NamedTuple):
-    """What a reading is made of once it is needed: the clocks and the stacks at one moment."""
-
-    at: float
-    late: float
-    cpu: CpuTimes
-    loop: Stack | None = None
-    threads: Mapping[int, Stack] = {}
-
-    def reading(self, loop: CodeType, handlers: Collection[CodeType]) -> Reading:
-        """Tell what the threads were doing."""
-        if self.loop is None:
-            return Reading(self.at, self.late, self.cpu)
-        seen = {number: look_at_thread(stack) for number, stack in self.threads.items()}
-        threads = {number: sighting for number, sighting in seen.items() if sighting is not None}
-        return Reading(self.at, self.late, self.cpu, look_at_loop(self.loop, loop, handlers), threads)
-
-
 class Watchdog:
-    """Watches one loop's heartbeat, and finds whom to charge where it comes late.
+    """Watches the heartbeat of one event loop, and attributes its delays.
 
-    It looks shortly after each beat is due, and again and again while that doesn't come. `start` and `stop` are for the
-    loop's thread, `beats` are told by it.
+    It takes a sample shortly after each beat is due, and further ones while the beat does not come. Create and `stop`
+    it on the loop's thread.
 
     Args:
         period: Seconds from one beat to the next.
-        handlers: What calls the handler of a request.
-        tell: Is told whom each delay is charged to. On the watchdog's thread.
-        is_over: Whether the loop has ended without having stopped this.
+        handlers: The code objects that call request handlers.
+        on_delay: Called with the shares in each delay, on the watchdog's thread.
+        has_ended: Returns whether the event loop has ended without stopping the watchdog.
     """
 
     def __init__(
         self,
         period: float,
         handlers: Collection[CodeType],
-        tell: Callable[[dict[Key, Charge]], None],
-        is_over: Callable[[], bool],
+        on_delay: Callable[[dict[Key, Share]], None],
+        has_ended: Callable[[], bool],
     ) -> None:
         self._period = period
         self._handlers = handlers
-        self._tell = tell
-        self._is_over = is_over
+        self._on_delay = on_delay
+        self._has_ended = has_ended
         self._loop_thread = threading.get_ident()
         self._clocks = CpuClocks()
         self._used: dict[int, float] = {}
         self._due = time.monotonic() + period
-        self._late: deque[Beat] = deque()
+        self._late_beats: deque[LateBeat] = deque()
         self._stopped = threading.Lock()
         self._stopped.acquire()
         self._thread = threading.Thread(target=self._watch, name="executors-monitor", daemon=True)
         self._thread.start()
 
     def beat(self, due: float, now: float) -> None:
-        """Hear that the loop's heart has beaten. Called by what the loop calls, on its thread."""
-        if now - due > LATE:
-            self._late.append(Beat(due, now, code_of_loop()))
-        self._due = now + self._period  # last, or the looks at what made it late were forgotten meanwhile
+        """Record a beat that was due at `due`. Called on the loop's thread, by the event loop itself."""
+        if now - due > MIN_DELAY:
+            self._late_beats.append(LateBeat(due, now, code_of_loop()))
+        self._due = now + self._period  # last: until then the watchdog keeps the samples that explain the delay
 
     def stop(self) -> None:
         """End the thread. On the loop's thread, once."""
@@ -105,50 +96,47 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
-        looks: deque[Look] = deque([self._look(time.monotonic(), stacks=False)], MAX_LOOKS)
-        while True:
-            is_late = looks[-1].at > self._due + LATE
-            if is_late and self._is_over():
+        samples: deque[RawSample] = deque([self._sample(time.monotonic(), stacks=False)], MAX_SAMPLES)
+        while not (samples[-1].at > self._due + MIN_DELAY and self._has_ended()):
+            planned = max(self._due + FIRST_SAMPLE_DELAY, samples[-1].at + SAMPLE_INTERVAL)
+            if self._stopped.acquire(timeout=max(0.0, planned - time.monotonic())):
                 break
-            wake_up = looks[-1].at + LOOK_PERIOD if is_late else max(self._due + LATE, looks[-1].at + LOOK_PERIOD)
-            if self._stopped.acquire(timeout=max(0.0, wake_up - time.monotonic())):
-                break
-            now = time.monotonic()
-            looks.append(self._look(wake_up, stacks=now > self._due + LATE or bool(self._late)))
+            is_late = time.monotonic() > self._due or bool(self._late_beats)
+            samples.append(self._sample(planned, stacks=is_late))
             try:
-                self._settle(looks)
+                self._attribute(samples)
             except Exception:
-                logger.exception("finding out what held the event loop up failed")
+                logger.exception("failed to find out what delayed the event loop")
         self._clocks.close()
 
-    def _look(self, planned: float, *, stacks: bool) -> Look:
+    def _sample(self, planned: float, *, stacks: bool) -> RawSample:
         at = time.monotonic()
         late = max(0.0, at - planned)
         before, self._used = self._used, self._clocks.threads()
-        loop, threads = self._note_stacks(before) if stacks else (None, {})
-        cpu = CpuTimes(self._clocks.loop(), self._clocks.waiting(), self._used)  # the last lets other threads go on
-        return Look(at, late, cpu, loop, threads)
+        loop, threads = self._capture_stacks(before) if stacks else (None, {})
+        cpu = CpuTimes(self._clocks.loop(), self._clocks.waiting(), self._used)  # `waiting` releases the GIL: last
+        return RawSample(at, late, cpu, loop, threads)
 
-    def _note_stacks(self, before: Mapping[int, float]) -> tuple[Stack | None, dict[int, Stack]]:
-        """Note those of the loop's thread and of others that have used the CPU since: idle ones may be many."""
+    def _capture_stacks(self, before: Mapping[int, float]) -> tuple[Stack | None, dict[int, Stack]]:
+        """Capture the stacks of the loop's thread and of threads that have used the CPU: many may be idle."""
         frames = sys._current_frames()
-        del frames[threading.get_ident()]  # this very frame, which would keep itself, and with it all the others
+        del frames[threading.get_ident()]  # this very frame, which would keep itself and all the others alive
         busy = {number for number, seconds in self._used.items() if seconds > before.get(number, 0.0)}
         threads = {
-            number: stack_of(frames[thread.ident])
+            number: capture(frames[thread.ident])
             for thread in threading.enumerate()
             if (number := thread.native_id) in busy and thread.ident in frames
         }
-        return stack_of(frames[self._loop_thread]) if self._loop_thread in frames else None, threads
+        return capture(frames[self._loop_thread]) if self._loop_thread in frames else None, threads
 
-    def _settle(self, looks: deque[Look]) -> None:
-        """Charge the delays that are over, and forget the looks that no delay needs any more."""
-        while self._late and self._late[0].ran <= looks[-1].at:
-            beat = self._late.popleft()
-            readings = [look.reading(beat.loop, self._handlers) for look in looks]
-            if charges := charge(readings, beat.due, beat.ran):
-                self._tell(charges)
-        if not self._late and looks[-1].at <= self._due + LATE:
-            last = looks[-1]
-            looks.clear()
-            looks.append(last)
+    def _attribute(self, samples: deque[RawSample]) -> None:
+        """Attribute the delays that are over, and drop the samples that no delay needs any more."""
+        while self._late_beats and self._late_beats[0].ran <= samples[-1].at:
+            beat = self._late_beats.popleft()
+            analysed = [sample.analyse(beat.loop, self._handlers) for sample in samples]
+            if shares := attribute(analysed, beat.due, beat.ran):
+                self._on_delay(shares)
+        due = self._due  # before looking for late beats: see `beat`
+        if not self._late_beats:
+            while len(samples) > 1 and samples[1].at <= due:  # the last one before `due` is where a delay begins
+                samples.popleft()

@@ -18,7 +18,7 @@ from quart import globals as quart_globals
 from werkzeug.local import LocalProxy
 
 from executors._callables import is_coroutine_function
-from executors._wire.named import take_by_name
+from executors._wire.pickling import pickle_by_name
 from executors.context import is_awaitable, resolve
 from executors.errors import AppNotFoundError, ConfigurationError
 from executors.quart.config import EXTENSION
@@ -231,4 +231,4 @@ def pickle_proxies_by_name(*modules: ModuleType) -> None:
     for module in modules:
         for attribute, value in vars(module).items():
             if type(value) is LocalProxy:
-                take_by_name(value, f"{module.__name__}:{attribute}")
+                pickle_by_name(value, f"{module.__name__}:{attribute}")

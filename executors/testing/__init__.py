@@ -1,9 +1,9 @@
-"""For tests: a fixture that no task's failure goes unseen, and the suite that every backend passes.
+"""Test support: a pytest fixture that reports unseen failures of tasks, and the contract suite for backends.
 
-The fixture is a pytest plugin's, of ``pytest_plugins = ["executors.testing"]`` in `conftest.py`: `unseen_failures`.
+The fixture `unseen_failures` is a pytest plugin: ``pytest_plugins = ["executors.testing"]`` in `conftest.py`.
 
-The suite is `BackendContract`, for the author of a backend to subclass in a test module of pytest, where AnyIO's plugin
-runs it on each event loop that the fixture `anyio_backend` names::
+The suite is `BackendContract`. Authors of a backend subclass it in a test module; AnyIO's pytest plugin runs it on each
+event loop that the fixture `anyio_backend` names::
 
     class TestMyBackend(BackendContract):
         pytestmark = pytest.mark.anyio

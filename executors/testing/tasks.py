@@ -1,4 +1,4 @@
-"""What the suite of tests has backends run, in worker processes as well."""
+"""The tasks of the contract suite. They also run in worker processes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import anyio.lowlevel
 from executors.context import current_task
 
 declared: ContextVar[str] = ContextVar("declared", default="unset")
-"""A context variable that the suite's executor is told to carry."""
+"""A context variable that the suite declares for its executor."""
 
 
 class ContractError(Exception):
-    """Made from two arguments, it keeps one and another."""
+    """An exception whose arguments differ from its `args`."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{text} ({code})")
@@ -26,23 +26,23 @@ class ContractError(Exception):
 
 
 def identify(value: int, *, factor: int = 1) -> tuple[int, int | None, str]:
-    """Return a value, and the task's id and name as they are seen inside."""
+    """Return a value, and the task's id and name as seen inside."""
     return value * factor, current_task().id, current_task().name
 
 
 async def identify_later(value: int, *, factor: int = 1) -> tuple[int, int | None, str]:
-    """The same, having waited."""
+    """The same as a coroutine that waits."""
     await anyio.lowlevel.checkpoint()
     return identify(value, factor=factor)
 
 
 def read_declared() -> str:
-    """Return the context variable's value."""
+    """Return the value of the context variable."""
     return declared.get()
 
 
 async def read_declared_later() -> str:
-    """The same."""
+    """The same as a coroutine."""
     return declared.get()
 
 
@@ -52,12 +52,12 @@ def fail(kind: type[BaseException] | None = None) -> None:
 
 
 async def fail_later(kind: type[BaseException] | None = None) -> None:
-    """The same."""
+    """The same as a coroutine."""
     fail(kind)
 
 
 def stay(began: str, until: str) -> None:
-    """Make a file, and run until it is cancelled, if that is seen, or another file is there."""
+    """Create the file `began`, and run until cancellation is requested or the file `until` exists."""
     _make(began)
     while not _is_there(until):
         current_task().check_cancelled()
@@ -65,9 +65,9 @@ def stay(began: str, until: str) -> None:
 
 
 async def stay_on(began: str, until: str) -> None:
-    """The same, without looking whether it is cancelled."""
+    """The same as a coroutine, which an ordinary cancellation ends."""
     _make(began)
-    while not _is_there(until):  # noqa: ASYNC110  (another process makes it)
+    while not _is_there(until):  # noqa: ASYNC110  (another process creates it)
         await anyio.sleep(0.005)
 
 
@@ -80,12 +80,12 @@ def _is_there(file: str) -> bool:
 
 
 def die(record: str) -> None:
-    """Note in a file that it runs, and end its process at once."""
+    """Append a line to a file, and kill its own process."""
     with Path(record).open("a") as file:
         file.write("once\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def die_later(record: str) -> None:
-    """The same."""
+    """The same as a coroutine."""
     die(record)

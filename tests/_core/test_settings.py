@@ -17,7 +17,7 @@ BAD: list[tuple[str, Any]] = [
     *[("processes", value) for value in (-1, 1.5, "4", True)],
     *[("queue_size", value) for value in (0, -1, None, "10", math.inf)],
     *[(key, value) for key in ("shutdown_timeout", "cancel_grace") for value in (-1, math.nan, math.inf, "5", None)],
-    *[("worker_nice", value) for value in (-1, 20, 1.5, "10")],
+    *[("worker_nice", value) for value in (-1, 20, 1.5, True, "10", "batch")],
     *[("max_tasks_per_worker", value) for value in (0, -1, "1")],
     *[("worker_max_memory_growth", value) for value in (0, -1, 1.5)],
     *[("worker_idle_timeout", value) for value in (0, -1, math.nan, "5")],

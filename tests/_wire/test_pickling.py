@@ -13,7 +13,7 @@ import worker_tasks as tasks
 from pool_tasks import Block
 
 from executors import Executor, SerializationError
-from executors._wire import pickling
+from executors._wire import exceptions, pickling
 
 pytestmark = pytest.mark.anyio
 
@@ -293,8 +293,8 @@ def test_large_buffers_are_left_out_of_a_pickle() -> None:
 
 def test_an_error_is_dumped_and_loaded_in_one_process() -> None:
     """What `dump_error` makes, `load_error` turns back, with a note of where it comes from."""
-    data = pickling.dump_error(tasks.TwoArgumentsError(3, "x"), "trace", MEGABYTE)
-    error = pickling.load_error(data, "somewhere")
+    data = exceptions.dump_error(tasks.TwoArgumentsError(3, "x"), "trace", MEGABYTE)
+    error = exceptions.load_error(data, "somewhere")
     assert (type(error), error.code, error.__notes__) == (
         tasks.TwoArgumentsError,
         3,

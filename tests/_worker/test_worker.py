@@ -38,9 +38,17 @@ async def test_a_worker_is_a_process_of_its_own(cpu) -> None:
 
 
 async def test_niceness_is_configurable() -> None:
-    """`worker_nice` is what it has."""
+    """`worker_nice` is added to the server's niceness; "idle" stands for a scheduling policy, which tasks run under."""
     async with Executor(threads=1, processes=1, worker_nice=0) as executor:
         assert (await executor.options(tag="cpu").run(tasks.describe_process))["nice"] == os.nice(0)
+    settings = {
+        "backends": {"second": {"backend": "process:1", "nice": 0}},
+        "tags": {"cpu": "process", "other": "second"},
+    }
+    async with Executor(threads=1, processes=1, worker_nice="idle", **settings) as executor:
+        assert await executor.options(tag="cpu").run(os.sched_getscheduler, 0) == os.SCHED_IDLE
+        assert await executor.options(tag="other").run(tasks.scheduling_policy) == os.SCHED_OTHER
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 async def test_output_goes_to_standard_error(capfd) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from pathlib import Path
 
 import launching
@@ -162,6 +163,16 @@ def test_signals_to_the_zygote_are_ignored(launcher, launch) -> None:
     assert call(other, os.getppid) == call(worker, os.getppid) == zygote
 
 
+@pytest.mark.parametrize("how", ["preload", "in the fork", "of its own"])
+def test_idle_workers(launcher, launch, how: str) -> None:
+    """With the niceness "idle" a worker has the policy SCHED_IDLE, however it is started."""
+    function = launching.keep_thread if how == "of its own" else launching.log
+    arguments = () if how == "of its own" else ("imported",)
+    worker = launch(launcher(setup(function, *arguments, nice="idle", preload=how != "in the fork")))
+    assert worker.is_forked == (how != "of its own")
+    assert call(worker, os.sched_getscheduler, 0) == os.SCHED_IDLE
+
+
 # --- what is imported before a fork -----------------------------------------------------------------------
 
 
@@ -222,6 +233,8 @@ def test_what_keeps_an_app_from_being_forked(launcher, launch, tmp_path, opened:
     single = launcher(unclean)
     workers = [launch(single) for _ in range(2)]
     assert not any(worker.is_forked for worker in workers)
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    assert set(map(str, (worker.pid for worker in workers))) == set(children)  # there is no zygote any more
     assert [call(worker, os.getpid) for worker in workers] == [worker.pid for worker in workers]
     assert {call(worker, os.getppid) for worker in workers} == {os.getpid()}
     os.kill(workers[0].pid, signal.SIGKILL)
@@ -245,11 +258,11 @@ def test_files_that_forks_can_share(launcher, launch, tmp_path, mode: str) -> No
 
 
 @pytest.mark.parametrize("preload", [True, False])
-def test_a_setup_that_fails_is_told(launcher, preload: bool) -> None:
+def test_a_setup_that_fails_is_reported(launcher, preload: bool) -> None:
     """The launcher hears what it raised, and where."""
     with pytest.raises(StartError, match="RuntimeError: no such app") as caught:
         launcher(setup(launching.fail, preload=preload)).launch()
-    assert caught.value.told
+    assert caught.value.reported
     assert "in fail" in str(caught.value)
 
 
@@ -257,8 +270,8 @@ def test_a_setup_that_fails_is_told(launcher, preload: bool) -> None:
 def test_a_setup_that_hangs(launcher, preload: bool) -> None:
     """It is ended after the time that a start may take, and the error says so."""
     with pytest.raises(StartError, match=r"within 0\.5 s") as caught:
-        launcher(setup(launching.hang, preload=preload), start_time=0.5).launch()
-    assert caught.value.told
+        launcher(setup(launching.hang, preload=preload), start_timeout=0.5).launch()
+    assert caught.value.reported
 
 
 @pytest.mark.parametrize("preload", [True, False])
@@ -266,15 +279,20 @@ def test_a_setup_that_exits(launcher, preload: bool) -> None:
     """The launcher hears how the process ended."""
     with pytest.raises(StartError, match="exit code 7") as caught:
         launcher(config(setup=("worker_tasks:setup_exits", (7,)), preload=preload)).launch()
-    assert not caught.value.told
+    assert not caught.value.reported
 
 
 @pytest.mark.parametrize("how", ["preload", "in the fork", "of its own"])
 def test_the_log_of_a_setup(launcher, launch, caplog, how: str) -> None:
-    """What the app logs as it is imported is in this process's log when the worker is there."""
-    names = {"of its own": launching.log_and_keep_thread}
-    launch(launcher(setup(names.get(how, launching.log), "imported", preload=how == "preload")))
-    assert [record.getMessage() for record in named(caplog, "tests.setup")] == ["imported"]
+    """What the app logs as it is imported is in this process's log when the worker is ready, once for each import.
+
+    An app that cannot be forked is imported twice at first: in the zygote, and in the worker.
+    """
+    function = launching.log_and_keep_thread if how == "of its own" else launching.log
+    worker = launch(launcher(setup(function, "imported", preload=how != "in the fork")))
+    assert worker.is_forked == (how != "of its own")
+    imports = 2 if how == "of its own" else 1
+    assert [record.getMessage() for record in named(caplog, "tests.setup")] == ["imported"] * imports
 
 
 def test_a_long_log_of_a_setup_keeps_no_app_from_being_forked(launcher, launch, caplog) -> None:

@@ -1,4 +1,4 @@
-"""One contract over every backend."""
+"""Every backend passes the contract suite."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ASYNCIO_AND_TRIO = pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("
 
 
 class TestLoopBackend(BackendContract):
-    """The loop itself, with a bound."""
+    """Coroutines, two at a time."""
 
     def make_backend(self):
         return LoopBackend(max_running=2)
 
 
 class TestUnboundedLoopBackend(BackendContract):
-    """The loop itself, as it is by default."""
+    """Coroutines, without a limit."""
 
     def make_backend(self):
         return LoopBackend()
@@ -46,16 +46,14 @@ class TestProcessBackend(BackendContract):
 
 
 class TestInlineBackend(BackendContract):
-    """In place."""
-
-    runs_in_place = True
+    """On the event loop, for tests."""
 
     def make_backend(self):
         return InlineBackend()
 
 
 class TestThreadPoolExecutor(BackendContract):
-    """The standard library's threads, made anew for each run."""
+    """The standard library's threads."""
 
     def make_backend(self):
         return FuturesBackend(lambda: ThreadPoolExecutor(2))
@@ -81,20 +79,20 @@ class TestLokyExecutor(BackendContract):
 
 
 class MuteBackend(InlineBackend):
-    """Takes jobs, and does nothing with them."""
+    """Accepts jobs, and does nothing with them."""
 
     def submit(self, job):
-        """Forget it."""
+        """Ignore it."""
 
 
 @ASYNCIO
 async def test_a_backend_that_reports_nothing(tmp_path, monkeypatch) -> None:
-    """The contract says what is missing in a sentence, and not by a bare TimeoutError."""
-    monkeypatch.setattr(contract, "PATIENCE", 0.01)
-    run = contract.Run(MuteBackend(), tmp_path, in_place=False)
+    """The failure names the missing report, instead of a bare TimeoutError."""
+    monkeypatch.setattr(contract, "STUCK_TIMEOUT", 0.01)
+    run = contract.Run(MuteBackend(), tmp_path)
     async with run.executor:
-        with pytest.raises(AssertionError, match=r"the end of <TaskHandle .* hasn't been reported"):
+        with pytest.raises(AssertionError, match=r"the outcome of <TaskHandle .* has not been reported"):
             await run.error_of(run.submit(tasks.identify, 1))
-        with pytest.raises(AssertionError, match=r"the function of <TaskHandle .* hasn't been called"):
+        with pytest.raises(AssertionError, match=r"the function of <TaskHandle .* has not been called"):
             await run.inside(run.stay(tasks.stay))
         await run.executor.drain(0)

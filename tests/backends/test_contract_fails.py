@@ -1,4 +1,4 @@
-"""What the contract says of backends that don't keep it."""
+"""Backends that violate the contract fail its tests, with a message that says why."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class _ForgetsTheContext(_OneThread):
         (_ForgetsTheContext, "test_declared_context_variables_arrive", r"run it in `job\.context`"),
     ],
 )
-async def test_a_fault_is_told(faulty, test, match) -> None:
-    """A backend that does what it must not fails a test, which says so in a sentence."""
+async def test_a_violation_is_found(faulty, test, match) -> None:
+    """The message says what the backend should do."""
 
     class Contract(BackendContract):
         def make_backend(self):

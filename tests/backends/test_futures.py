@@ -1,4 +1,4 @@
-"""What differs where tasks run in somebody else's executor."""
+"""What is special about tasks in another library's executor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"]),
 ]
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 def processes(size: int = 1) -> ProcessPoolExecutor:
@@ -56,16 +56,16 @@ async def running(backend: FuturesBackend, **settings: Any) -> AsyncIterator[Bou
 
 
 async def ended_with(handle: TaskHandle[Any]) -> BaseException | None:
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         await handle.wait()
     return handle.exception()
 
 
-# --- whose executor it is ---------------------------------------------------------------------------------
+# --- who owns the executor ---------------------------------------------------------------------------------
 
 
-async def test_an_executor_that_is_given_is_left_as_it_is() -> None:
-    """It runs what its owner submits before, meanwhile and afterwards."""
+async def test_a_given_executor_is_not_shut_down() -> None:
+    """Its owner can use it before, meanwhile and afterwards."""
     with ThreadPoolExecutor(1) as pool:
         backend = FuturesBackend(pool)
         for _ in range(2):
@@ -74,8 +74,8 @@ async def test_an_executor_that_is_given_is_left_as_it_is() -> None:
         assert pool.submit(abs, -4).result() == 4
 
 
-async def test_an_executor_that_was_made_here_is_shut_down() -> None:
-    """Each run of the executor has one of its own, which takes nothing afterwards."""
+async def test_a_created_executor_is_shut_down() -> None:
+    """Each run creates its own, which is shut down at the end."""
     made: list[ThreadPoolExecutor] = []
 
     def make() -> ThreadPoolExecutor:
@@ -92,8 +92,8 @@ async def test_an_executor_that_was_made_here_is_shut_down() -> None:
             pool.submit(abs, 1)
 
 
-async def test_an_executor_that_its_owner_has_shut_down_refuses() -> None:
-    """Its tasks fail, and say why."""
+async def test_an_executor_that_its_owner_has_shut_down() -> None:
+    """Tasks fail with the reason."""
     pool = ThreadPoolExecutor(1)
     async with running(FuturesBackend(pool)) as submitter:
         pool.shutdown()
@@ -103,7 +103,7 @@ async def test_an_executor_that_its_owner_has_shut_down_refuses() -> None:
 
 @pytest.mark.parametrize("by_owner", [False, True])
 async def test_a_task_that_waits_for_a_worker_of_a_shared_executor(by_owner: bool) -> None:
-    """It can be cancelled there, by its handle or by the executor's owner, and never runs then."""
+    """It can be cancelled there, by its handle or by the owner, and then never runs."""
     pool, release = ThreadPoolExecutor(1), threading.Event()
     pool.submit(release.wait)
     called: list[int] = []
@@ -124,12 +124,12 @@ async def test_a_task_that_waits_for_a_worker_of_a_shared_executor(by_owner: boo
     assert called == []
 
 
-async def test_no_more_are_handed_over_than_may_be() -> None:
-    """With a size of its own it leaves the other workers to the executor's owner."""
+async def test_size_limits_what_the_executor_gets() -> None:
+    """With a smaller size, the other workers are left to the owner."""
     release = threading.Event()
     with ThreadPoolExecutor(4) as pool:
         async with running(FuturesBackend(pool, size=2)) as submitter:
-            handles = [submitter.submit(release.wait, PATIENCE) for _ in range(3)]
+            handles = [submitter.submit(release.wait, TIMEOUT) for _ in range(3)]
             while [handle.state for handle in handles[:2]] != [RUNNING, RUNNING]:
                 await anyio.sleep(0)
             assert pool.submit(abs, -1).result() == 1
@@ -141,8 +141,8 @@ async def test_no_more_are_handed_over_than_may_be() -> None:
 # --- threads ----------------------------------------------------------------------------------------------
 
 
-async def test_a_function_in_a_thread_sees_that_it_is_to_stop() -> None:
-    """`current_task()` has the task's handle there, and its thread is measured."""
+async def test_a_function_in_a_thread_sees_cancel_requested() -> None:
+    """`current_task()` works there, and CPU time is measured."""
     began = threading.Event()
 
     def stay() -> None:
@@ -160,32 +160,32 @@ async def test_a_function_in_a_thread_sees_that_it_is_to_stop() -> None:
         assert handle.cpu_time is not None
 
 
-async def test_an_error_that_nobody_asks_for_is_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing of the executor's keeps a task's error for longer than its handle is there."""
+async def test_an_unretrieved_error_is_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The backend does not keep a task's error alive longer than the handle."""
     gc.disable()
     try:
         async with running(FuturesBackend(lambda: ThreadPoolExecutor(1))) as submitter:
-            submitter.submit(tasks.raise_it, LookupError, "nobody asked")
+            submitter.submit(tasks.raise_it, LookupError, "unretrieved")
             await submitter.run(abs, 1)
             await anyio.sleep(0)
-            assert caplog.text.count("nobody asked") > 0
+            assert caplog.text.count("unretrieved") > 0
     finally:
         gc.enable()
 
 
-async def test_when_abandoned_tasks_keep_every_worker() -> None:
-    """What is queued fails, and what is submitted is refused, until one comes back."""
+async def test_abandoned_tasks_occupy_every_worker() -> None:
+    """Queued tasks fail and new ones are refused, until a worker is free again."""
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         async with running(FuturesBackend(pool), cancel_grace=0.01) as submitter:
-            stuck = submitter.submit(release.wait, PATIENCE)
+            stuck = submitter.submit(release.wait, TIMEOUT)
             queued = submitter.submit(abs, 1)
             while stuck.state is not RUNNING:
                 await anyio.sleep(0)
             stuck.cancel()
             assert isinstance(await ended_with(queued), BackendUnavailableError)
             assert stuck.abandoned
-            with pytest.raises(BackendUnavailableError, match="all its 1 workers are kept"):
+            with pytest.raises(BackendUnavailableError, match="all its 1 workers are occupied"):
                 submitter.submit(abs, 1)
             release.set()
             while submitter._executor.backend("pool").unavailable:
@@ -196,8 +196,8 @@ async def test_when_abandoned_tasks_keep_every_worker() -> None:
 # --- processes --------------------------------------------------------------------------------------------
 
 
-async def test_what_does_not_pickle_leaves_the_pool_in_peace() -> None:
-    """A result or an exception that can't come back fails its task, and its worker goes on."""
+async def test_unpicklable_outcomes_do_not_break_the_pool() -> None:
+    """A result or an exception that can't be pickled fails its task, and the worker goes on."""
     async with running(FuturesBackend(processes)) as submitter:
         worker = await submitter.run(tasks.pid)
         assert isinstance(await ended_with(submitter.submit(tasks.make_lock)), SerializationError)
@@ -210,15 +210,15 @@ async def test_what_does_not_pickle_leaves_the_pool_in_peace() -> None:
         assert await submitter.run(tasks.pid) == worker
 
 
-async def test_functions_without_a_name_travel() -> None:
-    """Lambdas and closures go by cloudpickle, and large buffers along with the rest."""
+async def test_functions_without_a_module_travel_by_value() -> None:
+    """Lambdas and closures travel by cloudpickle, large buffers included."""
     data = bytearray(1_000_000)
     async with running(FuturesBackend(processes)) as submitter:
         assert await submitter.run(lambda: len(data)) == len(data)
 
 
-async def test_what_no_worker_has_taken_can_be_cancelled(line: Callable[[], Line]) -> None:
-    """A task that was handed to a pool, and waits there behind those of the pool's owner, is taken back."""
+async def test_a_task_that_waits_in_a_pool_can_be_cancelled(line: Callable[[], Line]) -> None:
+    """A task that waits in a pool, behind calls of the pool's owner, is taken back."""
     began, release = line(), line()
     with processes() as pool:
         async with running(FuturesBackend(pool)) as submitter:
@@ -229,11 +229,11 @@ async def test_what_no_worker_has_taken_can_be_cancelled(line: Callable[[], Line
             await ended_with(handle)
             assert (handle.state, handle.abandoned) == (CANCELLED, False)
             release.tell()
-            assert [other.result(PATIENCE) for other in others[1:]] == [1, 2]
+            assert [other.result(TIMEOUT) for other in others[1:]] == [1, 2]
 
 
 async def test_a_broken_pool_is_replaced() -> None:
-    """The task that killed its worker is lost; what was queued behind it runs in a new pool."""
+    """The task that killed its worker is lost; tasks queued behind it run in a new pool."""
     async with running(FuturesBackend(processes)) as submitter:
         worker = await submitter.run(tasks.pid)
         lost = submitter.submit(tasks.kill_self, signal.SIGKILL)
@@ -241,38 +241,38 @@ async def test_a_broken_pool_is_replaced() -> None:
         error = await ended_with(lost)
         assert lost.state is LOST
         assert isinstance(error, WorkerLostError)
-        assert "the backend 'pool' has broken while it had the task" in str(error)
+        assert "the backend 'pool' broke while it had the task" in str(error)
         (other,) = {await handle for handle in behind}
         assert other != worker
 
 
 async def test_a_pool_that_broke_while_idle_is_replaced() -> None:
-    """A task that the broken pool refuses goes to the new one."""
+    """A task that the broken pool refuses runs in the new one."""
     backend = FuturesBackend(processes)
     async with running(backend) as submitter:
         worker = await submitter.run(tasks.pid)
         broken: Any = backend._pool
         os.kill(worker, signal.SIGKILL)
         await ended(worker)
-        while not broken._broken:  # its manager's thread sees to that
+        while not broken._broken:  # set by the thread of its manager
             await anyio.sleep(0.001)
         assert await submitter.run(tasks.pid) != worker
         assert backend._pool is not broken
 
 
 async def test_a_broken_pool_without_a_replacement() -> None:
-    """What is queued fails, what is submitted is refused, and both say how to have it replaced."""
+    """Queued tasks fail, new ones are refused, and both errors say how to have the pool replaced."""
     with processes() as pool:
         async with running(FuturesBackend(pool)) as submitter:
             lost, behind = submitter.submit(tasks.kill_self, signal.SIGKILL), submitter.submit(tasks.pid)
             assert isinstance(await ended_with(lost), WorkerLostError)
-            assert "give FuturesBackend the function that makes" in str(await ended_with(behind))
-            with pytest.raises(BackendUnavailableError, match="give FuturesBackend the function that makes"):
+            assert "pass FuturesBackend a function that creates" in str(await ended_with(behind))
+            with pytest.raises(BackendUnavailableError, match="pass FuturesBackend a function that creates"):
                 submitter.submit(tasks.pid)
 
 
-async def test_a_task_that_cannot_be_stopped_is_told_apart() -> None:
-    """After its timeout its waiters are told at once; after the grace it is abandoned; the drain ends its worker."""
+async def test_a_task_that_cannot_be_stopped() -> None:
+    """It times out for its waiters at once, is abandoned after the grace, and the drain kills its worker."""
     async with running(FuturesBackend(processes), cancel_grace=0.01) as submitter:
         worker = await submitter.run(tasks.pid)
         handle = submitter.options(timeout=0.01).submit(signal.pause)
@@ -284,7 +284,7 @@ async def test_a_task_that_cannot_be_stopped_is_told_apart() -> None:
 
 
 async def test_under_a_daemonic_server() -> None:
-    """Where the server may start no process by multiprocessing, the error names what may: a `ProcessBackend`."""
+    """Where multiprocessing may not start processes, the error recommends a `ProcessBackend`."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=daemonic.serve, args=(theirs,), daemon=True)
@@ -294,8 +294,8 @@ async def test_under_a_daemonic_server() -> None:
     ours.close()
     await anyio.to_thread.run_sync(server.join)
     server.close()
-    assert "a daemonic one of multiprocessing" in text
-    assert "--workers 0" in text  # Hypercorn has a daemonic one also where it is told of one worker
+    assert "a daemonic process of multiprocessing" in text
+    assert "--workers 0" in text  # Hypercorn uses a daemonic process also for a single worker
     assert "use a ProcessBackend" in text
     assert value == 5
 
@@ -304,7 +304,7 @@ async def test_under_a_daemonic_server() -> None:
 
 
 class OwnExecutor(AnyExecutor):
-    """Runs everything at once, as it is handed over."""
+    """Runs everything in the call of `submit`."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -316,17 +316,17 @@ class OwnExecutor(AnyExecutor):
 
 
 async def test_another_kind_of_executor() -> None:
-    """What isn't known gets pickles, unless it is said to need none; and how many at a time must be said."""
+    """An unknown executor gets pickles unless `requires_pickle=False`, and needs a `size`."""
     taken, lock = [], threading.Lock()
     async with running(FuturesBackend(OwnExecutor(), size=1)) as submitter:
         assert await submitter.run(lambda: os.getpid()) == os.getpid()
-        assert not WorkerState.active  # the app's executor goes on working
+        assert not WorkerState.active  # the app's executor still works
         assert isinstance(await ended_with(submitter.submit(id, lock)), SerializationError)
     async with running(FuturesBackend(OwnExecutor(), size=1, requires_pickle=False)) as submitter:
         handle = submitter.submit(taken.append, lock)
         await handle
         assert (taken, handle.state) == ([lock], SUCCEEDED)
-    with pytest.raises(ConfigurationError, match="doesn't tell how many workers"):
+    with pytest.raises(ConfigurationError, match=r"the number of workers of .* is unknown"):
         FuturesBackend(OwnExecutor()).workers  # noqa: B018
 
 
@@ -339,7 +339,7 @@ def refusing() -> AnyExecutor:
 
 
 async def test_an_executor_that_raises() -> None:
-    """What the executor has against a task is the reason and the cause of its failure, and of no other's."""
+    """Its exception is the reason and the cause of the failure of this one task."""
     async with running(FuturesBackend(refusing, size=1)) as submitter:
         error = await ended_with(submitter.submit(abs, 1))
         assert isinstance(error, BackendUnavailableError)
@@ -348,26 +348,26 @@ async def test_an_executor_that_raises() -> None:
         assert submitter._executor.backend("pool").unavailable is None
 
 
-async def test_what_is_no_executor_is_refused() -> None:
-    """Neither an executor nor what makes one; what makes something else; a size that is none."""
+async def test_bad_arguments_are_refused() -> None:
+    """Not an executor, a function that returns something else, and a bad size are refused."""
     with pytest.raises(ConfigurationError, match="was given 5"):
         FuturesBackend(5)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=r"must make a concurrent\.futures\.Executor"):
+    with pytest.raises(ConfigurationError, match=r"must return a concurrent\.futures\.Executor"):
         FuturesBackend(lambda: 5).workers  # type: ignore[arg-type, return-value]  # noqa: B018
     with pytest.raises(ConfigurationError, match="number of jobs is 0"):
         FuturesBackend(OwnExecutor(), size=0)
 
 
 async def test_a_worker_that_does_not_exit_is_killed() -> None:
-    """A thread that a task has left running keeps its worker from exiting, and no drain from its end."""
+    """A thread that a task has left running keeps its worker from exiting, but does not delay a drain."""
     backend = FuturesBackend(processes)
     async with running(backend) as submitter:
         worker = await submitter.run(tasks.leave_thread)
     await ended(worker)
 
 
-async def test_to_ask_what_a_closed_one_can_do_makes_no_executor() -> None:
-    """What it can do is known from its first executor: to ask it later starts nothing that nobody would end."""
+async def test_attributes_of_a_closed_backend_create_no_executor() -> None:
+    """Attributes are known from the first executor: reading them after the end starts nothing."""
     made: list[AnyExecutor] = []
 
     def make() -> AnyExecutor:

@@ -53,7 +53,7 @@ def test_what_waits_stays_in_threads() -> None:
     """Where threads do no harm and about as much, nothing has to be said of the function."""
     said = advice(IDLE, arm("inline", 1800, 30), arm("thread", 7, 130), arm("process", 7, 65))
     assert said == (
-        "leave it a plain function: in threads the server answers as when idle (p99 7 ms; in worker processes 7 ms) "
+        "leave it a sync function: in threads the server answers as when idle (p99 7 ms; in worker processes 7 ms) "
         "at 2 times the throughput"
     )
 
@@ -87,7 +87,7 @@ def test_a_coroutine_that_blocks_is_to_be_a_plain_function() -> None:
     """One that holds the loop up and uses no CPU waits without awaiting: a thread can do that."""
     said = advice(IDLE, arm("inline", 1800, cpu=0.07), arm("process", 9), is_coroutine=True)
     assert said == (
-        "make it a plain function (def), which runs in a thread: as a coroutine function it holds the event loop up "
+        "make it a sync function (def), which runs in a thread: as a coroutine function it holds the event loop up "
         "without computing (p99 1.8 s; idle 6 ms)"
     )
 
@@ -104,7 +104,7 @@ def test_where_all_harm_the_least_is_named() -> None:
 def test_an_arm_that_fails_is_not_advised() -> None:
     """A function whose value can't be pickled isn't sent to worker processes, however quick it failed there."""
     said = advice(IDLE, arm("thread", 7), arm("process", 6, 0), process="can't pickle")
-    assert said == "leave it a plain function: in threads the server answers as when idle (p99 7 ms; idle 6 ms)"
+    assert said == "leave it a sync function: in threads the server answers as when idle (p99 7 ms; idle 6 ms)"
 
 
 def test_another_backend_is_reached_by_a_tag() -> None:
@@ -132,7 +132,7 @@ def test_the_only_place_that_was_tried_is_not_advised_if_it_harms() -> None:
         "not on the event loop, where p99 is 1.8 s; idle 6 ms: measure other arms, too, to find out where"
     )
     said = advice(IDLE, arm("thread", 210), process="can't pickle")
-    assert said.startswith("leave it a plain function, which harms least")
+    assert said.startswith("leave it a sync function, which harms least")
 
 
 def test_with_nothing_measured_there_is_nothing_to_say() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -17,9 +18,8 @@ from typing import Any
 import pytest
 from processes import check_it_ends_by, eventually, in_session, shown_on_a_terminal
 
-from executors.bench.children import BenchError
-from executors.bench.results import Findings
-from executors.bench.run import Plan, run
+from executors.bench.results import Findings, Measurement
+from executors.bench.run import BenchError, Plan, run
 
 TASKS = """
 import asyncio, os, threading, time
@@ -72,6 +72,11 @@ def bench(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
                 os.kill(pid, signal.SIGKILL)
 
 
+def findings_in(file: Path) -> Findings:
+    values = json.loads(file.read_text())
+    return Findings(**{**values, "measurements": [Measurement(**one) for one in values["measurements"]]})
+
+
 def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
     """Each arm has its row, what can't run there its sentence, and all of it is in the file."""
     file = tmp_path / "found.json"
@@ -84,7 +89,7 @@ def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
         assert re.search(rf"^{arm} +([\d.]+ +){{10}}([\d.]+|-) *$", out, re.MULTILINE), out
     assert "process failed: SerializationError: task 'hold': the result can't be sent back: a lock" in out
     assert "Advice: " in out
-    found = Findings.from_json(file.read_text())
+    found = findings_in(file)
     assert [arm.arm for arm in found.arms] == ["idle", "inline", "thread"]
     assert (found.target, found.args, found.concurrency) == ("bench_tasks.py:hold", [0.01], 2)
     assert set(found.machine) == {"python", "quart", "hypercorn", "quart-executors", "CPUs", "system"}
@@ -111,7 +116,7 @@ def test_a_coroutine_function_with_its_app() -> None:
     )
     assert {arm.arm for arm in found.arms} == {"inline", "process"}
     assert all(arm.throughput > 0 for arm in found.arms)
-    assert "runs only plain ones" in found.errors["reports"]
+    assert "runs only sync functions" in found.errors["reports"]
     assert set(found.errors) == {"reports"}
 
 
@@ -126,7 +131,7 @@ def test_a_coroutine_function_with_its_app() -> None:
 def test_what_cannot_be_measured_is_told(function: str, arms: tuple[str, ...], sentence: str) -> None:
     """A function that fails, ends its process or never ends is one sentence, and soon."""
     with pytest.raises(BenchError, match=sentence):
-        asyncio.run(run(Plan(f"bench_tasks:{function}", arms=arms, patience=1)))
+        asyncio.run(run(Plan(f"bench_tasks:{function}", arms=arms, call_timeout=1)))
 
 
 def test_an_app_that_does_not_start_is_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from executors import ConfigurationError, Executor
 from executors.bench.arms import Call, find_arm
-from executors.bench.driver import Driver
+from executors.bench.server import Driver
 
 pytestmark = [
     pytest.mark.anyio,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from executors.bench import run as module
-from executors.bench.children import BenchError
 from executors.bench.results import Measurement
-from executors.bench.run import Plan, run
+from executors.bench.run import BenchError, Plan, run
 
 pytestmark = [
     pytest.mark.anyio,

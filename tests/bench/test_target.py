@@ -140,7 +140,7 @@ def test_an_app_is_found_or_made() -> None:
     ("path", "sentence"),
     [
         ("bench_tasks:create_app", "of type function and not a Quart app; .*create_app\\(\\)'"),
-        ("bench_tasks:fail_to_create()", "makes no app: RuntimeError: no database .*bench_tasks.py"),
+        ("bench_tasks:fail_to_create()", "creates no app: RuntimeError: no database .*bench_tasks.py"),
         ("bench_tasks", "names no app"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The benchmarks' page: the results are written anew, the prose stays, and what is lost is told."""
+"""The benchmarks' pages: the short one keeps its prose and has a summary, the other one has all tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from benchmarks import page, tables
@@ -19,20 +20,14 @@ PROSE = """# Title
 
 Prose before.
 
-<!-- results: trips -->
+<!-- results: summary -->
 what was there
-<!-- end -->
-<!-- results: goals -->
 <!-- end -->
 <!-- results: losses -->
 <!-- end -->
-<!-- results: others -->
-<!-- end -->
-<!-- results: unmeasured -->
-<!-- end -->
 """
 RECORD: dict[str, Any] = {
-    "machine": {"Python": "3.13", "CPU": "a|b"},
+    "machine": {"python": "3.13", "CPU": "a|b"},
     "plan": {"rounds": 7, "scale": 1.0},
     "results": [],
 }
@@ -42,7 +37,8 @@ def report(name: str, ours: float = 4.0) -> Report:
     found = Report(name, f"What {name} are.")
     found.circumstances = "medians of 1 rounds; 9 s"
     goals = {"peer": Goal(0.5)}
-    found.compare("trip", "ms", {OURS: [ours], "peer": [10.0], "floor": [1.0]}, goals, {"peer": "a [note] | more"})
+    arms = {OURS: [ours], "peer": [10.0], "create_task": [1.0]}
+    found.compare("trip", "ms", arms, goals, {"peer": "a [note] | more"})
     found.compare("rate", "/s", {OURS: [ours], "peer": [10.0]})
     found.plot("all", "All trips", "<svg/>")
     return found
@@ -54,37 +50,47 @@ def written(folder: Path, *reports: Report) -> str:
 
 
 def test_results_are_written_between_their_marks(tmp_path: Path) -> None:
-    """Each benchmark's at its own mark or with the others, plots and JSON beside it; a second time is the same."""
+    """The prose stays; all tables, plots and JSON are beside it; a second time is the same."""
     (tmp_path / "benchmarks.md").write_text(PROSE)
     text = written(tmp_path, report("trips"), report("memory"))
     assert "Prose before." in text
     assert "what was there" not in text
-    assert "| CPU | a\\|b |" in text
-    assert "| plan | rounds 7, scale 1.0 |" in text
-    trips = text.partition("<!-- results: trips -->")[2].partition("<!-- end -->")[0]
+    assert "a|b, 3.13; ? CPUs." in text
+    assert "| trips | rate | peer | 0.4 × |" in text  # noqa: RUF001
+    all_tables = (tmp_path / "benchmark-tables.md").read_text()
+    assert "| CPU | a\\|b |" in all_tables
+    assert "| plan | rounds 7, scale 1.0 |" in all_tables
+    trips = all_tables.partition("## trips\n\nWhat trips are.\n\n")[2].partition("## memory\n\nWhat memory are.\n\n")[0]
     assert "![All trips](benchmarks-trips-all.svg)" in trips
-    assert "| trip | executors | 4 ms |  |  |  |  |  |\n|  | peer | 10 ms | 0.4 × | 0.4 × |" in trips  # noqa: RUF001
-    assert "### trips" not in text
-    assert "### memory\n\nWhat memory are.\n\n" in text.partition("<!-- results: others -->")[2]
-    assert "Not measured." in text.partition("<!-- results: unmeasured -->")[2]
-    assert (tmp_path / "benchmarks-memory-all.svg").read_text() == "<svg/>\n"
+    row = "| trip | executors | 4 ms |  |  |  |  |  |\n|  | peer | 10 ms | 0.4 × | 0.4 × |"  # noqa: RUF001
+    assert row in trips
+    assert (tmp_path / "benchmarks-memory-all.svg").read_text() == "<svg/>"
     assert json.loads((tmp_path / "benchmarks.json").read_text()) == RECORD
     assert written(tmp_path, report("trips"), report("memory")) == text
 
 
-def test_a_new_page_has_the_prose_of_our_own(tmp_path: Path) -> None:
-    """It tells the machine, the goals, and where we lose, for whatever was measured."""
+def test_a_new_page_has_the_prose_of_the_documentation(tmp_path: Path) -> None:
+    """Its marks are the known ones."""
     text = written(tmp_path, report("trips"))
-    for mark in ("machine", "responsiveness", "goals", "losses", "others"):
-        assert f"<!-- results: {mark} -->" in text
+    assert [mark[2] for mark in page.MARK.finditer(text)] == ["machine", "summary", "losses"]
 
 
-def test_what_is_lost_is_told() -> None:
-    """More time than the other is a loss, and so is less done per second; a twentieth isn't."""
-    rows = tables.losses(report("trips").results).rows
-    assert [row[1:] for row in rows] == [["trip", "floor", "4 ×"], ["rate", "peer", "0.4 ×"]]  # noqa: RUF001
-    assert [row[0] for row in rows] == ["trips", ""]
-    assert [row[2] for row in tables.losses(report("trips", 10.4).results).rows] == ["floor"]
+def test_the_summary_has_the_rows_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours beside each peer, or alone; what wasn't measured is left out."""
+    rows = {("trips", "trip"): ("peer", "other"), ("trips", "rate"): (OURS,), ("memory", "trip"): ("peer",)}
+    monkeypatch.setattr(tables, "SUMMARY", rows)
+    assert tables.summary(report("trips").results).rows == [
+        ["trip", "4 ms", "peer", "10 ms", "0.4 ×", "≤ 0.5 ×", "yes"],  # noqa: RUF001
+        ["rate", "4 /s", "", "", "", "", ""],
+    ]
+
+
+def test_losses_are_against_peers() -> None:
+    """More time than a peer is a loss, and so is a lower rate; a twentieth isn't, nor is a floor."""
+    rows = tables.losses(report("trips", 10.6).results).rows
+    assert rows == [["trips", "trip", "peer", "1.06 ×"]]  # noqa: RUF001
+    assert tables.losses(report("trips", 10.4).results).rows == []
+    assert tables.losses(report("trips").results).rows == [["trips", "rate", "peer", "0.4 ×"]]  # noqa: RUF001
 
 
 def test_goals_in_the_terminal() -> None:

@@ -1,4 +1,4 @@
-"""Lags in buckets: quantiles as the values have them, and none that the loop itself kept from being measured."""
+"""Lags in buckets: the quantiles of the values, and the correction of coordinated omission."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import statistics
 
 import pytest
 
-from executors.monitor.histogram import LEAST, MAX, Histogram
+from executors.monitor.histogram import MAX_LAG, MIN_LAG, Histogram
 from executors.monitor.report import THRESHOLDS, Lag
 
 PERIOD = 0.02
 
 
 def test_nothing_measured() -> None:
-    """Before the first beat all is 0."""
+    """Before the first beat everything is 0."""
     histogram = Histogram()
     assert histogram.summary() == Lag()
     assert histogram.per_minute_over(THRESHOLDS) == dict.fromkeys(THRESHOLDS, 0.0)
 
 
 def test_quantiles_are_within_a_bucket() -> None:
-    """Each quantile is at most 5 % above that of the measured values, and the most is exact."""
+    """Each quantile is at most 5 % above the exact one, and the maximum is exact."""
     histogram, draw = Histogram(), random.Random(1)
     lags = sorted(min(draw.lognormvariate(-7, 1), PERIOD) for _ in range(10_000))
     for lag in lags:
@@ -34,7 +34,7 @@ def test_quantiles_are_within_a_bucket() -> None:
 
 
 def test_coordinated_omission_is_corrected() -> None:
-    """A stall of a second counts as the fifty beats that it kept from coming, each later than the one after."""
+    """A stall of a second counts as the fifty beats that it delayed."""
     histogram = Histogram()
     for _ in range(50):
         histogram.record(0.0001, PERIOD)
@@ -45,9 +45,9 @@ def test_coordinated_omission_is_corrected() -> None:
     assert histogram.per_minute_over((0.5,)) == {0.5: pytest.approx(60 * 25 / 100, abs=1)}
 
 
-@pytest.mark.parametrize("lag", [0.0, LEAST / 2, MAX, 100 * MAX, 3600.0])
+@pytest.mark.parametrize("lag", [0.0, MIN_LAG / 2, MAX_LAG, 100 * MAX_LAG, 3600.0])
 def test_the_ends_of_the_scale(lag: float) -> None:
-    """What is off the scale is counted in the first bucket or the last, soon, and the most is still exact."""
+    """Lags off the scale are counted in the first or last bucket, quickly, and the maximum stays exact."""
     histogram = Histogram()
     histogram.record(lag, PERIOD)
     assert histogram.summary().max == lag

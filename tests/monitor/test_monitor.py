@@ -1,4 +1,4 @@
-"""The monitor: what it measures, what it says of it and when, and that it ends with nothing left."""
+"""The monitor: its measurements, its advice, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BEAT = 0.02
 
 
 async def test_an_idle_loop() -> None:
-    """An idle loop is hardly late and hardly busy, and nobody is to blame."""
+    """An idle loop is rarely late and rarely busy, and nobody is to blame."""
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(0.5)
         report = monitor.report()
@@ -39,7 +39,7 @@ async def test_an_idle_loop() -> None:
 
 
 async def test_a_loop_that_computes() -> None:
-    """A loop that computes for half of the time is busy for about that, and late for as long as each step takes."""
+    """A loop that computes half of the time is busy about half of the time, and late by the length of a step."""
     async with LoopMonitor(period=BEAT) as monitor:
         for _ in range(10):
             culprits.compute(0.04)
@@ -53,7 +53,7 @@ async def test_a_loop_that_computes() -> None:
 
 
 async def test_a_loop_that_is_blocked_is_busy() -> None:
-    """Waiting without letting the loop go on counts as busy, though no CPU is used."""
+    """A blocking call counts as busy, although it uses no CPU."""
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         monitor.reset()
@@ -63,7 +63,7 @@ async def test_a_loop_that_is_blocked_is_busy() -> None:
 
 
 async def test_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Who holds the loop up is told of in the log and by a warning at the place, once, and in each report."""
+    """Advice is logged and given as a warning at the line, once, and is in each report."""
     caplog.set_level(logging.WARNING, "executors")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -74,14 +74,14 @@ async def test_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
                 await anyio.sleep(2 * BEAT)
             (advice,) = monitor.report().advice
     assert advice.startswith("`blocking_coroutine` blocked the loop for ")
-    assert advice.endswith("(culprits.py:39): make it a plain function, which runs in a thread")
+    assert advice.endswith("(culprits.py:38): make it a plain function, which runs in a thread")
     (warned,) = [warning for warning in caught if warning.category is ExecutorWarning]
-    assert (warned.filename, warned.lineno) == (culprits.__file__, 39)
+    assert (warned.filename, warned.lineno) == (culprits.__file__, 38)
     assert [record.getMessage() for record in caplog.records] == [str(warned.message)]
 
 
 async def test_advice_where_warnings_are_errors(caplog: pytest.LogCaptureFixture) -> None:
-    """A warning that is made an error, as this suite does, is advice all the same, and no failure of the monitor."""
+    """Where warnings are errors, as in this suite, advice is still logged, and the monitor goes on."""
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         time.sleep(0.12)  # noqa: ASYNC251
@@ -91,7 +91,7 @@ async def test_advice_where_warnings_are_errors(caplog: pytest.LogCaptureFixture
 
 
 async def test_functions_that_tests_run_in_place() -> None:
-    """A plain function that an inline backend runs on the loop is there on purpose, and isn't blamed."""
+    """A plain function that an inline backend runs on the loop is not blamed."""
     async with Executor(inline=True) as executor, LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         await executor.run(time.sleep, 0.12)
@@ -100,7 +100,7 @@ async def test_functions_that_tests_run_in_place() -> None:
 
 
 async def test_reset() -> None:
-    """A reset forgets what was measured and who was blamed."""
+    """A reset discards measurements and blame."""
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         time.sleep(0.04)  # noqa: ASYNC251
@@ -112,10 +112,10 @@ async def test_reset() -> None:
 
 
 async def test_read_from_another_thread() -> None:
-    """Any thread may ask, and reset, while the loop goes on; asking is quick."""
+    """Any thread may call `report` and `reset` while the loop runs; both are quick."""
     async with LoopMonitor(period=BEAT) as monitor:
 
-        def ask() -> list[LoopReport]:
+        def read() -> list[LoopReport]:
             reports = []
             for _ in range(200):
                 reports.append(monitor.report())
@@ -123,13 +123,13 @@ async def test_read_from_another_thread() -> None:
             return reports
 
         began = time.thread_time()
-        reports = await anyio.to_thread.run_sync(ask)
+        reports = await anyio.to_thread.run_sync(read)
         assert all(report.lag.p50 <= report.lag.max for report in reports)
         assert time.thread_time() - began < 1
 
 
 async def test_recent_measurements() -> None:
-    """Each measurement of the last minute is kept with its time."""
+    """Each lag of the last minute is kept with its time."""
     began = time.monotonic()
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(10 * BEAT)
@@ -140,12 +140,12 @@ async def test_recent_measurements() -> None:
 
 
 async def test_ended_and_entered_again() -> None:
-    """A monitor has one loop at a time; afterwards its report stays, and it may measure again."""
+    """A monitor measures one loop at a time. Its report stays after the end, and it can measure again."""
     monitor = LoopMonitor(period=BEAT)
     nothing = monitor.report()
     assert (nothing.seconds, nothing.lag.count, nothing.utilisation) == (0, 0, 0)
     async with monitor:
-        with pytest.raises(ExecutorClosedError, match="measures an event loop already"):
+        with pytest.raises(ExecutorClosedError, match="already measures an event loop"):
             monitor.start()
         await anyio.sleep(3 * BEAT)
     before = monitor.report()
@@ -157,7 +157,7 @@ async def test_ended_and_entered_again() -> None:
 
 
 async def test_two_monitors_of_one_loop() -> None:
-    """Each measures, whichever ends first."""
+    """Both measure, whichever ends first."""
     first, second = LoopMonitor(period=BEAT), LoopMonitor(period=BEAT)
     for order in ((first, second), (second, first)):
         first.start()
@@ -172,19 +172,19 @@ async def test_two_monitors_of_one_loop() -> None:
 
 @pytest.mark.parametrize("period", [0, -1, math.nan, math.inf, "1"])
 def test_bad_period(period: Any) -> None:
-    """A period that can't be used is refused with its value."""
+    """An invalid period is refused, with its value."""
     with pytest.raises(ConfigurationError, match=f"period is {period!r}"):
         LoopMonitor(period=period)
 
 
 def test_outside_of_a_loop() -> None:
-    """Without a running loop there is nothing to measure."""
+    """Outside of a running loop it cannot start."""
     with pytest.raises(ExecutorClosedError, match="inside a running event loop"):
         LoopMonitor(period=BEAT).start()
 
 
 def test_the_loop_ends_without_a_stop(anyio_backend: tuple[str, dict[str, object]]) -> None:
-    """The watchdog's thread ends with the loop that nobody has told it of; to stop the monitor then does no harm."""
+    """The watchdog's thread ends with the loop, also without `stop`, which may still be called."""
     monitor = LoopMonitor(period=BEAT)
 
     async def forget() -> None:
@@ -202,7 +202,7 @@ def test_the_loop_ends_without_a_stop(anyio_backend: tuple[str, dict[str, object
 
 
 def test_a_loop_that_is_run_again() -> None:
-    """What is done between two runs of a loop isn't blamed, and what is done in the second is, whoever runs it."""
+    """Code between two runs of a loop is not blamed, code in the second run is, whoever runs it."""
     monitor = LoopMonitor(period=BEAT)
 
     async def measure() -> None:
@@ -230,7 +230,7 @@ def test_a_loop_that_is_run_again() -> None:
 
 
 def test_nothing_is_imported_while_it_is_off() -> None:
-    """An executor without a monitor doesn't load one."""
+    """An executor without a monitor does not import it."""
     assert "executors.monitor" in sys.modules  # by this module
     code = "import executors.executor, sys; sys.exit('executors.monitor' in sys.modules)"
     assert anyio.run(anyio.run_process, [sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,4 @@
-"""The watchdog itself: what looking costs, and that no delay is forgotten."""
+"""The watchdog: what sampling costs, what it keeps, and which delays it explains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from executors import Executor
 from executors.monitor import LoopMonitor
 from executors.monitor.clocks import AVAILABLE
-from executors.monitor.watchdog import Beat, Watchdog
+from executors.monitor.watchdog import LateBeat, Watchdog
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
 
@@ -23,7 +23,7 @@ BEAT = 0.02
 
 
 def stand_by(has_come: threading.Barrier, ended: threading.Event, depth: int = 20) -> None:
-    """Wait in a thread, at the end of a stack of some depth."""
+    """Wait in a thread, under a deep stack."""
     if depth:
         stand_by(has_come, ended, depth - 1)
     else:
@@ -31,10 +31,10 @@ def stand_by(has_come: threading.Barrier, ended: threading.Event, depth: int = 2
         ended.wait()
 
 
-@pytest.mark.skipif(not AVAILABLE, reason="nobody can read another thread's clock")
+@pytest.mark.skipif(not AVAILABLE, reason="a thread cannot read another thread's clock")
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_idle_threads_cost_little() -> None:
-    """However many threads wait for something: looking at a loop that is blocked takes little of the CPU."""
+    """Sampling a blocked loop costs little CPU, however many idle threads there are."""
     has_come, ended = threading.Barrier(41), threading.Event()
     threads = [threading.Thread(target=stand_by, args=(has_come, ended)) for _ in range(40)]
     for thread in threads:
@@ -55,7 +55,7 @@ async def test_idle_threads_cost_little() -> None:
 
 
 class Argument:
-    """Of a task; it can be seen to go."""
+    """An argument of a task, for a weak reference."""
 
 
 def compute(_: Argument) -> None:
@@ -63,8 +63,8 @@ def compute(_: Argument) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-async def test_nothing_is_kept_of_what_was_seen() -> None:
-    """A task that was seen during a delay is gone when it has ended, without the garbage collector's help."""
+async def test_samples_keep_no_task_alive() -> None:
+    """Nothing keeps a task alive that was sampled during a delay, also without the garbage collector."""
     async with Executor(threads=1, processes=0) as executor, LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         gc.disable()
@@ -84,20 +84,20 @@ async def test_nothing_is_kept_of_what_was_seen() -> None:
             gc.enable()
 
 
-async def test_a_late_beat_is_told_before_the_next_one_is_due() -> None:
-    """Who looks in between still knows that there is a delay to explain, and doesn't forget what was seen of it."""
+async def test_a_late_beat_is_recorded_before_the_next_one_is_due() -> None:
+    """A sample taken in between knows that there is a delay to explain, and the earlier ones are kept."""
 
-    class Told(deque[Beat]):
-        """Sees what is due while it is told of a late beat."""
+    class Recorded(deque[LateBeat]):
+        """Notes what is due when a late beat is recorded."""
 
-        def append(self, beat: Beat) -> None:
+        def append(self, beat: LateBeat) -> None:
             due_then.append(watchdog._due)
             super().append(beat)
 
     due_then: list[float] = []
     watchdog = Watchdog(60.0, frozenset(), lambda charges: None, lambda: False)
     try:
-        watchdog._late = Told()
+        watchdog._late_beats = Recorded()
         due, now = watchdog._due, watchdog._due + 1
         watchdog.beat(due, now)
         assert due_then == [due]

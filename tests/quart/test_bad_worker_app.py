@@ -71,10 +71,10 @@ async def test_worker_that_has_no_app(app, executor, caplog, path, says):
             with pytest.raises(WorkerLostError) as caught:
                 await handle
             assert [text for text in says if text not in str(caught.value)] == []
-        with pytest.raises(BackendUnavailableError, match="worker processes don't start") as refused:
+        with pytest.raises(BackendUnavailableError, match="worker processes fail to start") as refused:
             executor.submit(in_app.app_name)
         assert [text for text in says if text not in str(refused.value)] == []
-    (logged,) = [record for record in caplog.records if "worker processes don't start" in record.getMessage()]
+    (logged,) = [record for record in caplog.records if "worker processes fail to start" in record.getMessage()]
     assert (logged.levelno, logged.name) == (logging.ERROR, "executors")
     assert [text for text in says if text not in logged.getMessage()] == []
     assert logged.getMessage().count("which is of type") <= 1  # what has no traceback isn't said twice

@@ -14,14 +14,14 @@ from quart import Quart
 from until import until
 
 from executors import BackendUnavailableError, ConfigurationError, WorkerLostError
-from executors.backends.process import circuit
+from executors.backends.process import starter
 from executors.errors import AppNotFoundError
 from executors.quart import QuartExecutor
 
 pytestmark = pytest.mark.anyio
 
 OPENED = ["open", "open_on_loop"]
-DONT_START = "worker processes don't start"
+DONT_START = "worker processes fail to start"
 CLOSED = ["close_on_loop", "close"]
 ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -193,7 +193,7 @@ async def test_worker_that_cannot_open(app, record, how, caplog, what, kind):
 @ON_ASYNCIO
 async def test_worker_that_can_open_later(app, record, how, caplog, tmp_path, monkeypatch):
     """While no worker starts that is logged once; when one does, tasks run; when none does again, it is logged anew."""
-    monkeypatch.setattr(circuit, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(starter, "_FIRST_PAUSE", 0.05)
     state = tmp_path / "how"
     state.write_text("init fails")
     how(state)

@@ -1,8 +1,7 @@
-"""What holds an event loop up, each in its own way, and what only stands by."""
+"""Tasks that delay the event loop, each in its own way, and tasks that run beside them."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 
@@ -11,20 +10,20 @@ import anyio
 from executors import current_task
 
 HELD = 0.12
-"""Seconds for which each culprit holds the loop up."""
+"""Seconds by which each culprit delays the loop."""
 
 STEPS = 25
 
 
 def compute(seconds: float) -> None:
-    """Use the CPU in Python code, which gives the interpreter's lock back every few milliseconds."""
+    """Compute in Python code, which releases the GIL every few milliseconds."""
     until = time.thread_time() + seconds
     while time.thread_time() < until:
         sum(range(500))
 
 
 def hold_lock(seconds: float) -> None:
-    """Use the CPU in single calls of C code that keep the interpreter's lock for a while each."""
+    """Compute in calls of C code, each of which keeps the GIL."""
     until = time.thread_time() + seconds
     length = 16
     while time.thread_time() < until:
@@ -35,7 +34,7 @@ def hold_lock(seconds: float) -> None:
 
 
 async def blocking_coroutine() -> None:
-    """Wait without letting the loop go on."""
+    """Block the event loop without computing."""
     time.sleep(HELD)  # noqa: ASYNC251
 
 
@@ -56,14 +55,14 @@ def locking_thread() -> None:
 
 
 def waiting_thread() -> None:
-    """Stand by in a thread: wait, mostly."""
+    """An innocent in a thread: mostly waits."""
     for _ in range(STEPS):
         time.sleep(0.02)
         current_task().check_cancelled()
 
 
 async def polite_coroutine() -> None:
-    """Stand by on the loop: a little work at a time."""
+    """An innocent on the loop: a little work at a time."""
     for _ in range(STEPS):
         await anyio.sleep(0.02)
         compute(0.0005)
@@ -71,11 +70,3 @@ async def polite_coroutine() -> None:
 
 CULPRITS = (blocking_coroutine, computing_coroutine, locking_coroutine, computing_thread, locking_thread)
 INNOCENTS = (waiting_thread, polite_coroutine)
-
-
-def digesting_thread() -> None:
-    """Stand by in a thread: compute in C code that doesn't keep the interpreter's lock."""
-    data = bytes(4_000_000)
-    until = time.thread_time() + 3 * HELD
-    while time.thread_time() < until:
-        hashlib.sha256(data)

@@ -37,11 +37,11 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def launcher() -> Iterator[Callable[..., Launcher]]:
-    """Makes launchers of workers that are told something; closed after the test."""
+    """Makes launchers of workers with some configuration; closed after the test."""
     made: list[Launcher] = []
 
-    def make(told: dict[str, Any] | None = None, **options: Any) -> Launcher:
-        made.append(Launcher(lambda: told or config(), **options))
+    def make(settings: dict[str, Any] | None = None, **options: Any) -> Launcher:
+        made.append(Launcher(lambda: settings or config(), **options))
         return made[-1]
 
     yield make
@@ -60,7 +60,7 @@ def launch(launcher: object) -> Iterator[Callable[..., WorkerProcess]]:
 
     yield launch_by
     for each in launched:
-        if each.pidfd is not None:  # it isn't closed
+        if each.pidfd is not None or each.sock.fileno() >= 0:  # it isn't closed
             each.kill()
             each.reap()
             each.close()

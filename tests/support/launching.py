@@ -25,7 +25,7 @@ kept: list[Any] = []
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """Return what a worker is told."""
+    """Return the configuration of a worker."""
     return {
         "argv": sys.argv,
         "library": "asyncio",
@@ -43,7 +43,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def setup(function: Callable[..., Any], *args: Any, **changes: Any) -> dict[str, Any]:
-    """Return what a worker is told that has this setup."""
+    """Return the configuration of a worker that has this setup."""
     return config(setup=(f"{function.__module__}:{function.__name__}", args), **changes)
 
 

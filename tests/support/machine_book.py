@@ -165,7 +165,7 @@ class Book:
         return entry is not None and entry.pid == error.pid and error.exitcode == CRASHES.get(task.kind)
 
 
-EXPECTED = ["its error was never retrieved", "worker processes don't start"]
+EXPECTED = ["its error was never retrieved", "worker processes fail to start"]
 """What the library may log as an error: tasks do fail, and workers are killed while they start, again and again."""
 
 

@@ -370,6 +370,10 @@ def describe_process() -> dict[str, Any]:
     }
 
 
+def scheduling_policy() -> int:
+    return os.sched_getscheduler(0)
+
+
 def print_both(text: str) -> None:
     import subprocess  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""`DaskBackend`: jobs wait here, and go to the cluster a few at a time."""
+"""`DaskBackend`: queues jobs, and hands them to a Dask cluster a few at a time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from executors._loops import EventLoop
 from executors._wire import pickling
-from executors._worker import dask_entry as trampoline
+from executors._worker import dask_entry
 from executors._worker.dask_entry import Call, Place
-from executors._worker.runner import here
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
-from executors.backends.dask.addresses import checked_address, checked_security
 from executors.backends.job import INLINE_LIMIT
 from executors.backends.side_thread import SideThread
 from executors.errors import BackendUnavailableError, ConfigurationError, SerializationError
@@ -31,24 +29,24 @@ logger = logging.getLogger("executors")
 
 
 class DaskBackend(ExecutorBackend):
-    """Runs plain and coroutine functions on the workers of a Dask cluster that is there already.
+    """Runs sync and coroutine functions on the workers of an existing Dask cluster. Needs asyncio's event loop.
 
-    The workers need this library (the extra `dask`), the modules of the functions, and one thread each and a nanny
-    if a task that doesn't listen is to be stopped: ``dask worker ADDRESS --nthreads 1``. Needs asyncio's event loop.
+    The workers need this library (the extra `dask`) and the modules of the functions. A task that does not respond to
+    cancellation can be stopped only on a worker with one thread and a nanny: ``dask worker ADDRESS --nthreads 1``.
 
     Args:
-        address: Where the scheduler is: ``"127.0.0.1:8786"``, ``"tls://scheduler.internal:8786"``.
+        address: The scheduler's address: ``"127.0.0.1:8786"``, ``"tls://scheduler.internal:8786"``.
         security: Certificates for TLS: a ``distributed.Security``, or its keywords as a mapping.
-        insecure: Whether a scheduler on another machine may be used without TLS. Whoever can reach it, or change what
-            is said to it, can run any code on the workers and here.
-        in_flight: How many jobs the cluster has at a time; the others wait here. More than its threads, so that a
-            worker finds its next job there.
-        connect_timeout: Seconds that connecting may take; jobs wait for so long.
-        worker_timeout: Seconds that a job may wait at the scheduler while there is no worker that could run it.
-        max_payload: How many bytes a pickled call or result may have. The scheduler's memory takes them.
+        insecure: Whether a scheduler on another machine may be used without TLS. Whoever can connect to it, or alter
+            its messages, can run any code on the workers and in this process.
+        in_flight: The number of jobs in the cluster at a time; others are queued here. Choose more than the cluster has
+            threads, so that a worker has its next job at hand.
+        connect_timeout: Seconds that connecting may take, and that jobs wait for it.
+        worker_timeout: Seconds that a job may wait at the scheduler while there is no suitable worker.
+        max_payload: The maximum size of a pickled call or result in bytes. They take up the scheduler's memory.
 
     Raises:
-        ConfigurationError: An argument can't be used, or Dask isn't installed.
+        ConfigurationError: An argument can't be used, or Dask is not installed.
     """
 
     supports_coroutines = True
@@ -71,15 +69,14 @@ class DaskBackend(ExecutorBackend):
         max_payload: int = 8 * 1024 * 1024,
     ) -> None:
         try:
-            from executors.backends.dask import connection  # noqa: PLC0415  (an extra)
-            from executors.backends.dask import remote_task as flights  # noqa: PLC0415
+            from executors.backends.dask import connection, remote_task  # noqa: PLC0415  (an extra)
         except ImportError as error:
             raise ConfigurationError(
                 f"DaskBackend needs Dask ({error}): pip install 'quart-executors[dask]'"
             ) from error
-        self._new_connection, self._new_flight = connection.Connection, flights.RemoteTask
-        self._security = checked_security(security)
-        self._address = checked_address(address, self._security, insecure=insecure)
+        self._new_connection, self._new_task = connection.Connection, remote_task.RemoteTask
+        self._security = connection.checked_security(security)
+        self._address = connection.checked_address(address, self._security, insecure=insecure)
         self._in_flight = whole_number(in_flight, "in_flight", least=1)
         self._connect_timeout = positive_seconds(connect_timeout, "connect_timeout")
         self._worker_timeout = positive_seconds(worker_timeout, "worker_timeout")
@@ -87,38 +84,45 @@ class DaskBackend(ExecutorBackend):
 
     @classmethod
     def from_url(cls, rest: str, **options: Any) -> Self:
-        """Make one of a text such as ``"dask://127.0.0.1:8786"`` or ``"dask:tls://scheduler.internal:8786"``."""
+        """Create a backend from a string such as ``"dask://127.0.0.1:8786"`` or ``"dask:tls://10.0.0.7:8786"``.
+
+        Args:
+            rest: The scheduler's address.
+            options: Further arguments of the class.
+
+        Raises:
+            ConfigurationError: An argument can't be used.
+        """
         return cls(rest, **options)
 
     def start(self, loop: EventLoop) -> None:
-        """Begin to connect, in the background.
+        """Start connecting, in the background.
 
         Raises:
             ConfigurationError: The event loop is trio's.
         """
         if loop.library != "asyncio":
-            raise ConfigurationError(f"the backend {self.name!r} needs asyncio: Dask's client doesn't run on trio")
-        self._loop = loop
+            raise ConfigurationError(f"the backend {self.name!r} needs asyncio: Dask's client does not run on trio")
         self._topic = f"executors-{uuid.uuid4().hex}"
         self._backlog = Backlog()
-        self._flights: set[RemoteTask] = set()
-        self._adrift: set[RemoteTask] = set()  # of abandoned jobs: they go on by themselves
+        self._tasks: set[RemoteTask] = set()
+        self._still_running: set[RemoteTask] = set()  # tasks of abandoned jobs
         self._occupied = Counter[str]()
-        self._warned_of: set[str] = set()
+        self._warnings: set[str] = set()
         self._client: Client | None = None
         self._pickler = SideThread("executors-dask-pickler", loop)
         self._connection: Connection = self._new_connection(
-            loop, self._address, self._security, self._connect_timeout, self._connection_changed
+            self._address, self._security, self._connect_timeout, self._connection_changed
         )
 
     @property
     def workers(self) -> int:  # type: ignore[override]
-        """How many jobs the cluster has at a time."""
+        """The number of jobs in the cluster at a time."""
         return self._in_flight
 
     @property
     def unavailable(self) -> str | None:  # type: ignore[override]
-        """Say so while there is no scheduler."""
+        """Why there is no connection to a scheduler; None while there is one."""
         return self._connection.unavailable
 
     # --- the connection ---------------------------------------------------------------------------------------
@@ -128,47 +132,46 @@ class DaskBackend(ExecutorBackend):
         reason = self._connection.unavailable or ""
         if self._client is not None:
             self._occupied = Counter()
-            self._client.subscribe_topic(self._topic, self._began)
+            self._client.subscribe_topic(self._topic, self._task_started)
             self._schedule()
-        elif before is not None:  # what is queued waits for the scheduler to come back
-            for flight in list(self._flights):
-                flight.lose(reason)
+        elif before is not None:  # queued jobs wait for the scheduler to come back
+            for task in list(self._tasks):
+                task.lose(reason)
         else:
             while (job := self._backlog.popleft()) is not None:
                 job.fail(BackendUnavailableError(self.name, reason))
 
-    def _began(self, event: tuple[float, tuple[str, tuple[Any, ...], dict[str, str]]]) -> None:
-        """A worker tells that it has begun a job."""
+    def _task_started(self, event: tuple[float, tuple[str, tuple[Any, ...], dict[str, str]]]) -> None:
         _, (key, fields, versions) = event
         place = Place(*fields)
-        self._doubt(place, versions)
-        for flight in self._flights:
-            if key == flight.key:
-                flight.began(place)
+        self._check_worker(place, versions)
+        for task in self._tasks:
+            if key == task.key:
+                task.started(place)
 
-    def _doubt(self, place: Place, theirs: dict[str, str]) -> None:
-        """Warn, once, of a worker whose tasks can't be stopped, and of versions that aren't those of this process."""
+    def _check_worker(self, place: Place, theirs: dict[str, str]) -> None:
+        """Warn, once each, of workers whose tasks can't be stopped, and of versions that differ from this process."""
         if place.threads > 1 or place.nanny is None:
             self._warn_once(
                 "threads",
                 f"{place} has {'no nanny' if place.nanny is None else f'{place.threads} threads'}: a task there that "
-                "doesn't listen to its timeout or cancellation can't be stopped; with --nthreads 1 and a nanny it can",
+                "does not respond to its timeout or cancellation can't be stopped; start workers with --nthreads 1 and "
+                "a nanny",
             )
-        ours = trampoline.versions()
+        ours = dask_entry.versions()
         if theirs != ours:
-            pairs = [f"{name} {version} (here {ours.get(name)})" for name, version in theirs.items()]
-            versions = ", ".join(pairs)
+            versions = ", ".join(f"{name} {version} (here {ours.get(name)})" for name, version in theirs.items())
             self._warn_once(versions, f"{place} has other versions than this process: {versions}")
 
-    def _warn_once(self, what: str, text: str) -> None:
-        if what not in self._warned_of:
-            self._warned_of.add(what)
-            logger.warning("%s", text)
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._warnings:
+            self._warnings.add(key)
+            logger.warning("%s", message)
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
-        """Pickle the call, beside the loop if it is large, and queue the job."""
+        """Pickle the call, in another thread if it is large, and queue the job."""
         try:
             data = self._dump(job, min(INLINE_LIMIT, self._max_payload))
         except pickling.TooLargeError:
@@ -189,68 +192,66 @@ class DaskBackend(ExecutorBackend):
         if isinstance(error, pickling.TooLargeError):
             error = SerializationError(
                 f"the arguments of task {job.handle.name!r} take more than the {self._max_payload} bytes allowed "
-                "(max_payload of the DaskBackend): hand over what identifies them (a path, a key)"
+                "(max_payload of the DaskBackend): pass what identifies them (a path, a key)"
             )
         if data is None:
-            job.fail(error or RuntimeError("the call came to nothing"))
+            job.fail(error or RuntimeError("pickling the call returned nothing"))
         else:
             self._queue(job, data)
 
     def _queue(self, job: Job, data: bytes) -> None:
         job.token = data
-        job.args, job.kwargs = (), {}  # `data` has them; a queued task takes no more memory than it must
+        job.args, job.kwargs = (), {}  # `data` has them: keep queued tasks small
         self._backlog.append(job)
         self._schedule()
 
     def _schedule(self) -> None:
-        """Hand queued jobs over, as far as the cluster may have more."""
-        while self._client is not None and len(self._flights) < self._in_flight:
+        """Submit queued jobs, as many as the cluster may have."""
+        while self._client is not None and len(self._tasks) < self._in_flight:
             if (job := self._backlog.popleft()) is None:
                 return
             handle = job.handle
-            call = Call("", self._topic, handle.id, handle.name, self.setup, self._max_payload, here(), job.token)
-            job.token = self._new_flight(
-                self._loop,
-                self._client,
-                job,
-                call,
-                self._worker_timeout,
-                self._occupied,
-                self._pickler,
-                self._flight_ended,
+            call = Call("", self._topic, handle.id, handle.name, self.setup, self._max_payload, job.token)
+            job.token = self._new_task(
+                self._client, job, call, self._worker_timeout, self._occupied, self._pickler, self._task_ended
             )
-            self._flights.add(job.token)
+            self._tasks.add(job.token)
 
-    def _flight_ended(self, flight: RemoteTask) -> None:
-        self._flights.discard(flight)
-        self._adrift.discard(flight)
+    def _task_ended(self, task: RemoteTask) -> None:
+        self._tasks.discard(task)
+        self._still_running.discard(task)
         self._schedule()
 
     def cancel(self, job: Job) -> None:
-        """Forget a queued job. Have a running one see `current_task().cancel_requested`, or its coroutine cancelled; if
-        it doesn't stop then, and its worker has one thread and a nanny, that worker is killed."""
-        if isinstance(job.token, self._new_flight):
+        """Drop a queued job; stop a running one.
+
+        `current_task().cancel_requested` becomes True in a sync function, and a coroutine is cancelled. If the job
+        does not end then, its worker is killed, provided it has one thread and a nanny.
+        """
+        if isinstance(job.token, self._new_task):
             job.token.stop()
         else:
             self._backlog.forget(job)
 
     def abandon(self, job: Job) -> None:
-        """Hand another job over in its place."""
-        self._flights.discard(job.token)
-        self._adrift.add(job.token)
+        """Submit another job in its place."""
+        self._tasks.discard(job.token)
+        self._still_running.add(job.token)
         self._schedule()
 
     def stack_of(self, job: Job) -> str | None:
-        """Tell which worker it keeps."""
+        """Return which worker the job occupies."""
         place = getattr(job.token, "place", None)
-        return None if place is None else f"{place}: only one with a single thread and a nanny is killed for a task"
+        return (
+            None if place is None else f"{place}: only a worker with a single thread and a nanny is killed for a task"
+        )
 
     # --- the end ----------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Let go of the scheduler, which forgets what it still has."""
-        for flight in [*self._flights, *self._adrift]:
-            flight.drop()
+        """Disconnect from the scheduler, which then drops all tasks."""
+        for task in [*self._tasks, *self._still_running]:
+            task.drop()
         await self._connection.close()
         await self._pickler.wait_closed()
 

@@ -1,78 +1,137 @@
-"""The connection to a scheduler: made in the background, watched, and made again after it was lost."""
+"""The connection to a Dask scheduler: checked addresses, and a client that connects again whenever it is lost."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from itertools import chain
 
 import dask.config
 from distributed import Client, Event, Security
+from distributed.comm.registry import get_backend
 
-from executors._loops import Cancellable, EventLoop
-from executors.errors import describe
+from executors.errors import ConfigurationError, describe
 
 logger = logging.getLogger("executors")
 
-RETRY_TIME = 1.0
-"""Seconds after a failed attempt to connect before the next."""
+RETRY_INTERVAL = 1.0
+"""Seconds from a failed attempt to connect to the next."""
+
+ENCRYPTED = frozenset({"tls", "wss"})
+
+
+def checked_security(value: object) -> Security | None:
+    """Return the certificates, created from keywords if `value` is a mapping.
+
+    Raises:
+        ConfigurationError: `value` is neither a ``Security``, nor its keywords, nor None.
+    """
+    if isinstance(value, Mapping):
+        try:
+            return Security(**value)
+        except TypeError as error:
+            raise ConfigurationError(f"security can't be created from {', '.join(map(str, value))}: {error}") from error
+    if value is not None and not isinstance(value, Security):
+        raise ConfigurationError(
+            f"security is a {type(value).__name__}, and must be a distributed.Security, or a mapping of its keywords"
+        )
+    return value
+
+
+def checked_address(address: str, security: Security | None, *, insecure: bool) -> str:
+    """Return an address with its protocol.
+
+    Raises:
+        ConfigurationError: It is not an address, or it is on another machine and not encrypted: whoever can connect to
+            the scheduler, or alter its messages, can run any code on the workers and in this process.
+    """
+    if not isinstance(insecure, bool):  # a string such as "no" would count as True
+        raise ConfigurationError(f"insecure is {insecure!r}, and must be True or False")
+    if not isinstance(address, str):
+        raise ConfigurationError(
+            f"the scheduler's address is {address!r}, and must be a string such as '127.0.0.1:8786'"
+        )
+    protocol, separator, place = address.rpartition("://")
+    if not separator:
+        protocol = "tls" if security is not None else "tcp"
+    host, colon, port = place.rpartition(":")
+    if not (host and colon and port.isdigit()):
+        raise ConfigurationError(f"the scheduler's address is {address!r}, and must look like '127.0.0.1:8786'")
+    try:
+        get_backend(protocol)
+    except ValueError as error:
+        raise ConfigurationError(f"the scheduler's address is {address!r}: {error}") from error
+    if protocol in ENCRYPTED and security is None:
+        raise ConfigurationError(
+            f"the scheduler's address is {address!r}, and TLS needs certificates: "
+            "DaskBackend(address, security=distributed.Security(…))"
+        )
+    if protocol not in ENCRYPTED and not insecure and not _is_loopback(host.strip("[]")):
+        raise ConfigurationError(
+            f"the scheduler's address is {address!r}, which is on another machine and without TLS: whoever can connect "
+            "to it, or read the traffic, can run code on the workers and here. Pass a distributed.Security, or "
+            "insecure=True in a network that you trust"
+        )
+    return f"{protocol}://{place}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 class Connection:
-    """Keeps a client of Dask's that is connected.
+    """Keeps a Dask client connected. On asyncio's event loop.
 
     Args:
-        loop: The running loop, which is asyncio's.
-        address: Where the scheduler is.
+        address: The scheduler's address.
         security: The certificates, if any.
         timeout: Seconds that connecting may take.
-        changed: Called when there is a client, when it is lost, and when there was none to be had in time.
+        on_change: Called when the client is connected, when the connection is lost, and when connecting has timed out.
     """
 
-    def __init__(
-        self, loop: EventLoop, address: str, security: Security | None, timeout: float, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, address: str, security: Security | None, timeout: float, on_change: Callable[[], None]) -> None:
         self._address = address
         self._security = security
         self._timeout = timeout
-        self._changed = changed
-        self._loop = loop
-        self._ended = loop.new_waiter()
+        self._on_change = on_change
         self.client: Client | None = None
         """The connected client."""
         self.unavailable: str | None = None
-        """Why there is none, once that is more than a matter of waiting. Any thread."""
+        """Why there is no client, once connecting has failed or the connection is lost. Any thread."""
         self._was_lost = False
-        self._task: Cancellable = loop.spawn(self._keep, name="executors.dask")
+        self._task = asyncio.create_task(self._keep_connected(), name="executors.dask")
 
     async def close(self) -> None:
-        """Let go of the scheduler, which then forgets what it was handed."""
+        """Disconnect. The scheduler then drops the tasks of this client."""
         self._task.cancel()
-        await self._ended
+        await asyncio.wait([self._task])
 
     def kill(self) -> None:
-        """Close the connections, without a loop: it has ended. Any thread."""
+        """Close the connections after the event loop has ended. Any thread."""
         client, self.client = self.client, None
         if client is not None:
-            client.status = "closed"  # so that it says no goodbye
+            client.status = "closed"  # or it would send a farewell
             comms = [*chain(*client.rpc.available.values(), *client.rpc.occupied.values())]
             for comm in (client.scheduler_comm.comm, *comms):
-                with suppress(RuntimeError):  # it tells the loop, once it is closed
+                with suppress(RuntimeError):  # it notifies the loop, once it is closed
                     comm.abort()
 
-    async def _keep(self) -> None:
+    async def _keep_connected(self) -> None:
         try:
             while True:
                 await self._connect_and_watch()
-                await asyncio.sleep(RETRY_TIME)
+                await asyncio.sleep(RETRY_INTERVAL)
         finally:
             self.client = None
-            self._loop.wake(self._ended)
 
     async def _connect_and_watch(self) -> None:
-        """Connect, and return when that has failed or the connection is lost."""
+        """Connect; return when that has failed or the connection is lost."""
         try:
             async with AsyncExitStack() as stack:
                 client = Client(
@@ -83,49 +142,49 @@ class Connection:
                     set_as_default=False,
                     name="executors",
                 )
-                stack.push_async_exit(client)  # it is closed also where it hasn't come to be connected
+                stack.push_async_exit(client)  # closes it also if connecting fails
                 await client
                 await self._watch(client)
-        except Exception as error:  # noqa: BLE001  (whatever keeps it from being used)
+        except Exception as error:  # noqa: BLE001  (the next attempt may succeed)
             if self._was_lost:
                 self._was_lost = False
             else:
                 within = f"within {self._timeout:g} s ({describe(error)})"
-                self._tell(None, f"no Dask scheduler was found at {self._address} {within}")
+                self._set(None, f"no Dask scheduler was found at {self._address} {within}")
 
     async def _watch(self, client: Client) -> None:
-        self._tell(client, None)
-        looking = asyncio.create_task(_look_over(client))
+        self._set(client, None)
+        checking = asyncio.create_task(_check_scheduler(client))
         try:
-            await Event(f"{client.id} is connected", client=client).wait()  # nobody sets it
+            await Event(f"{client.id} is connected", client=client).wait()  # never set: it fails with the connection
         except OSError:
             self._was_lost = True
-            self._tell(None, f"the connection to the Dask scheduler at {self._address} was lost")
+            self._set(None, f"the connection to the Dask scheduler at {self._address} was lost")
             raise
         finally:
-            looking.cancel()
+            checking.cancel()
 
-    def _tell(self, client: Client | None, unavailable: str | None) -> None:
+    def _set(self, client: Client | None, unavailable: str | None) -> None:
         if unavailable is not None and self.unavailable is None:
-            logger.warning("%s; it is tried again until it is there", unavailable)
+            logger.warning("%s; retrying until it is available", unavailable)
         elif unavailable is None and self.unavailable is not None:
-            logger.info("the Dask scheduler at %s is there", self._address)
+            logger.info("connected to the Dask scheduler at %s", self._address)
         self.client, self.unavailable = client, unavailable
-        self._changed()
+        self._on_change()
 
 
-async def _look_over(client: Client) -> None:
-    """Warn of a scheduler that runs tasks again."""
+async def _check_scheduler(client: Client) -> None:
+    """Warn of a scheduler that reruns tasks."""
     address = client.scheduler.address
     try:
         allowed = await client.run_on_scheduler(dask.config.get, "distributed.scheduler.allowed-failures")
-    except Exception as error:  # noqa: BLE001  (it is advice only: a scheduler that is lost is told of elsewhere)
+    except Exception as error:  # noqa: BLE001  (only advice: a lost connection is reported elsewhere)
         logger.debug("the settings of the Dask scheduler at %s are unknown: %s", address, describe(error))
     else:
         if allowed != 0:
             logger.warning(
-                "the Dask scheduler at %s hands a task whose worker died to another, up to %s times. It is refused "
-                "there, as it may have been begun, and told as lost no sooner: start the scheduler with "
+                "the Dask scheduler at %s reruns a task whose worker died, up to %s times. The other worker refuses "
+                "it, as the task may have run in part, and it is reported as lost only then: start the scheduler with "
                 "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0",
                 address,
                 allowed,

@@ -1,4 +1,4 @@
-"""A job's way through the cluster and back."""
+"""`RemoteTask`: follows one job in the cluster, from its submission to its outcome."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any
 from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
 
-from executors._loops import Cancellable, EventLoop
-from executors._worker import dask_entry as trampoline
+from executors._worker import dask_entry
 from executors._worker.dask_entry import Answer, Call, Place
 from executors.backends.job import INLINE_LIMIT, Job, report_outcome
 from executors.backends.side_thread import SideThread
@@ -22,114 +21,113 @@ from executors.errors import BackendUnavailableError, WorkerLostError, describe
 
 logger = logging.getLogger("executors")
 
-LISTEN_TIME = 0.25
-"""Seconds that a task has to stop once told, before its worker is killed."""
+STOP_TIMEOUT = 0.25
+"""Seconds from the request that a running task stops until its worker is killed."""
 
-_MAX_DEATHS = 3
-"""So many workers may die before they have begun a job, and without having begun another: then it may be the reason."""
+MAX_WORKER_DEATHS = 3
+"""Workers that may die before they start a job, without having started any other: the job may be the cause."""
 
-_LOOKS = 4
-"""So many times in a row a job is seen to have no worker before it is given up: one may just be started again."""
+NO_WORKER_CHECKS = 4
+"""Consecutive checks without a suitable worker after which a job fails: a worker may just be restarting."""
 
 
 class RemoteTask:
-    """One job that the cluster has.
+    """One job in the cluster. On asyncio's event loop.
 
     Args:
-        loop: The running loop.
         client: A connected client.
         job: The job.
-        call: What a worker is handed, without a key.
-        patience: Seconds that the job may wait for a worker that could run it.
-        occupied: How many jobs each worker, by its address, has begun that haven't come back from it.
-        unpickler: Reads large results.
-        ended: Called when the job has left the cluster.
+        call: What a worker receives, without a key.
+        worker_timeout: Seconds that the job may wait for a suitable worker.
+        occupied: The number of jobs that each worker, by address, has started and not finished.
+        unpickler: Unpickles large results.
+        on_end: Called when the job has left the cluster.
     """
 
     def __init__(
         self,
-        loop: EventLoop,
         client: Client,
         job: Job,
         call: Call,
-        patience: float,
+        worker_timeout: float,
         occupied: Counter[str],
         unpickler: SideThread,
-        ended: Callable[[RemoteTask], None],
+        on_end: Callable[[RemoteTask], None],
     ) -> None:
         self.job = job
         self.key = ""
-        """Under which the scheduler knows it."""
+        """Its key in Dask. A new one for each attempt."""
         self.place: Place | None = None
-        """Where it has begun."""
-        self._loop = loop
+        """The worker that has started it."""
         self._client = client
         self._address: str = client.scheduler.address
         self._call = call
-        self._patience = patience
+        self._worker_timeout = worker_timeout
         self._occupied = occupied
         self._unpickler = unpickler
-        self._ended = ended
+        self._on_end = on_end
         self._future: Future[Answer] | None = None
-        self._beside: list[Cancellable] = [loop.spawn(self._guarded, self._watch_for_worker)]
-        self._task = loop.spawn(self._guarded, self._fly)
+        self._helpers = [self._spawn(self._watch_for_worker)]
+        self._task = self._spawn(self._follow)
 
-    # --- what the backend tells -------------------------------------------------------------------------------
+    # --- called by the backend --------------------------------------------------------------------------------
 
-    def began(self, place: Place) -> None:
-        """A worker has begun the job. A second one that says so is about to be refused."""
-        self._settle(place)
-        self.job.start()  # where that is refused, the job was cancelled before this was known, and `stop` is at it
+    def started(self, place: Place) -> None:
+        """Record that a worker has started the job. A second worker that reports this is about to be refused."""
+        self._set_place(place)
+        self.job.start()  # False if the job was cancelled before this was known: then `stop` has been called
 
     def stop(self) -> None:
-        """Have the work end, as far as it can be."""
-        self._beside.append(self._loop.spawn(self._guarded, self._stop))
+        """Stop the job, as far as possible."""
+        self._helpers.append(self._spawn(self._stop))
 
     def lose(self, reason: str) -> None:
-        """Report that nobody will know how the job ended, and forget it."""
-        self._lost(reason)
+        """Report that the outcome will never be known, and drop the job."""
+        self._report_lost(reason)
         self.drop()
 
     def drop(self) -> None:
-        """Forget the job."""
-        for task in (self._task, *self._beside):
+        """Drop the job."""
+        for task in (self._task, *self._helpers):
             task.cancel()
         self._release()
-        self._ended(self)
+        self._on_end(self)
 
     def _release(self) -> None:
         if self._future is not None:
             self._future.release()
 
-    def _settle(self, place: Place | None) -> None:
-        """Take down where the job has begun, if it has."""
+    def _set_place(self, place: Place | None) -> None:
         if self.place is None and place is not None:
             self.place = place
             self._occupied[place.worker] += 1
 
-    # --- the way ----------------------------------------------------------------------------------------------
+    # --- from submission to outcome ---------------------------------------------------------------------------
 
-    async def _guarded(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        return asyncio.create_task(self._guard(function))
+
+    async def _guard(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await function()
         except OSError:
             self.lose(f"the connection to the Dask scheduler at {self._address} was lost")
         except Exception:
-            logger.exception("task %r can't be followed in the Dask cluster", self.job.handle.name)
-            self.lose("it can't be followed")
+            logger.exception("failed to follow task %r in the Dask cluster", self.job.handle.name)
+            self.lose("it could not be followed")
 
-    async def _fly(self) -> None:
+    async def _follow(self) -> None:
         deaths = 0
-        while deaths < _MAX_DEATHS:
+        while deaths < MAX_WORKER_DEATHS:
             try:
                 answer: Answer = await self._submit()
             except KilledWorker as error:
                 if self.place is None:
-                    self._settle(await self._place_of_begun())
+                    self._set_place(await self._find_place())
                 if self.place is not None:
-                    self.lose("what `dask worker` has logged there tells more")
+                    self.lose("see the log of `dask worker` there")
                     return
-                if not self._occupied[error.last_worker.address]:  # else it was another job's doing
+                if not self._occupied[error.last_worker.address]:  # else another job may be the cause
                     deaths += 1
             except FutureCancelledError as error:
                 if error.reason == "scheduler-connection-lost":
@@ -138,16 +136,16 @@ class RemoteTask:
                 return
             except OSError:
                 raise
-            except Exception as error:  # noqa: BLE001  (whatever Dask has against it)
+            except Exception as error:  # noqa: BLE001  (whatever Dask raises)
                 lacks_us = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("executors")
                 advice = ": install quart-executors on the workers" if lacks_us else ""
-                self._unable(f"Dask couldn't run it: {describe(error)}{advice}")
+                self._refuse(f"Dask couldn't run it: {describe(error)}{advice}")
                 return
             else:
-                await self._landed(Answer(*answer))
+                await self._finish(Answer(*answer))
                 self.drop()
                 return
-        self.lose(f"{deaths} workers died before they had begun it")
+        self.lose(f"{deaths} workers died before they started it")
 
     def _submit(self) -> Future[Answer]:
         self._release()
@@ -161,24 +159,24 @@ class RemoteTask:
         )
         return self._future
 
-    async def _place_of_begun(self) -> Place | None:
-        """Return where the task has begun; None if it hasn't, and now never will."""
+    async def _find_place(self) -> Place | None:
+        """Return the worker that has started the task. If there is none, make sure that none will start it."""
         scheduler, key = self._client.scheduler, self.key
         await scheduler.set_metadata(keys=[key, "given up"], value=None)
         first = next(iter((await scheduler.get_metadata(keys=[key])).values()))
         return None if first is None else Place(*first)
 
-    async def _landed(self, answer: Answer) -> None:
+    async def _finish(self, answer: Answer) -> None:
         job = self.job
-        if answer.outcome == trampoline.REFUSED:
-            self._settle(self.place or await self._place_of_begun())
-            self._lost("its worker, or its result with its worker, was lost, and Dask wanted to run it again")
+        if answer.outcome == dask_entry.REFUSED:
+            self._set_place(self.place or await self._find_place())
+            self._report_lost("its worker died, or its result was lost with its worker, and Dask tried to rerun it")
             return
         if self.place is not None:
             self._occupied[self.place.worker] -= 1
         if job.handle.started_at is None and not job.start():
             return
-        if answer.outcome == trampoline.STOPPED:
+        if answer.outcome == dask_entry.STOPPED:
             job.cancelled()
             return
         job.handle.cpu_time = answer.cpu_time
@@ -186,62 +184,62 @@ class RemoteTask:
         if sum(map(len, answer.parts)) <= INLINE_LIMIT:
             report_outcome(job, answer.outcome, answer.parts, where)
         else:
-            self._unpickler.call(lambda: report_outcome(job, answer.outcome, answer.parts, where), lambda _, __: None)
+            self._unpickler.call(lambda: report_outcome(job, answer.outcome, answer.parts, where), lambda *_: None)
 
-    def _unable(self, reason: str) -> None:
+    def _refuse(self, reason: str) -> None:
         self.job.fail(BackendUnavailableError(self.job.handle.backend, reason))
         self.drop()
 
-    def _lost(self, reason: str) -> None:
+    def _report_lost(self, reason: str) -> None:
         handle, place = self.job.handle, self.place
         if place is None:
-            error = WorkerLostError(handle.name, handle.id, None, None, f" that could tell how it ended: {reason}")
+            error = WorkerLostError(handle.name, handle.id, None, None, f" that could report its outcome: {reason}")
         else:
             error = WorkerLostError(handle.name, handle.id, place.pid, None, f", on {place.worker}: {reason}")
         self.job.lost(error)
 
-    # --- beside the way ---------------------------------------------------------------------------------------
+    # --- beside it --------------------------------------------------------------------------------------------
 
     async def _watch_for_worker(self) -> None:
-        """Fail the job when for too long there has been no worker that could run it."""
-        looks = 0
-        while looks < _LOOKS:
-            await asyncio.sleep(self._patience / _LOOKS)
+        """Fail the job if there is no suitable worker for too long."""
+        checks = 0
+        while checks < NO_WORKER_CHECKS:
+            await asyncio.sleep(self._worker_timeout / NO_WORKER_CHECKS)
             if self.place is not None:
                 return
             (status,) = (await self._client.scheduler.get_task_status(keys=[self.key])).values()
             workers = len(await self._client.nthreads())
-            looks = looks + 1 if status == "no-worker" or not workers else 0
-        self._settle(await self._place_of_begun())
+            checks = checks + 1 if status == "no-worker" or not workers else 0
+        self._set_place(await self._find_place())
         if self.place is None:
-            asked = ", ".join(f"{amount:g} {name}" for name, amount in self.job.options.resources or ())
-            has = f"with the resources that it asks for ({asked})" if asked else "that could run it"
-            self._unable(
-                f"for {self._patience:g} s no worker {has} was there, among {workers} of the Dask scheduler at "
-                f"{self._address}"
+            needed = ", ".join(f"{amount:g} {name}" for name, amount in self.job.options.resources or ())
+            suitable = f"with the resources that it needs ({needed})" if needed else "that could run it"
+            self._refuse(
+                f"for {self._worker_timeout:g} s there was no worker {suitable}, among {workers} of the Dask scheduler "
+                f"at {self._address}"
             )
 
     async def _stop(self) -> None:
-        self._settle(self.place or await self._place_of_begun())
+        self._set_place(self.place or await self._find_place())
         if (place := self.place) is not None:
-            self._beside.append(self._loop.spawn(self._guarded, self._tell))
-            await asyncio.sleep(LISTEN_TIME)
-            if place.threads > 1 or place.nanny is None:  # the work of others, or nobody to start it again
+            self._helpers.append(self._spawn(self._request_cancellation))
+            await asyncio.sleep(STOP_TIMEOUT)
+            if place.threads > 1 or place.nanny is None:  # others run there, or nothing would restart the worker
                 return
-            self._task.cancel()  # whatever comes of it now is no loss
+            self._task.cancel()  # no outcome counts from here on
             if not await self._kill(place):
                 return
         self.job.cancelled()
         self.drop()
 
-    async def _tell(self) -> None:
-        """Have the task see that it is to stop. That may take long: it may not let its worker listen."""
+    async def _request_cancellation(self) -> None:
+        """Have the worker request the cancellation. This may take long: the task may keep the worker's GIL."""
         if self.place is not None:
-            await self._client.run(trampoline.stop, self.key, workers=[self.place.worker], on_error="ignore")
+            await self._client.run(dask_entry.stop, self.key, workers=[self.place.worker], on_error="ignore")
 
     async def _kill(self, place: Place) -> bool:
         try:
-            run = self._client.run(trampoline.kill, place.pid, workers=[place.worker], nanny=True, on_error="ignore")
+            run = self._client.run(dask_entry.kill, place.pid, workers=[place.worker], nanny=True, on_error="ignore")
             return any((await run).values())
-        except KeyError:  # the scheduler knows no such worker any more
+        except KeyError:  # the scheduler does not know such a worker any more
             return True

@@ -1,4 +1,4 @@
-"""`FuturesBackend`: a job's way to an executor of `concurrent.futures` and back."""
+"""`FuturesBackend`: runs tasks in an executor of `concurrent.futures`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from executors._loops import EventLoop
 from executors._wire import pickling
-from executors._worker import futures_entry as trampoline
+from executors._worker import futures_entry
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.job import report_outcome
@@ -21,25 +21,25 @@ from executors.errors import BackendUnavailableError, ConfigurationError, Worker
 from executors.options import whole_number
 
 DAEMONIC = (
-    "this process is a daemonic one of multiprocessing, as Hypercorn's workers are, and may start no processes by it: "
-    "use a ProcessBackend, which may, or have Hypercorn serve in its own process, by `--workers 0`"
+    "this is a daemonic process of multiprocessing, such as a worker of Hypercorn, and may not start processes by "
+    "multiprocessing: use a ProcessBackend, which can, or run Hypercorn with `--workers 0`, in its own process"
 )
 
 
 class FuturesBackend(ExecutorBackend):
-    """Runs functions in an executor of `concurrent.futures`. Such a one can't stop what it runs.
+    """Runs functions in an executor of `concurrent.futures`. Such an executor can't stop running functions.
 
-    What it supports depends on that executor: see `requires_pickle`.
+    What the backend supports depends on that executor: see `requires_pickle`.
 
     Args:
-        executor: The executor, which stays its owner's to shut down; or what makes one, without arguments: it is called
-            at the start, and again when the executor has broken.
-        size: How many jobs it is handed at a time; as many as it has workers if None.
-        requires_pickle: Whether it runs functions in other processes or interpreters. Of those in the standard library
-            all but `ThreadPoolExecutor` do, and of others it is taken for granted, if None.
+        executor: An executor, which its owner shuts down; or a function without arguments that creates one. That is
+            called at the start, and again when the executor has broken.
+        size: The number of jobs that the executor gets at a time; as many as it has workers if None.
+        requires_pickle: Whether the executor runs functions in other processes or interpreters. If None, this is
+            assumed of all executors except `ThreadPoolExecutor`.
 
     Raises:
-        ConfigurationError: A value can't be used.
+        ConfigurationError: An argument can't be used.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class FuturesBackend(ExecutorBackend):
     ) -> None:
         if not isinstance(executor, Executor) and not callable(executor):
             raise ConfigurationError(
-                f"a FuturesBackend was given {executor!r}, and takes an Executor or what makes one"
+                f"a FuturesBackend was given {executor!r}, and needs an Executor or a function that creates one"
             )
         if size is not None:
             whole_number(size, "the number of jobs", least=1)
         self._factory = None if isinstance(executor, Executor) else executor
         self._pool = executor if isinstance(executor, Executor) else None
         self._size = size
-        self._is_elsewhere = requires_pickle
-        self._used_up: list[Executor] = []  # made here, and not shut down yet
+        self._requires_pickle = requires_pickle
+        self._retired: list[Executor] = []  # created here, and not shut down yet
         self._survives: bool | None = None
         self._broken: str | None = None
         self._in_flight: dict[Job, Future[Any]] = {}
@@ -71,54 +71,50 @@ class FuturesBackend(ExecutorBackend):
     @property
     def requires_pickle(self) -> bool:  # type: ignore[override]
         """Whether functions run in other processes or interpreters."""
-        if self._is_elsewhere is None:
+        if self._requires_pickle is None:
             interpreters = getattr(concurrent.futures, "InterpreterPoolExecutor", None)  # since Python 3.14
             pool = self._opened()
-            self._is_elsewhere = not isinstance(pool, ThreadPoolExecutor) or type(pool) is interpreters
-        return self._is_elsewhere
+            self._requires_pickle = not isinstance(pool, ThreadPoolExecutor) or type(pool) is interpreters
+        return self._requires_pickle
 
     @property
     def supports_coroutines(self) -> bool:  # type: ignore[override]
-        """A worker process runs them on an event loop of its own; a thread doesn't."""
+        """Whether coroutine functions can run: in a worker process they have an event loop, in a thread they do not."""
         return self.requires_pickle
 
     @property
     def supports_context(self) -> bool:  # type: ignore[override]
-        """In threads it is there."""
+        """Whether functions run in this process, in threads."""
         return not self.requires_pickle
 
     @property
     def survives_worker_loss(self) -> bool:  # type: ignore[override]
-        """Where another executor can be made."""
+        """Whether a new executor of processes can be created."""
         if self._survives is None:
             self._survives = self._factory is not None and not isinstance(self._opened(), ThreadPoolExecutor)
         return self._survives
 
     @property
     def workers(self) -> int:  # type: ignore[override]
-        """How many jobs it is handed at a time."""
+        """The number of jobs that the executor gets at a time."""
         if self._size is None:
             pool = self._opened()
             self._size = getattr(pool, "_max_workers", None)
             if not isinstance(self._size, int):
                 raise ConfigurationError(
-                    f"{pool!r} doesn't tell how many workers it has: use FuturesBackend(…, size=4)"
+                    f"the number of workers of {pool!r} is unknown: pass it, as in FuturesBackend(…, size=4)"
                 )
         return self._size
 
     @property
     def unavailable(self) -> str | None:  # type: ignore[override]
-        """Say so where the executor has broken for good, or every worker is kept by an abandoned job."""
+        """Why it can't run jobs: the executor has broken for good, or abandoned jobs occupy all its workers."""
         if self._broken is None and len(self._abandoned) >= self.workers:
             return (
-                f"all its {self.workers} workers are kept by tasks that didn't listen to their timeout or "
-                "cancellation; mark such functions @cpu_bound, where they can be stopped"
+                f"all its {self.workers} workers are occupied by tasks that did not respond to their timeout or "
+                "cancellation; mark such functions @cpu_bound, so that they run where they can be stopped"
             )
         return self._broken
-
-    def _know_what_it_can(self) -> tuple[object, ...]:
-        """Look at the executor once: whoever asks after the end must not have one made."""
-        return self.requires_pickle, self.survives_worker_loss, self.workers
 
     def _opened(self) -> Executor:
         if self._pool is None:
@@ -126,7 +122,7 @@ class FuturesBackend(ExecutorBackend):
             pool = self._factory()
             if not isinstance(pool, Executor):
                 raise ConfigurationError(
-                    f"{self._factory!r} made {pool!r}, and must make a concurrent.futures.Executor"
+                    f"{self._factory!r} returned {pool!r}, and must return a concurrent.futures.Executor"
                 )
             self._pool = pool
         return self._pool
@@ -134,126 +130,121 @@ class FuturesBackend(ExecutorBackend):
     # --- on the loop's thread ---------------------------------------------------------------------------------
 
     def start(self, loop: EventLoop) -> None:
-        """Have an executor, which starts its workers when it wants to."""
+        """Create an executor if none was given. It starts its workers when it wants to.
+
+        Raises:
+            ConfigurationError: The function does not return an executor, or its number of workers is unknown.
+        """
         self._loop = loop
         self._side_thread = SideThread("executors-futures", loop)
-        self._common = trampoline.surroundings(self.setup, on_trio=loop.library == "trio")
+        self._common = futures_entry.common_fields(self.setup, on_trio=loop.library == "trio")
         self._in_flight, self._abandoned, self._backlog = {}, set(), Backlog()
         self._opened()
-        self._know_what_it_can()
+        _ = self.requires_pickle, self.survives_worker_loss, self.workers  # known from here on, also after `close`
 
     def submit(self, job: Job) -> None:
-        """Pickle the call where it is to be, and hand the job over once a worker is free."""
+        """Pickle the call if necessary, and submit the job once a worker is free."""
         if self.requires_pickle:
             variables = self.carried.capture(job.context) if self.carried else {}
-            job.token, _ = pickling.dump_call(
-                job.handle.name,
-                job.function,
-                job.args,
-                job.kwargs,
-                variables,
-                trampoline.NO_LIMIT,
-                None,
-                main_is_importable=False,
-            )
-            job.args, job.kwargs = (), {}  # the token has them
+            call = (job.handle.name, job.function, job.args, job.kwargs, variables)
+            job.token = pickling.dump_call(*call, futures_entry.NO_LIMIT, None, main_is_importable=False)[0]
+            job.args, job.kwargs = (), {}  # `token` has them: keep queued tasks small
         self._backlog.append(job)
-        self._hand_over()
+        self._schedule()
 
-    def _hand_over(self) -> None:
+    def _schedule(self) -> None:
         while len(self._in_flight) < self.workers and (job := self._backlog.popleft()) is not None:
             if self.requires_pickle and not job.start():
                 continue
-            flight = [job]
+            box = [job]
             try:
-                pool, future = self._submitted(flight)
-            except Exception as error:  # noqa: BLE001  (whatever that executor has against it)
+                pool, future = self._submit_to_pool(box)
+            except Exception as error:  # noqa: BLE001  (whatever that executor raises)
                 refusal = BackendUnavailableError(self.name, _reason(error))
                 refusal.__cause__ = error
                 job.fail(refusal)
                 continue
             self._in_flight[job] = future
-            future.add_done_callback(partial(self._ended, flight, pool))
+            future.add_done_callback(partial(self._ended, box, pool))
 
-    def _submitted(self, flight: list[Job]) -> tuple[Executor, Future[Any]]:
-        (job,) = flight
-        how = (trampoline.run, job.token, job.handle.id, self._common) if self.requires_pickle else (_run, flight)
+    def _submit_to_pool(self, box: list[Job]) -> tuple[Executor, Future[Any]]:
+        (job,) = box
+        call = (futures_entry.run, job.token, job.handle.id, self._common) if self.requires_pickle else (_run, box)
         pool = self._opened()
         try:
-            return pool, pool.submit(*how)
-        except BrokenExecutor as error:  # a worker has died without a job
+            return pool, pool.submit(*call)
+        except BrokenExecutor as error:  # an idle worker has died
             self._replace(pool, error)
             pool = self._opened()
-            return pool, pool.submit(*how)
+            return pool, pool.submit(*call)
 
     def _replace(self, pool: Executor, error: BaseException) -> None:
-        """Do without an executor that has broken."""
+        """Retire a broken executor; without a function that creates another, become unavailable."""
         if pool is not self._pool:
             return
         if self._factory is not None:
-            self._pool = None
-            self._used_up.append(pool)
+            self._retire()
             return
         self._broken = (
-            f"its executor has broken ({error}), and it was given no way to make another: give FuturesBackend the "
-            "function that makes the executor"
+            f"its executor has broken ({error}), and it can't create another: pass FuturesBackend a function that "
+            "creates the executor"
         )
-        self._strand()
+        self._fail_queued()
 
-    def _strand(self) -> None:
-        """Fail what is queued, with nobody left to take it."""
+    def _retire(self) -> None:
+        """Keep an executor that was created here for its shutdown."""
+        if self._factory is not None and self._pool is not None:
+            self._retired.append(self._pool)
+            self._pool = None
+
+    def _fail_queued(self) -> None:
         while (job := self._backlog.popleft()) is not None:
-            job.fail(BackendUnavailableError(self.name, self.unavailable or "no worker is left"))
+            job.fail(BackendUnavailableError(self.name, self.unavailable or "it has no worker left"))
 
     def _freed(self, job: Job) -> None:
         self._in_flight.pop(job, None)
         self._abandoned.discard(job)
-        self._hand_over()
+        self._schedule()
 
     def cancel(self, job: Job) -> None:
-        """Take a job back that no worker has taken. A function that runs in a thread sees `cancel_requested`."""
+        """Take back a job that no worker has started. A function in a thread sees `cancel_requested`."""
         if (future := self._in_flight.get(job)) is None:
             self._backlog.forget(job)
         else:
             future.cancel()
 
     def abandon(self, job: Job) -> None:
-        """Do without the worker that it keeps; if that was the last, fail what is queued."""
+        """Count its worker as occupied; if that was the last one, fail queued jobs."""
         if job in self._in_flight:
             self._abandoned.add(job)
             if self.unavailable is not None:
-                self._strand()
+                self._fail_queued()
 
     async def close(self) -> None:
-        """Shut an executor down that was made here, and wait for it but for threads of abandoned jobs."""
+        """Shut down the executors that were created here, and wait for them, except for threads of abandoned jobs."""
         if self._abandoned:
             self.kill()
-        self._give_up()
-        for pool in self._used_up:
+        self._retire()
+        for pool in self._retired:
             self._side_thread.call(pool.shutdown, lambda *_: None)
         await self._side_thread.wait_closed()
-        self._used_up.clear()
+        self._retired.clear()
 
     def kill(self) -> None:
-        """Shut an executor down that was made here, and end its processes. Any thread."""
-        self._give_up()
-        while self._used_up:  # also where `close` waits for one in vain
-            pool = self._used_up.pop()
+        """Shut down the executors that were created here, and kill their processes. Any thread."""
+        self._retire()
+        while self._retired:  # also while `close` waits for one
+            pool = self._retired.pop()
             for process in list((getattr(pool, "_processes", None) or {}).values()):  # 3.14 has `kill_workers`
                 if process.is_alive():
-                    os.kill(process.pid, signal.SIGKILL)  # loky's have no `kill`
+                    os.kill(process.pid, signal.SIGKILL)  # loky's processes have no `kill`
             pool.shutdown(wait=False)
         self._side_thread.close(wait=False)
 
-    def _give_up(self) -> None:
-        if self._factory is not None and self._pool is not None:
-            self._used_up.append(self._pool)
-            self._pool = None
-
     # --- on any thread ----------------------------------------------------------------------------------------
 
-    def _ended(self, flight: list[Job], pool: Executor, future: Future[Any]) -> None:
-        job = flight.pop()  # the future keeps this call, and an error's traceback leads to the future
+    def _ended(self, box: list[Job], pool: Executor, future: Future[Any]) -> None:
+        job = box.pop()  # the future keeps this call, and an error's traceback refers to the future
         if future.cancelled():
             if job.handle.cancel_requested:
                 job.cancelled()
@@ -261,7 +252,7 @@ class FuturesBackend(ExecutorBackend):
                 job.fail(BackendUnavailableError(self.name, "its executor was shut down"))
         elif isinstance(error := future.exception(), BrokenExecutor):
             self._loop.post(self._replace, pool, error)
-            detail = f": the executor of the backend {self.name!r} has broken while it had the task ({error})"
+            detail = f": the executor of the backend {self.name!r} broke while it had the task ({error})"
             job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, detail))
         elif error is not None:
             job.fail(error)
@@ -271,8 +262,8 @@ class FuturesBackend(ExecutorBackend):
         self._loop.post(self._freed, job)
 
 
-def _run(flight: list[Job]) -> None:
-    flight[0].run()
+def _run(box: list[Job]) -> None:
+    box[0].run()
 
 
 def _reason(error: BaseException) -> str:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from contextvars import Context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from executors._cpus import checked_niceness
 from executors._loops import EventLoop
 from executors._wire import pickling
 from executors._wire.frames import HEADER, MESSAGE_SIZE, FrameType, frame
@@ -39,7 +40,7 @@ class ProcessBackend(ExecutorBackend):
 
     Args:
         size: How many workers there may be. They start on demand.
-        nice: By how much their niceness exceeds the server's.
+        nice: The niceness added to that of the server, from 0 to 19, or ``"idle"`` for SCHED_IDLE (Linux).
         max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
         max_memory_growth: By how many bytes a worker may grow before it is replaced at the end of its task.
         idle_timeout: After how many seconds without a task a worker ends; never if None.
@@ -64,7 +65,7 @@ class ProcessBackend(ExecutorBackend):
         self,
         size: int,
         *,
-        nice: int = 10,
+        nice: int | Literal["idle"] = 10,
         max_tasks_per_worker: int | None = None,
         max_memory_growth: int | None = None,
         idle_timeout: float | None = 300.0,
@@ -76,7 +77,7 @@ class ProcessBackend(ExecutorBackend):
         if sys.platform == "win32":
             raise ConfigurationError("the process backend needs a POSIX system, and doesn't run on Windows")
         self.workers: int = whole_number(size, "the number of processes", least=1)
-        self._nice = nice
+        self._nice = checked_niceness(nice, "the niceness of workers")
         self._recycling = Recycling(
             max_tasks=max_tasks_per_worker, max_memory_growth=max_memory_growth, idle_timeout=idle_timeout
         )
@@ -98,7 +99,7 @@ class ProcessBackend(ExecutorBackend):
         self._pool = Pool(
             loop,
             self.workers,
-            Launcher(self._config, logged=lambda body, pid: loop.post(logs.replay, body, pid)),
+            Launcher(self._config, on_log=lambda body, pid: loop.post(logs.replay, body, pid)),
             self._shared,
             self._recycling,
             self._on_outcome,

@@ -1,7 +1,7 @@
-"""Starting worker processes. Never with `multiprocessing`, never by forking the server.
+"""The launch of worker processes: forks of the zygote where forking is safe, otherwise processes of their own.
 
-Hypercorn's own workers are daemonic `multiprocessing` processes, which may have no such children; a forked child
-of a server would hold its sockets and signal descriptors.
+It never uses `multiprocessing`: Hypercorn's server processes are daemonic `multiprocessing` processes, which may have
+no such children. It never forks the server: the child would hold its sockets and signal descriptors.
 """
 
 from __future__ import annotations
@@ -17,287 +17,257 @@ from pathlib import Path
 from typing import Any
 
 from executors._wire.channel import BlockingChannel
-from executors._wire.control import ControlMessage
-from executors._wire.frames import FrameType
+from executors._wire.control import ControlChannel, ControlMessage
+from executors._wire.frames import FrameType, frame
 from executors.backends.process import logs
-from executors.backends.process.worker_process import Pipes, Process, WorkerProcess
+from executors.backends.process.worker_process import Pipes, WorkerProcess
+from executors.backends.process.zygote_process import ZygoteProcess
 
-START_TIME = 60.0
-"""Seconds that a worker has to start, the import of its app included."""
+START_TIMEOUT = 60.0
+"""Seconds that the start of a worker may take, including the import of its app."""
 
-_EXIT_TIME = 0.25
-"""Seconds that a process without work has to exit."""
+_EXIT_TIMEOUT = 0.25
+"""Seconds that the zygote has to exit."""
 
 
 class StartError(Exception):
-    """A worker didn't start.
+    """A worker failed to start.
 
     Args:
-        detail: Why not.
-        told: Whether it has said so itself, as when the app can't be imported: another would say the same.
+        detail: Why.
+        reported: Whether the worker itself reported the failure, such as an app that cannot be imported. Another
+            worker would fail the same way.
     """
 
-    def __init__(self, detail: str, *, told: bool = False) -> None:
+    def __init__(self, detail: str, *, reported: bool = False) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.told = told
+        self.reported = reported
 
 
 class Launcher:
-    """Launches workers: forks of one process where that is safe, else processes of their own.
+    """Launches workers. Methods may be called on any thread.
 
     Args:
-        config: Makes what a worker is told.
-        start_time: How many seconds a start may take.
-        logged: Called with the log of a worker's setup, pickled, and the id of its process. On the launching thread.
+        config: Returns the configuration of a worker.
+        start_timeout: Seconds that a start may take.
+        on_log: Called with pickled log records of a worker's setup, and its process id. On the launching thread.
     """
 
     def __init__(
         self,
         config: Callable[[], dict[str, Any]],
         *,
-        start_time: float = START_TIME,
-        logged: Callable[[bytes | bytearray, int], None] = logs.replay,
+        start_timeout: float = START_TIMEOUT,
+        on_log: Callable[[bytes | bytearray, int], None] = logs.replay,
     ) -> None:
         self._config = config
-        self._start_time = start_time
-        self._logged = logged
-        self._forks = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
-        self._forking = threading.Lock()  # held by the one who talks with the zygote
-        self._zygote: Process | None = None
-        self._changing = threading.Lock()  # of the following two
-        self._starting: set[Process | WorkerProcess] = set()
+        self._start_timeout = start_timeout
+        self._on_log = on_log
+        self._can_fork = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
+        self._zygote_lock = threading.Lock()  # held while waiting for the zygote's answers
+        self._zygote: ZygoteProcess | None = None
+        self._lock = threading.Lock()  # guards the following two
+        self._starting: set[ZygoteProcess | WorkerProcess] = set()
         self._stopped = False
 
     def launch(self, modules: frozenset[str] = frozenset()) -> WorkerProcess:
-        """Start a worker, which is ready then. Blocks for milliseconds, or as long as an import takes.
+        """Start a worker and wait until it is ready. Blocks for milliseconds, or as long as an import takes.
 
-        To be called on threads that outlive the workers, which are killed when the thread that launched them ends.
+        The calling thread must outlive the worker: the kernel kills the worker when that thread ends.
 
         Args:
-            modules: What the zygote is to import before it forks. A worker has done so before: if importing it ended
-                the process, it would end the zygote.
+            modules: Modules that the zygote imports before it forks. Pass only modules that a worker has imported
+                before: one that ends the process at import would end the zygote.
 
         Raises:
-            StartError: The worker doesn't start, or `stop` was called.
+            StartError: The worker failed to start, or `stop` has been called.
             OSError: The system has no process, descriptor or memory left.
         """
-        launched = None
-        with self._forking:
-            if self._forks:
-                launched = self._launch_by_zygote(modules)
-        if launched is None:
-            return self._launch_directly()
-        if launched.is_forked:
-            self._wait_ready(launched)
-        return launched
+        worker = None
+        with self._zygote_lock:
+            if self._can_fork:
+                worker = self._fork(modules)
+        if worker is None:
+            worker = self._spawn()
+        self._wait_until_ready(worker)
+        return worker
 
-    # --- processes of their own -------------------------------------------------------------------------------
+    def _spawn(self) -> WorkerProcess:
+        """Start a worker that is not forked, and send it its configuration."""
+        config = frame(FrameType.CONFIG, pickle.dumps(self._config()))
+        worker = WorkerProcess.spawn()
+        with suppress(OSError):  # it has ended, which `_wait_until_ready` reports
+            BlockingChannel(worker.sock).send([config])
+        return worker
 
-    def _launch_directly(self) -> WorkerProcess:
-        ends = Pipes()
+    def _wait_until_ready(self, worker: WorkerProcess) -> None:
+        """Wait until a worker reports that it is ready; kill and close it if it fails to start."""
         try:
-            process, _ = self._start(ends)
-            return _handed_over(process, ends)
-        except BaseException:
-            ends.close()
+            with self._interruptible(worker):
+                self._receive_ready(worker)
+        except BaseException as error:
+            worker.kill()
+            code = worker.reap()
+            worker.close()
+            if isinstance(error, EOFError | ConnectionError):
+                raise StartError(f"the process ended with exit code {code}") from None
             raise
 
-    def _start(self, ends: Pipes | None) -> tuple[Process, bool]:
-        """Start a worker, or a zygote if there are no `ends`; return it and whether it may fork."""
-        config = pickle.dumps({**self._config(), "forks": ends is None})
-        process = Process()
-        with self._failing(process), self._interruptible(process):
-            process.send(FrameType.CONFIG, config, fds=ends.fds() if ends is not None else ())
-            may_fork = self._answer(process)[1] == b"\1"
-            if may_fork:
-                self._zygote = process
-        return process, may_fork
+    def _receive_ready(self, worker: WorkerProcess) -> None:
+        deadline = time.monotonic() + self._start_timeout
+        channel = BlockingChannel(worker.sock)
+        poll = select.poll()
+        poll.register(worker.sock, select.POLLIN)
+        if worker.pidfd is not None:
+            poll.register(worker.pidfd, select.POLLIN)
+        is_ready = False
+        while not is_ready:
+            remaining = max(deadline - time.monotonic(), 0.001)
+            worker.sock.settimeout(remaining)
+            events = dict(poll.poll(remaining * 1000))
+            if not events:
+                raise TimeoutError
+            if worker.sock.fileno() not in events:
+                raise EOFError
+            if worker.keeps_messages:
+                kind, _, _, body = channel.receive()
+            else:  # receives no more than the frame: what follows it on the byte stream is for the pool
+                kind, _, body, _ = ControlChannel(worker.sock).receive()
+            is_ready = self._is_answer(kind, body, worker.pid)
+        worker.sock.settimeout(None)
+
+    def _is_answer(self, kind: int, body: bytes | bytearray, pid: int) -> bool:
+        """Pass a frame of log records on; return whether it is another frame. Raises StartError for NOT_READY."""
+        if kind == FrameType.NOT_READY:
+            raise StartError(body.decode(errors="replace"), reported=True)
+        if kind == FrameType.LOG:
+            self._on_log(body, pid)
+        return kind != FrameType.LOG
 
     @contextmanager
-    def _failing(self, process: Process) -> Iterator[None]:
-        """End the process if it doesn't start, and say why."""
-        try:
-            yield
-        except (EOFError, ConnectionError):
-            raise StartError(f"the process ended with exit code {process.end(_EXIT_TIME)}") from None
-        except StartError:
-            process.end(_EXIT_TIME)
-            raise
-        except BaseException:
-            process.end()
-            raise
-
-    @contextmanager
-    def _interruptible(self, started: Process | WorkerProcess) -> Iterator[None]:
-        """Have `stop` kill what is starting."""
-        with self._changing:
+    def _interruptible(self, process: ZygoteProcess | WorkerProcess) -> Iterator[None]:
+        """Have `stop` kill a process that is starting. A start that times out becomes a StartError."""
+        with self._lock:
             if self._stopped:
                 raise StartError("the pool is closing")
-            self._starting.add(started)
+            self._starting.add(process)
         try:
             yield
         except TimeoutError:
-            started.kill()
+            process.kill()
             raise StartError(
-                f"its setup, which imports the app, hasn't ended within {self._start_time:g} s: what takes longer "
-                "belongs where the app is first used",
-                told=True,
+                f"its setup, which imports the app, has not finished within {self._start_timeout:g} s: move what takes "
+                "longer to where the app first uses it",
+                reported=True,
             ) from None
         finally:
-            with self._changing:
-                self._starting.remove(started)
+            with self._lock:
+                self._starting.remove(process)
 
-    def _answer(self, process: Process) -> tuple[int, bytes]:
-        """Wait for a process's answer, a number and a body. Logs what it logs."""
-        deadline = time.monotonic() + self._start_time
-        while True:
-            kind, number, body = process.receive(max(deadline - time.monotonic(), 0.001))
-            if self._heard(kind, body, process.popen.pid):
-                return number, body
+    # --- the zygote -------------------------------------------------------------------------------------------
 
-    def _heard(self, kind: int, body: bytes | bytearray, pid: int) -> bool:
-        """Log what is to be logged, and tell whether that wasn't all."""
-        if kind == FrameType.NOT_READY:
-            raise StartError(body.decode(errors="replace"), told=True)
-        if kind == FrameType.LOG:
-            self._logged(body, pid)
-        return kind != FrameType.LOG
-
-    # --- forks ------------------------------------------------------------------------------------------------
-
-    def _launch_by_zygote(self, modules: frozenset[str]) -> WorkerProcess | None:
-        """Have the zygote fork, or serve itself where forks aren't safe. None if it can do neither."""
+    def _fork(self, modules: frozenset[str]) -> WorkerProcess | None:
+        """Have the zygote fork a worker. Returns None if it cannot."""
         zygote = self._zygote
         if zygote is not None and zygote.popen.poll() is not None:
             zygote.close()
             zygote = self._zygote = None
         if zygote is None:
-            zygote, self._forks = self._start(None)
-            if not self._forks:
-                return self._have_it_serve(zygote)
-        ends = Pipes()
+            zygote = self._zygote = self._start_zygote()
+        pipes = Pipes()
         try:
-            pid = self._fork(zygote, modules, ends)
-            if not pid:
-                ends.close()
-                return None
-            return _fork_of(zygote, pid, ends)
+            pid = self._request_fork(zygote, modules, pipes)
+            if pid:
+                zygote.has_forked = True
+                return _forked_worker(zygote, pid, pipes)
         except BaseException:
-            ends.close()
+            pipes.close()
             raise
+        pipes.close()
+        return None
 
-    def _have_it_serve(self, process: Process) -> WorkerProcess:
-        with self._failing(process), self._interruptible(process):
-            ends = Pipes()
-            try:
-                process.send(ControlMessage.SERVE, fds=ends.fds())
-                self._answer(process)
-                return _handed_over(process, ends)
-            except BaseException:
-                ends.close()
-                raise
-
-    def _fork(self, zygote: Process, modules: frozenset[str], ends: Pipes) -> int:
-        """Have the zygote fork a worker; return its id, or 0: it isn't safe, or has failed."""
+    def _start_zygote(self) -> ZygoteProcess:
+        config = pickle.dumps(self._config())
+        zygote = ZygoteProcess()
         try:
-            zygote.send(ControlMessage.FORK, pickle.dumps(sorted(modules)), fds=ends.fds())
-            pid, failure = self._answer(zygote)
-        except TimeoutError:  # it hangs in an import, and is still the parent of its workers
-            self._forks = False
+            with self._interruptible(zygote):
+                zygote.send(FrameType.CONFIG, config)
+                self._receive_from(zygote)
+        except (EOFError, ConnectionError):
+            raise StartError(f"the process ended with exit code {zygote.end(_EXIT_TIMEOUT)}") from None
+        except BaseException:
+            zygote.end(_EXIT_TIMEOUT)
+            raise
+        return zygote
+
+    def _request_fork(self, zygote: ZygoteProcess, modules: frozenset[str], pipes: Pipes) -> int:
+        """Have the zygote fork; return the worker's process id, or 0 if forking is not safe or failed."""
+        try:
+            zygote.send(ControlMessage.FORK, pickle.dumps(sorted(modules)), fds=pipes.fds())
+            pid, failure = self._receive_from(zygote)
+        except TimeoutError:  # it hangs in an import. It stays, as the parent of its workers
+            self._can_fork = False
             return 0
         except (EOFError, OSError):
             zygote.end()
             self._zygote = None
             return 0
         if not pid and not failure:
-            self._forks = False
+            self._can_fork = False
+            if not zygote.has_forked:
+                zygote.end(_EXIT_TIMEOUT)
+                self._zygote = None
         return pid
 
-    def _wait_ready(self, launched: WorkerProcess) -> None:
-        """Wait until a fork has begun."""
-        try:
-            with self._interruptible(launched):
-                self._hear_ready(launched)
-        except BaseException as error:
-            launched.kill()
-            code = launched.reap()
-            launched.close()
-            if isinstance(error, EOFError):
-                raise StartError(f"the process ended with exit code {code}") from None
-            raise
-
-    def _hear_ready(self, launched: WorkerProcess) -> None:
-        assert launched.pidfd is not None
-        deadline = time.monotonic() + self._start_time
-        channel = BlockingChannel(launched.sock)
-        poll = select.poll()
-        poll.register(launched.sock, select.POLLIN)
-        poll.register(launched.pidfd, select.POLLIN)
-        heard = False
-        while not heard:
-            remaining = max(deadline - time.monotonic(), 0.001)
-            launched.sock.settimeout(remaining)
-            ready = dict(poll.poll(remaining * 1000))
-            if not ready:
-                raise TimeoutError
-            if launched.sock.fileno() not in ready:
-                raise EOFError
-            kind, _, _, body = channel.receive()
-            heard = self._heard(kind, body, launched.pid)
-        launched.sock.settimeout(None)
+    def _receive_from(self, zygote: ZygoteProcess) -> tuple[int, bytes]:
+        """Wait for the number and body of an answer, and pass log records on."""
+        deadline = time.monotonic() + self._start_timeout
+        while True:
+            kind, number, body = zygote.receive(max(deadline - time.monotonic(), 0.001))
+            if self._is_answer(kind, body, zygote.popen.pid):
+                return number, body
 
     # --- the end ----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Start nothing more, and kill what is starting: `launch` fails. Any thread, never blocks."""
-        with self._changing:
+        with self._lock:
             self._stopped = True
-            for started in self._starting:
-                started.kill()
+            for process in self._starting:
+                process.kill()
 
     def kill(self) -> None:
-        """Stop, and kill the zygote, and so its workers, but not what they have started. Any thread; milliseconds."""
+        """Stop, and kill the zygote and with it the forked workers, but not their child programs.
+
+        Any thread; blocks for milliseconds.
+        """
         self.stop()
         if (zygote := self._zygote) is not None:
             zygote.kill()
             zygote.popen.wait()  # nobody else may be left to reap it
-            if self._forking.acquire(blocking=False):  # else the one who talks with it sees its end, and closes it
+            if self._zygote_lock.acquire(blocking=False):  # otherwise its holder sees the end, and closes it
                 zygote.close()
-                self._forking.release()
+                self._zygote_lock.release()
 
     def close(self) -> None:
-        """Stop, and end the zygote, with the workers that are left. Any thread; blocks for some milliseconds."""
+        """Stop, and end the zygote with the forked workers that are left. Any thread; blocks for milliseconds."""
         self.stop()
         if (zygote := self._zygote) is not None:
-            zygote.hang_up()
-        with self._forking:
+            zygote.shutdown()
+        with self._zygote_lock:
             if self._zygote is not None:
-                self._zygote.end(_EXIT_TIME)
+                self._zygote.end(_EXIT_TIMEOUT)
                 self._zygote = None
 
 
-def _handed_over(process: Process, ends: Pipes) -> WorkerProcess:
-    """Return a process that serves as a worker."""
-    try:
-        launched = WorkerProcess(process.popen.pid, ends, popen=process.popen)
-    except BaseException:
-        process.kill()
-        process.end()
-        raise
-    process.close()
-    return launched
-
-
-def _fork_of(zygote: Process, pid: int, ends: Pipes) -> WorkerProcess:
-    """Return a process that the zygote has forked."""
-
-    def reaped(pid: int) -> None:
-        with suppress(OSError):  # the zygote is gone, and the system reaps
+def _forked_worker(zygote: ZygoteProcess, pid: int, pipes: Pipes) -> WorkerProcess:
+    def reap(pid: int) -> None:
+        with suppress(OSError):  # the zygote is gone, and init reaps its children
             zygote.send(ControlMessage.REAP, number=pid)
 
     try:
-        return WorkerProcess(pid, ends, reaped=reaped)
+        return WorkerProcess(pid, pipes, reap=reap)
     except BaseException:
-        reaped(pid)  # which kills it before
+        reap(pid)  # which kills it first
         raise

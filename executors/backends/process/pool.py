@@ -145,7 +145,7 @@ class Pool:
     def cancel(self, job: Job) -> None:
         """Drop a pending job; kill the worker of a running one, with its process group."""
         for worker in self.workers:
-            if job is worker.job or job in worker.prefetched:
+            if worker.has(job):
                 self._stop(worker, job)
                 self._assign()
                 return
@@ -156,9 +156,9 @@ class Pool:
         self._pending.revoke(worker)
         if job is worker.job and not worker.prefetched:
             self._kill(worker)
-        elif _has(worker, job):  # those before it have ended, or it has itself: that outcome is in the socket
+        elif worker.has(job):  # those before it have ended, or it has itself: that outcome is in the socket
             worker.channel.receive_all()
-            if _has(worker, job) and worker in self.workers:
+            if worker.has(job) and worker in self.workers:
                 self._loop.call_later(prefetch.PREFETCH_WINDOW, self.cancel, job)
         else:
             self._pending.forget(job)
@@ -314,8 +314,3 @@ class Pool:
         self._idle.clear()
         self._starter.kill()
         self._copier.close(wait=False)
-
-
-def _has(worker: WorkerHandle, job: Job) -> bool:
-    """Whether a worker has been sent a job that has not ended."""
-    return job is worker.job or job in worker.prefetched

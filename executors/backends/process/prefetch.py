@@ -182,6 +182,6 @@ def _take_unread_messages(worker: WorkerHandle) -> list[bytes]:
     unread: list[bytes] = []
     while True:
         try:
-            unread.append(worker.process.theirs.recv(MESSAGE_SIZE, _DONTWAIT))
+            unread.append(worker.process.worker_sock.recv(MESSAGE_SIZE, _DONTWAIT))
         except BlockingIOError:
             return unread

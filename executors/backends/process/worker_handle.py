@@ -95,6 +95,10 @@ class WorkerHandle:
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
+    def has(self, job: Job) -> bool:
+        """Return whether the worker has been sent this job, and the job has not ended."""
+        return job is self.job or job in self.prefetched
+
     def run(self, job: Job) -> None:
         """Send the worker, which is idle, a job that has started."""
         self.job = job

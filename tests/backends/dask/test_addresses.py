@@ -1,4 +1,4 @@
-"""Which schedulers may be talked to."""
+"""Which addresses of schedulers are accepted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from distributed import Security
 from executors import ConfigurationError
 from executors._core.registry import make
 from executors.backends import DaskBackend
-from executors.backends.dask.addresses import checked_address
+from executors.backends.dask.connection import checked_address
 
 CERTIFICATES = Security()
 
@@ -26,14 +26,14 @@ CERTIFICATES = Security()
     ],
 )
 def test_a_loopback_address_or_tls_will_do(address, security, insecure, checked) -> None:
-    """A scheduler of this machine is used as it is, one of another with TLS, or where that is said not to matter."""
+    """A scheduler on this machine is accepted; one on another needs TLS or `insecure=True`."""
     assert checked_address(address, security, insecure=insecure) == checked
 
 
 @pytest.mark.parametrize("address", ["10.0.0.7:8786", "tcp://scheduler.internal:8786", "ws://10.0.0.7:8786"])
 @pytest.mark.parametrize("security", [None, CERTIFICATES])
 def test_another_machine_without_tls_is_refused(address, security) -> None:
-    """Certificates alone don't help where the address says that they aren't used."""
+    """Certificates do not help if the protocol of the address does not use them."""
     if security is not None and "://" not in address:
         return
     with pytest.raises(ConfigurationError, match=r"without TLS.*insecure=True"):
@@ -41,33 +41,33 @@ def test_another_machine_without_tls_is_refused(address, security) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "8786", "127.0.0.1", "127.0.0.1:", ":8786", "127.0.0.1:http", "tcp://"])
-def test_what_is_no_address_is_refused(address) -> None:
-    """The error names it, and says what would do."""
+def test_bad_addresses_are_refused(address) -> None:
+    """The error has the address, and an example."""
     with pytest.raises(ConfigurationError, match=r"must look like '127\.0\.0\.1:8786'"):
         DaskBackend(address)
 
 
 @pytest.mark.parametrize("address", ["dask://127.0.0.1:8786", "http://127.0.0.1:8786"])
 def test_a_protocol_that_dask_does_not_know_is_refused(address) -> None:
-    """What no scheduler can be reached by is told at once, and not as a scheduler that isn't there."""
+    """An unknown protocol is an error at once, not a scheduler that can't be found."""
     with pytest.raises(ConfigurationError, match=r"unknown address scheme '(dask|http)'"):
         DaskBackend(address)
 
 
-def test_what_is_no_text_is_refused() -> None:
-    """A port alone, as a configuration may have it, is an error that names it."""
+def test_a_port_alone_is_refused() -> None:
+    """A number, as a configuration may have it, is an error that has the value."""
     with pytest.raises(ConfigurationError, match="address is 8786"):
         DaskBackend(8786)
 
 
 def test_tls_needs_certificates() -> None:
-    """An address that says TLS needs a `Security`."""
+    """An address with the protocol TLS needs a `Security`."""
     with pytest.raises(ConfigurationError, match="TLS needs certificates"):
         DaskBackend("tls://127.0.0.1:8786")
 
 
 def test_certificates_of_a_configuration() -> None:
-    """A file or the environment can't hold a `Security`, and says of what to make one."""
+    """A configuration file or the environment has the keywords of a `Security`."""
     spec = {"backend": "dask:tls://10.0.0.7:8786", "security": {"tls_ca_file": "ca.pem", "tls_client_cert": "me.pem"}}
     backend = make("far", spec, {})
     assert isinstance(backend, DaskBackend)
@@ -75,7 +75,7 @@ def test_certificates_of_a_configuration() -> None:
     assert backend._security.tls_ca_file == "ca.pem"
 
 
-def test_a_text_is_an_address() -> None:
+def test_a_url_has_the_address() -> None:
     """What follows ``dask:`` is the scheduler's address, with or without a protocol."""
     assert DaskBackend.from_url("127.0.0.1:8786", in_flight=3).workers == 3
     with pytest.raises(ConfigurationError, match="TLS needs certificates"):

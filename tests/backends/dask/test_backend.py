@@ -1,4 +1,4 @@
-"""What tasks on a Dask cluster come back with, and what is refused."""
+"""Outcomes of tasks on a Dask cluster, and what is refused."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from executors.quart import QuartExecutor
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_error_comes_with_what_the_worker_knows(cloud) -> None:
-    """A task's exception is its own type, with cause and notes, the last of which is the worker's traceback."""
+async def test_an_error_comes_with_the_worker_s_traceback(cloud) -> None:
+    """A task's exception has its own type, its cause and its notes, and the worker's traceback as a last note."""
     error = await cloud.error_of(tasks.raise_richly)
     assert isinstance(error, tasks.TwoArgumentsError)
     assert isinstance(error.__cause__, KeyError)
@@ -44,21 +44,21 @@ async def test_an_error_comes_with_what_the_worker_knows(cloud) -> None:
     assert "executors/backends" not in trace
 
 
-async def test_what_has_no_module_travels_by_value(cloud) -> None:
-    """Lambdas and closures run on the workers, and come back."""
+async def test_functions_without_a_module_travel_by_value(cloud) -> None:
+    """Lambdas and closures run on the workers, and can be results."""
     assert await cloud.run(lambda: os.getpid()) != os.getpid()
     adder = await cloud.run(tasks.make_adder, 3)
     assert adder(4) == 7
 
 
 async def test_coroutine_functions_share_a_loop_per_worker(new_cloud) -> None:
-    """The event loop of a worker lasts from task to task: what is bound to it can be kept."""
+    """The event loop of a worker lasts from task to task."""
     async with new_cloud(in_flight=1) as cloud:
         assert len({await cloud.run(cloud_tasks.loop_of_worker) for _ in range(8)}) <= 2  # one in each
 
 
 async def test_context_variables_travel_where_they_are_declared(new_cloud) -> None:
-    """A declared variable has its value on the worker, another hasn't, and what a task sets stays there."""
+    """A declared variable has its value on the worker, others have not, and what a task sets stays there."""
     async with new_cloud(settings={"contextvars": ["worker_tasks:variable"]}) as cloud:
 
         def submit():
@@ -87,7 +87,7 @@ async def test_the_app_is_there_on_the_workers(cluster) -> None:
 
 
 async def test_an_app_that_a_worker_can_t_import(cluster) -> None:
-    """The waiter is told which worker lacks what, by an error that isn't taken for the task's own."""
+    """The error has the worker and the reason, and can't be mistaken for the task's own."""
     app = Quart("far")
     app.config.update(
         EXECUTOR_BACKENDS={"process": DaskBackend(cluster.address)}, EXECUTOR_WORKER_APP="no_such_module:app"
@@ -102,8 +102,7 @@ async def test_an_app_that_a_worker_can_t_import(cluster) -> None:
 
 
 async def test_payloads_are_bounded(new_cloud) -> None:
-    """A call or a result that is too large fails its task alone, with an error that names the bound; else all is well,
-    beside the event loop, too."""
+    """A call or a result that is too large fails only its own task, with an error that has the limit."""
     async with new_cloud(max_payload=1_000_000) as cloud:
         assert len(await cloud.run(tasks.identity, bytes(900_000))) == 900_000
         for call in ((tasks.length, bytes(1_000_001)), (tasks.make_text, 1_000_001)):
@@ -117,7 +116,7 @@ async def test_payloads_are_bounded(new_cloud) -> None:
 
 
 async def test_a_worker_without_the_function_s_module(cloud, tmp_path: Path, monkeypatch) -> None:
-    """The error names the module and the worker."""
+    """The error has the module and the worker."""
     (tmp_path / "only_here.py").write_text("def work():\n    return 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     only_here = importlib.import_module("only_here")
@@ -130,17 +129,17 @@ async def test_a_worker_without_the_function_s_module(cloud, tmp_path: Path, mon
 
 @pytest.mark.usefixtures("cloud")  # a worker is there
 async def test_resources(new_cloud) -> None:
-    """A task goes where there is what it asks for; if nobody has that, it fails after a bounded time, saying so."""
+    """A task runs where its resources are. If no worker has them, it fails after a limited time."""
     async with new_cloud(worker_timeout=0.3) as cloud:
         assert await cloud.run(tasks.identity, 1, resources={"lamp": 1}) == 1
         error = await cloud.error_of(tasks.identity, 1, resources={"gpu": 2})
         assert isinstance(error, BackendUnavailableError)
-        assert "no worker with the resources that it asks for (2 gpu) was there, among 2" in str(error)
+        assert "there was no worker with the resources that it needs (2 gpu), among 2" in str(error)
 
 
 @pytest.mark.usefixtures("cloud")  # a worker is there
 async def test_a_moment_without_workers(new_cloud, line, monkeypatch) -> None:
-    """A task that waits for its turn isn't given up for a moment in which its worker is being started again."""
+    """A queued task does not fail because its worker is just restarting."""
     says, hears = line(), line()
     looks = [Client.nthreads, Client.nthreads, no_workers]
     looked = anyio.Event()
@@ -164,12 +163,12 @@ async def test_a_moment_without_workers(new_cloud, line, monkeypatch) -> None:
 
 
 async def no_workers(client: Client) -> dict[str, int]:
-    """What Dask tells meanwhile."""
+    """Dask's answer meanwhile."""
     return {}
 
 
-async def test_a_base_exception_says_where_it_came_from(cloud) -> None:
-    """What would end a process fails its task alone, and the worker lives on."""
+async def test_a_base_exception_is_contained(cloud) -> None:
+    """An exception that would end a process fails only its own task, and the worker goes on."""
     before = {await cloud.run(tasks.pid) for _ in range(4)}
     error = await cloud.error_of(tasks.raise_it, SystemExit, 3)
     assert isinstance(error, TaskExitedError)
@@ -185,14 +184,14 @@ async def test_on_uvloop(cloud) -> None:
 
 @pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])
 async def test_trio_is_refused(new_cloud) -> None:
-    """The executor doesn't start on trio, and says why."""
+    """The executor does not start on trio."""
     with pytest.raises(ConfigurationError, match="'dask' needs asyncio"):
         async with new_cloud():
             raise AssertionError("it has started")
 
 
 def test_without_dask(monkeypatch) -> None:
-    """Without the extra it says what to install."""
+    """Without the extra, the error says what to install."""
     monkeypatch.setitem(sys.modules, "executors.backends.dask.connection", None)
     monkeypatch.delattr("executors.backends.dask.connection")
     with pytest.raises(ConfigurationError, match=r"pip install 'quart-executors\[dask\]'"):

@@ -1,4 +1,4 @@
-"""A scheduler that can't be found, is killed, comes back, or doesn't fit."""
+"""A scheduler that can't be found, is killed, comes back, or has other settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 def end_properly(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what is under way, as `asyncio.run` does."""
+    """Cancel all tasks, as `asyncio.run` does."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
@@ -37,7 +37,7 @@ def end_properly(loop: asyncio.AbstractEventLoop) -> None:
 
 @pytest.mark.parametrize("end", [end_properly, methodcaller("close")], ids=["properly", "at once"])
 def test_a_loop_that_ends_without_a_drain(cluster: Cluster, end) -> None:
-    """What was under way is lost; its connections are closed, and the executor may be started on another loop."""
+    """Running tasks are lost, the connections are closed, and the executor can be started on another loop."""
     executor = Executor(threads=1, processes=0, backends={"dask": DaskBackend(cluster.address)}, tags={"far": "dask"})
     far = executor.options(tag="far")
 
@@ -57,12 +57,12 @@ def test_a_loop_that_ends_without_a_drain(cluster: Cluster, end) -> None:
     assert handle.state is LOST
     assert isinstance(handle.exception(), ExecutorClosedError)
     del loop
-    gc.collect()  # coroutines that the loop has left are destroyed here, and not in another test
+    gc.collect()  # destroys coroutines of the loop here, and not in another test
 
 
 @pytest.fixture
 def ill_fitting(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster as a careless user has it: Dask runs tasks again, and a worker has another version of this library."""
+    """A cluster with unsuitable settings: it reruns tasks, and a worker has another version of this library."""
     cluster = Cluster(tmp_path, allowed_failures=3)
     other_version = tmp_path / "other" / "quart_executors-0.0.7.dist-info"
     other_version.mkdir(parents=True)
@@ -73,8 +73,7 @@ def ill_fitting(tmp_path: Path) -> Iterator[Cluster]:
 
 
 async def test_nobody_is_there(new_cloud) -> None:
-    """What was submitted waits as long as was said, then fails with an error that names the address; later tasks are
-    refused at once."""
+    """Tasks wait for the given time, then fail with an error that has the address; later ones fail at once."""
     address = f"127.0.0.1:{find_port()}"
     async with new_cloud(DaskBackend(address, connect_timeout=0.3)) as cloud:
         began = time.monotonic()
@@ -89,7 +88,7 @@ async def test_nobody_is_there(new_cloud) -> None:
 
 
 async def test_nobody_is_there_at_the_end(new_cloud) -> None:
-    """An executor that is still connecting drains within its deadline, and leaves nothing behind."""
+    """An executor that is still connecting drains within its deadline."""
     async with new_cloud(DaskBackend(f"127.0.0.1:{find_port()}")) as cloud:
         waiting = cloud.submit(tasks.identity, 1)
         report = await cloud.executor.drain(0.1)
@@ -97,15 +96,15 @@ async def test_nobody_is_there_at_the_end(new_cloud) -> None:
 
 
 async def test_a_scheduler_that_comes_late_and_freezes(new_cloud, tmp_path: Path) -> None:
-    """An app may start before its cluster does: its first task waits for the scheduler, but not for ever for a worker.
-    A scheduler that says no more keeps no drain from its deadline."""
+    """The first task of an app waits for a scheduler that starts later, and for a limited time for a worker. A frozen
+    scheduler does not delay a drain."""
     port = find_port()
     async with new_cloud(DaskBackend(f"127.0.0.1:{port}", worker_timeout=0.2)) as cloud:
         waiting = cloud.submit(tasks.identity, 1)
         cluster = Cluster(tmp_path, port=port)
         try:
             await waiting.wait()
-            assert "no worker that could run it was there, among 0" in str(waiting.exception())
+            assert "there was no worker that could run it, among 0" in str(waiting.exception())
             left = cloud.submit(tasks.identity, 1)
             cluster.freeze_scheduler()
             report = await cloud.executor.drain(0.1)
@@ -116,8 +115,8 @@ async def test_a_scheduler_that_comes_late_and_freezes(new_cloud, tmp_path: Path
 
 
 async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line, caplog, tmp_path: Path) -> None:
-    """It is warned of; a task that crashes runs once even where Dask would run it again. When the scheduler is killed
-    what it had is lost at once, the executor lives on, and finds the scheduler when that is back."""
+    """It is warned of. A task that crashes runs once, even where Dask would rerun it. When the scheduler is killed, its
+    tasks are lost at once; the executor connects again when the scheduler is back."""
     backend = DaskBackend(ill_fitting.address, connect_timeout=20)
     runs, says = tmp_path / "runs", line()
     with caplog.at_level(logging.INFO, "executors"):
@@ -128,7 +127,7 @@ async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line
 
             error = await cloud.error_of(cloud_tasks.append_and_exit, str(runs))
             assert isinstance(error, WorkerLostError)
-            assert "Dask wanted to run it again" in str(error)
+            assert "Dask tried to rerun it" in str(error)
             assert runs.read_text() == "run\n"
 
             running = await cloud.begin(tasks.stay, says.path)
@@ -145,7 +144,9 @@ async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line
             while backend.unavailable:
                 await anyio.sleep(0.01)
             assert await cloud.run(tasks.identity, 2) == 2
-    assert [record.getMessage().endswith("is there") for record in caplog.records].count(True) == 2  # lost, and back
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.endswith("was lost; retrying until it is available") for message in messages].count(True) == 1
+    assert [message.startswith("connected to the Dask scheduler at ") for message in messages].count(True) == 1
     assert has_warned(caplog, f"quart-executors 0.0.7 (here {metadata.version('quart-executors')})")
 
 

@@ -1,4 +1,4 @@
-"""Clusters that aren't as the common one: with TLS, with workers of several threads and no nanny, or without us."""
+"""Special clusters: with TLS, with several threads per worker and no nanny, or without this library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distributed import Client, Security
 
 from executors import BackendUnavailableError
 from executors.backends import DaskBackend
-from executors.backends.dask import remote_task as flights
+from executors.backends.dask import remote_task
 from executors.handle import CANCELLED, LOST
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[str, str]:
-    """A certificate that everybody trusts and has, and its key."""
+    """A certificate that both sides use and trust, and its key."""
     certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=dask"
     subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
@@ -33,7 +33,7 @@ def certificate(tmp_path: Path) -> tuple[str, str]:
 
 @pytest.fixture
 def encrypted(tmp_path: Path, certificate: tuple[str, str]) -> Iterator[Cluster]:
-    """A cluster with TLS, whose one worker has three threads, and nobody to start it again."""
+    """A cluster with TLS, with one worker that has three threads and no nanny."""
     file, key = certificate
     cluster = Cluster(tmp_path, certificates=("--tls-ca-file", file, "--tls-cert", file, "--tls-key", key))
     cluster.start_workers("--nthreads", "3", "--no-nanny")
@@ -42,8 +42,8 @@ def encrypted(tmp_path: Path, certificate: tuple[str, str]) -> Iterator[Cluster]
 
 
 async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str], new_cloud, line, caplog) -> None:
-    """With its certificate a client may use the cluster, and not without. A task that doesn't listen is abandoned where
-    others run in its process, and the report says which worker it keeps; the log has warned of it, once."""
+    """A client can use the cluster only with the certificate. Where other tasks run in the same process, a task that
+    does not respond is abandoned, and the report has the worker. The log has warned of such workers, once."""
     file, key = certificate
     security = Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=key, require_encryption=True)
     says, hears = line(), line()
@@ -67,7 +67,7 @@ async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str],
 
 
 async def test_a_worker_without_the_library(tmp_path: Path, new_cloud) -> None:
-    """The error says what is missing where."""
+    """The error says what to install."""
     cluster = Cluster(tmp_path)
     cluster.start_workers("--no-nanny", blind=True)
     try:
@@ -79,8 +79,8 @@ async def test_a_worker_without_the_library(tmp_path: Path, new_cloud) -> None:
 
 
 async def test_a_worker_that_dies_before_it_begins(tmp_path: Path, new_cloud, monkeypatch) -> None:
-    """A task that costs its worker without having begun isn't handed to one after another for ever."""
-    monkeypatch.setattr(flights, "_MAX_DEATHS", 1)
+    """A task whose workers die before they start it fails after a few attempts."""
+    monkeypatch.setattr(remote_task, "MAX_WORKER_DEATHS", 1)
     (tmp_path / "executors.py").write_text("import os\nos._exit(3)\n")
     cluster = Cluster(tmp_path)
     cluster.start_workers("--no-nanny", path=tmp_path)
@@ -90,13 +90,13 @@ async def test_a_worker_that_dies_before_it_begins(tmp_path: Path, new_cloud, mo
             await handle.wait()
     finally:
         cluster.close()
-    assert "1 workers died before they had begun it" in str(handle.exception())
+    assert "1 workers died before they started it" in str(handle.exception())
     assert handle.state is LOST
 
 
 async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, line) -> None:
-    """Dask hands what a retired worker runs to another, however many failures it allows. It is refused there, so that
-    no task runs twice, and is told as lost."""
+    """Dask reruns the tasks of a retired worker on another, whatever its settings. The other one refuses them, so that
+    no task runs twice, and they are reported as lost."""
     cluster = Cluster(tmp_path)
     cluster.start_workers("--no-nanny")
     cluster.start_workers("--no-nanny")
@@ -111,7 +111,7 @@ async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, line) -> None
                 await client.wait_for_workers(2)
                 await client.retire_workers([worker])
             await handle.wait()
-            assert "Dask wanted to run it again" in str(handle.exception())
+            assert "Dask tried to rerun it" in str(handle.exception())
             assert await cloud.run(tasks.identity, 1) == 1
     finally:
         cluster.close()
@@ -137,7 +137,7 @@ with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_addres
 
 
 def test_a_worker_in_the_server_s_own_process() -> None:
-    """A cluster of threads, as one tries things out with, leaves the server what it is: its executors aren't inert."""
+    """With a cluster of threads in the server's process, the server's executors do not become inert."""
     ended = subprocess.run(
         [sys.executable, "-c", IN_THIS_PROCESS], capture_output=True, text=True, timeout=60, check=False
     )

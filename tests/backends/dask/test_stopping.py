@@ -1,4 +1,4 @@
-"""How tasks on a Dask cluster are stopped: by being told, by the end of their worker, or not."""
+"""How tasks on a Dask cluster are stopped: by request, by killing their worker, or not at all."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from servers import until
 
 from executors import TaskTimeoutError, WorkerLostError
 from executors.backends import DaskBackend
-from executors.backends.dask import remote_task as flights
+from executors.backends.dask import remote_task
 from executors.handle import CANCELLED, LOST, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_task_that_listens_goes_on_in_its_worker(cloud, line) -> None:
-    """It sees that it is to stop, and what it returns then is its result."""
+async def test_a_task_that_responds_stays_in_its_worker(cloud, line) -> None:
+    """It sees the request, and what it returns then is its result."""
     says = line()
     handle = await cloud.begin(cloud_tasks.listen, says.path)
     assert handle.cancel()
@@ -32,7 +32,7 @@ async def test_a_task_that_listens_goes_on_in_its_worker(cloud, line) -> None:
 
 
 async def test_a_coroutine_is_cancelled(cloud, line) -> None:
-    """It is cancelled on its worker's loop, and may clean up."""
+    """It is cancelled on its worker's loop, and can clean up."""
     says = line()
     handle = await cloud.begin(cloud_tasks.clean_up, says.path)
     await says.hear()
@@ -43,9 +43,9 @@ async def test_a_coroutine_is_cancelled(cloud, line) -> None:
 
 
 @pytest.mark.parametrize(("how", "function"), [("cancel", tasks.power), ("timeout", tasks.stay)])
-async def test_a_task_that_does_not_listen_costs_its_worker(cloud, line, how: str, function) -> None:
-    """Its worker is killed, also where it lets no other thread run, and another worker comes; the tasks that waited
-    there are done elsewhere."""
+async def test_a_task_that_does_not_respond_loses_its_worker(cloud, line, how: str, function) -> None:
+    """Its worker is killed, also if the task keeps the GIL, and another one starts. Tasks that waited there run
+    elsewhere."""
     says = line()
     handle = await cloud.begin(function, says.path, timeout=0.3 if how == "timeout" else None)
     pid = int(await says.hear())
@@ -62,7 +62,7 @@ async def test_a_task_that_does_not_listen_costs_its_worker(cloud, line, how: st
 
 
 async def test_a_queued_task_never_begins(cluster, new_cloud, line, tmp_path) -> None:
-    """What waits here is cancelled at once, and so is what waits at the scheduler."""
+    """Tasks queued here and tasks queued at the scheduler are cancelled at once."""
     says, hears = line(), line()
     backend = DaskBackend(cluster.address, in_flight=4)  # for two workers
     async with new_cloud(backend) as cloud:
@@ -71,7 +71,7 @@ async def test_a_queued_task_never_begins(cluster, new_cloud, line, tmp_path) ->
         for handle in waiting:
             assert handle.cancel()
             assert (handle.state, handle.started_at) == (CANCELLED, None)
-        while len(backend._flights) > len(busy):  # the scheduler has heard of it
+        while len(backend._tasks) > len(busy):  # the scheduler has dropped them
             await anyio.sleep(0.001)
         for handle in busy:
             hears.tell()
@@ -81,8 +81,8 @@ async def test_a_queued_task_never_begins(cluster, new_cloud, line, tmp_path) ->
 
 
 async def test_a_worker_that_dies(cloud, line, monkeypatch) -> None:
-    """Only the task that was at it is lost; those that hadn't begun are done elsewhere, however often that happens."""
-    monkeypatch.setattr(flights, "_MAX_DEATHS", 1)  # as if it had happened to them before
+    """Only the task that it was running is lost; the others run elsewhere, however often that happens."""
+    monkeypatch.setattr(remote_task, "MAX_WORKER_DEATHS", 1)  # as if it had happened to the neighbours before
     says, hears = line(), line()
     handle = cloud.submit(cloud_tasks.talk, says.path, hears.path, resources={"lamp": 1})
     pid = int(await says.hear())
@@ -94,12 +94,12 @@ async def test_a_worker_that_dies(cloud, line, monkeypatch) -> None:
     assert isinstance(error, WorkerLostError)
     assert error.pid == pid
     assert "on tcp://127.0.0.1:" in str(error)
-    assert str(error).endswith("what `dask worker` has logged there tells more")
+    assert str(error).endswith("see the log of `dask worker` there")
     assert [await neighbour for neighbour in neighbours] == [number**2 for number in range(10)]
 
 
 async def test_a_crash_is_its_own_task_s(cloud, tmp_path) -> None:
-    """A task that ends its worker as soon as it has begun is lost, and has run once."""
+    """A task that kills its worker is lost, and has run once."""
     path = tmp_path / "runs"
     error = await cloud.error_of(cloud_tasks.append_and_exit, str(path))
     assert isinstance(error, WorkerLostError)
@@ -108,12 +108,12 @@ async def test_a_crash_is_its_own_task_s(cloud, tmp_path) -> None:
 
 
 async def test_a_nanny_that_does_not_kill(new_cloud, line, monkeypatch) -> None:
-    """A task whose worker can't be killed is abandoned, and a drain leaves nothing behind that looks after it."""
+    """A task whose worker can't be killed is abandoned, and after a drain nothing follows it any more."""
 
     async def refuse(*_: object) -> bool:
         return False
 
-    monkeypatch.setattr(flights.RemoteTask, "_kill", refuse)
+    monkeypatch.setattr(remote_task.RemoteTask, "_kill", refuse)
     says, hears = line(), line()
     async with new_cloud(settings={"cancel_grace": 0.5}) as cloud:
         handle = await cloud.begin(cloud_tasks.talk, says.path, hears.path)
@@ -127,7 +127,7 @@ async def test_a_nanny_that_does_not_kill(new_cloud, line, monkeypatch) -> None:
 
 
 async def test_a_drain_keeps_its_deadline(new_cloud, line) -> None:
-    """It ends what runs on the cluster and what waits, and names both."""
+    """It ends running and queued tasks, and names both."""
     says = line()
     async with new_cloud(in_flight=2) as cloud:
         stuck = [await cloud.begin(tasks.stay, says.path) for _ in range(2)]

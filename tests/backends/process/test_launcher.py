@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import anyio
 import launching
@@ -18,6 +20,8 @@ from launching import call, config, setup
 from processes import is_alive, wait_for_end
 
 from executors import BackendUnavailableError, Executor, WorkerLostError
+from executors._wire.channel import BlockingChannel
+from executors._wire.frames import FrameType, frame
 from executors.backends import ProcessBackend
 from executors.backends.process.launcher import StartError
 from executors.handle import LOST
@@ -270,13 +274,13 @@ def test_a_launch_without_descriptors(way: str) -> None:
 
         warnings.simplefilter("always", ResourceWarning)
         warnings.showwarning = leaked
-        told = launching.setup(launching.keep_thread) if {way!r} == "unclean" else launching.config()
-        told["preload"] = {way!r} != "in the fork"
+        settings = launching.setup(launching.keep_thread) if {way!r} == "unclean" else launching.config()
+        settings["preload"] = {way!r} != "in the fork"
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         outcomes = []
         for room in range(1, 14):
-            launcher = Launcher(lambda: told)
-            launcher._forks = {way!r} != "of its own"
+            launcher = Launcher(lambda: settings)
+            launcher._can_fork = {way!r} != "of its own"
             before = os.listdir("/proc/self/fd")
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + room, hard))
             try:
@@ -307,3 +311,13 @@ def test_a_launch_without_descriptors(way: str) -> None:
             raise AssertionError(f"a process is left with room for {{room}}")
         assert outcomes[0] is False and outcomes[-1] is True, outcomes
     """)
+
+
+def test_a_byte_stream_is_received_up_to_the_answer(launcher) -> None:
+    """What a worker sends after its answer, on a system whose sockets keep no messages, is left for the pool."""
+    sock, worker_sock = socket.socketpair()
+    with sock, worker_sock:
+        BlockingChannel(worker_sock).send([frame(FrameType.READY), frame(FrameType.LOG, b"later")])
+        worker = SimpleNamespace(sock=sock, pidfd=None, pid=0, keeps_messages=False)
+        launcher()._receive_ready(worker)
+        assert BlockingChannel(sock).receive()[0] == FrameType.LOG

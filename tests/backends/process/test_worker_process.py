@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 
 import anyio
@@ -12,26 +13,32 @@ from launching import call, config, setup
 from processes import ended
 
 from executors._loops import running_loop
+from executors.backends.process import worker_process
 from executors.backends.process.worker_process import ExitWatch
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["forked", "of its own"])
-def worker(launcher, launch, request):
-    """A worker that was launched in either way."""
-    launched = launch(launcher(setup(launching.keep_thread) if request.param == "of its own" else config()))
+@pytest.fixture(params=["forked", "of its own", "as on macOS"])
+def worker(launcher, launch, monkeypatch, request):
+    """A worker that was launched in each way."""
+    with monkeypatch.context() as patch:
+        if request.param == "as on macOS":
+            patch.delattr(os, "pidfd_open")
+            patch.setattr(worker_process, "JOB_SOCKET_TYPE", socket.SOCK_STREAM)
+        launched = launch(launcher(config() if request.param == "forked" else setup(launching.keep_thread)))
     assert launched.is_forked == (request.param == "forked")
+    assert (launched.pidfd is None) == (request.param == "as on macOS")
     return launched
 
 
 async def test_exit_watch(worker) -> None:
     """It tells once when the process ends, which is still to be reaped then; closing it twice is harmless."""
-    told = anyio.Event()
-    watch = ExitWatch(worker, running_loop(), told.set)
+    exited = anyio.Event()
+    watch = ExitWatch(worker, running_loop(), exited.set)
     assert worker.entered_task_id() == 0
     worker.kill()
-    await told.wait()
+    await exited.wait()
     assert worker.reap() == -9
     worker.kill()  # harmless: there is nobody left to hit
     watch.close()
@@ -43,12 +50,12 @@ async def test_exit_watch(worker) -> None:
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_a_worker_ends_with_its_connection(worker) -> None:
     """When the parent closes its end a worker is killed, whatever it does, with what it has started."""
-    told = anyio.Event()
-    watch = ExitWatch(worker, running_loop(), told.set)
+    exited = anyio.Event()
+    watch = ExitWatch(worker, running_loop(), exited.set)
     grandchild = call(worker, launching.start_grandchild)
     launching.send(worker, time.sleep, 1000)
     worker.sock.close()
-    await told.wait()
+    await exited.wait()
     await ended(grandchild)
     assert worker.reap() == -9
     watch.close()

@@ -1,10 +1,10 @@
-"""The circuit: pure, with times handed in."""
+"""The circuit breaker: pure, with times passed in."""
 
 from __future__ import annotations
 
 import pytest
 
-from executors.backends.process.circuit import StartCircuit
+from executors.backends.process.starter import StartCircuit
 
 
 def test_the_first_failures_only_delay() -> None:
@@ -13,24 +13,23 @@ def test_the_first_failures_only_delay() -> None:
     delays = [circuit.failed(10.0, "x"), circuit.failed(11.0, "x")]
     assert delays == [0.05, 0.1]
     assert circuit.closed_until == 11.1
-    assert not circuit.is_open
+    assert circuit.reason is None
 
 
 def test_several_that_fail_at_once_count_once() -> None:
-    """Workers that end together, as they do with what they are forked from, don't open the circuit."""
+    """Workers that end together, as they do when the zygote ends, do not open the circuit."""
     circuit = StartCircuit()
     assert [circuit.failed(10.0, "x") for _ in range(8)] == pytest.approx([0.05] * 8)
-    assert not circuit.is_open
-    assert circuit.failed(10.0, "x", told=True) == 1.0
-    assert circuit.is_open
+    assert circuit.reason is None
+    assert circuit.failed(10.0, "x", reported=True) == 1.0
+    assert circuit.reason is not None
 
 
 def test_the_third_failure_opens_it() -> None:
-    """Three failures in a row open it, with a reason that tells what happened and when it goes on."""
+    """Three failures in a row open it, with a reason that names the last failure and the next attempt."""
     circuit = StartCircuit()
     for now in range(3):
         delay = circuit.failed(float(now), "no memory")
-    assert circuit.is_open
     assert delay == 1.0
     assert circuit.reason is not None
     assert "1 s" in circuit.reason
@@ -51,9 +50,9 @@ def test_half_open_takes_tasks_and_remembers() -> None:
     for now in range(3):
         circuit.failed(float(now), "x")
     circuit.half_open()
-    assert not circuit.is_open
+    assert circuit.reason is None
     assert circuit.failed(5.0, "x") == 2.0
-    assert circuit.is_open
+    assert circuit.reason is not None
 
 
 def test_a_start_forgets_failures() -> None:
@@ -61,6 +60,6 @@ def test_a_start_forgets_failures() -> None:
     circuit = StartCircuit()
     for now in range(4):
         circuit.failed(100.0 * now, "x")
-    circuit.started()
-    assert (circuit.is_open, circuit.closed_until) == (False, 0.0)
+    circuit.succeeded()
+    assert (circuit.reason, circuit.closed_until) == (None, 0.0)
     assert circuit.failed(0.0, "x") == 0.05

@@ -1,11 +1,10 @@
-"""What is said about each kind of culprit, and when nothing is."""
+"""The advice on each kind of culprit, and when there is none."""
 
 from __future__ import annotations
 
 import pytest
 
-from executors.monitor.advice import advise, seconds
-from executors.monitor.report import Blame, BlameKind
+from executors.monitor.report import Blame, BlameKind, advise, seconds
 
 
 def blame(kind: BlameKind, *, total: float = 0.31, worst: float = 0.31, cpu: float = 0.0) -> Blame:
@@ -47,32 +46,34 @@ def blame(kind: BlameKind, *, total: float = 0.31, worst: float = 0.31, cpu: flo
         (
             blame("other"),
             (
-                "`notify` is no task of the executor, blocked and delayed the loop by up to 310 ms, in `requests.get` "
-                "(notify.py:14): put that into a plain function, and hand it to the executor, which runs it in a thread"
+                "`notify` is not a task of the executor, blocked and delayed the loop by up to 310 ms, in "
+                "`requests.get` (notify.py:14): put that into a plain function, and submit it to the executor, "
+                "which runs it in a thread"
             ),
         ),
         (
             blame("other", cpu=0.3),
             (
-                "`notify` is no task of the executor, computed and delayed the loop by up to 310 ms, in `requests.get` "
-                "(notify.py:14): put that into a function marked @cpu_bound, and hand it to the executor"
+                "`notify` is not a task of the executor, computed and delayed the loop by up to 310 ms, in "
+                "`requests.get` (notify.py:14): put that into a function marked @cpu_bound, "
+                "and submit it to the executor"
             ),
         ),
     ],
     ids=lambda value: value.kind if isinstance(value, Blame) else "",
 )
 def test_advice(entry: Blame, advice: str) -> None:
-    """Each sentence tells who, how long, where, and what to do."""
+    """Each sentence names the culprit, the duration, the line, and what to do."""
     assert advise(entry) == advice
 
 
 @pytest.mark.parametrize("kind", ["step", "route", "other", "thread"])
-def test_little_is_not_worth_a_word(kind: BlameKind) -> None:
-    """Below 50 ms at once on the loop, or a quarter of a second of computing in a thread, nobody is advised."""
+def test_no_advice_on_short_delays(kind: BlameKind) -> None:
+    """There is none below 50 ms at once on the loop, or 0.25 CPU seconds in a thread."""
     assert advise(blame(kind, total=5.0, worst=0.04, cpu=0.2)) is None
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.048, "48 ms"), (0.9994, "999 ms"), (2.1, "2.1 s"), (61.0, "61.0 s")])
 def test_seconds(value: float, text: str) -> None:
-    """A time is told as a person would."""
+    """Durations are formatted for readers."""
     assert seconds(value) == text

@@ -1,0 +1,150 @@
+"""The start of a worker process: its connection, its setup, and the report whether that succeeded.
+
+`main` is the entry point of a worker that is launched directly. Forked workers come from `zygote`.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import pickle
+import select
+import signal
+import socket
+from _thread import start_new_thread
+from contextlib import contextmanager, suppress
+from mmap import mmap
+
+import executors
+from executors._wire.channel import BlockingChannel
+from executors._wire.frames import FrameType, frame
+from executors._worker import signals
+from executors._worker.logging import Outbox
+from executors._worker.main import Worker
+from executors.errors import describe
+
+TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(executors.__file__)), "")
+
+
+def main(socket_fd: int, memory_fd: int) -> None:
+    """Run as a worker process that is not forked. The launcher's command line calls it.
+
+    Args:
+        socket_fd: The worker's end of its connection.
+        memory_fd: The shared memory for the id of the entered task.
+    """
+    prepare_process()
+    connection = WorkerConnection(socket_fd, memory_fd)
+    try:
+        _, _, _, body = connection.channel.receive()
+    except (EOFError, OSError):  # the parent is gone
+        return
+    config = pickle.loads(body)
+    signals.set_parent_death_signal(config["parent"], signal.SIGKILL)
+    connection.kill_on_hang_up()
+    log = StartupLog(connection.channel, config["log_levels"])
+    with failures_reported(log):
+        worker = Worker(config)
+    begin(worker, log, set_up=True)
+    worker.serve(connection.channel, connection.entered_task_id)
+
+
+def prepare_process() -> None:
+    """Set up what worker and zygote processes have in common."""
+    os.dup2(2, 1)  # a task's prints must not mix with output of the server that a program parses
+    signals.ignore_group_signals()
+    os.register_at_fork(after_in_child=signals.restore_default_handlers)
+
+
+def freeze_imports() -> None:
+    """Exempt all imported modules from garbage collection. In a fork it would copy the pages that forks share."""
+    gc.collect()  # what is garbage now would be kept for good
+    gc.freeze()
+
+
+def begin(worker: Worker, log: StartupLog, *, set_up: bool) -> None:
+    """Make a worker ready for jobs, in the process that is the worker, and report that to the parent.
+
+    Args:
+        worker: The worker.
+        log: Sends the report, and is removed then.
+        set_up: Whether the app is to be imported first.
+
+    Raises:
+        SystemExit: It failed, which is reported.
+    """
+    with failures_reported(log):
+        if set_up:
+            worker.get_ready()
+            freeze_imports()
+        worker.begin()
+    log.send([frame(FrameType.READY)])
+    log.remove()
+
+
+@contextmanager
+def failures_reported(log: StartupLog) -> Iterator[None]:
+    """Report an exception in the block to the parent as a failed start, then exit."""
+    try:
+        yield
+    except BaseException as error:  # noqa: BLE001  (the app may raise anything)
+        log.send([frame(FrameType.NOT_READY, _failure_text(error).encode(errors="replace"))])
+        raise SystemExit(1) from None
+
+
+def _failure_text(error: BaseException) -> str:
+    import traceback  # noqa: PLC0415  (slow to import, and needed for failures only)
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        trace = trace.tb_next  # frames of this package do not help
+    text = "".join(traceback.format_exception(error.with_traceback(trace)))
+    reason = describe(error)
+    return f"{reason}\n\n{text}" if text.count("\n") > 1 else reason  # one line would only repeat the reason
+
+
+class WorkerConnection:
+    """What a worker shares with the parent: a socket, and the memory in which it publishes the task it has entered.
+
+    Args:
+        socket_fd: Descriptor of the worker's end of the socket.
+        memory_fd: Descriptor of the shared memory.
+    """
+
+    def __init__(self, socket_fd: int, memory_fd: int) -> None:
+        os.set_inheritable(socket_fd, False)
+        self._socket = socket.socket(fileno=socket_fd)
+        self.channel = BlockingChannel(self._socket)
+        self.entered_task_id = mmap(memory_fd, 8)
+        os.close(memory_fd)
+
+    def kill_on_hang_up(self) -> None:
+        """Start a thread that kills this process and its group when the parent closes its end of the socket."""
+        group = os.getpgrp()  # now: a task may move this process to another group
+
+        def wait() -> None:
+            poll = select.poll()
+            poll.register(self._socket, 0)  # reports only that the other end is closed
+            poll.poll()
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        start_new_thread(wait, ())
+
+
+class StartupLog(Outbox):
+    """Sends log records during the start. It starts no thread, which a fork would lose: what cannot be sent at once
+    is sent with the next frame."""
+
+    def _send_soon(self) -> None:
+        pass
+
+    def remove(self) -> None:
+        """Detach from the root logger."""
+        logging.getLogger().removeHandler(self)
