@@ -292,7 +292,7 @@ def test_unseen_failures(tmp_path, conftest, chosen):
             _, _, section = said.partition(f"ERROR at teardown of test_bad_{name}[{loop}]")
             section, _, _ = section.partition("ERROR at teardown")
             assert [part for part in parts if part not in section] == [], section
-            assert "look at the fixture `unseen_failures`" in section
+            assert "check the fixture `unseen_failures`" in section
     assert "its error was never retrieved" not in said.partition("short test summary info")[2]
 
 
