@@ -154,6 +154,13 @@ def test_quart_is_imported_where_it_belongs(path: Path) -> None:
         assert not {name.split(".")[0] for name in imported_by(path)} & {"quart", "quart_trio", "flask", "werkzeug"}
 
 
+@pytest.mark.parametrize("path", [path for path in MODULES if "_serving" in path.parts], ids=name_of)
+def test_serving_is_free_of_frameworks(path: Path) -> None:
+    """Integrations of any framework can use `_serving`: it imports none of them, and no executor."""
+    for name in imported_by(path):
+        assert part_of(name) not in {"quart", "asgi", "executor", "_core"} or not name.startswith("executors.")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_file_is_long(path: Path) -> None:
     """A file that passes the limit has more than one responsibility."""

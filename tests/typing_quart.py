@@ -8,7 +8,7 @@ from typing import assert_type
 import quart
 
 from executors import TaskHandle, cpu_bound
-from executors.quart import Quart, QuartExecutor, current_executor
+from executors.quart import AppExecutor, Quart, QuartExecutor, current_executor
 
 app = Quart(__name__)
 executor = QuartExecutor(app)
@@ -50,7 +50,10 @@ async def through_the_executor() -> None:
     assert_type(executor_of_plain_app.add_background_task(coroutine, 1), TaskHandle[list[str]])
     assert_type(current_executor.add_background_task(render, 1), TaskHandle[bytes])
     assert_type(await current_executor.run(render, 1), bytes)
+    assert_type(await executor.options(tag="cpu").run(render, 1), bytes)
+    assert_type(executor.submit(plain, 1, text="x"), TaskHandle[bytes])
     assert_type(executor.app, quart.Quart)
+    assert_type(current_executor, AppExecutor)
     executor.add_background_task(plain, "x")  # wrong
     executor.add_background_task(plain, 1, 2)  # wrong
     executor.add_background_task(coroutine, 1, text="x")  # wrong

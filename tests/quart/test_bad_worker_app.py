@@ -1,4 +1,4 @@
-"""Apps that workers can't get: what is told to tasks, what is logged, and how often."""
+"""Apps that workers can't import: the errors of tasks, and what is logged, once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def anyio_backend(request):
 
 
 async def test_unknown_app(app, executor):
-    """Without an app in the worker tasks run, and one that uses `current_app` or `g` is told what to set."""
+    """Without an app in the worker tasks run; the error of one that uses `current_app` or `g` says what to set."""
     async with app.test_app():
         for function in (in_app.app_name, in_app.app_name_async):
             with pytest.raises(AppNotFoundError, match=r"Set EXECUTOR_WORKER_APP to 'package\.module:app'"):
@@ -91,7 +91,7 @@ async def test_worker_that_has_no_app(app, executor, caplog, path, says):
     ],
 )
 def test_paths_that_lead_to_no_app(path, says):
-    """What `EXECUTOR_WORKER_APP` names and is no app is told for what it is."""
+    """The error says what `EXECUTOR_WORKER_APP` names if it is no app."""
     with pytest.raises((ConfigurationError, ImportError), match=says):
         import_app(None, path)
 

@@ -105,7 +105,7 @@ def test_command_that_runs_a_coroutine(app, command, contexts):
 
 
 def test_command_without_a_loop(app, command):
-    """A command that runs no loop is told what to do. Quart alone would forget the task."""
+    """A command that runs no loop fails, with an error that says what to do. Quart alone would lose the task."""
 
     def work():
         app.add_background_task(background.triple, 2)
@@ -118,7 +118,7 @@ def test_command_without_a_loop(app, command):
 
 
 def test_failing_task_of_a_command(app, command, caplog):
-    """Failures are told to the app, by slow receivers, too, before the command ends."""
+    """Failures are reported to the app, also to slow receivers, before the command ends."""
     told = []
 
     async def slow(sender, exception):

@@ -68,7 +68,7 @@ async def test_reported_at_startup(app, executor):
 
 
 async def test_the_server_is_told(app, executor):
-    """A server hears of it as of any failed startup."""
+    """For a server it is a failed startup like any other."""
     app.config["EXECUTOR_THREADS"] = 0
     sent = []
     with anyio.CancelScope() as scope:
@@ -185,7 +185,7 @@ async def test_backends_and_tags(app, executor):
 
 
 async def test_workers(app, executor):
-    """Niceness, payload and context variables are told to the workers."""
+    """Niceness, payload limit and context variables reach the workers."""
     app.config.update(
         EXECUTOR_WORKER_NICE=3,
         EXECUTOR_MAX_PAYLOAD=1000,

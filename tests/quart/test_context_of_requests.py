@@ -137,28 +137,32 @@ async def test_copied_context(app, executor, new_app, path, wrapped, copy):
 @pytest.mark.parametrize("path", COPIES)
 @pytest.mark.parametrize("wrapped", [seen, seen_on_loop], ids=["plain", "coroutine"])
 async def test_copied_context_handed_over(app, executor, path, wrapped):
-    """The wrapper itself may be handed over, and run later by a task in a thread as well."""
+    """The wrapper itself may be submitted, and awaited by a task."""
     results = []
 
     async def submit():
         task = COPIES[path](wrapped)
+
+        async def await_it():
+            return await task()
+
         results.append(await executor.run(task))
-        results.append(await executor.run(lambda: task()))
+        results.append(await executor.run(await_it))
         return ""
 
     app.get("/request")(submit)
-    told = anyio.Event()
+    submitted = anyio.Event()
 
-    async def submit_and_tell():
+    async def submit_and_notify():
         await websocket.accept()
         await submit()
-        told.set()
+        submitted.set()
 
-    app.websocket("/websocket")(submit_and_tell)
+    app.websocket("/websocket")(submit_and_notify)
     async with app.test_app() as running:
         if path == "/request":
             await running.test_client().get(path)
         else:
             async with running.test_client().websocket(path):
-                await told.wait()
+                await submitted.wait()
     assert [path in found for found in results] == [True, True]

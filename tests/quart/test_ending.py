@@ -75,7 +75,7 @@ class Broken(LoopBackend):
 
 
 async def test_a_drain_that_fails(app, executor, last):
-    """A backend whose failure ends the drain is told of, what runs on is lost, and the app's last functions run."""
+    """If a backend's failure ends the drain, unfinished tasks are lost, and the app's shutdown functions run."""
     released = threading.Event()
     app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0, EXECUTOR_BACKENDS={"loop": Broken()})
     async with anyio.create_task_group() as group:
@@ -164,7 +164,7 @@ async def test_the_timeout_is_the_tasks(app, executor, timeout):
 
 
 async def test_a_report_under_way_when_the_drain_fails(app, executor):
-    """A failure that is being told as the drain fails has been told before the app's last functions run."""
+    """A report that is pending when the drain fails ends before the app's shutdown functions run."""
     app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0, EXECUTOR_BACKENDS={"loop": Broken()})
     order = []
 
@@ -189,7 +189,7 @@ async def test_a_report_under_way_when_the_drain_fails(app, executor):
 
 
 async def test_failures_during_the_drain(app, executor):
-    """Failures during the drain are told before the app has stopped, by receivers that take their time, too."""
+    """Failures during the drain are reported before the app has stopped, also to slow receivers."""
     order = []
     go_on = threading.Event()
 
@@ -213,7 +213,7 @@ async def test_failures_during_the_drain(app, executor):
 
 
 async def test_the_drain_s_report_is_logged(app, executor, caplog):
-    """What a drain has stopped is in the log as it reports it; a clean one, or one of told failures, says nothing."""
+    """The report of a drain that stopped tasks is logged. Successes and reported failures are not."""
 
     def fail_in_thread():
         raise ValueError("wrong")

@@ -114,7 +114,7 @@ async def test_while_draining_and_after(app, executor):
 
 
 async def test_request_while_draining(app, executor):
-    """A late request that adds a task is told so by an error of its own; the drain goes on."""
+    """A request that adds a task during the drain gets an error; the drain continues."""
     inside, go_on = anyio.Event(), anyio.Event()
     refused = []
 
@@ -265,7 +265,7 @@ async def test_keywords_of_the_function(app, executor):
 
 
 async def test_hooks(app):
-    """Hooks that the extension is given hear of the app's tasks."""
+    """Hooks of the extension receive the events of the app's tasks."""
 
     class Hook:
         def __init__(self):

@@ -1,4 +1,4 @@
-"""Failures of background tasks: told to the app as Quart tells of its own, once, before the app has stopped."""
+"""Failures of background tasks: reported to the app as Quart does, once, before the app has stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def told(app, executor):
+def reported(app, executor):
     """Return the list of exceptions that `got_background_exception` brings."""
     errors = []
 
@@ -60,7 +60,7 @@ def logged(caplog):
 
 
 def records_of(caplog, handle):
-    """Return everything in the log, whoever wrote it, that tells of a task's error."""
+    """Return all log records of a task's error, from any logger."""
     return [record for record in caplog.records if record.exc_info and record.exc_info[1] is handle.exception()]
 
 
@@ -69,14 +69,14 @@ def records_of(caplog, handle):
     [(fail_on_loop, ()), (fail_in_thread, ()), (background.fail, ("wrong",))],
     ids=["loop", "thread", "process"],
 )
-async def test_failures(app, told, caplog, function, args):
+async def test_failures(app, reported, caplog, function, args):
     """A failure goes to the signal's receivers and to the app's log, with its task and traceback, once."""
     async with app.test_app():
         handle = app.add_background_task(function, *args)
         with pytest.raises(ValueError, match="wrong"):
             await handle
-    assert told == [handle.exception()]
-    assert logged(caplog) == told
+    assert reported == [handle.exception()]
+    assert logged(caplog) == reported
     [record] = records_of(caplog, handle)
     assert record.getMessage() == f"Exception in task {handle.name!r} ({handle.id})"
     assert (record.name, record.levelno) == ("background", logging.ERROR)
@@ -146,15 +146,15 @@ async def test_other_lines_stay_as_they_are(app, executor, caplog):
         (background.leave, TaskExitedError),
     ],
 )
-async def test_our_own_errors(app, told, caplog, function, _error_type):
+async def test_our_own_errors(app, reported, caplog, function, _error_type):
     """A task that timed out, lost its worker or raised what a task may not is reported, too."""
     async with app.test_app():
         await app.add_background_task(function).wait()
-    assert [type(error) for error in told] == [_error_type]
-    assert logged(caplog) == told
+    assert [type(error) for error in reported] == [_error_type]
+    assert logged(caplog) == reported
 
 
-async def test_cancelled_tasks(app, told, caplog):
+async def test_cancelled_tasks(app, reported, caplog):
     """A cancelled task isn't a failure, whether it was queued, ran, or was stopped by the drain."""
     app.config.update(EXECUTOR_THREADS=1, EXECUTOR_SHUTDOWN_TIMEOUT=0)
     released, inside = threading.Event(), anyio.Event()
@@ -175,12 +175,12 @@ async def test_cancelled_tasks(app, told, caplog):
         released.set()
         await blocking
     assert {queued.state, running.state, stopped.state} == {TaskState.CANCELLED}
-    assert not told
+    assert not reported
     assert not logged(caplog)
 
 
-async def test_only_of_background_tasks(app, executor, told, caplog):
-    """`run` raises to its caller alone; `submit` logs what nobody asked for; neither tells the app."""
+async def test_only_of_background_tasks(app, executor, reported, caplog):
+    """`run` only raises; `submit` logs an error that nobody retrieves; neither reports to the app."""
     async with app.test_app():
         with pytest.raises(ValueError, match="wrong"):
             await executor.run(fail_in_thread)
@@ -189,7 +189,7 @@ async def test_only_of_background_tasks(app, executor, told, caplog):
         del handle
         gc.collect()
         await until(lambda: "task 'fail_on_loop' failed, and its error was never" in caplog.text)
-    assert not told
+    assert not reported
     assert not logged(caplog)
 
 
@@ -243,7 +243,7 @@ async def test_own_handler(new_app):
     assert not heard
 
 
-async def test_failure_of_a_request_s_task(app, told, caplog):
+async def test_failure_of_a_request_s_task(app, reported, caplog):
     """A task that a request added is reported in the request's context variables."""
 
     handles = []
@@ -255,7 +255,7 @@ async def test_failure_of_a_request_s_task(app, told, caplog):
 
     async with app.test_app() as running:
         assert (await running.test_client().get("/path")).status_code == 200
-    assert [str(error) for error in told] == ["wrong"]
+    assert [str(error) for error in reported] == ["wrong"]
     [line] = [record.getMessage() for record in records_of(caplog, handles[0])]
     request = " on request GET /path" if hasattr(quart.ctx, "RequestContext") else ""  # until Quart 0.22
     assert line.startswith(f"Exception{request} in task 'fail_in_thread' (")

@@ -180,7 +180,7 @@ async def test_a_task_that_hands_work_to_another_app(app, executor, new_app):
 
 
 async def test_failures_and_events_stay_with_their_app(app, new_app, caplog):
-    """A failure is told to the app that it happened in, and hooks hear of their own app's tasks."""
+    """A failure is reported to the app that it happened in, and hooks receive the events of their own app's tasks."""
     caplog.set_level(logging.ERROR)
     other = new_app("other")
     heard = {"background": [], "other": []}

@@ -85,7 +85,7 @@ async def test_who_is_blamed(app, executor):
 
 
 async def test_an_installed_app(app, executor):
-    """Routes of an app that is installed as a package are told apart as those of any other, behind decorators, too."""
+    """Routes of an installed package are distinguished like any others, also behind decorators."""
     app.config["EXECUTOR_MONITOR"] = True
     code = "import time\nasync def sell():\n    time.sleep(0.2)\n    return ''\n"
     code += "async def buy():\n    return await sell()\n"

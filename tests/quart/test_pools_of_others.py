@@ -74,7 +74,7 @@ async def test_processes(use_pool, anyio_backend_name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_processes_that_can_t_import_the_app(use_pool):
-    """The waiter is told what the worker lacks, by an error that isn't taken for the task's own."""
+    """The error says what the worker lacks, and isn't mistaken for the task's own."""
     use_pool(worker_app.app, one_process, EXECUTOR_WORKER_APP="no_such_module:app")
     async with worker_app.app.test_app():
         with pytest.raises(BackendUnavailableError) as caught:

@@ -1,4 +1,4 @@
-"""What a client is told when its task was turned away, and that an app's own handlers go before that."""
+"""Answers to requests whose tasks were refused; the app's own handlers take precedence."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def busy(new_app):
 
 
 def lines_of(caplog):
-    """Return the texts of the app's log that tell of an answer with status 503."""
+    """Return the app's log messages about answers with status 503."""
     return [record.getMessage() for record in caplog.records if "answered with status 503" in record.getMessage()]
 
 
@@ -88,7 +88,7 @@ async def test_a_drained_executor(busy):
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(2.5, "4"), (3600, "60")])
 async def test_a_draining_executor(busy, timeout, seconds):
-    """During the drain a client is told to come back when that must have ended, within reason."""
+    """During the drain `Retry-After` is the time until its deadline, within limits."""
     app = busy(EXECUTOR_SHUTDOWN_TIMEOUT=timeout)
     executor = QuartExecutor(app)
     async with anyio.create_task_group() as group:
@@ -230,7 +230,7 @@ async def test_a_websocket_before_it_is_accepted(busy):
 
 
 async def test_a_websocket_that_is_open(busy, caplog):
-    """One that is accepted already can be told nothing; it is closed, and the log tells why."""
+    """One that has been accepted is closed, and the log says why."""
     app = busy()
     QuartExecutor(app)
     closed = anyio.Event()

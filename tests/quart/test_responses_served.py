@@ -1,4 +1,4 @@
-"""A real server passes on what a client is told when its task was turned away."""
+"""A real server delivers the answer to a request whose task was refused."""
 
 from __future__ import annotations
 

@@ -70,9 +70,9 @@ def cells(chosen):
 
 
 def is_heard_twice(kind, number, group):
-    """Whether the app can hear a second signal.
+    """Whether the app can receive a second signal.
 
-    A server's workers get one only if all processes do; and can't tell a SIGTERM from that of their own parent.
+    Server processes get one only if all do, and can't distinguish a SIGTERM from their parent's.
     """
     return "worker" not in kind or (group and number == SIGINT)
 
@@ -134,7 +134,7 @@ def test_stopped_in_the_midst_of_work(start, kind, number, group):
 
 @pytest.mark.parametrize(("kind", "number", "group"), cells(TWICE))
 def test_stopped_twice(start, kind, number, group):
-    """A second signal stops the work at once, where the app can hear it; else it ends with its time."""
+    """A second signal stops the tasks at once if the app can receive it; otherwise they end at the deadline."""
     heard = is_heard_twice(kind, number, group)
     server = start(kind, SERVED_TIMEOUT=str(PATIENCE if heard else 1.0))
     server.work(2 * PATIENCE)

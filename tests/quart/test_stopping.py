@@ -1,4 +1,4 @@
-"""Signals inside this process: what a served app's executor takes, it gives back."""
+"""Signals in this process: a served app's executor restores the handlers that it replaces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def handlers():
 
 
 async def test_given_back(app, executor):
-    """While the app is served a SIGTERM that would kill the process is heard; afterwards all is as it was."""
+    """While the app is served, a SIGTERM that would kill the process is handled; afterwards handlers are restored."""
     before = handlers()
     for _ in range(2):
         async with app.test_app():
@@ -73,7 +73,7 @@ async def test_the_users_own_handler(app, executor):
 
 
 async def test_a_fork(app, executor):
-    """A SIGTERM to what the server has forked, as `multiprocessing` does, kills that, and isn't the server's."""
+    """A SIGTERM to a forked child of the server kills the child and leaves the server alone."""
     async with app.test_app():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads
@@ -88,7 +88,7 @@ async def test_a_fork(app, executor):
 
 @pytest.mark.parametrize("number", [0, 1, notices.MAX_NAMES + 2])
 async def test_what_takes_long_is_told(app, executor, caplog, monkeypatch, number):
-    """Who waits for the drain is told what it waits for, and nothing where it waits for nothing."""
+    """The log names the tasks that a drain waits for, if any."""
     monkeypatch.setattr(notices, "NOTICE_INTERVAL", 0)
     ended = anyio.Event()
     with anyio.fail_after(10):
@@ -104,13 +104,13 @@ async def test_what_takes_long_is_told(app, executor, caplog, monkeypatch, numbe
 
 
 async def end_when_told(caplog, ended, number):
-    """Have the tasks end once the line is there."""
+    """End the tasks once the line is logged."""
     await until(lambda: "second signal" in caplog.text or not number)
     ended.set()
 
 
 async def test_two_apps_that_stop_together(new_app, caplog):
-    """A second signal hurries the drains of both, and whichever is the last to end gives back what the first took."""
+    """A second signal ends both drains at once, and the last one to end restores the handlers."""
     before = handlers()
     apps = [new_app(name, EXECUTOR_SHUTDOWN_TIMEOUT=5) for name in ("first", "second")]
     executors = [QuartExecutor(app) for app in apps]
@@ -136,7 +136,7 @@ async def test_two_apps_that_stop_together(new_app, caplog):
 
 
 async def test_two_apps_lose_their_parent(new_app, monkeypatch):
-    """In a server's worker process each app hears of the end of the process that has started it."""
+    """In a server process each app is notified when the parent process has ended."""
     apps = [new_app(name) for name in ("first", "second")]
     executors = [QuartExecutor(app) for app in apps]
     sentinel, parents_end = os.pipe()

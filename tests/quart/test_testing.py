@@ -159,7 +159,9 @@ MODULE = """
         running.add_background_task(go_wrong_in_thread)
 
     async def test_bad_process(app):
-        async with app.test_app():
+        test_app = app.test_app()
+        test_app.shutdown_timeout = 60
+        async with test_app:
             app.add_background_task(background.fail, "wrong in a worker")
             app.add_background_task(background.kill_worker)
 
