@@ -181,8 +181,9 @@ def test_loop_that_ended_without_a_drain(run: Any) -> None:
     run(second())
     release.set()
     assert [handle.state for handle in handles] == [LOST, LOST]
-    with pytest.raises(ExecutorClosedError, match="loop ended"):
-        handles[0].result()
+    for handle in handles:
+        with pytest.raises(ExecutorClosedError, match="loop ended"):
+            handle.result()
 
 
 def test_loop_that_was_closed_under_its_waiters() -> None:

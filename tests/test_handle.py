@@ -362,7 +362,7 @@ async def test_a_callback_does_not_end_the_server(kind: type[BaseException], cap
 
 
 async def test_unretrieved_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The error of a submitted task that never retrieved for is logged, once, with its traceback."""
+    """The error of a submitted task that nobody retrieves is logged, once, with its traceback."""
     async with Executor(threads=1, processes=0) as executor:
         executor.options(name="forgotten").submit(fail, "why")
         executor.options(name="forgotten too").submit(int, "no number")

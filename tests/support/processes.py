@@ -82,7 +82,7 @@ def shown_on_a_terminal(start: Callable[..., AbstractContextManager[subprocess.P
             except OSError:  # the last one that had the terminal is gone
                 break
         os.close(ours)
-        assert process.wait(30) == 0
+        assert process.wait(30) == 0, shown.decode(errors="replace")
     return shown.decode()
 
 

@@ -109,10 +109,6 @@ class WorkerHandle:
         elif self.codec.leased or not self.channel.try_send(token):
             self.channel.send([*self.codec.releases(), token])
 
-    def has(self, job: Job) -> bool:
-        """Whether the worker runs a job or has prefetched it."""
-        return job is self.job or job in self.prefetched
-
     def _run_large(self, job: Job, payload: Payload) -> None:
         def encode() -> Encoded:
             return self.codec.encode(payload.kind, payload.parts, job.handle.id)
