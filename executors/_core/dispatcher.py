@@ -162,11 +162,11 @@ class Dispatcher:
             kwargs,
             copy_context(),
             options,
-            is_coroutine=route.is_coroutine or route.runs_sync_on_loop,
-            is_observed=options.timeout is not None or self._hooks is not None,
-            slot=queue,
-            limit=None if queue is None else queue.limit,
-            claim=claim,
+            route.is_coroutine or route.runs_sync_on_loop,
+            options.timeout is not None or self._hooks is not None,
+            queue,
+            None if queue is None else queue.limit,
+            claim,
         )
         self.active[handle.id] = job
         if self.reported is not None:

@@ -122,8 +122,10 @@ class Router:
 
     def find(self, function: Callable[..., Any], overrides: TaskOptions) -> Route:
         """Return the route of a function. Raises as `Executor.submit` does."""
-        if type(function) is FunctionType and COROUTINE_MARK not in function.__dict__:
-            mark = function.__dict__.get(MARK)
+        mark: object = None
+        if type(function) is FunctionType and COROUTINE_MARK not in (attributes := function.__dict__):
+            if attributes:
+                mark = attributes.get(MARK)
             kind = function.__code__.co_flags & KIND_FLAGS
         else:
             mark = mark_on(function)

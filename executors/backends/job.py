@@ -120,7 +120,6 @@ class Job:
         kwargs: dict[str, Any],
         context: Context,
         options: TaskOptions,
-        *,
         is_coroutine: bool = False,
         is_observed: bool = True,
         slot: Slot | None = None,
