@@ -110,9 +110,9 @@ _IF_IT_COMPUTES = {
 }
 _IF_IT_BLOCKS = {
     "thread": "mark it @cpu_bound",
-    "step": "make it a plain function, which runs in a thread",
-    "route": "put that into a plain function, and await it with `executor.run`, which runs it in a thread",
-    "other": "put that into a plain function, and submit it to the executor, which runs it in a thread",
+    "step": "make it a sync function, which runs in a thread",
+    "route": "move that code into a sync function, and await it with `executor.run`, which runs it in a thread",
+    "other": "move that code into a sync function, and submit it to the executor, which runs it in a thread",
 }
 
 

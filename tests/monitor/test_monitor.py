@@ -74,7 +74,7 @@ async def test_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
                 await anyio.sleep(2 * BEAT)
             (advice,) = monitor.report().advice
     assert advice.startswith("`blocking_coroutine` blocked the loop for ")
-    assert advice.endswith("(culprits.py:38): make it a plain function, which runs in a thread")
+    assert advice.endswith("(culprits.py:38): make it a sync function, which runs in a thread")
     (warned,) = [warning for warning in caught if warning.category is ExecutorWarning]
     assert (warned.filename, warned.lineno) == (culprits.__file__, 38)
     assert [record.getMessage() for record in caplog.records] == [str(warned.message)]

@@ -17,7 +17,7 @@ def blame(kind: BlameKind, *, total: float = 0.31, worst: float = 0.31, cpu: flo
         (
             blame("step"),
             (
-                "`notify` blocked the loop for 310 ms in `requests.get` (notify.py:14): make it a plain function, "
+                "`notify` blocked the loop for 310 ms in `requests.get` (notify.py:14): make it a sync function, "
                 "which runs in a thread"
             ),
         ),
@@ -32,8 +32,8 @@ def blame(kind: BlameKind, *, total: float = 0.31, worst: float = 0.31, cpu: flo
         (
             blame("route"),
             (
-                "the route `notify` blocked the loop for 310 ms in `requests.get` (notify.py:14): put that into a "
-                "plain function, and await it with `executor.run`, which runs it in a thread"
+                "the route `notify` blocked the loop for 310 ms in `requests.get` (notify.py:14): move that "
+                "code into a sync function, and await it with `executor.run`, which runs it in a thread"
             ),
         ),
         (
@@ -47,7 +47,7 @@ def blame(kind: BlameKind, *, total: float = 0.31, worst: float = 0.31, cpu: flo
             blame("other"),
             (
                 "`notify` is not a task of the executor, blocked and delayed the loop by up to 310 ms, in "
-                "`requests.get` (notify.py:14): put that into a plain function, and submit it to the executor, "
+                "`requests.get` (notify.py:14): move that code into a sync function, and submit it to the executor, "
                 "which runs it in a thread"
             ),
         ),

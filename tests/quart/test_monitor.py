@@ -137,4 +137,4 @@ async def test_advice_is_a_warning(app, executor):
             await anyio.sleep(3 * BEAT)
     (warned,) = [warning for warning in caught if warning.category is ExecutorWarning]
     assert warned.filename == __file__
-    assert "put that into a plain function" in str(warned.message)
+    assert "move that code into a sync function" in str(warned.message)
