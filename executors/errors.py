@@ -17,6 +17,10 @@ class Refusal(Exception):
     """
 
 
+class Interruption(Exception):
+    """Base class of the errors of tasks that were ended from outside, for one handler. As `Refusal`, the last base."""
+
+
 class ExecutorWarning(UserWarning):
     """Advice on code that delays the event loop. The message names the code, and says what to do."""
 
@@ -105,14 +109,14 @@ class TaskError(ExecutorError):
         self.task_id = task_id
 
 
-class TaskCancelledError(TaskError):
+class TaskCancelledError(TaskError, Interruption):
     """The task was cancelled. Waiters get this error, never the event loop's own cancellation exception."""
 
     def __str__(self) -> str:
         return f"task {self.task_name!r} ({self.task_id}) was cancelled"
 
 
-class TaskTimeoutError(TaskError, TimeoutError):
+class TaskTimeoutError(TaskError, TimeoutError, Interruption):
     """The task exceeded its timeout.
 
     Attributes:

@@ -14,7 +14,7 @@ CLASSES = [
     for value in vars(errors).values()
     if isinstance(value, type)
     and issubclass(value, Exception)
-    and value not in {errors.Refusal, errors.ExecutorWarning}
+    and value not in {errors.Refusal, errors.Interruption, errors.ExecutorWarning}
 ]
 SAMPLES = [
     errors.ExecutorError("a text"),

@@ -21,7 +21,7 @@ from executors.handle import TaskHandle
 from executors.monitor import LoopMonitor
 from executors.quart.config import settings_of
 from executors.quart.context import run_on_loop, wrap_coroutine_function, wrap_for_thread
-from executors.quart.failures import FailureReports, RefusalResponses
+from executors.quart.failures import ErrorResponses, FailureReports
 from executors.quart.lifecycle import Lifecycle
 from executors.quart.monitor import AppMonitor
 from executors.quart.worker import EXIT_TIMEOUT, SETUP, InlineWorker, WorkerFunctions, app_not_found, find_app
@@ -52,7 +52,7 @@ class AppExecutor(Executor):
         self._inline_worker = InlineWorker(app, worker_functions)
         self._monitor = AppMonitor(app)
         self._reports = FailureReports(app)
-        self._refusals = RefusalResponses(app, self._drain_timeout)
+        self._responses = ErrorResponses(app, self._drain_timeout)
         self._lifecycle = Lifecycle(app, self)
         # Quart has no hook for background tasks: the method is the interface, and extensions call it, too.
         app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]

@@ -1,4 +1,4 @@
-"""What an app does about failures: background tasks' are reported to it, refused tasks of requests are answered."""
+"""What an app does about failures: those of background tasks are reported to it, those in requests are answered."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ import anyio
 from quart import Quart
 from quart.globals import app_ctx
 from quart.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException, ServiceUnavailable
+from werkzeug.exceptions import GatewayTimeout, HTTPException, ServiceUnavailable
 
 from executors._loops import EventLoop
 from executors._serving.spawning import Spawned
 from executors.context import running
-from executors.errors import BackendUnavailableError, ExecutorClosedError, Refusal
+from executors.errors import (
+    BackendUnavailableError,
+    ExecutorClosedError,
+    Interruption,
+    Refusal,
+    TaskCancelledError,
+    TaskTimeoutError,
+)
 from executors.handle import CANCELLED, TaskHandle
 
 logger = logging.getLogger("executors")
@@ -30,6 +37,7 @@ CANCEL_TIMEOUT = 0.1
 
 BUSY = "The server is too busy to take this on now. Please try again later."
 STOPPING = "The server is stopping. Please try again later."
+TOO_SLOW = "This took too long and has been stopped."
 
 RETRY_SOON = 5
 """Seconds in `Retry-After` if a queue is full: it has a free slot as soon as a queued task starts."""
@@ -41,7 +49,7 @@ MAX_RETRY_AFTER = 60
 """Maximum of seconds in `Retry-After` during a drain, whatever the shutdown timeout."""
 
 LOG_INTERVAL = 10.0
-"""Seconds between two log lines about answers with status 503."""
+"""Seconds between two log lines about answers with status 503 or 504."""
 
 
 # --- background tasks ---------------------------------------------------------------------------------------------
@@ -143,14 +151,15 @@ def _name_task(record: logging.LogRecord) -> bool:
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
-class RefusalResponses:
-    """Answers a request whose task was refused with 503 Service Unavailable. On the loop's thread.
+class ErrorResponses:
+    """Answers requests whose task could not run to its end. On the loop's thread.
 
-    The answer is a `ServiceUnavailable` that is handled like every HTTP error of the app: the app's own pages for
-    status 503 or for `HTTPException` apply. The app's own handlers for the errors themselves take precedence.
+    A task that was refused, or ended by a drain, is answered with 503 Service Unavailable, and one that exceeded its
+    timeout with 504 Gateway Timeout. The answer is handled like every HTTP error of the app: the app's own pages for
+    the status or for `HTTPException` apply. The app's own handlers for the errors themselves take precedence.
 
     Args:
-        app: The app. Its error handler for `Refusal` is registered here.
+        app: The app. Its error handlers for `Refusal` and `Interruption` are registered here.
         drain_timeout: Returns the timeout in seconds of the drain that is in progress; None if there is none.
     """
 
@@ -160,21 +169,30 @@ class RefusalResponses:
         self._last_logged = -math.inf
         self._suppressed = 0
         app.register_error_handler(Refusal, self.answer)
+        app.register_error_handler(Interruption, self.answer)
 
-    async def answer(self, error: Refusal) -> HTTPException | ResponseReturnValue:
-        """Return the app's answer of status 503 to a refusal, with `Retry-After`."""
-        self._log(error)
-        description = STOPPING if isinstance(error, ExecutorClosedError) else BUSY
-        unavailable = ServiceUnavailable(description, retry_after=self._retry_after(error))
-        unavailable.__cause__ = error
+    async def answer(self, error: Exception) -> HTTPException | ResponseReturnValue:
+        """Return the app's answer to a task's error.
+
+        Raises:
+            TaskCancelledError: The task was cancelled, and not by a drain: an error like any other of the app.
+        """
+        if isinstance(error, TaskCancelledError) and self._drain_timeout() is None:
+            raise error
+        answer: HTTPException
+        if isinstance(error, TaskTimeoutError):
+            answer = GatewayTimeout(TOO_SLOW)
+        else:
+            description = STOPPING if isinstance(error, ExecutorClosedError | TaskCancelledError) else BUSY
+            answer = ServiceUnavailable(description, retry_after=self._retry_after(error))
+        answer.__cause__ = error
+        self._log(error, answer.code)
         handler: Callable[..., Any] = self._app.handle_http_exception
         if takes_context(handler):
-            answer = await handler(app_ctx._get_current_object(), unavailable)
-        else:
-            answer = await handler(unavailable)
-        return answer  # type: ignore[no-any-return]
+            return await handler(app_ctx._get_current_object(), answer)  # type: ignore[no-any-return]
+        return await handler(answer)  # type: ignore[no-any-return]
 
-    def _retry_after(self, error: Refusal) -> int:
+    def _retry_after(self, error: Exception) -> int:
         if isinstance(error, BackendUnavailableError):
             return RETRY_LATER
         timeout = self._drain_timeout()
@@ -182,7 +200,7 @@ class RefusalResponses:
             return RETRY_SOON
         return math.ceil(min(timeout, MAX_RETRY_AFTER - 1)) + 1  # then the server restarts or another has replaced it
 
-    def _log(self, error: Refusal) -> None:
+    def _log(self, error: Exception, status: int | None) -> None:
         now = time.monotonic()
         if now - self._last_logged < LOG_INTERVAL:
             self._suppressed += 1
@@ -190,7 +208,7 @@ class RefusalResponses:
         more = f" ({self._suppressed} more such answers since the last line)" if self._suppressed else ""
         self._last_logged, self._suppressed = now, 0
         reason = str(error).partition("\n")[0]  # the traceback of a worker that fails to start has been logged already
-        self._app.logger.warning("a request was answered with status 503: %s%s", reason, more)
+        self._app.logger.warning("a request was answered with status %s: %s%s", status, reason, more)
 
 
 def takes_context(handler: Callable[..., Any]) -> bool:

@@ -11,7 +11,14 @@ from quart.testing.connections import WebsocketResponseError
 from until import until
 from werkzeug.exceptions import HTTPException
 
-from executors import BackendUnavailableError, ExecutorClosedError, ExecutorError, QueueFullError
+from executors import (
+    BackendUnavailableError,
+    ExecutorClosedError,
+    ExecutorError,
+    QueueFullError,
+    TaskCancelledError,
+    TaskTimeoutError,
+)
 from executors.backends import ThreadBackend
 from executors.quart import QuartExecutor, failures
 
@@ -268,7 +275,65 @@ async def test_the_log_is_not_flooded(busy, caplog, monkeypatch):
     assert ends == ["", " (3 more such answers since the last line)", ""]
 
 
+@pytest.mark.parametrize("config", [{}, {"TESTING": True}, {"PROPAGATE_EXCEPTIONS": True}], ids=str)
+async def test_a_timeout(new_app, caplog, config):
+    """A task that exceeds its timeout is an answer of status 504, and one line in the log."""
+    app = new_app(**config)
+    executor = QuartExecutor(app)
+
+    @app.get("/slow")
+    async def slow():
+        await executor.options(timeout=0.01).run(anyio.sleep_forever)
+
+    async with app.test_app() as running:
+        response = await running.test_client().get("/slow")
+    assert response.status_code == 504
+    assert failures.TOO_SLOW in await response.get_data(as_text=True)
+    assert "status 504: task 'sleep_forever'" in caplog.text
+
+
+async def test_the_app_s_handler_of_a_timeout_goes_first(new_app):
+    """A handler for `TimeoutError` takes precedence over the answer of status 504."""
+    app = new_app()
+    executor = QuartExecutor(app)
+    app.register_error_handler(TimeoutError, lambda error: ("own", 418))
+
+    @app.get("/slow")
+    async def slow():
+        await executor.options(timeout=0.01).run(anyio.sleep_forever)
+
+    async with app.test_app() as running:
+        assert (await running.test_client().get("/slow")).status_code == 418
+
+
+async def test_a_task_that_the_drain_ends(new_app):
+    """A request whose task a drain has cancelled is answered with status 503; another cancelled task is an error."""
+    app = new_app(EXECUTOR_SHUTDOWN_TIMEOUT=0)
+    executor = QuartExecutor(app)
+    statuses = []
+
+    @app.get("/waiting")
+    async def waiting():
+        await executor.run(anyio.sleep_forever)
+
+    async def get():
+        statuses.append((await app.test_client().get("/waiting")).status_code)
+
+    async with anyio.create_task_group() as group:
+        app.nursery = group
+        await app.startup()
+        for _ in range(2):
+            group.start_soon(get)
+        await until(lambda: len(executor.tasks) == 2)
+        executor.tasks[0].cancel()
+        await until(lambda: statuses == [500])
+        await app.shutdown()
+    assert statuses == [500, 503]
+
+
 def test_what_is_answered():
-    """The errors that are answered are those with which an executor turns tasks away, and no others."""
+    """The errors that are answered are those of refused and of interrupted tasks, and no others."""
     refusals = {kind for kind in failures.Refusal.__subclasses__() if kind.__module__ == "executors.errors"}
     assert refusals == {QueueFullError, ExecutorClosedError, BackendUnavailableError}
+    interruptions = {kind for kind in failures.Interruption.__subclasses__() if kind.__module__ == "executors.errors"}
+    assert interruptions == {TaskCancelledError, TaskTimeoutError}
