@@ -199,7 +199,11 @@ def test_every_error_has_its_row() -> None:
     }
     assert set(rows) == set(classes)
     for name, row in rows.items():
-        bases = [f"`{base.__name__}`" for base in classes[name].__bases__ if base not in (errors.Refusal, errors.Interruption)]
+        bases = [
+            f"`{base.__name__}`"
+            for base in classes[name].__bases__
+            if base not in (errors.Refusal, errors.Interruption)
+        ]
         assert row["Bases"] == ", ".join(bases).replace("`Exception`", "-")
         own = set(inspect.signature(classes[name].__init__).parameters) - {"self", "args", "kwargs", "details"}
         own |= {key for key, value in vars(classes[name]).items() if isinstance(value, property)}

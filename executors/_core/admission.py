@@ -29,12 +29,12 @@ class Phase(enum.Enum):
 class _QueuedCaller:
     """A caller that waits for a slot."""
 
-    __slots__ = ("is_inside", "is_woken", "waiter")
+    __slots__ = ("has_slot", "is_inside", "waiter")
 
     def __init__(self, waiter: Waiter, is_inside: bool) -> None:
         self.waiter = waiter
         self.is_inside = is_inside
-        self.is_woken = False
+        self.has_slot = False
 
 
 class Queue:
@@ -46,11 +46,12 @@ class Queue:
         limit: The concurrency limit of its tasks' function; None if there is none.
     """
 
-    __slots__ = ("_admission", "_callers", "backend", "limit", "queued")
+    __slots__ = ("__weakref__", "_admission", "_admitted", "_callers", "backend", "limit", "queued")
 
     def __init__(self, admission: Admission, backend: ExecutorBackend, limit: ConcurrencyLimit | None = None) -> None:
         self._admission = admission
         self._callers: deque[_QueuedCaller] = deque()
+        self._admitted: deque[_QueuedCaller] = deque()  # have a slot, and have not been resumed yet
         self.backend = backend
         self.limit = limit
         self.queued = 0
@@ -86,16 +87,19 @@ class Queue:
             caller = _QueuedCaller(admission.loop.new_waiter(), admission.is_inside())
             self._callers.append(caller)
         try:
-            await caller.waiter
+            try:
+                await caller.waiter
+            finally:
+                self._resume_next(caller)
             admission.check(self.backend)  # a drain may have begun since the slot was handed over
         except BaseException:
             with admission.lock:
-                if caller.is_woken:
+                if caller.has_slot:
                     self.release()
                 elif caller in self._callers:
                     self._callers.remove(caller)
             raise
-        if not caller.is_woken:
+        if not caller.has_slot:
             raise ExecutorClosedError("the executor was drained while this task waited for a slot in its queue")
 
     def release(self) -> None:
@@ -104,10 +108,20 @@ class Queue:
         with admission.lock:
             if self._callers:
                 caller = self._callers.popleft()
-                caller.is_woken = True
-                admission.wake(caller.waiter)
+                caller.has_slot = True
+                self._admitted.append(caller)
+                if len(self._admitted) == 1:
+                    admission.wake(caller.waiter)
             else:
                 self.queued -= 1
+
+    def _resume_next(self, caller: _QueuedCaller) -> None:
+        """Wake the next caller with a slot, once `caller` has been resumed: trio resumes several in random order."""
+        with self._admission.lock:
+            if caller in self._admitted:
+                self._admitted.remove(caller)
+                if self._admitted:
+                    self._admission.wake(self._admitted[0].waiter)
 
     def refuse(self, *, keep_inside: bool) -> None:
         """Wake the callers that may no longer wait, without a slot. With the lock held."""
@@ -120,40 +134,57 @@ class Queue:
 class ConcurrencyLimit:
     """The option `max_concurrency` of one function: how many of its tasks run, and those held back until one ends.
 
-    It has queues of its own, so that the tasks it holds back do not count towards the limit of other functions. On the
-    loop's thread.
+    Its tasks have queues of their own: those that it holds back do not count towards the limit of other functions. On
+    the loop's thread.
 
     Args:
         function: The function. Kept alive, as the limit is found by the function's `id`.
     """
 
-    __slots__ = ("__weakref__", "_function", "_held_back", "_running", "queues")
+    __slots__ = ("__weakref__", "_function", "_held_back", "_is_dispatching", "_running")
 
     def __init__(self, function: object) -> None:
         self._function = function
         self._running = 0
         self._held_back = Backlog()
-        self.queues: dict[str, Queue] = {}
-        """The queue of the function's tasks on each backend, by the backend's name."""
+        self._is_dispatching = False
 
     def enter(self, job: Job) -> bool:
         """Count the job as running and return True, or hold it back."""
-        if self._running >= (job.options.max_concurrency or 1):
+        if not self._allows(job):
             self._held_back.append(job)
             return False
+        self._count(job)
+        return True
+
+    def _allows(self, job: Job) -> bool:
+        return self._running < (job.options.max_concurrency or 1)
+
+    def _count(self, job: Job) -> None:
         self._running += 1
         job.counted = True
-        return True
+
+    def dispatch_held_back(self, dispatch: Callable[[Job], None]) -> None:
+        """Dispatch jobs that were held back, in order, as far as the limit allows."""
+        if self._is_dispatching:  # a job has ended while it was dispatched: the loop below goes on, without recursion
+            return
+        self._is_dispatching = True
+        while (job := self._held_back.popleft()) is not None:
+            if not self._allows(job):
+                self._held_back.put_back(job)
+                break
+            self._count(job)
+            dispatch(job)
+        self._is_dispatching = False
 
     def forget(self, job: Job) -> None:
         """Drop a job that is held back and whose state has become final."""
         self._held_back.forget(job)
 
-    def leave(self, job: Job) -> Job | None:
-        """Record that a counted job has ended; return the first job that was held back, for `enter`."""
+    def leave(self, job: Job) -> None:
+        """Record that a counted job has ended."""
         job.counted = False
         self._running -= 1
-        return self._held_back.popleft()
 
 
 class Admission:
@@ -175,7 +206,8 @@ class Admission:
         self.lock = threading.RLock()  # reentrant: a caller that waits may be garbage-collected while it is held
         self.phase = Phase.OPEN
         self._queues = {name: Queue(self, backend) for name, backend in backends.items()}
-        self._limits: WeakValueDictionary[int, ConcurrencyLimit] = WeakValueDictionary()  # kept by jobs and callers
+        self._limits: WeakValueDictionary[int, ConcurrencyLimit] = WeakValueDictionary()  # kept alive by their queues
+        self._limited: WeakValueDictionary[tuple[int, str], Queue] = WeakValueDictionary()  # kept by jobs and callers
 
     def queue_for(self, route: Route, function: Callable[..., Any]) -> Queue:
         """Return the queue in which a task of the function needs a slot. Any thread."""
@@ -183,13 +215,15 @@ class Admission:
         if route.options.max_concurrency is None:
             return self._queues[backend.name]
         function = innermost(function)
+        key = id(function), backend.name
         with self.lock:
-            limit = self._limits.get(id(function))
-            if limit is None:
-                limit = self._limits[id(function)] = ConcurrencyLimit(function)
-            if backend.name not in limit.queues:
-                limit.queues[backend.name] = Queue(self, backend, limit)
-            return limit.queues[backend.name]
+            queue = self._limited.get(key)
+            if queue is None:
+                limit = self._limits.get(id(function))
+                if limit is None:
+                    limit = self._limits[id(function)] = ConcurrencyLimit(function)
+                queue = self._limited[key] = Queue(self, backend, limit)
+            return queue
 
     def queued(self, backend: str) -> int:
         """Return how many tasks of a backend are queued. Any thread."""
@@ -197,8 +231,7 @@ class Admission:
 
     def _all_queues(self) -> list[Queue]:
         with self.lock:
-            limits = list(self._limits.values())
-            return [*self._queues.values(), *(queue for limit in limits for queue in limit.queues.values())]
+            return [*self._queues.values(), *self._limited.values()]
 
     def full(self, queue: Queue) -> QueueFullError:
         """Return the error of a task for which no slot is free."""

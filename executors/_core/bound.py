@@ -97,6 +97,9 @@ class BoundExecutor:
         try:
             await handle._wait(dispatcher.loop)
             return handle._outcome()
+        except GeneratorExit:
+            handle._cancel_soon()  # a finalizer, which may run while this thread holds a lock
+            raise
         except BaseException:
             handle.cancel()  # without effect if the error is the task's own
             raise

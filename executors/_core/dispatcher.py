@@ -192,7 +192,8 @@ class Dispatcher:
                 self._hooks.notify(TaskSubmitted, job.handle)
                 if job.handle.done():  # a hook has cancelled it
                     return
-        if job.limit is None or job.limit.enter(job):
+        if job.limit is None or job.counted or job.limit.enter(job):
+            job.handed_over = True
             try:
                 job.backend.submit(job)
             except Exception as error:  # noqa: BLE001  (the task fails with the backend's error)
@@ -246,11 +247,10 @@ class Dispatcher:
             handle._notify(self.loop)
 
     def _after(self, job: Job) -> None:
-        """Let a held-back job follow one that has ended, and report that the executor is idle."""
+        """Dispatch the jobs that were held back for one that has ended, and report that the executor is idle."""
         if job.counted:
-            following = job.limit.leave(job)
-            if following is not None:
-                self._dispatch(following)
+            job.limit.leave(job)
+            job.limit.dispatch_held_back(self._dispatch)
         if self._idle is not None and not self.active:
             self._idle.set()
             self._idle = None
@@ -273,15 +273,16 @@ class Dispatcher:
         if job.handle._finish(CANCELLED, None, error, unless_started=True) is None:
             return False
         del self.active[job.handle.id]
-        if not job.dispatched:  # another thread submitted it, and `_dispatch` has not run yet
-            if self._hooks is not None:
+        try:
+            if job.handed_over:
+                job.backend.cancel(job)
+            elif job.limit is not None:
+                job.limit.forget(job)
+            if not job.dispatched and self._hooks is not None:  # `_dispatch` has not run: another thread submitted it
                 self._hooks.notify(TaskSubmitted, job.handle)
-        elif job.limit is not None and not job.counted:
-            job.limit.forget(job)
-        else:
-            job.backend.cancel(job)
-        self._ended(job, QUEUED)
-        self._after(job)
+        finally:
+            self._ended(job, QUEUED)
+            self._after(job)
         return True
 
     def abandon(self, job: Job) -> None:
@@ -314,3 +315,5 @@ class Dispatcher:
         for job in jobs.values():
             job.handle._finish(LOST, None, ExecutorClosedError(reason))
             job.handle._notify(self.loop)
+        if self._idle is not None and not self.loop.has_ended():
+            self._idle.set()

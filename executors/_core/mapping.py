@@ -91,8 +91,10 @@ class MapResults(Generic[T]):
                 if self._items_error is not None:
                     raise self._items_error
                 raise StopAsyncIteration
-            value = await self._handles[0]
-            self._handles.popleft()
+            handle = self._handles[0]
+            value = await handle
+            if self._handles and self._handles[0] is handle:  # else the results have been cancelled meanwhile
+                self._handles.popleft()
             if self._chunksize:
                 self._ready.extend(value)
             else:

@@ -36,10 +36,10 @@ blocking_wait = BlockingWait()
 
 
 class Completion:
-    """An end that coroutines, threads and callbacks wait for. It comes once, on the loop's thread.
+    """An end that coroutines, threads and callbacks wait for. It comes once, on the loop's thread or after the loop.
 
-    The end is published before the waiters are woken, and a new waiter is registered before it checks for the end, so
-    that no wake-up is lost.
+    The end is published before the waiters are woken, and a callback is registered before it is checked for, so that
+    no wake-up is lost. Coroutines wait on the loop's thread, where the end can't come in between.
     """
 
     __slots__ = ("_callbacks", "_waiters")

@@ -80,6 +80,7 @@ class Job:
         counted: Whether `limit` counts it as running.
         dispatched: Whether the executor has processed the submission: it may come from any thread, and is processed
             on the loop's.
+        handed_over: Whether it has been passed to its backend.
         entered: Whether the event loop has entered its function.
         stop: Set once the job is being stopped, by its timeout, `cancel()` or a drain.
         timer: The timer of its timeout.
@@ -97,6 +98,7 @@ class Job:
         "entered",
         "function",
         "grace_timer",
+        "handed_over",
         "handle",
         "is_coroutine",
         "is_observed",
@@ -141,6 +143,7 @@ class Job:
         self.limit = limit
         self.counted = False
         self.dispatched = False
+        self.handed_over = False
         self.entered = False
         self.stop: Stop | None = None
         self.timer: Cancellable | None = None

@@ -38,15 +38,32 @@ class LoopBackend(ExecutorBackend):
         self._loop = loop
         self._running = set()
         self._backlog = Backlog()
+        self._is_starting = False
 
     def submit(self, job: Job) -> None:
         """Start the job, or queue it while as many run as may."""
-        if self.workers is not None and len(self._running) >= self.workers:
+        if self.workers is None:
+            if job.start():
+                self._spawn(job)
+        else:
             self._backlog.append(job)
-        elif job.start():
-            if self.workers is not None:
-                self._running.add(job)
-            job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
+            self._start_queued(self.workers)
+
+    def _start_queued(self, workers: int) -> None:
+        """Start queued jobs as long as fewer than `workers` run."""
+        if self._is_starting:  # a job ended or was submitted as another started: the loop below goes on
+            return
+        self._is_starting = True
+        while len(self._running) < workers and (job := self._backlog.popleft()) is not None:
+            self._running.add(job)
+            if job.start():
+                self._spawn(job)
+            else:
+                self._running.discard(job)
+        self._is_starting = False
+
+    def _spawn(self, job: Job) -> None:
+        job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
 
     async def _run(self, job: Job) -> None:
         job.entered = True
@@ -70,8 +87,7 @@ class LoopBackend(ExecutorBackend):
         """Free the place of a job that has ended, for the next one in the queue."""
         if self.workers is not None and job in self._running:
             self._running.discard(job)
-            if (waiting := self._backlog.popleft()) is not None:
-                self.submit(waiting)
+            self._start_queued(self.workers)
 
     def cancel(self, job: Job) -> None:
         """Cancel the coroutine, once. One that hasn't entered its function never does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import weakref
 from typing import Any
 
 import anyio
@@ -24,8 +25,9 @@ from executors import (
 from executors._core.admission import Admission, Phase, Queue
 from executors._core.router import Route
 from executors._loops import running_loop
-from executors.backends import InlineBackend, LoopBackend
-from executors.events import TaskEvent, TaskSubmitted
+from executors.backends import InlineBackend, LoopBackend, ThreadBackend
+from executors.backends.base import Job
+from executors.events import TaskEvent, TaskStarted, TaskSubmitted
 from executors.handle import CANCELLED, QUEUED, RUNNING, SUCCEEDED
 from executors.options import NO_OPTIONS
 
@@ -433,3 +435,88 @@ async def test_a_callable_without_a_name_takes_no_slot() -> None:
                 executor.submit(Nameless())
         assert await executor.run(int) == 0
         assert executor.snapshot().backends["thread"].queued == 0
+
+
+class Refusing(ThreadBackend):
+    """A backend that refuses every job."""
+
+    def submit(self, job: Job) -> None:
+        raise LookupError("refused")
+
+
+async def test_a_long_row_of_held_back_tasks_that_are_refused() -> None:
+    """Each of many held-back tasks fails by itself, however many end in the call that dispatches them."""
+    release = threading.Event()
+    async with Executor(
+        threads=1, processes=0, backends={"refusing": Refusing(1)}, tags={"no": "refusing"}
+    ) as executor:
+        first = executor.options(max_concurrency=1).submit(release.wait, PATIENCE)
+        handles = [executor.options(max_concurrency=1, tag="no").submit(release.wait) for _ in range(2000)]
+        release.set()
+        await first
+        with anyio.fail_after(PATIENCE):
+            await executor.wait_idle()
+        assert {type(handle.exception()) for handle in handles} == {LookupError}
+        assert executor.snapshot().backends["refusing"].queued == 0
+
+
+async def test_a_limited_function_is_not_kept_alive() -> None:
+    """A function with a limit is released with its last task, without a garbage collection."""
+    async with Executor(processes=0) as executor:
+
+        async def limited() -> None:
+            await anyio.lowlevel.checkpoint()
+
+        seen = weakref.ref(limited)
+        await executor.options(max_concurrency=1).run(limited)
+        del limited
+        await anyio.wait_all_tasks_blocked()
+        assert seen() is None
+
+
+async def test_max_running_holds_for_tasks_that_a_hook_submits() -> None:
+    """A hook that submits a coroutine as another one starts does not exceed `max_running`."""
+    running, most = 0, 0
+
+    async def work() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.lowlevel.checkpoint()
+        running -= 1
+
+    def submit(event: TaskEvent) -> None:
+        if isinstance(event, TaskStarted) and event.name == "first":
+            executor.submit(work)
+
+    executor = Executor(processes=0, backends={"loop": LoopBackend(max_running=1)}, hooks=[submit])
+    async with executor:
+        for _ in range(3):
+            executor.options(name="first").submit(work)
+        await executor.wait_idle()
+    assert most == 1
+
+
+class Failing(ThreadBackend):
+    """A backend that can't drop a queued job."""
+
+    def submit(self, job: Job) -> None:
+        """Keep it queued."""
+
+    def cancel(self, job: Job) -> None:
+        raise LookupError("can't cancel")
+
+
+async def test_a_cancellation_that_fails_in_the_backend() -> None:
+    """A queued task whose backend fails to drop it ends, and its slot is free."""
+    backends = {"failing": Failing(1)}
+    async with Executor(threads=1, processes=0, queue_size=1, backends=backends, tags={"f": "failing"}) as executor:
+        failing = executor.options(tag="f")
+        for _ in range(2):
+            handle = failing.submit(int)
+            with pytest.raises(LookupError):
+                handle.cancel()
+            with anyio.fail_after(PATIENCE):
+                await handle.wait()
+            assert handle.state is CANCELLED
+        assert executor.snapshot().backends["failing"].queued == 0

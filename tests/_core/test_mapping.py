@@ -294,3 +294,27 @@ async def test_drain_ends_a_map_from_outside() -> None:
         with pytest.raises(ExecutorClosedError):
             async for _ in results:
                 pass
+
+
+async def test_cancelled_while_a_result_is_awaited() -> None:
+    """Results that are cancelled while one of them is awaited give that one, if its task succeeds, and then end."""
+    entered, release = threading.Event(), threading.Event()
+
+    def work(number: int) -> int:
+        entered.set()
+        assert release.wait(PATIENCE)
+        return number
+
+    async with Executor(threads=1, processes=0) as executor:
+        results = executor.map(work, [1])
+        got = []
+
+        async def consume() -> None:
+            got.extend([value async for value in results])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(consume)
+            assert await anyio.to_thread.run_sync(entered.wait, PATIENCE)
+            results.cancel()
+            release.set()
+        assert got == [1]

@@ -117,10 +117,13 @@ class Pool:
     def _run(self, job: Job) -> None:
         """Run a job in an idle worker."""
         worker = self._idle.pop()  # first: a hook that is called as the job starts may submit another
-        if job.handle.id in self._redispatches or job.start():
-            worker.run(job)
-        else:
+        if job.handle.id not in self._redispatches and not job.start():
             self._idle.append(worker)
+        elif job.stop is not None:  # a hook has cancelled it as it started
+            self._idle.append(worker)
+            job.cancelled()
+        else:
+            worker.run(job)
 
     def _on_job_ended(self, worker: WorkerHandle, job: Job, kind: int, parts: Sequence[Buffer]) -> None:
         """A worker has ended a job: see to the worker first, so that it does not wait while the outcome is decoded."""

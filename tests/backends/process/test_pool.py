@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 import worker_tasks as tasks
 from processes import ended, is_alive
 
 from executors import Executor, WorkerLostError
+from executors.events import TaskEvent, TaskStarted
 from executors.handle import CANCELLED, LOST
 
 pytestmark = pytest.mark.anyio
@@ -191,3 +193,21 @@ async def test_each_race_of_a_death_with_a_dispatch_ends_well(tmp_path, races: i
         else:
             assert handle.state is LOST
     assert not any(handle.exception() for handle in handles[1::2])  # not entered for certain, so handed on
+
+
+async def test_a_hook_cancels_a_task_as_it_starts() -> None:
+    """A task that a hook cancels as it starts is not sent to its worker, which runs the next one at once."""
+
+    def cancel(event: TaskEvent) -> None:
+        if isinstance(event, TaskStarted) and event.name == "unwanted":
+            (handle,) = (task for task in executor.tasks if task.id == event.task_id)
+            handle.cancel()
+
+    executor = Executor(threads=1, processes=1, hooks=[cancel])
+    async with executor:
+        cpu = executor.options(tag="cpu")
+        pid = await cpu.run(os.getpid)
+        handle = cpu.options(name="unwanted").submit(time.sleep, 60)
+        await handle.wait()
+        assert (handle.state, handle.abandoned) == (CANCELLED, False)
+        assert await cpu.run(os.getpid) == pid
