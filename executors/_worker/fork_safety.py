@@ -9,6 +9,12 @@ import sys
 import threading
 from contextlib import suppress
 
+THREAD_LIMITS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
+    *("POLARS_MAX_THREADS", "RAYON_NUM_THREADS"),
+)
+"""The environment variables that limit the thread pools of native libraries."""
+
 _MEMORY_DEVICES = 1
 """The major device number of /dev/null, /dev/urandom and the like. Other devices, such as GPUs, have state."""
 
@@ -24,8 +30,18 @@ def descriptors() -> set[int]:
 
 
 def is_single_threaded() -> bool:
-    """Whether no other thread runs Python code. Such a thread may hold a lock, which would stay locked in a fork."""
-    return threading.active_count() == 1 and len(sys._current_frames()) == 1
+    """Whether this process has one thread (Linux). Another may hold a lock, which would stay locked in a fork.
+
+    Threads of native libraries count, which `threading` doesn't know.
+    """
+    return threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == 1
+
+
+def limit_native_threads() -> None:
+    """Have native libraries that are imported from here on start no threads of their own, unless the user has set how
+    many. With one thread each, workers can be forked after the import, and don't oversubscribe the CPUs."""
+    for name in THREAD_LIMITS:
+        os.environ.setdefault(name, "1")
 
 
 def files_to_reopen(before: set[int]) -> list[int] | None:

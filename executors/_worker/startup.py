@@ -19,7 +19,7 @@ from mmap import mmap
 import executors
 from executors._wire.channel import BlockingChannel
 from executors._wire.frames import FrameType, frame
-from executors._worker import signals
+from executors._worker import fork_safety, signals
 from executors._worker.logging import Outbox
 from executors._worker.main import Worker
 from executors.errors import describe
@@ -58,6 +58,7 @@ def prepare_process() -> None:
     """Set up what worker and zygote processes have in common."""
     os.dup2(2, 1)  # a task's prints must not mix with output of the server that a program parses
     signals.ignore_group_signals()
+    fork_safety.limit_native_threads()
     os.register_at_fork(after_in_child=signals.restore_default_handlers)
 
 

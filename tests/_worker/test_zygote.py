@@ -13,6 +13,7 @@ import pytest
 from launching import call, config, send, setup
 from processes import wait_for_end
 
+from executors._worker import fork_safety
 from executors.backends.process.launcher import StartError
 
 DEATH_TIME = 2.0
@@ -240,6 +241,19 @@ def test_what_keeps_an_app_from_being_forked(launcher, launch, tmp_path, opened:
     os.kill(workers[0].pid, signal.SIGKILL)
     assert workers[0].reap() == -signal.SIGKILL
     workers[0].close()
+
+
+@pytest.mark.parametrize(("threads", "is_forked"), [(None, True), ("4", False)], ids=["limited", "as the user wants"])
+def test_threads_of_native_libraries(launcher, launch, monkeypatch, threads: str | None, is_forked: bool) -> None:
+    """A library's own threads keep an app from being forked; so they are limited to one, unless the user says more."""
+    for name in fork_safety.THREAD_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    if threads is not None:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
+    worker = launch(launcher(setup(launching.use_numpy)))
+    assert worker.is_forked is is_forked
+    assert call(worker, os.getenv, "OPENBLAS_NUM_THREADS") == (threads or "1")
+    assert call(worker, os.getenv, "OMP_NUM_THREADS") == "1"
 
 
 @pytest.mark.parametrize("mode", ["a", "r"])

@@ -97,6 +97,14 @@ def keep_thread(_worker: Any) -> Any:
     return plain
 
 
+def use_numpy(_worker: Any) -> Any:
+    """Have numpy start the threads of its BLAS, as many as the environment allows."""
+    import numpy as np  # noqa: PLC0415
+
+    np.ones((200, 200)) @ np.ones((200, 200))
+    return plain
+
+
 def keep_socket(_worker: Any) -> Any:
     kept.extend(socket.socketpair())
     return plain
