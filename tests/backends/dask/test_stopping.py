@@ -63,18 +63,18 @@ async def test_a_task_that_does_not_respond_loses_its_worker(cloud, line, how: s
 
 async def test_a_queued_task_never_begins(cluster, new_cloud, line, tmp_path) -> None:
     """Tasks queued here and tasks queued at the scheduler are cancelled at once."""
-    says, hears = line(), line()
+    says, *hears = line(), line(), line()  # each busy task reads a line of its own: who reads a shared one is open
     backend = DaskBackend(cluster.address, in_flight=4)  # for two workers
     async with new_cloud(backend) as cloud:
-        busy = [await cloud.begin(cloud_tasks.talk, says.path, hears.path) for _ in range(2)]
+        busy = [await cloud.begin(cloud_tasks.talk, says.path, each.path) for each in hears]
         waiting = [cloud.submit(tasks.append_line, str(tmp_path / "began"), number) for number in range(6)]
         for handle in waiting:
             assert handle.cancel()
             assert (handle.state, handle.started_at) == (CANCELLED, None)
         while len(backend._tasks) > len(busy):  # the scheduler has dropped them
             await anyio.sleep(0.001)
-        for handle in busy:
-            hears.tell()
+        for handle, each in zip(busy, hears, strict=True):
+            each.tell()
             await handle.wait()
         assert await cloud.run(tasks.identity, 1) == 1
     assert not (tmp_path / "began").exists()
