@@ -140,7 +140,7 @@ async def test_resources(new_cloud) -> None:
 @pytest.mark.usefixtures("cloud")  # a worker is there
 async def test_a_moment_without_workers(new_cloud, line, monkeypatch) -> None:
     """A queued task does not fail because its worker is just restarting."""
-    says, hears = line(), line()
+    says, *hears = line(), line(), line()
     looks = [Client.nthreads, Client.nthreads, no_workers]
     looked = anyio.Event()
 
@@ -152,12 +152,12 @@ async def test_a_moment_without_workers(new_cloud, line, monkeypatch) -> None:
 
     monkeypatch.setattr(Client, "nthreads", nthreads)
     async with new_cloud(worker_timeout=0.2, in_flight=3) as cloud:
-        busy = [await cloud.begin(cloud_tasks.talk, says.path, hears.path) for _ in range(2)]
+        busy = [await cloud.begin(cloud_tasks.talk, says.path, each.path) for each in hears]
         waiting = cloud.submit(tasks.identity, 1)
         with anyio.fail_after(10):
             await looked.wait()
-        for handle in busy:
-            hears.tell()
+        for handle, each in zip(busy, hears, strict=True):
+            each.tell()
             await handle.wait()
         assert await waiting == 1
 
