@@ -107,6 +107,7 @@ async def serving(app: Quart) -> AsyncIterator[int]:
     config.keep_alive_timeout = 3600  # connections stay open for as long as a measurement lasts
     config.keep_alive_max_requests = 10**9
     config.graceful_timeout = 1
+    config.backlog = 2048  # the demo opens hundreds of connections at once; the kernel resets those beyond the backlog
 
     @app.before_serving
     async def set_started() -> None:
