@@ -44,7 +44,7 @@ class LoopBackend(ExecutorBackend):
         """Start the job, or queue it while as many run as may."""
         if self.workers is None:
             if job.start():
-                self._spawn(job)
+                job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
         else:
             self._backlog.append(job)
             self._start_queued(self.workers)
@@ -57,13 +57,10 @@ class LoopBackend(ExecutorBackend):
         while len(self._running) < workers and (job := self._backlog.popleft()) is not None:
             self._running.add(job)
             if job.start():
-                self._spawn(job)
+                job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
             else:
                 self._running.discard(job)
         self._is_starting = False
-
-    def _spawn(self, job: Job) -> None:
-        job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
 
     async def _run(self, job: Job) -> None:
         job.entered = True
