@@ -379,3 +379,21 @@ async def test_attributes_of_a_closed_backend_create_no_executor() -> None:
         assert backend.survives_worker_loss
     assert (backend.survives_worker_loss, backend.requires_pickle, backend.workers) == (True, True, 1)
     assert len(made) == 1
+
+
+async def test_a_worker_that_ends_as_it_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that ends between the look and the kill does not keep its pool from being shut down."""
+    made: list[ProcessPoolExecutor] = []
+
+    def make() -> ProcessPoolExecutor:
+        made.append(processes())
+        return made[-1]
+
+    async with running(FuturesBackend(make, requires_pickle=True)) as pool:
+        assert await pool.run(tasks.identity, 1) == 1
+        (process,) = made[0]._processes.values()
+        os.kill(process.pid, signal.SIGKILL)
+        await ended(process.pid)
+        monkeypatch.setattr(type(process), "is_alive", lambda _: True)
+        pool._executor.backend("pool").kill()
+        assert made[0]._shutdown_thread

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -237,7 +238,8 @@ class FuturesBackend(ExecutorBackend):
             pool = self._retired.pop()
             for process in list((getattr(pool, "_processes", None) or {}).values()):  # 3.14 has `kill_workers`
                 if process.is_alive():
-                    os.kill(process.pid, signal.SIGKILL)  # loky's processes have no `kill`
+                    with suppress(ProcessLookupError):  # it has ended since
+                        os.kill(process.pid, signal.SIGKILL)  # loky's processes have no `kill`
             pool.shutdown(wait=False)
         self._side_thread.close(wait=False)
 
