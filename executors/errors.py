@@ -72,7 +72,7 @@ class QueueFullError(ExecutorError, Refusal):
 
     def __str__(self) -> str:
         return (
-            f"the queue of the {self.backend!r} backend is full ({self.limit} tasks): use `await executor.run(…)`, "
+            f"the queue of the {self.backend!r} backend is full (limit: {self.limit}): use `await executor.run(…)`, "
             "which waits for a free slot, or raise the queue size"
         )
 

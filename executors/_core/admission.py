@@ -14,7 +14,7 @@ from executors._core.router import Route
 from executors._loops import EventLoop, Waiter
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
-from executors.errors import BackendUnavailableError, ExecutorClosedError, QueueFullError
+from executors.errors import BackendUnavailableError, ExecutorClosedError
 
 
 class Phase(enum.Enum):
@@ -169,13 +169,15 @@ class ConcurrencyLimit:
         if self._is_dispatching:  # a job has ended while it was dispatched: the loop below goes on, without recursion
             return
         self._is_dispatching = True
-        while (job := self._held_back.popleft()) is not None:
-            if not self._allows(job):
-                self._held_back.put_back(job)
-                break
-            self._count(job)
-            dispatch(job)
-        self._is_dispatching = False
+        try:
+            while (job := self._held_back.popleft()) is not None:
+                if not self._allows(job):
+                    self._held_back.put_back(job)
+                    break
+                self._count(job)
+                dispatch(job)
+        finally:
+            self._is_dispatching = False
 
     def forget(self, job: Job) -> None:
         """Drop a job that is held back and whose state has become final."""
@@ -232,10 +234,6 @@ class Admission:
     def _all_queues(self) -> list[Queue]:
         with self.lock:
             return [*self._queues.values(), *self._limited.values()]
-
-    def full(self, queue: Queue) -> QueueFullError:
-        """Return the error of a task for which no slot is free."""
-        return QueueFullError(queue.backend.name, self.limit)
 
     def check(self, backend: ExecutorBackend) -> None:
         """Check that tasks for a backend are accepted. Any thread.

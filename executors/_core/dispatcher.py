@@ -16,7 +16,7 @@ from executors._core.router import Route, Router
 from executors._loops import EventLoop
 from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
-from executors.errors import ExecutorClosedError, WrongThreadError
+from executors.errors import ExecutorClosedError, QueueFullError, WrongThreadError
 from executors.events import Hook, Hooks, TaskAbandoned, TaskFinished, TaskStarted, TaskSubmitted
 from executors.handle import CANCELLED, LOG, LOST, QUEUED, TaskHandle, TaskState
 
@@ -98,7 +98,7 @@ class Dispatcher:
         if not (on_loop and route.starts_at_once):
             queue = self.admission.queue_for(route, function)
             if not queue.take():
-                raise self.admission.full(queue)
+                raise QueueFullError(route.backend.name, self.admission.limit)
         return self._accept(route, name, run or function, args, kwargs, queue, claim, on_loop=on_loop)
 
     async def submit_when_admitted(

@@ -54,13 +54,15 @@ class LoopBackend(ExecutorBackend):
         if self._is_starting:  # a job ended or was submitted as another started: the loop below goes on
             return
         self._is_starting = True
-        while len(self._running) < workers and (job := self._backlog.popleft()) is not None:
-            self._running.add(job)
-            if job.start():
-                job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
-            else:
-                self._running.discard(job)
-        self._is_starting = False
+        try:
+            while len(self._running) < workers and (job := self._backlog.popleft()) is not None:
+                self._running.add(job)
+                if job.start():
+                    job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
+                else:
+                    self._running.discard(job)
+        finally:
+            self._is_starting = False
 
     async def _run(self, job: Job) -> None:
         job.entered = True

@@ -520,3 +520,22 @@ async def test_a_cancellation_that_fails_in_the_backend() -> None:
                 await handle.wait()
             assert handle.state is CANCELLED
         assert executor.snapshot().backends["failing"].queued == 0
+
+
+def test_closing_a_waiting_run_takes_no_lock() -> None:
+    """A `run` that is collected as garbage while its thread holds a pool's lock does not wait for that lock."""
+
+    async def main() -> None:
+        gate = Gate()
+        async with Executor(threads=1, processes=0) as executor:
+            running = executor.submit(gate)
+            await gate.wait_entered()
+            call = executor.run(int)
+            call.send(None)  # type: ignore[attr-defined]
+            with executor.backend("thread")._pool._lock:  # type: ignore[attr-defined]
+                call.close()  # type: ignore[attr-defined]  # as a collection might
+            await asyncio.sleep(0)
+            assert executor.tasks == (running,)
+            gate.open.set()
+
+    asyncio.run(main())

@@ -24,6 +24,7 @@ from executors import (
     task,
 )
 from executors._core.as_futures import BackendFutures
+from executors.backends import LoopBackend
 from executors.events import TaskEvent, TaskSubmitted
 
 pytestmark = pytest.mark.anyio
@@ -311,3 +312,24 @@ def test_asyncio_takes_it_for_an_executor() -> None:
             assert await loop.run_in_executor(executor.as_futures("thread"), int, "4") == 4
 
     asyncio.run(main())
+
+
+async def test_a_cancelled_future_does_not_hold_up_those_behind_it() -> None:
+    """With `max_running`, a queued future that a thread cancels just before its turn lets the next ones run."""
+    ran, pending = [], []
+
+    async def cancel_next() -> None:
+        thread = threading.Thread(target=pending[0].cancel)
+        thread.start()
+        thread.join()  # the loop has not processed the cancellation yet
+
+    async def work(number: int) -> None:
+        ran.append(number)
+
+    async with Executor(processes=0, backends={"loop": LoopBackend(max_running=1)}) as executor:
+        pool = executor.as_futures("loop")
+        pool.submit(cancel_next)
+        pending += [pool.submit(work, number) for number in range(3)]
+        with anyio.fail_after(10):
+            await executor.wait_idle()
+    assert ran == [1, 2]

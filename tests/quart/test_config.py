@@ -153,7 +153,7 @@ async def test_sizes(app, executor):
         running = app.add_background_task(released.wait)
         await until(lambda: running.state != "queued")
         app.add_background_task(background.triple, 1)
-        with pytest.raises(QueueFullError, match=r"full \(1 tasks\)"):
+        with pytest.raises(QueueFullError, match=r"full \(limit: 1\)"):
             app.add_background_task(background.triple, 1)
         released.set()
     app.config["EXECUTOR_THREADS"] = 2

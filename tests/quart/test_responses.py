@@ -79,7 +79,7 @@ async def test_a_full_queue(busy, caplog, config):
             assert "thread" not in await response.get_data(as_text=True)
         busy.released.set()
     assert len(lines_of(caplog)) == 1
-    assert "the queue of the 'thread' backend is full (1 tasks)" in caplog.text
+    assert "the queue of the 'thread' backend is full (limit: 1)" in caplog.text
 
 
 async def test_a_drained_executor(busy):
