@@ -108,7 +108,7 @@ def is_awaitable(value: object) -> bool:
         return False
     try:
         return hasattr(value, "__await__")
-    except RuntimeError:  # there is no object behind the proxy
+    except Exception:  # noqa: BLE001  (no object is behind the proxy, or the value's own property raises)
         return False
 
 

@@ -520,3 +520,31 @@ async def test_backend_that_cannot_be_started() -> None:
         executor.start()
     assert first.killed
     assert executor.phase == "new"
+
+
+class Hostile(Exception):
+    """A value and an error whose attributes can't be used."""
+
+    @property
+    def __await__(self) -> Any:
+        raise LookupError("no attribute")
+
+    def with_traceback(self, _: Any) -> Any:
+        raise LookupError("no traceback")
+
+
+@pytest.mark.parametrize("tag", ["io", "cpu"])
+async def test_values_and_errors_whose_attributes_raise(tag: str) -> None:
+    """A task ends with its value or its error, whatever their own attributes do, and its thread or worker goes on."""
+
+    def fail() -> None:
+        raise Hostile("own error")
+
+    async with Executor(threads=1, processes=1) as executor:
+        tagged = executor.options(tag=tag)
+        with anyio.fail_after(PATIENCE):
+            assert type(await tagged.run(Hostile)).__name__ == "Hostile"
+            handle = tagged.submit(fail)
+            await handle.wait()
+            assert type(handle.exception()).__name__ == "Hostile"
+            assert await tagged.run(plain_double, 2) == 4

@@ -236,7 +236,7 @@ class TaskRunner:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
             trace = trace.tb_next  # frames of this package help nobody
-        error = error.with_traceback(trace)  # an assignment would call the class's own `__setattr__`
+        BaseException.with_traceback(error, trace)  # its own method, and an assignment, may be the user's
         text = "".join(traceback.format_exception(error))
         try:
             return Outcome.ERROR, [exceptions.dump_error(error, text, self._max_payload)]

@@ -104,7 +104,7 @@ def _failure_text(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         trace = trace.tb_next  # frames of this package do not help
-    text = "".join(traceback.format_exception(error.with_traceback(trace)))
+    text = "".join(traceback.format_exception(BaseException.with_traceback(error, trace)))
     reason = describe(error)
     return f"{reason}\n\n{text}" if text.count("\n") > 1 else reason  # one line would only repeat the reason
 

@@ -92,7 +92,7 @@ class FailureReports:
                 try:
                     raise error  # the handler logs the exception that is being handled
                 except type(error):
-                    error.with_traceback(traceback)  # as the task left it, without this frame
+                    BaseException.with_traceback(error, traceback)  # as the task left it, without this frame
                     await (handler(app_context, error) if takes_context(handler) else handler(error))
         except loop.cancelled_error:
             _log_only(handle, error)
