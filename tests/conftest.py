@@ -7,6 +7,7 @@ import functools
 import gc
 import inspect
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,6 +21,11 @@ import trio
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))  # what tests share, and what worker processes import
+
+# What the hundreds of child processes inherit. Bytecode is compiled once, not in each of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["launched_workers"]
 
