@@ -1,4 +1,4 @@
-"""Generate the table of capabilities from the backend classes: `python tests/support/backend_table.py` writes it."""
+"""Generate the table of capabilities from the backend classes. As a script, write it to the documentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_CAPABILITIES = {"carried", "close_timeout", "name", "setup", "unavailable"}
 
 def descriptions() -> dict[str, str]:
     """Return the first sentence of the docstring of each capability in the interface."""
-    from executors.backends import ExecutorBackend  # noqa: PLC0415  (a script puts the project's folder first)
+    from executors.backends import ExecutorBackend  # noqa: PLC0415  (as a script, this needs `sys.path` first)
 
     (body,) = ast.parse(inspect.getsource(ExecutorBackend)).body
     assert isinstance(body, ast.ClassDef)
@@ -41,7 +41,7 @@ def cell(backend: type, attribute: str) -> str:
 
 
 def table() -> str:
-    """Return the table."""
+    """Return the table in Markdown."""
     from executors import backends  # noqa: PLC0415  (the same)
 
     names = [name for name in backends.__all__ if name not in {"ExecutorBackend", "Job"}]

@@ -1,4 +1,4 @@
-"""A server's worker as Hypercorn starts them: a daemonic process of `multiprocessing`."""
+"""A server process as Hypercorn starts it: a daemonic process of `multiprocessing`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from executors.backends import FuturesBackend
 
 
 def serve(connection: Connection) -> None:
-    """Submit to a process pool, and tell the error, and what becomes of what goes elsewhere."""
+    """Submit to a `ProcessPoolExecutor` and to the process backend; send the error and the result."""
 
     async def main() -> tuple[str, int]:
         pool = FuturesBackend(lambda: ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")))

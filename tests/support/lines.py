@@ -1,4 +1,4 @@
-"""Lines between a test and what it runs in other processes: named pipes, so that nobody has to wait by the clock."""
+"""Messages between a test and its other processes over named pipes, so that neither side polls or sleeps."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 
 
 class Line:
-    """The test's end of a named pipe; the other end is `say` or `hear`, with `path`."""
+    """The test's end of a named pipe. The other end uses `say` or `hear` with the path."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
         self.path = str(path)
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-        self._heard = b""
+        self._buffer = b""
 
     async def hear(self) -> str:
-        """Wait for the next text that is said to this line."""
-        import anyio  # noqa: PLC0415  (workers import this module, and don't need it)
+        """Wait for the next message, sent with `say`, and return it."""
+        import anyio  # noqa: PLC0415  (workers import this module and don't need anyio)
 
-        while b"\n" not in self._heard:
+        while b"\n" not in self._buffer:
             await anyio.wait_readable(self._fd)
-            self._heard += os.read(self._fd, 4096)
-        text, _, self._heard = self._heard.partition(b"\n")
+            self._buffer += os.read(self._fd, 4096)
+        text, _, self._buffer = self._buffer.partition(b"\n")
         return text.decode()
 
     def tell(self, text: str = "go") -> None:
-        """Say something to whoever hears this line."""
+        """Send a message to the process that waits in `hear`."""
         os.write(self._fd, f"{text}\n".encode())
 
     def close(self) -> None:
@@ -34,13 +34,13 @@ class Line:
 
 
 def say(path: str, text: object) -> None:
-    """Say something to the test, from any process."""
+    """Send a message to the test, from any process."""
     fd = os.open(path, os.O_WRONLY)
     os.write(fd, f"{text}\n".encode())
     os.close(fd)
 
 
 def hear(path: str) -> str:
-    """Wait for what the test tells, in any process."""
+    """Wait for a message of the test, in any process, and return it."""
     with open(path) as file:
         return file.readline().strip()

@@ -1,6 +1,6 @@
-"""A server to be killed: runs a task of `worker_tasks` in a worker, and goes on for ever.
+"""A server to be killed, which runs a task of `worker_tasks` in a worker, and never ends by itself.
 
-Arguments: the task's name, or ``idle``, and the path of a line that hears the worker's process id.
+Arguments: the task's name, ``idle`` or ``starting``, and the path of a line that receives the worker's process id.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looking at processes that may be nobody's children."""
+"""The state of processes that may not be children of this one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import anyio.to_thread
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process that hasn't ended (Linux)."""
+    """Whether a process exists and hasn't ended (Linux)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -25,7 +25,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_for_end(pid: int, timeout: float = 30) -> bool:
-    """Wait until a process has ended, whoever's child it is; return whether it has."""
+    """Wait at most `timeout` seconds until a process has ended, also if it isn't a child; return whether it has."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -39,8 +39,8 @@ def wait_for_end(pid: int, timeout: float = 30) -> bool:
 
 
 async def ended(pid: int) -> None:
-    """Wait until a process has ended."""
-    assert await anyio.to_thread.run_sync(wait_for_end, pid), f"process {pid} lives on"
+    """Wait until a process has ended, and fail after a timeout."""
+    assert await anyio.to_thread.run_sync(wait_for_end, pid), f"process {pid} still runs"
 
 
 def in_session(session: int) -> list[int]:
@@ -57,7 +57,7 @@ def in_session(session: int) -> list[int]:
 
 
 def eventually(condition: Callable[[], bool], within: float) -> bool:
-    """Wait until something is so; return whether it is."""
+    """Wait until a condition holds; return whether it does, within a time in seconds."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
@@ -67,10 +67,10 @@ def eventually(condition: Callable[[], bool], within: float) -> bool:
 
 
 def shown_on_a_terminal(start: Callable[..., AbstractContextManager[subprocess.Popen[Any]]]) -> str:
-    """Return what a program shows on a terminal until it ends well.
+    """Return the output of a program on a terminal. Fail if its exit code isn't 0.
 
     Args:
-        start: Starts it with the keywords of `subprocess.Popen`.
+        start: Starts the program with the keyword arguments of `subprocess.Popen`.
     """
     ours, theirs = pty.openpty()
     with start(stdin=theirs, stdout=theirs, stderr=theirs) as process:
@@ -79,7 +79,7 @@ def shown_on_a_terminal(start: Callable[..., AbstractContextManager[subprocess.P
         while True:
             try:
                 shown += os.read(ours, 65536)
-            except OSError:  # the last one that had the terminal is gone
+            except OSError:  # no process has the terminal any more
                 break
         os.close(ours)
         assert process.wait(30) == 0, shown.decode(errors="replace")
@@ -87,13 +87,13 @@ def shown_on_a_terminal(start: Callable[..., AbstractContextManager[subprocess.P
 
 
 def check_it_ends_by(number: signal.Signals, process: subprocess.Popen[str]) -> None:
-    """Send a signal to a program once its server has a worker, and assert that it says so and leaves.
+    """Send a signal to a program once its server has a worker, and assert how the program ends.
 
     Args:
         number: SIGINT, SIGTERM or SIGKILL.
-        process: A session of its own.
+        process: The program, in a session of its own.
     """
-    # itself, the server and at least one worker
+    # the program, the server and at least one worker
     assert eventually(lambda: len(in_session(process.pid)) >= 3, within=20)
     process.send_signal(number)
     out, err = process.communicate(timeout=20)

@@ -1,4 +1,4 @@
-"""A server process with an app, what the app has recorded, and every process that belongs to it."""
+"""A server process with an app, the app's record, and every process that belongs to the server."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from typing import TypeVar
 from processes import is_alive
 
 APPS = Path(__file__).parents[1] / "quart" / "apps"
-PATIENCE = 30.0
-"""Seconds that a busy machine may take for what an idle one does within two."""
+TIMEOUT = 30.0
+"""Seconds that a loaded machine may take for what an idle one does in two."""
 
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], seconds: float = PATIENCE) -> T:
-    """Look at another process's state until there is something to see, with a deadline; return it."""
-    deadline = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+def until(observe: Callable[[], T], timeout: float = TIMEOUT) -> T:
+    """Poll the state of another process until it is true, with a timeout; return it."""
+    deadline = time.monotonic() + timeout
+    while not (value := observe()):
+        assert time.monotonic() < deadline, f"not within {timeout} s"
         time.sleep(0.01)
-    return seen
+    return value
 
 
 def find_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -41,7 +41,7 @@ def find_port() -> int:
 
 
 def can_be_bound(port: int) -> bool:
-    """Whether nobody listens on the port."""
+    """Whether no process listens on the port."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -51,16 +51,16 @@ def can_be_bound(port: int) -> bool:
         return True
 
 
-def takes_connections(port: int) -> bool:
-    """Whether somebody listens on the port."""
+def accepts_connections(port: int) -> bool:
+    """Whether a process listens on the port."""
     with socket.socket() as sock:
         if sock.connect_ex(("127.0.0.1", port)):
             return False
-        return bool(sock.getsockname() != sock.getpeername())  # else the system let it connect to itself
+        return bool(sock.getsockname() != sock.getpeername())  # otherwise the socket is connected to itself
 
 
 def processes_with(mark: str) -> set[int]:
-    """Return all processes that live and have this text in the environment they were started with (Linux)."""
+    """Return the running processes that were started with this string in their environment (Linux)."""
     found = set()
     for environ in Path("/proc").glob("[0-9]*/environ"):
         pid = int(environ.parent.name)
@@ -73,13 +73,13 @@ def processes_with(mark: str) -> set[int]:
 
 
 class Server:
-    """A server that has started, with a group of processes of its own.
+    """A server that has started, in a process group of its own.
 
     Args:
         command: The interpreter's arguments; ``{port}`` stands for the port.
-        port: A free port.
-        folder: For its files.
-        variables: Of its environment.
+        port: The port to listen on, which is free.
+        folder: The working directory, for the record and the output.
+        variables: Additional environment variables.
     """
 
     def __init__(self, command: list[str], port: int, folder: Path, **variables: str) -> None:
@@ -105,17 +105,17 @@ class Server:
                 stderr=output,
                 process_group=0,
             )
-        until(lambda: self.process.poll() is not None or takes_connections(port))
+        until(lambda: self.process.poll() is not None or accepts_connections(port))
         assert self.process.poll() is None, self.output
 
     @property
     def output(self) -> str:
-        """What it has written so far."""
+        """The output so far."""
         return self._output.read_text()
 
     @property
     def lines(self) -> list[str]:
-        """What the app has recorded so far."""
+        """The lines that the app has recorded so far."""
         return self._record.read_text().splitlines()
 
     def recorded(self, what: str) -> list[str]:
@@ -125,19 +125,19 @@ class Server:
     def request(self, path: str, method: str = "POST") -> str:
         """Send a request on a connection of its own, and return the answer."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             text: str = response.read().decode()
             return text
 
     def work(self, seconds: float) -> None:
-        """Have something of this length under way on all three backends."""
+        """Start a task of this length on all three backends."""
         before = len(self.recorded("worker"))
         self.request(f"/work/{float(seconds)}")
         until(lambda: len(self.recorded("worker")) > before)
 
     @contextmanager
     def slow_request(self, seconds: float) -> Iterator[socket.socket]:
-        """Have a request under way that takes so long."""
+        """Send a request that takes this long, and keep its connection open."""
         with socket.create_connection(("127.0.0.1", self.port)) as sock:
             sock.sendall(f"GET /slow/{float(seconds)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             until(lambda: self.recorded("slow"))
@@ -152,7 +152,7 @@ class Server:
         return processes_with(self._mark)
 
     def kill(self) -> None:
-        """Leave nothing behind, whatever has become of the test."""
+        """Kill the server and all of its processes."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()

@@ -1,4 +1,4 @@
-"""What tests of tasks in threads share."""
+"""Helpers for tests of tasks in threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 10.0
 
 
 class ThreadWork:
-    """A thread task in the test's hands."""
+    """A thread task that the test can observe and release."""
 
     def __init__(self, then: Callable[[], Any] = int) -> None:
         self.entered, self.release = threading.Event(), threading.Event()
@@ -30,7 +30,7 @@ class ThreadWork:
 
 
 class Abandoned:
-    """A hook that tells when a task is abandoned."""
+    """A hook that waits until a task is abandoned."""
 
     def __init__(self) -> None:
         self.event = anyio.Event()
