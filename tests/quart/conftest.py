@@ -1,4 +1,4 @@
-"""An app of the running event loop's kind, and the folder from which workers and servers import apps."""
+"""Fixtures for Quart tests: apps for the running event loop, and the folder of apps that workers and servers import."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ sys.path.append(str(APPS))
 
 
 @pytest.fixture(autouse=True)
-def signals_are_given_back() -> Iterator[None]:
-    """Fail a test after which a signal goes elsewhere than before."""
+def signal_handlers_are_restored() -> Iterator[None]:
+    """Fail a test that leaves a signal handler changed."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -33,7 +33,7 @@ def signals_are_given_back() -> Iterator[None]:
 
 @pytest.fixture
 def new_app(anyio_backend_name: str) -> Callable[..., Quart]:
-    """Return what makes an app: Quart on asyncio and uvloop, Quart-Trio on trio."""
+    """Return an app factory: Quart on asyncio and uvloop, Quart-Trio on trio."""
 
     def new(name: str = "background", **config: Any) -> Quart:
         app = QuartTrio(name) if anyio_backend_name == "trio" else Quart(name)
@@ -45,17 +45,17 @@ def new_app(anyio_backend_name: str) -> Callable[..., Quart]:
 
 @pytest.fixture
 def app(new_app: Callable[..., Quart]) -> Quart:
-    """Return an app without an executor yet."""
+    """Return an app without an executor."""
     return new_app()
 
 
 @pytest.fixture
 def executor(app: Quart) -> QuartExecutor:
-    """Return the app's executor, not started."""
+    """Return the app's executor, which has not been started."""
     return QuartExecutor(app)
 
 
 @pytest.fixture
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
+    """Return a free port of the loopback interface."""
     return find_port()

@@ -1,4 +1,4 @@
-"""`app.add_background_task` from everywhere that code of an app runs."""
+"""`app.add_background_task` in every place where an app's code runs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ async def quadruple_slowly(x):
 
 
 TASKS = {quadruple_slowly: 8, background.triple: 6}
-"""A task of the loop and one in a thread, and what they make of 2."""
+"""A coroutine task and a thread task, and their results for the argument 2."""
 
 
 class Added:
-    """Adds a task of each kind, and keeps the handles by the place that it was done from."""
+    """Adds a task of each kind, and records the handles by the place of the call."""
 
     def __init__(self, app):
         self.app = app
@@ -36,7 +36,7 @@ class Added:
         self.handles[place] = [self.app.add_background_task(task, 2) for task in TASKS]
 
     def results(self):
-        """Return what the tasks gave, which have ended."""
+        """Return the results of the tasks, all of which have ended."""
         return {place: [handle.result() for handle in handles] for place, handles in self.handles.items()}
 
 
@@ -49,8 +49,8 @@ def all_of(*places):
     return {place: list(TASKS.values()) for place in places}
 
 
-async def test_around_a_request(app, added):
-    """All that is called around a request may add tasks, sync or async."""
+async def test_functions_around_a_request(app, added):
+    """All functions that are called around a request can add tasks, sync or async."""
 
     @app.before_request
     def before():
@@ -89,8 +89,8 @@ async def test_around_a_request(app, added):
     assert added.results() == all_of(*places, "errorhandler")
 
 
-async def test_while_a_response_is_sent(app, added):
-    """The generators of streamed responses may add tasks, sync or async."""
+async def test_response_generators(app, added):
+    """The generators of streamed responses can add tasks, sync or async."""
 
     @app.get("/sync")
     def of_generator():
@@ -116,7 +116,7 @@ async def test_while_a_response_is_sent(app, added):
 
 
 async def test_websocket(app, added):
-    """A websocket may add tasks while it is open, and when it is closed; they outlive it."""
+    """A websocket can add tasks while it is open and when it closes; the tasks outlive it."""
     released = anyio.Event()
 
     @app.before_websocket
@@ -145,8 +145,8 @@ async def test_websocket(app, added):
     assert added.results() == all_of("before_websocket", "websocket", "teardown_websocket")
 
 
-async def test_around_serving(app, added):
-    """Startup may add tasks. When the app stops, late ones are refused: there is nobody left to run them."""
+async def test_startup_and_shutdown_functions(app, added):
+    """Startup functions can add tasks. Shutdown functions can't, because the executor has been drained."""
     refused = []
 
     def add_late():
@@ -174,8 +174,8 @@ async def test_around_serving(app, added):
     assert len(refused) == 2
 
 
-async def test_threads_of_others(app, added):
-    """Threads that the app made, and those of Quart's `sync_to_async`, may add tasks; no context is needed."""
+async def test_other_threads(app, added):
+    """The app's own threads and those of `sync_to_async` can add tasks; no context is needed."""
     handles = []
     async with app.test_app():
         thread = threading.Thread(target=added, args=("thread",))
@@ -187,8 +187,8 @@ async def test_threads_of_others(app, added):
     assert added.results() == all_of("thread", "sync_to_async")
 
 
-async def test_a_thread_has_the_app_s_context_in_its_tasks(app, executor):
-    """Tasks that a thread without any context adds have the app's."""
+async def test_tasks_of_a_thread_have_the_app_context(app, executor):
+    """Tasks that are added by a thread without any context have the app's context."""
     names = []
 
     async def name():
@@ -205,8 +205,8 @@ async def test_a_thread_has_the_app_s_context_in_its_tasks(app, executor):
     assert names == ["background"] * 2
 
 
-async def test_tasks_of_tasks_that_are_drained(app, executor):
-    """A drain waits for what draining tasks add, from one backend to another, and for what these add in turn."""
+async def test_drain_waits_for_tasks_added_by_tasks(app, executor):
+    """A drain waits for the tasks that tasks add to other backends during the drain, and so on."""
     draining, ended = threading.Event(), []
 
     async def on_loop(depth):
@@ -222,19 +222,19 @@ async def test_tasks_of_tasks_that_are_drained(app, executor):
     async with app.test_app():
         app.add_background_task(on_loop, 2)
 
-        async def tell():
+        async def notify():
             await app.shutdown_event.wait()
             await until(lambda: executor.phase == "draining")
             draining.set()
 
-        app.add_background_task(tell)
+        app.add_background_task(notify)
     assert ended == [(place, depth) for depth in (2, 1, 0) for place in ("loop", "thread")]
     assert executor.drain_report.clean
     assert executor.drain_report.states[TaskState.SUCCEEDED] == 7
 
 
-async def test_failure_is_told_wherever_it_was_added(app, executor, caplog):
-    """A failing task of a thread or of startup is logged by the app's logger, as one of a request."""
+async def test_failures_are_logged_wherever_added(app, executor, caplog):
+    """The failure of a task added by a thread or at startup is logged by the app's logger like a request's."""
     caplog.set_level("ERROR", app.logger.name)
 
     def fail(place):
@@ -254,12 +254,12 @@ async def test_failure_is_told_wherever_it_was_added(app, executor, caplog):
         thread = threading.Thread(target=app.add_background_task, args=(fail, "thread"))
         thread.start()
         await until(lambda: not thread.is_alive())
-    told = [str(record.exc_info[1]) for record in caplog.records if record.name == app.logger.name]
-    assert sorted(told) == ["before_serving", "sync route", "thread"]
+    logged = [str(record.exc_info[1]) for record in caplog.records if record.name == app.logger.name]
+    assert sorted(logged) == ["before_serving", "sync route", "thread"]
 
 
-async def test_no_executor_is_left_over_by_quart(app):
-    """Quart's own set of background tasks stays empty: nothing is waited for twice."""
+async def test_quart_background_tasks_stay_empty(app):
+    """Quart's own set of background tasks stays empty, so that no task is awaited twice."""
     executor = QuartExecutor(app)
     async with app.test_app():
         handle = app.add_background_task(anyio.sleep, 0.01)

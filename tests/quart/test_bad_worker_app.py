@@ -1,4 +1,4 @@
-"""Apps that workers can't import: the errors of tasks, and what is logged, once."""
+"""Apps that workers can't import: the errors of their tasks, and the log record, which is written once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request):
-    """Run on asyncio and trio: uvloop's loop is the same to a worker as asyncio's."""
+    """Run on asyncio and trio: to a worker, uvloop is the same as asyncio."""
     return request.param
 
 
-async def test_unknown_app(app, executor):
-    """Without an app in the worker tasks run; the error of one that uses `current_app` or `g` says what to set."""
+async def test_tasks_without_an_app_in_the_worker(app, executor):
+    """Tasks run without an app in the worker; the error of one that uses `current_app` or `g` says what to set."""
     async with app.test_app():
         for function in (in_app.app_name, in_app.app_name_async):
             with pytest.raises(AppNotFoundError, match=r"Set EXECUTOR_WORKER_APP to 'package\.module:app'"):
@@ -37,8 +37,8 @@ async def test_unknown_app(app, executor):
 
 
 @ON_ASYNCIO
-async def test_unknown_app_is_told_once(app, executor, caplog):
-    """The first task that goes to a worker which won't know the app has that logged, with what to set."""
+async def test_unknown_app_is_logged_once(app, executor, caplog):
+    """The first task for a worker without the app logs a warning that says what to set."""
 
     def warnings():
         return [record for record in caplog.records if "EXECUTOR_WORKER_APP" in record.getMessage()]
@@ -53,7 +53,7 @@ async def test_unknown_app_is_told_once(app, executor, caplog):
 
 
 @pytest.mark.parametrize(
-    ("path", "says"),
+    ("path", "expected"),
     [
         ("broken_app:app", ["broken_app.py", "KeyError: 'DATABASE'", "loading the app from 'broken_app:app'"]),
         ("no_such_module:app", ["No module named 'no_such_module'", "EXECUTOR_WORKER_APP"]),
@@ -63,25 +63,25 @@ async def test_unknown_app_is_told_once(app, executor, caplog):
     ],
 )
 @ON_ASYNCIO
-async def test_worker_that_has_no_app(app, executor, caplog, path, says):
-    """Each task fails with the worker's own words on why there is no app, and the log says so once."""
+async def test_app_that_fails_to_load(app, executor, caplog, path, expected):
+    """Each task fails with the worker's error, which is logged once."""
     app.config.update(EXECUTOR_WORKER_APP=path, EXECUTOR_PROCESSES=2)
     async with app.test_app():
         for handle in [executor.submit(in_app.app_name) for _ in range(3)]:
             with pytest.raises(WorkerLostError) as caught:
                 await handle
-            assert [text for text in says if text not in str(caught.value)] == []
+            assert [part for part in expected if part not in str(caught.value)] == []
         with pytest.raises(BackendUnavailableError, match="worker processes fail to start") as refused:
             executor.submit(in_app.app_name)
-        assert [text for text in says if text not in str(refused.value)] == []
+        assert [part for part in expected if part not in str(refused.value)] == []
     (logged,) = [record for record in caplog.records if "worker processes fail to start" in record.getMessage()]
     assert (logged.levelno, logged.name) == (logging.ERROR, "executors")
-    assert [text for text in says if text not in logged.getMessage()] == []
-    assert logged.getMessage().count("which is of type") <= 1  # what has no traceback isn't said twice
+    assert [part for part in expected if part not in logged.getMessage()] == []
+    assert logged.getMessage().count("which is of type") <= 1  # an error without a traceback isn't repeated
 
 
 @pytest.mark.parametrize(
-    ("path", "says"),
+    ("path", "expected"),
     [
         ("no_such_module:app", "No module named 'no_such_module'"),
         ("worker_app:missing", "EXECUTOR_WORKER_APP is 'worker_app:missing', and 'worker_app' has no 'missing'"),
@@ -90,14 +90,14 @@ async def test_worker_that_has_no_app(app, executor, caplog, path, says):
         ("worker_app.app", "EXECUTOR_WORKER_APP is 'worker_app.app', which should look like"),
     ],
 )
-def test_paths_that_lead_to_no_app(path, says):
-    """The error says what `EXECUTOR_WORKER_APP` names if it is no app."""
-    with pytest.raises((ConfigurationError, ImportError), match=says):
+def test_invalid_paths(path, expected):
+    """The error says what `EXECUTOR_WORKER_APP` refers to if that isn't an app."""
+    with pytest.raises((ConfigurationError, ImportError), match=expected):
         import_app(None, path)
 
 
-async def test_extension_initialised_twice(app, executor):
-    """A second executor for an app is refused, and the first goes on."""
+async def test_second_executor_is_refused(app, executor):
+    """A second executor for an app is refused; the first keeps working."""
     with pytest.raises(ConfigurationError, match="'background' has an executor already: use that one"):
         QuartExecutor(app)
     with pytest.raises(ConfigurationError, match="'background' has an executor already"):

@@ -1,4 +1,4 @@
-"""What travels to worker processes with an app's tasks: declared context variables, and OpenTelemetry's context."""
+"""Context that is sent to workers with an app's tasks: declared context variables and OpenTelemetry's context."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from executors.context import CarriedVariables
 pytestmark = pytest.mark.anyio
 
 LARGE = bytes(1_000_000)
-"""More than is pickled on the loop's thread."""
+"""Larger than what is pickled on the loop's thread."""
 
-OURS = (0x1234, 0x56, "ann")
-NOTHING = (0, 0, None)
+TRACE = (0x1234, 0x56, "ann")
+NO_TRACE = (0, 0, None)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request):
-    """Run on asyncio and trio: uvloop's loop is the same to a worker as asyncio's."""
+    """Run on asyncio and trio: to a worker, uvloop is the same as asyncio."""
     return request.param
 
 
 @pytest.fixture
 def app(app, anyio_backend_name):
-    """Return an app that workers know."""
+    """Return an app that workers can import."""
     app.config["EXECUTOR_WORKER_APP"] = "worker_app:trio_app" if anyio_backend_name == "trio" else "worker_app:app"
     return app
 
 
 @contextlib.contextmanager
 def span():
-    """Have a span, and baggage, as an instrumented server has around a request."""
-    context = SpanContext(OURS[0], OURS[1], is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-    token = attach(baggage.set_baggage("user", OURS[2], set_span_in_context(NonRecordingSpan(context))))
+    """Set a current span and baggage, as an instrumented server does around a request."""
+    context = SpanContext(TRACE[0], TRACE[1], is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    token = attach(baggage.set_baggage("user", TRACE[2], set_span_in_context(NonRecordingSpan(context))))
     yield
     detach(token)
 
 
 async def test_declared_variables(app, executor):
-    """The variables that are declared travel, to every kind of task; others don't, and what a task sets stays there."""
+    """Declared variables are sent with every kind of task; others aren't, and what a task sets stays in the worker."""
     app.config["EXECUTOR_CONTEXTVARS"] = ["carried:request_id"]
     add = app.add_background_task
     async with app.test_app():
@@ -67,7 +67,7 @@ async def test_declared_variables(app, executor):
 
 
 async def test_variables_of_a_request(app, executor):
-    """Each request's tasks have the value that the request had when it submitted them."""
+    """Each task has the value that its request had when it submitted the task."""
     app.config["EXECUTOR_CONTEXTVARS"] = ("carried:request_id",)
 
     @app.get("/<name>")
@@ -83,20 +83,20 @@ async def test_variables_of_a_request(app, executor):
 
 
 async def test_trace(app, executor):
-    """OpenTelemetry's span and baggage are current in every kind of task in a worker, and only in those."""
+    """The submitter's span and baggage are current in every kind of worker task, and in no later task."""
     add = app.add_background_task
     async with app.test_app():
-        assert await add(carried.trace) == NOTHING
+        assert await add(carried.trace) == NO_TRACE
         with span():
             for args in [(), (LARGE,)]:
-                assert await add(carried.trace, *args) == OURS
-            assert await add(carried.trace_async) == OURS
-            assert await executor.run(carried.trace) == OURS
-        assert await add(carried.trace) == NOTHING
+                assert await add(carried.trace, *args) == TRACE
+            assert await add(carried.trace_async) == TRACE
+            assert await executor.run(carried.trace) == TRACE
+        assert await add(carried.trace) == NO_TRACE
 
 
 async def test_trace_and_variables(app, executor):
-    """Both travel with one task, also from another thread."""
+    """Both are sent with a task that is submitted from another thread."""
     app.config["EXECUTOR_CONTEXTVARS"] = ["carried:request_id"]
     handles = []
 
@@ -109,18 +109,18 @@ async def test_trace_and_variables(app, executor):
         thread = threading.Thread(target=submit)
         thread.start()
         thread.join()
-        assert [await handle for handle in handles] == [OURS, ("r-17", "none")]
+        assert [await handle for handle in handles] == [TRACE, ("r-17", "none")]
 
 
-def test_nothing_to_carry():
-    """With OpenTelemetry imported, and no span, a task takes nothing along."""
-    carrying = CarriedVariables()
-    assert carrying.capture(copy_context()) == {}
+def test_no_context_is_sent_without_a_span():
+    """With OpenTelemetry imported and no current span, nothing is sent with a task."""
+    carried_variables = CarriedVariables()
+    assert carried_variables.capture(copy_context()) == {}
     with span():
-        assert set(carrying.capture(copy_context())) == {"opentelemetry"}
+        assert set(carried_variables.capture(copy_context())) == {"opentelemetry"}
 
 
-WITHOUT = """
+SCRIPT = """
 import asyncio, sys, carried
 from executors import Executor
 
@@ -132,9 +132,9 @@ asyncio.run(main())
 """
 
 
-def test_app_that_does_not_use_it():
-    """Where OpenTelemetry is installed and the app doesn't import it, neither the server nor a worker does."""
+def test_opentelemetry_is_not_imported():
+    """If OpenTelemetry is installed and the app doesn't import it, neither the server nor a worker does."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(carried.__file__).parent), *sys.path])}
-    command = [sys.executable, "-c", WITHOUT]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=30, env=env, check=True)
-    assert ran.stdout.split() == ["False", "False"]
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=env, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,4 +1,4 @@
-"""Tasks that `quart` commands add: they have ended when the command has, or the command fails and says why."""
+"""Tasks of `quart` commands: a command waits for its tasks, or fails with an error that says why it can't."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ APPS = Path(__file__).parent / "apps"
 
 @pytest.fixture(params=[Quart, QuartTrio])
 def app(request):
-    """Return an app with an executor. Quart runs its commands on asyncio, Quart-Trio's, too."""
+    """Return an app with an executor. Quart runs commands on asyncio, also those of Quart-Trio apps."""
     app = request.param("background")
     app.config.update(EXECUTOR_THREADS=2, EXECUTOR_PROCESSES=1, EXECUTOR_SHUTDOWN_TIMEOUT=30)
     QuartExecutor(app)
@@ -34,7 +34,7 @@ def app(request):
 
 @pytest.fixture
 def command(app):
-    """Return what makes a function a command, runs it, and returns click's result."""
+    """Return a function that registers a command, runs it and returns click's result."""
 
     def run(function, **settings):
         app.cli.command("command", **settings)(function)
@@ -44,7 +44,7 @@ def command(app):
 
 
 def test_command_with_app_context(app, command):
-    """Whatever its backend, a task has run when the command has ended, and those that it adds have, too."""
+    """When a command has ended, so have its tasks on every backend, and the tasks that they submitted."""
     ended, handles = [], []
 
     async def coroutine(depth):
@@ -69,8 +69,8 @@ def test_command_with_app_context(app, command):
     assert app.extensions["executor"].drain_report.clean
 
 
-def test_command_after_command(app, command):
-    """Commands that are run one after the other, each on an event loop of its own, have their tasks run."""
+def test_consecutive_commands(app, command):
+    """The tasks of consecutive commands run, each command on its own event loop."""
     ended = []
 
     async def coroutine():
@@ -86,8 +86,8 @@ def test_command_after_command(app, command):
 
 
 @pytest.mark.parametrize("contexts", [1, 2])
-def test_command_that_runs_a_coroutine(app, command, contexts):
-    """A command that runs a loop itself waits where it leaves an app context."""
+def test_command_that_runs_a_loop(app, command, contexts):
+    """A command that runs a loop itself waits for its tasks when it leaves an app context."""
     ended = []
 
     async def coroutine():
@@ -105,7 +105,7 @@ def test_command_that_runs_a_coroutine(app, command, contexts):
 
 
 def test_command_without_a_loop(app, command):
-    """A command that runs no loop fails, with an error that says what to do. Quart alone would lose the task."""
+    """A command without a loop fails with an error that says what to do. Quart alone would lose the task."""
 
     def work():
         app.add_background_task(background.triple, 2)
@@ -117,25 +117,25 @@ def test_command_without_a_loop(app, command):
     assert "app.app_context()" in str(error)
 
 
-def test_failing_task_of_a_command(app, command, caplog):
-    """Failures are reported to the app, also to slow receivers, before the command ends."""
-    told = []
+def test_failing_task_is_reported_before_the_command_ends(app, command, caplog):
+    """The failure of a task is reported to the app, also to slow receivers, before the command ends."""
+    reported = []
 
-    async def slow(sender, exception):
+    async def slow_receiver(sender, exception):
         await anyio.sleep(0.02)
-        told.append(str(exception))
+        reported.append(str(exception))
 
     def fail():
         raise ValueError("failed")
 
-    with got_background_exception.connected_to(slow, app):
+    with got_background_exception.connected_to(slow_receiver, app):
         assert command(lambda: app.add_background_task(fail) and None, with_appcontext=True).exception is None
-    assert told == ["failed"]
+    assert reported == ["failed"]
     assert [str(record.exc_info[1]) for record in caplog.records if record.name == app.logger.name] == ["failed"]
 
 
-def test_failing_command(app, command):
-    """A command's own error is raised when its tasks have ended."""
+def test_failing_command_waits_for_its_tasks(app, command):
+    """A command's own error is raised after its tasks have ended."""
     ended = []
 
     async def coroutine():
@@ -150,8 +150,8 @@ def test_failing_command(app, command):
     assert ended == ["coroutine"]
 
 
-def test_command_s_deadline(app, command, caplog):
-    """A task that doesn't end in the time of a shutdown is stopped, and named."""
+def test_tasks_are_cancelled_at_the_deadline(app, command, caplog):
+    """A task that exceeds the shutdown timeout is cancelled, and named in the log."""
     app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0.05)
     caplog.set_level(logging.WARNING, "executors")
     handles = []
@@ -164,8 +164,8 @@ def test_command_s_deadline(app, command, caplog):
     assert "task 'sleep_forever'" in caplog.text
 
 
-def test_command_that_serves(app, command):
-    """A command that serves the app, as `quart run` does, doesn't wait for what `before_serving` functions add."""
+def test_command_that_serves_does_not_wait(app, command):
+    """A command that serves the app, such as `quart run`, doesn't wait for tasks of `before_serving` functions."""
     phases = []
 
     @app.before_serving
@@ -173,7 +173,7 @@ def test_command_that_serves(app, command):
         app.add_background_task(anyio.sleep_forever)
 
     async def main():
-        async with anyio.create_task_group() as app.nursery:  # which Quart-Trio has
+        async with anyio.create_task_group() as app.nursery:  # as under Quart-Trio
             await app.startup()
             phases.append(executor.phase)
             app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = 0
@@ -188,19 +188,19 @@ def test_command_that_serves(app, command):
     assert phases == ["open"]
 
 
-def test_command_that_waits_in_a_thread(app, command):
-    """A task in a thread runs while the command does; it needn't wait for the command's end."""
-    inside = threading.Event()
+def test_command_waits_for_a_thread_task(app, command):
+    """A thread task runs while the command does, so the command itself can wait for it."""
+    entered = threading.Event()
 
     def work():
-        app.add_background_task(inside.set)
-        assert inside.wait(10)
+        app.add_background_task(entered.set)
+        assert entered.wait(10)
 
     assert command(work, with_appcontext=True).exception is None
 
 
-def test_test_client_outside_of_commands(app, command):
-    """Once no command runs, leaving an app context waits for nothing, as ever."""
+def test_app_context_outside_of_a_command(app, command):
+    """While no command runs, leaving an app context waits for nothing."""
     ended = []
 
     async def coroutine():
@@ -218,8 +218,8 @@ def test_test_client_outside_of_commands(app, command):
     assert ended == ["coroutine"] * 2
 
 
-def test_the_quart_program():
-    """It works for `quart` itself as it does for the test runner."""
+def test_quart_program():
+    """A command of the `quart` program waits for its tasks, as under the test runner."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(APPS), os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-m", "quart", "--app", "commanded", "work"]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)

@@ -1,4 +1,4 @@
-"""The app's configuration: each key's effect, and each key's bad values reported when the app starts."""
+"""The app's configuration: the effect of each key, and the errors for bad values at startup."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from executors.quart.config import settings_of
 
 pytestmark = pytest.mark.anyio
 
-NO_COUNTS = [-1, 0, 1.0, 2.5, math.nan, math.inf, "4", True, b"4", [1]]
-NO_SECONDS = [-1, -0.001, math.nan, math.inf, "5", True, [5]]
+BAD_COUNTS = [-1, 0, 1.0, 2.5, math.nan, math.inf, "4", True, b"4", [1]]
+BAD_SECONDS = [-1, -0.001, math.nan, math.inf, "5", True, [5]]
 
 BAD_VALUES = {
-    "EXECUTOR_THREADS": NO_COUNTS,
-    "EXECUTOR_PROCESSES": [value for value in NO_COUNTS if value != 0],
-    "EXECUTOR_QUEUE_SIZE": [*NO_COUNTS, None],
-    "EXECUTOR_SHUTDOWN_TIMEOUT": [*NO_SECONDS, None, 10**400],
-    "EXECUTOR_CANCEL_GRACE": [*NO_SECONDS, None],
-    "BACKGROUND_TASK_SHUTDOWN_TIMEOUT": NO_SECONDS,
+    "EXECUTOR_THREADS": BAD_COUNTS,
+    "EXECUTOR_PROCESSES": [value for value in BAD_COUNTS if value != 0],
+    "EXECUTOR_QUEUE_SIZE": [*BAD_COUNTS, None],
+    "EXECUTOR_SHUTDOWN_TIMEOUT": [*BAD_SECONDS, None, 10**400],
+    "EXECUTOR_CANCEL_GRACE": [*BAD_SECONDS, None],
+    "BACKGROUND_TASK_SHUTDOWN_TIMEOUT": BAD_SECONDS,
     "EXECUTOR_WORKER_NICE": [-1, 20, 1.5, math.nan, "10", True, None],
     "EXECUTOR_WORKER_APP": ["app", ":app", "module:", "", 3, True],
-    "EXECUTOR_MAX_TASKS_PER_WORKER": NO_COUNTS,
-    "EXECUTOR_WORKER_MAX_MEMORY_GROWTH": NO_COUNTS,
-    "EXECUTOR_MAX_PAYLOAD": [*NO_COUNTS, None],
+    "EXECUTOR_MAX_TASKS_PER_WORKER": BAD_COUNTS,
+    "EXECUTOR_WORKER_MAX_MEMORY_GROWTH": BAD_COUNTS,
+    "EXECUTOR_MAX_PAYLOAD": [*BAD_COUNTS, None],
     "EXECUTOR_BACKENDS": ["thread", ["thread"], {"more": 3}, {3: LoopBackend()}, {"loop": ThreadBackend(1)}, 0],
     "EXECUTOR_TAGS": ["cpu", ["cpu"], {"cpu": 3}, {3: "thread"}, 0],
     "EXECUTOR_CONTEXTVARS": ["background:variable", ["background"], [3], 3],
@@ -41,8 +41,8 @@ variable: ContextVar[str] = ContextVar("variable")
 
 
 @pytest.mark.parametrize("key", BAD_VALUES)
-def test_bad_values(key):
-    """Each key's bad values are refused, by an error that names the key and what it is set to."""
+def test_bad_values_are_refused(key):
+    """The bad values of each key are refused with an error that names the key and the value."""
     for value in BAD_VALUES[key]:
         with pytest.raises(ConfigurationError) as caught:
             settings_of({"BACKGROUND_TASK_SHUTDOWN_TIMEOUT": 5, key: value})
@@ -52,8 +52,8 @@ def test_bad_values(key):
         assert repr(shown) in str(caught.value)
 
 
-async def test_reported_at_startup(app, executor):
-    """An app with a bad value doesn't start, and may once the value is mended."""
+async def test_bad_value_prevents_startup(app, executor):
+    """An app with a bad value doesn't start; it does once the value is corrected."""
     good = dict(app.config)
     for key, values in BAD_VALUES.items():
         app.config[key] = values[0]
@@ -67,8 +67,8 @@ async def test_reported_at_startup(app, executor):
         assert await app.add_background_task(background.triple, 1) == 3
 
 
-async def test_the_server_is_told(app, executor):
-    """For a server it is a failed startup like any other."""
+async def test_bad_value_fails_the_lifespan_startup(app, executor):
+    """For a server, a bad value is a failed startup like any other."""
     app.config["EXECUTOR_THREADS"] = 0
     sent = []
     with anyio.CancelScope() as scope:
@@ -95,14 +95,14 @@ HINTS = {
     "EXECUTOR_PROCESS": "did you mean EXECUTOR_PROCESSES?",
     "EXECUTOR_TIMEOUT": "EXECUTOR_SHUTDOWN_TIMEOUT",
     "EXECUTOR_MAX_WORKERS": "did you mean EXECUTOR_PROCESSES or EXECUTOR_THREADS?",
-    "EXECUTOR_TYPE": "there are EXECUTOR_THREADS, ",  # resembles EXECUTOR_TAGS by what all keys begin with
+    "EXECUTOR_TYPE": "there are EXECUTOR_THREADS, ",  # resembles EXECUTOR_TAGS only by the common prefix
     "EXECUTOR_XYZZY": "EXECUTOR_",
     "EXECUTOR_": "EXECUTOR_",
 }
 
 
-async def test_unknown_key(app, executor):
-    """A key that doesn't exist is refused, with what may have been meant."""
+async def test_unknown_key_is_refused(app, executor):
+    """An unknown key is refused with a suggestion."""
     for key, hint in HINTS.items():
         app.config[key] = 1
         with pytest.raises(ConfigurationError) as caught:
@@ -113,14 +113,14 @@ async def test_unknown_key(app, executor):
 
 
 async def test_bad_value_without_a_lifespan(app, executor):
-    """Where the executor starts by itself, the first task that needs it is refused with the reason."""
+    """Without a lifespan, the first task is refused with the reason."""
     app.config["EXECUTOR_QUEUE_SIZE"] = "many"
     with pytest.raises(ConfigurationError, match="EXECUTOR_QUEUE_SIZE is 'many'"):
         app.add_background_task(background.triple, 1)
 
 
 async def test_tag_without_a_backend(app, executor):
-    """A tag that is mapped to nothing is found at startup, one that isn't mapped when it is used."""
+    """A tag mapped to an unknown backend is an error at startup, an unmapped tag when it is used."""
     app.config["EXECUTOR_TAGS"] = {"reports": "nowhere"}
     with pytest.raises(ConfigurationError, match=r"'reports' is mapped to 'nowhere'.*there are loop, process, thread"):
         await app.startup()
@@ -131,7 +131,7 @@ async def test_tag_without_a_backend(app, executor):
 
 
 async def test_shutdown_timeout(app):
-    """Quart's timeout is the deadline, None is without end, and `EXECUTOR_SHUTDOWN_TIMEOUT` goes before it."""
+    """Quart's timeout applies, None means no limit, and `EXECUTOR_SHUTDOWN_TIMEOUT` takes precedence."""
     assert settings_of(app.config).shutdown_timeout == 5
     app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
     assert settings_of(app.config).shutdown_timeout == math.inf
@@ -139,12 +139,12 @@ async def test_shutdown_timeout(app):
     assert settings_of(app.config).shutdown_timeout == 0
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 7
     assert settings_of(app.config).shutdown_timeout == 7
-    app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = "not looked at"
+    app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = "ignored"
     assert settings_of(app.config).shutdown_timeout == 7
 
 
 async def test_sizes(app, executor):
-    """Threads, processes and the queue are as large as the app says, in each run anew."""
+    """The numbers of threads, processes and queue slots are as configured, and read anew for each run."""
     released = threading.Event()
     app.config.update(EXECUTOR_THREADS=1, EXECUTOR_QUEUE_SIZE=1, EXECUTOR_PROCESSES=3)
     async with app.test_app():
@@ -162,7 +162,7 @@ async def test_sizes(app, executor):
 
 
 async def test_no_processes(app, executor):
-    """With no process backend cpu-bound functions are refused, or go where their tag is mapped to."""
+    """Without a process backend, cpu-bound functions are refused, or run on the backend their tag is mapped to."""
     app.config["EXECUTOR_PROCESSES"] = 0
     async with app.test_app():
         with pytest.raises(ConfigurationError, match="number of processes is 0"):
@@ -174,7 +174,7 @@ async def test_no_processes(app, executor):
 
 
 async def test_backends_and_tags(app, executor):
-    """A further backend gets the tasks whose tag is mapped to it."""
+    """An additional backend runs the tasks whose tag is mapped to it."""
     app.config["EXECUTOR_BACKENDS"] = {"reports": ThreadBackend(1), "loop": LoopBackend(max_running=1)}
     app.config["EXECUTOR_TAGS"] = {"report": "reports"}
     async with app.test_app():
@@ -184,8 +184,8 @@ async def test_backends_and_tags(app, executor):
         assert executor.backend("loop").workers == 1
 
 
-async def test_workers(app, executor):
-    """Niceness, payload limit and context variables reach the workers."""
+async def test_worker_settings(app, executor):
+    """Niceness, payload limit and context variables apply to workers."""
     app.config.update(
         EXECUTOR_WORKER_NICE=3,
         EXECUTOR_MAX_PAYLOAD=1000,
@@ -202,15 +202,15 @@ async def test_workers(app, executor):
 @pytest.mark.parametrize(
     ("key", "value"), [("EXECUTOR_MAX_TASKS_PER_WORKER", 1), ("EXECUTOR_WORKER_MAX_MEMORY_GROWTH", 1)]
 )
-async def test_replaced_workers(app, executor, key, value):
-    """A worker that has done its share, or grown too large, is replaced."""
+async def test_workers_are_replaced(app, executor, key, value):
+    """A worker is replaced after its maximum of tasks, or when it has grown too large."""
     app.config[key] = value
     async with app.test_app():
         assert await app.add_background_task(background.grow) != await app.add_background_task(background.grow)
 
 
-async def test_contextvar_that_is_none(app, executor):
-    """What is named as a context variable and is none is refused at startup."""
+async def test_name_that_is_no_context_variable(app, executor):
+    """A configured name that isn't a context variable is refused at startup."""
     app.config["EXECUTOR_CONTEXTVARS"] = ["background:triple"]
     with pytest.raises(ConfigurationError, match="'background:triple', which is of type function"):
         await app.startup()

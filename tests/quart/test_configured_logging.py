@@ -1,4 +1,4 @@
-"""An app whose module configures logging, as Quart's documentation has it: worker processes import that, too."""
+"""An app whose module configures logging, as Quart documents; worker processes import the module, too."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(("script", "preload"), [("configured.py", True), ("starter.py", False)])
-def test_a_module_that_configures_logging(tmp_path, script, preload):
-    """The records of workers go to the server's logging all the same, and are written once."""
+def test_worker_records_are_written_once(tmp_path, script, preload):
+    """The log records of workers are sent to the server's logging, and written once."""
     (tmp_path / "configured.py").write_text(CONFIGURED)
     (tmp_path / "starter.py").write_text(STARTER)
     environment = {**os.environ, "PYTHONPATH": str(Path(executors.__file__).parents[1])}

@@ -1,4 +1,4 @@
-"""The app's context around tasks on the loop and in threads: as `async with app.app_context()` has it."""
+"""The app context of tasks on the loop and in threads, as under `async with app.app_context()`."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ pytestmark = pytest.mark.anyio
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
 
-def plain(look):
-    """A task that runs in a thread."""
+def in_thread(observe):
+    """Return a task that calls a function in a thread."""
 
     def task():
-        return look()
+        return observe()
 
     return task
 
 
-def coroutine(look):
-    """A task that runs on the loop."""
+def on_loop(observe):
+    """Return a task that calls a function on the loop."""
 
     async def task():
         await anyio.lowlevel.checkpoint()
-        return look()
+        return observe()
 
     return task
 
 
-KINDS = pytest.mark.parametrize("kind", [plain, coroutine])
+KINDS = pytest.mark.parametrize("kind", [in_thread, on_loop])
 
 
 @pytest.mark.parametrize("tag", ["io", "cpu"])
 @pytest.mark.parametrize("inline", [False, True])
-async def test_a_proxy_is_a_value(app, executor, tag, inline):
-    """A function that returns a proxy such as `current_app` has returned a value, and nothing to await."""
+async def test_proxies_are_returned_as_values(app, executor, tag, inline):
+    """A proxy such as `current_app` is returned as a value and not awaited."""
     app.config.update(EXECUTOR_INLINE=inline, EXECUTOR_WORKER_APP="worker_app:app")
     submitter = executor.options(tag=tag)
     async with app.test_app():
@@ -64,7 +64,7 @@ async def test_a_proxy_is_a_value(app, executor, tag, inline):
 
 @KINDS
 async def test_current_app(app, executor, kind):
-    """`current_app` is the task's app, however it was submitted and from wherever."""
+    """`current_app` is the executor's app, however and from wherever the task was submitted."""
     name = kind(lambda: current_app.name)
     submitted = []
     async with app.test_app():
@@ -79,21 +79,21 @@ async def test_current_app(app, executor, kind):
 
 
 @KINDS
-async def test_each_task_has_its_g(app, executor, kind):
-    """`g` is new in each task: neither the submitter's nor an earlier task's."""
+async def test_each_task_has_a_new_g(app, executor, kind):
+    """Each task has a new `g`, not that of the submitter or of an earlier task."""
 
-    def look():
+    def observe():
         before = g.get("mark", "nothing")
         g.mark = "set"
         return before
 
     async with app.test_app(), app.app_context():
         g.mark = "the submitter's"
-        assert [await app.add_background_task(kind(look)) for _ in range(3)] == ["nothing"] * 3
+        assert [await app.add_background_task(kind(observe)) for _ in range(3)] == ["nothing"] * 3
         assert g.mark == "the submitter's"
 
 
-def readable():
+def request_access():
     try:
         return has_request_context(), request.path
     except RuntimeError:
@@ -101,20 +101,20 @@ def readable():
 
 
 @KINDS
-async def test_request_as_without_executor(app, executor, new_app, kind):
-    """A task sees of its request just what it sees in an app that has no executor, in this version of Quart."""
+async def test_request_context_is_the_same_as_without_an_executor(app, executor, new_app, kind):
+    """A task has the same access to its request as in an app without an executor, in the installed Quart."""
     plain_app = new_app("plain")
     seen = {}
-    told = anyio.Event()
+    recorded = anyio.Event()
 
     def routes(of, key):
         @of.get("/path")
         async def route():
-            async def tell():
-                seen[key] = readable()
-                told.set()
+            async def record():
+                seen[key] = request_access()
+                recorded.set()
 
-            of.add_background_task(tell if key == "plain" else kind(lambda: seen.__setitem__(key, readable())))
+            of.add_background_task(record if key == "plain" else kind(lambda: seen.__setitem__(key, request_access())))
             return ""
 
     routes(app, "ours")
@@ -124,22 +124,22 @@ async def test_request_as_without_executor(app, executor, new_app, kind):
         await executor.wait_idle()
     async with plain_app.test_app() as running:
         await running.test_client().get("/path")
-        await told.wait()
+        await recorded.wait()
     assert seen["ours"] == seen["plain"]
 
 
 @KINDS
-async def test_contextvars(app, executor, kind):
-    """Tasks see the submitter's context variables, and what they set stays with them."""
+async def test_context_variables(app, executor, kind):
+    """Tasks see the submitter's context variables, and what a task sets stays in that task."""
 
-    def look():
+    def observe():
         before = variable.get()
         variable.set("the task's")
         return before
 
     async with app.test_app():
         token = variable.set("the submitter's")
-        assert [await executor.run(kind(look)) for _ in range(2)] == ["the submitter's"] * 2
+        assert [await executor.run(kind(observe)) for _ in range(2)] == ["the submitter's"] * 2
         assert variable.get() == "the submitter's"
         variable.reset(token)
 
@@ -147,35 +147,35 @@ async def test_contextvars(app, executor, kind):
 @pytest.mark.parametrize("fails", [False, True])
 @KINDS
 async def test_teardown_and_signals(app, executor, kind, fails):
-    """Teardown functions and receivers of the context's signals run around a task, sync and async ones."""
-    heard = []
+    """Teardown functions and receivers of the app context's signals, sync and async, run around a task."""
+    calls = []
     problem = ValueError("wrong")
 
-    def look():
-        heard.append("task")
+    def observe():
+        calls.append("task")
         g.connection = "open"
         if fails:
             raise problem
 
     @app.teardown_appcontext
     def teardown(error):
-        heard.append(("sync teardown", error, g.pop("connection", None)))
+        calls.append(("sync teardown", error, g.pop("connection", None)))
 
     @app.teardown_appcontext
     async def async_teardown(error):
         await anyio.lowlevel.checkpoint()
-        heard.append(("async teardown", error, current_app.name))
+        calls.append(("async teardown", error, current_app.name))
 
     async def pushed(sender, **_):
         await anyio.lowlevel.checkpoint()
-        heard.append("pushed")
+        calls.append("pushed")
 
     def tearing_down(sender, exc):
-        heard.append(("tearing down", exc))
+        calls.append(("tearing down", exc))
 
     async def popped(sender, **_):
         await anyio.lowlevel.checkpoint()
-        heard.append("popped")
+        calls.append("popped")
 
     async with app.test_app():
         with (
@@ -183,19 +183,19 @@ async def test_teardown_and_signals(app, executor, kind, fails):
             appcontext_tearing_down.connected_to(tearing_down, app),
             appcontext_popped.connected_to(popped, app),
         ):
-            heard.clear()  # of the startup's own context
-            handle = executor.submit(kind(look))
+            calls.clear()  # without the calls for the startup's own context
+            handle = executor.submit(kind(observe))
             await handle.wait()
         assert handle.exception() is (problem if fails else None)
         error = problem if fails else None
-        assert heard[:2] == ["pushed", "task"]
-        assert set(heard[2:4]) == {("sync teardown", error, "open"), ("async teardown", error, "background")}
-        assert heard[4:] == [("tearing down", error), "popped"]
+        assert calls[:2] == ["pushed", "task"]
+        assert set(calls[2:4]) == {("sync teardown", error, "open"), ("async teardown", error, "background")}
+        assert calls[4:] == [("tearing down", error), "popped"]
 
 
 @KINDS
-async def test_teardown_that_fails(app, executor, kind):
-    """What a teardown function raises is the task's failure, as it is a request's."""
+async def test_failing_teardown_fails_the_task(app, executor, kind):
+    """An exception in a teardown function is the task's failure, as it is a request's."""
 
     @app.teardown_appcontext
     def teardown(error):
@@ -213,50 +213,50 @@ async def test_teardown_that_fails(app, executor, kind):
 
 
 @pytest.mark.parametrize("signal", [appcontext_pushed, appcontext_tearing_down, appcontext_popped])
-async def test_one_receiver(app, executor, signal):
-    """A receiver that waits is waited for around a thread's task, with no other; another app's is left alone."""
-    heard = []
+async def test_single_async_receiver_is_awaited(app, executor, signal):
+    """A single async receiver is awaited around a thread task; another app's receiver isn't called."""
+    calls = []
 
     async def receiver(sender, **_):
         await anyio.sleep(0.001)
-        heard.append(sender)
+        calls.append(sender)
 
     async with app.test_app():
         with signal.connected_to(receiver, object()):
             await executor.run(lambda: None)
-        assert not heard
+        assert not calls
         with signal.connected_to(receiver, app):
             await executor.run(lambda: None)
-    assert heard == [app]
+    assert calls == [app]
 
 
 async def test_cancelled_task_is_torn_down(app, executor):
-    """A coroutine's cancellation tears its context down."""
-    heard, inside = [], anyio.Event()
+    """The context of a cancelled coroutine is torn down with the cancellation exception."""
+    calls, entered = [], anyio.Event()
 
     @app.teardown_appcontext
     async def teardown(error):
-        heard.append(type(error))
+        calls.append(type(error))
 
     async def task():
-        inside.set()
+        entered.set()
         await anyio.sleep_forever()
 
     async with app.test_app():
         handle = app.add_background_task(task)
-        await inside.wait()
-        heard.clear()
+        await entered.wait()
+        calls.clear()
         handle.cancel()
         await handle.wait()
     assert handle.state is TaskState.CANCELLED
-    assert heard[0] is not None
-    assert issubclass(heard[0], anyio.get_cancelled_exc_class())
+    assert calls[0] is not None
+    assert issubclass(calls[0], anyio.get_cancelled_exc_class())
 
 
 async def test_inline_backend(app, executor):
-    """An inline backend in place of threads and processes has the app's context."""
+    """Tasks of an inline backend that replaces threads and processes have the app's context."""
     app.config["EXECUTOR_BACKENDS"] = {"thread": InlineBackend(), "process": InlineBackend()}
     async with app.test_app():
         assert await app.add_background_task(lambda: current_app.name) == "background"
         assert await app.add_background_task(cpu_bound(lambda: current_app.name)) == "background"
-        assert await app.add_background_task(cpu_bound(coroutine(lambda: current_app.name))) == "background"
+        assert await app.add_background_task(cpu_bound(on_loop(lambda: current_app.name))) == "background"

@@ -1,4 +1,4 @@
-"""The app's context where threads and the event loop take turns."""
+"""The app context of tasks that run in threads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("with_teardown", [False, True])
-async def test_many_threads_at_once(app, executor, with_teardown):
-    """Contexts of tasks that run side by side in threads don't mix."""
+async def test_concurrent_tasks_have_separate_contexts(app, executor, with_teardown):
+    """The app contexts of tasks that run concurrently in threads are separate."""
     barrier = threading.Barrier(4)
     if with_teardown:
         app.teardown_appcontext(lambda error: None)
@@ -28,42 +28,42 @@ async def test_many_threads_at_once(app, executor, with_teardown):
         assert [await handle for handle in handles] == list(range(40))
 
 
-async def test_receiver_connected_while_a_task_runs(app, executor):
-    """A teardown function that is added while a thread's task runs is called at its end."""
-    heard, inside, go_on = [], threading.Event(), threading.Event()
+async def test_teardown_function_added_while_a_task_runs(app, executor):
+    """A teardown function that is added while a thread task runs is called when the task ends."""
+    calls, entered, release = [], threading.Event(), threading.Event()
 
     def task():
-        inside.set()
-        go_on.wait()
+        entered.set()
+        release.wait()
 
     async with app.test_app():
         handle = app.add_background_task(task)
-        await until(inside.is_set)
-        app.teardown_appcontext_funcs.append(heard.append)
-        go_on.set()
+        await until(entered.is_set)
+        app.teardown_appcontext_funcs.append(calls.append)
+        release.set()
         await handle
         app.teardown_appcontext_funcs.clear()
-    assert heard == [None]
+    assert calls == [None]
 
 
-async def test_abandoned_thread_that_comes_back(app, executor):
-    """A thread that comes back after the drain tears its context down while the loop runs."""
-    heard, inside, go_on = [], threading.Event(), threading.Event()
+async def test_abandoned_thread_tears_down_its_context(app, executor):
+    """A thread that returns after the drain tears down its context while the loop runs."""
+    calls, entered, release = [], threading.Event(), threading.Event()
     app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0)
 
     @app.teardown_appcontext
     async def teardown(error):
-        heard.append(threading.get_ident())
+        calls.append(threading.get_ident())
 
     def task():
-        inside.set()
-        go_on.wait()
+        entered.set()
+        release.wait()
 
     async with app.test_app():
         handle = app.add_background_task(task)
-        await until(inside.is_set)
+        await until(entered.is_set)
     assert handle.abandoned
-    heard.clear()
-    go_on.set()
-    await until(lambda: heard)
-    assert heard == [threading.get_ident()]
+    calls.clear()
+    release.set()
+    await until(lambda: calls)
+    assert calls == [threading.get_ident()]

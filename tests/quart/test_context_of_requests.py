@@ -1,4 +1,4 @@
-"""What a task sees of the request or websocket that submits it: the same as in an app that has no executor."""
+"""A task has the same access to the request or websocket that submits it as in an app without an executor."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from executors._loops import running_loop
 pytestmark = pytest.mark.anyio
 
 
-def seen():
-    """Return what can be read of the app, `g`, the request and the websocket, each or None."""
+def visible():
+    """Return what is accessible of the app, `g`, the request and the websocket; None for a path that isn't."""
     found = [current_app.name, g.get("mark"), has_request_context(), has_websocket_context()]
     for proxy in (request, websocket):
         try:
@@ -35,66 +35,66 @@ def seen():
     return found
 
 
-async def seen_on_loop():
+async def visible_on_loop():
     await anyio.lowlevel.checkpoint()
-    return seen()
+    return visible()
 
 
-KINDS = pytest.mark.parametrize("function", [seen, seen_on_loop], ids=["thread", "loop"])
+KINDS = pytest.mark.parametrize("function", [visible, visible_on_loop], ids=["thread", "loop"])
 
 
-class Visits:
-    """A route and a websocket that hand a function over as a background task, and what it has seen."""
+class Handlers:
+    """A route and a websocket handler that submit a background task, and the value that the task records."""
 
     def __init__(self, app, wrap):
         self.app = app
         self.wrap = wrap
-        self.told = anyio.Event()
+        self.recorded = anyio.Event()
         self.found = None
         app.get("/request")(self.submit)
         app.websocket("/websocket")(self.submit_from_websocket)
 
-    def from_thread(self, function, *args):
+    def call_on_loop(self, function, *args):
         """Call a function on the loop's thread."""
         self.loop.post(function, *args)
 
-    def keep(self, found):
+    def record(self, found):
         self.found = found
-        self.told.set()
+        self.recorded.set()
 
     async def submit(self):
         g.mark = "the request's"
         self.loop = running_loop()
         self.app.add_background_task(self.wrap(self))
-        await self.told.wait()  # the request is there until the task has ended: Quart promises no more
+        await self.recorded.wait()  # Quart guarantees the request's context no longer than the request runs
         return ""
 
     async def submit_from_websocket(self):
         await websocket.accept()
         await self.submit()
 
-    async def visit(self, path):
+    async def fetch(self, path):
         async with self.app.test_app() as running:
             client = running.test_client()
             if path == "/request":
                 await client.get(path)
             else:
                 async with client.websocket(path):
-                    await self.told.wait()
+                    await self.recorded.wait()
         return self.found
 
 
-def task_of(function, visits):
-    """Return a task of the function's kind that keeps what it returns."""
+def task_of(function, handlers):
+    """Return a task of the function's kind, sync or async, that records the function's result."""
 
-    async def on_loop():
-        visits.keep(await function())
+    async def async_task():
+        handlers.record(await function())
 
-    def in_thread():
+    def sync_task():
         found = function()
-        visits.from_thread(visits.keep, found)
+        handlers.call_on_loop(handlers.record, found)
 
-    return on_loop if function is seen_on_loop else in_thread
+    return async_task if function is visible_on_loop else sync_task
 
 
 COPIES = {"/request": copy_current_request_context, "/websocket": copy_current_websocket_context}
@@ -102,42 +102,42 @@ COPIES = {"/request": copy_current_request_context, "/websocket": copy_current_w
 
 @pytest.mark.parametrize("path", COPIES)
 @KINDS
-async def test_as_without_executor(app, executor, new_app, path, function):
-    """A task sees what it sees without an executor in this version of Quart, apart from having an app's context."""
+async def test_same_as_without_an_executor(app, executor, new_app, path, function):
+    """A task sees the same as without an executor in the installed Quart, and always has the app's context."""
     found = {}
     for key, one in {"ours": app, "plain": new_app()}.items():
-        found[key] = await Visits(one, functools.partial(task_of, function)).visit(path)
+        found[key] = await Handlers(one, functools.partial(task_of, function)).fetch(path)
     assert found["ours"] == found["plain"]
     assert found["ours"][0] == "background"
 
 
 @pytest.mark.parametrize("path", COPIES)
-@pytest.mark.parametrize("wrapped", [seen, seen_on_loop], ids=["plain", "coroutine"])
+@pytest.mark.parametrize("wrapped", [visible, visible_on_loop], ids=["plain", "coroutine"])
 @pytest.mark.parametrize("copy", ["app", "its own"])
 async def test_copied_context(app, executor, new_app, path, wrapped, copy):
-    """What Quart's copying decorators return works as a task as it does without an executor, for both kinds."""
+    """Functions wrapped by Quart's copying decorators work as tasks, as they do without an executor."""
     decorator = copy_current_app_context if copy == "app" else COPIES[path]
     found = {}
     for key, one in {"ours": app, "plain": new_app()}.items():
 
-        def wrap(visits):
+        def wrap(handlers):
             task = decorator(wrapped)
 
-            async def keep():
-                visits.keep(await task())
+            async def record():
+                handlers.record(await task())
 
-            return keep
+            return record
 
-        found[key] = await Visits(one, wrap).visit(path)
+        found[key] = await Handlers(one, wrap).fetch(path)
     assert found["ours"] == found["plain"]
     if copy == "its own":
         assert path in found["ours"]
 
 
 @pytest.mark.parametrize("path", COPIES)
-@pytest.mark.parametrize("wrapped", [seen, seen_on_loop], ids=["plain", "coroutine"])
-async def test_copied_context_handed_over(app, executor, path, wrapped):
-    """The wrapper itself may be submitted, and awaited by a task."""
+@pytest.mark.parametrize("wrapped", [visible, visible_on_loop], ids=["plain", "coroutine"])
+async def test_copied_context_submitted_directly(app, executor, path, wrapped):
+    """The wrapper itself can be submitted, or awaited by a task."""
     results = []
 
     async def submit():

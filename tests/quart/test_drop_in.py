@@ -1,4 +1,4 @@
-"""An app does the same with an executor as without: each scenario is run both ways, and what it records is compared."""
+"""An app behaves the same with and without an executor: each scenario runs both ways, and the records are compared."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SIGNALS = [
 
 
 async def requests(app, record):
-    """Handlers of both kinds, their hooks, errors, sessions and streams."""
+    """Handlers, hooks, errors, sessions and streams, sync and async."""
     app.secret_key = "key"
 
     def hook(name):
-        async def asynchronous(*args):
+        async def async_function(*args):
             record(name, request.path, type(args[0]).__name__ if args else None)
             return args[0] if name == "after_request" else None
 
-        return asynchronous
+        return async_function
 
     app.before_request(hook("before_request"))
     app.after_request(hook("after_request"))
@@ -77,15 +77,15 @@ async def requests(app, record):
 
 
 async def serving(app, record):
-    """Startup and shutdown, in order, and what their functions see."""
+    """Startup and shutdown functions, their order and their app context."""
     for kind in ("before", "after"):
         hook = getattr(app, f"{kind}_serving")
         hook(lambda kind=kind: record(f"sync {kind}_serving", current_app.name))
 
-        async def asynchronous(kind=kind):
+        async def async_function(kind=kind):
             record(f"{kind}_serving", current_app.name)
 
-        hook(asynchronous)
+        hook(async_function)
 
     @app.while_serving
     async def around():
@@ -110,7 +110,7 @@ async def failing_startup(app, record):
 
 
 async def websockets(app, record):
-    """Websockets that answer, that fail, and that are refused."""
+    """Websockets that echo, and that are refused."""
 
     @app.websocket("/echo")
     async def echo():
@@ -134,7 +134,7 @@ async def websockets(app, record):
 
 
 async def contexts(app, record):
-    """Contexts that are pushed by hand, and functions that run in Quart's threads."""
+    """Contexts that are pushed explicitly, and functions that run in Quart's threads."""
     async with app.app_context():
         g.mark = "app"
         record(current_app.name, g.mark, await app.sync_to_async(lambda: g.mark)())
@@ -143,9 +143,9 @@ async def contexts(app, record):
 
 
 async def background_tasks(app, record):
-    """Background tasks that succeed and that fail, of both kinds."""
+    """Background tasks that succeed and that fail, sync and async."""
 
-    async def asynchronous(number, *, name):
+    async def async_function(number, *, name):
         await anyio.sleep(0.001)
         record("task", number, name, current_app.name)
 
@@ -157,7 +157,7 @@ async def background_tasks(app, record):
 
     signals.got_background_exception.connect(report, app)
     async with app.test_app():
-        app.add_background_task(asynchronous, 1, name="one")
+        app.add_background_task(async_function, 1, name="one")
     for task in (lambda: record("sync task", current_app.name), fail, lambda: {}["missing"]):
         async with app.test_app():
             app.add_background_task(task)
@@ -168,21 +168,21 @@ SCENARIOS = [requests, serving, failing_startup, websockets, contexts, backgroun
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_same_with_and_without_an_executor(scenario, new_app, caplog):
-    """What handlers, hooks and signals see, in which order, what is answered and what is logged: all is the same.
+    """Calls of handlers, hooks and receivers, responses and log records are the same, in the same order.
 
-    But for the name of the task that failed, which Quart doesn't log.
+    The exception is the name of a failed task, which Quart doesn't log.
     """
     recorded = []
     for install in (False, True):
         app, seen = new_app(), []
 
-        def heard(name, seen=seen):
+        def receiver_for(name, seen=seen):
             async def receive(sender, **values):  # Quart 0.23 fails with a sync one for some signals
                 seen.append((name, sorted({*values} - {"_sync_wrapper", "_async_wrapper"})))
 
             return receive
 
-        receivers = {name: heard(name) for name in SIGNALS} if scenario is not background_tasks else {}
+        receivers = {name: receiver_for(name) for name in SIGNALS} if scenario is not background_tasks else {}
         for name, receiver in receivers.items():
             getattr(signals, name).connect(receiver, app)
         if install:
@@ -195,6 +195,6 @@ async def test_same_with_and_without_an_executor(scenario, new_app, caplog):
             if each.name == app.logger.name
         ]
         recorded.append((seen, logged))
-    without, within = recorded
-    assert without[0]
-    assert within == without
+    without_executor, with_executor = recorded
+    assert without_executor[0]
+    assert with_executor == without_executor

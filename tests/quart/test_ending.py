@@ -1,4 +1,4 @@
-"""What an app does last: `while_serving` exits and `after_serving` functions run whatever becomes of the drain."""
+"""The end of an app: `while_serving` exits and `after_serving` functions run, however the drain ends."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def last(app, executor):
-    """Return the list of what the app does last, each with waiting."""
-    done = []
+def shutdown_calls(app, executor):
+    """Return the list in which the app's shutdown functions record their calls."""
+    calls = []
 
     @app.while_serving
     async def serving():
         yield
         await anyio.sleep(0.01)
-        done.append("while_serving")
+        calls.append("while_serving")
 
     @app.after_serving
     async def after():
         await anyio.sleep(0.01)
-        done.append("after_serving")
+        calls.append("after_serving")
 
     @app.after_serving
     def sync_after():
-        done.append("sync after_serving")
+        calls.append("sync after_serving")
 
-    return done
+    return calls
 
 
-LAST = ["after_serving", "sync after_serving", "while_serving"]
+SHUTDOWN_CALLS = ["after_serving", "sync after_serving", "while_serving"]
 
 
 @pytest.mark.parametrize("raised", [asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit])
-async def test_tasks_and_receivers_that_would_end_the_loop(app, last, raised):
-    """A task and a receiver that raise what ends a loop keep the app from nothing that it does last."""
+async def test_exceptions_that_would_end_the_loop(app, shutdown_calls, raised):
+    """Shutdown functions run although a task and a receiver raise exceptions that would end the loop."""
 
     async def receiver(sender, exception):
         raise raised
@@ -61,25 +61,25 @@ async def test_tasks_and_receivers_that_would_end_the_loop(app, last, raised):
     with got_background_exception.connected_to(receiver, app):
         async with app.test_app():
             handles = [app.add_background_task(function) for function in (fail, fail_too)]
-    assert sorted(last) == LAST
+    assert sorted(shutdown_calls) == SHUTDOWN_CALLS
     assert all(handle.done() for handle in handles)
     assert handles[1].state is TaskState.FAILED
 
 
 class Broken(LoopBackend):
-    """Fails to stop what it runs."""
+    """A backend that fails to cancel its tasks."""
 
     def cancel(self, job):
         super().cancel(job)
         raise LookupError("cancel is broken")
 
 
-async def test_a_drain_that_fails(app, executor, last):
+async def test_failed_drain(app, executor, shutdown_calls):
     """If a backend's failure ends the drain, unfinished tasks are lost, and the app's shutdown functions run."""
     released = threading.Event()
     app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0, EXECUTOR_BACKENDS={"loop": Broken()})
     async with anyio.create_task_group() as group:
-        app.nursery = group  # where Quart-Trio looks
+        app.nursery = group  # which Quart-Trio uses
         await app.startup()
         handle = app.add_background_task(anyio.sleep_forever)
         in_thread = app.add_background_task(released.wait)
@@ -88,14 +88,14 @@ async def test_a_drain_that_fails(app, executor, last):
             await app.shutdown()
         group.cancel_scope.cancel()
         released.set()
-    assert sorted(last) == LAST
+    assert sorted(shutdown_calls) == SHUTDOWN_CALLS
     assert (executor.phase, executor.drain_report) == ("closed", None)
     assert (handle.state, in_thread.state) == (TaskState.CANCELLED, TaskState.LOST)
     assert "drain failed: LookupError('cancel is broken')" in str(in_thread.exception())
 
 
-async def test_started_again_after_a_drain_that_failed(app, executor):
-    """An app whose drain failed may start again."""
+async def test_restart_after_a_failed_drain(app, executor):
+    """An app can start again after a failed drain."""
     app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0, EXECUTOR_BACKENDS={"loop": Broken()})
     async with anyio.create_task_group() as group:
         app.nursery = group
@@ -109,8 +109,8 @@ async def test_started_again_after_a_drain_that_failed(app, executor):
         group.cancel_scope.cancel()
 
 
-async def test_a_cancelled_shutdown(app, executor, last):
-    """A shutdown that is cancelled during the drain ends the drain, and then the app's last functions."""
+async def test_cancelled_shutdown(app, executor, shutdown_calls):
+    """A shutdown that is cancelled during the drain ends the drain, then runs the shutdown functions."""
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 5
     released = threading.Event()
     async with anyio.create_task_group() as group:
@@ -124,12 +124,12 @@ async def test_a_cancelled_shutdown(app, executor, last):
             released.set()
         assert handle.state is TaskState.SUCCEEDED
         assert executor.phase == "closed"
-        assert sorted(last) == LAST
+        assert sorted(shutdown_calls) == SHUTDOWN_CALLS
         group.cancel_scope.cancel()
 
 
-async def test_last_functions_that_hang(app, executor, caplog, monkeypatch):
-    """Where they are kept from the cancellation they have a bound of their own, and what goes over it is told."""
+async def test_hanging_shutdown_functions(app, executor, caplog, monkeypatch):
+    """Shutdown functions that are shielded from a cancellation have a timeout; exceeding it is logged."""
     monkeypatch.setattr("executors._serving.lifespan.STOP_TIMEOUT", 0.05)
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 5
     app.after_serving(anyio.sleep_forever)
@@ -148,8 +148,8 @@ async def test_last_functions_that_hang(app, executor, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("timeout", [0.05, None])
-async def test_the_timeout_is_the_tasks(app, executor, timeout):
-    """Quart's timeout of background tasks holds for them alone, with Quart-Trio as well."""
+async def test_timeout_applies_to_tasks_only(app, executor, timeout):
+    """Quart's timeout for background tasks doesn't apply to shutdown functions, also with Quart-Trio."""
     app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = timeout
     ended = []
 
@@ -163,8 +163,8 @@ async def test_the_timeout_is_the_tasks(app, executor, timeout):
     assert ended == ["task", "after_serving"]
 
 
-async def test_a_report_under_way_when_the_drain_fails(app, executor):
-    """A report that is pending when the drain fails ends before the app's shutdown functions run."""
+async def test_pending_report_when_the_drain_fails(app, executor):
+    """A failure report that is pending when the drain fails ends before the app's shutdown functions run."""
     app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0, EXECUTOR_BACKENDS={"loop": Broken()})
     order = []
 
@@ -191,28 +191,28 @@ async def test_a_report_under_way_when_the_drain_fails(app, executor):
 async def test_failures_during_the_drain(app, executor):
     """Failures during the drain are reported before the app has stopped, also to slow receivers."""
     order = []
-    go_on = threading.Event()
+    release = threading.Event()
 
-    async def slow(sender, exception):
+    async def slow_receiver(sender, exception):
         await anyio.sleep(0.05)
         order.append(str(exception))
 
     def fail_late():
-        go_on.wait()
+        release.wait()
         raise ValueError("late")
 
     @app.after_serving
     async def after():
         order.append("after_serving")
 
-    with got_background_exception.connected_to(slow, app):
+    with got_background_exception.connected_to(slow_receiver, app):
         async with app.test_app():
             app.add_background_task(fail_late)
-            go_on.set()
+            release.set()
     assert order == ["late", "after_serving"]
 
 
-async def test_the_drain_s_report_is_logged(app, executor, caplog):
+async def test_drain_report_is_logged(app, executor, caplog):
     """The report of a drain that stopped tasks is logged. Successes and reported failures are not."""
 
     def fail_in_thread():

@@ -1,4 +1,4 @@
-"""What `QuartExecutor` takes, where it sends it, and what it refuses."""
+"""`QuartExecutor`: which callables it accepts, which backend runs them, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from executors.quart import QuartExecutor, current_executor
 pytestmark = pytest.mark.anyio
 
 
-async def test_tasks_go_to_the_backend_of_their_kind(app, executor):
-    """A coroutine function goes to the loop, a plain one to a thread, a cpu-bound one to a process."""
+async def test_default_backends(app, executor):
+    """A coroutine function runs on the loop, a sync function in a thread, a cpu-bound one in a process."""
     async with app.test_app():
         handles = {
             "loop": app.add_background_task(background.quadruple, 2),
@@ -37,8 +37,8 @@ async def test_tasks_go_to_the_backend_of_their_kind(app, executor):
         assert [await handle for handle in handles.values()] == [8, 6, 4]
 
 
-async def test_init_app(app):
-    """An executor may get its app later, and is the app's from then on."""
+async def test_init_app_sets_the_app(app):
+    """`init_app` gives an app to an extension that was made without one."""
     executor = QuartExecutor()
     with pytest.raises(ConfigurationError, match="init_app"):
         _ = executor.app
@@ -49,16 +49,16 @@ async def test_init_app(app):
         assert await app.add_background_task(background.quadruple, 1) == 4
 
 
-async def test_without_an_app(app):
-    """An executor that was given no app says so when it is started or used."""
+async def test_use_without_an_app_is_an_error(app):
+    """Starting or using an extension without an app raises an error that names `init_app`."""
     executor = QuartExecutor()
     for use in (executor.start, lambda: executor.submit(background.triple, 1)):
         with pytest.raises(ConfigurationError, match="init_app"):
             use()
 
 
-async def test_second_executor_of_one_app(app, executor):
-    """An app has one executor; another is refused, by its constructor and by `init_app`."""
+async def test_second_executor_of_an_app_is_refused(app, executor):
+    """An app has one executor: the constructor and `init_app` refuse a second one."""
     with pytest.raises(ConfigurationError, match=r"'background' has an executor already.*current_executor"):
         QuartExecutor(app)
     with pytest.raises(ConfigurationError, match="has an executor already"):
@@ -69,7 +69,7 @@ async def test_second_executor_of_one_app(app, executor):
 
 
 def test_submit_before_start_without_a_loop():
-    """Without an event loop nothing can start, and the error says what would."""
+    """Without an event loop, submitting raises an error that says what is missing."""
     app = Quart("background")
     executor = QuartExecutor(app)
     errors = []
@@ -88,34 +88,34 @@ def test_submit_before_start_without_a_loop():
     assert executor.phase == "new"
 
 
-async def test_while_draining_and_after(app, executor):
-    """A drain refuses what comes from outside, takes what a task submits; after it all is refused."""
-    inside, go_on = anyio.Event(), anyio.Event()
+async def test_submit_during_and_after_a_drain(app, executor):
+    """During a drain, submissions are accepted from tasks only; after it, none is accepted."""
+    entered, release = anyio.Event(), anyio.Event()
     handles = []
 
     async def task():
-        inside.set()
-        await go_on.wait()
+        entered.set()
+        await release.wait()
         handles.append(app.add_background_task(background.triple, 2))
 
     async with app.test_app(), anyio.create_task_group() as group:
         app.add_background_task(task)
-        await inside.wait()
+        await entered.wait()
         group.start_soon(executor.drain)
         await until(lambda: executor.phase != "open")
         with pytest.raises(ExecutorClosedError, match="is draining"):
             app.add_background_task(background.triple, 2)
         with pytest.raises(ExecutorClosedError, match="is draining"):
             await executor.run(background.triple, 2)
-        go_on.set()
+        release.set()
     assert await handles[0] == 6
     with pytest.raises(ExecutorClosedError, match="has been drained"):
         app.add_background_task(background.triple, 2)
 
 
 async def test_request_while_draining(app, executor):
-    """A request that adds a task during the drain gets an error; the drain continues."""
-    inside, go_on = anyio.Event(), anyio.Event()
+    """A request that submits a task during the drain gets an error; the drain continues."""
+    entered, release = anyio.Event(), anyio.Event()
     refused = []
 
     @app.get("/")
@@ -126,23 +126,23 @@ async def test_request_while_draining(app, executor):
         return ""
 
     async def task():
-        inside.set()
-        await go_on.wait()
+        entered.set()
+        await release.wait()
 
     async with app.test_app() as running:
         handle = app.add_background_task(task)
-        await inside.wait()
+        await entered.wait()
         async with anyio.create_task_group() as group:
             group.start_soon(executor.drain)
             await until(lambda: executor.phase != "open")
             assert (await running.test_client().get("/")).status_code == 200
-            go_on.set()
+            release.set()
     assert handle.state is TaskState.SUCCEEDED
     assert len(refused) == 1
 
 
 async def test_current_executor(app, executor, new_app):
-    """`current_executor` is the current app's, in requests, in an app context, and in tasks."""
+    """`current_executor` is the current app's executor, in requests, app contexts and tasks."""
 
     @app.get("/")
     async def route():
@@ -164,7 +164,7 @@ async def test_current_executor(app, executor, new_app):
             _ = current_executor.phase
 
 
-async def test_two_apps(app, executor, new_app):
+async def test_two_apps_have_separate_executors(app, executor, new_app):
     """Each of two apps in a process has its own executor, settings and context."""
     other = new_app("other", EXECUTOR_QUEUE_SIZE=1)
     other.config["EXECUTOR_THREADS"] = 2
@@ -195,33 +195,33 @@ class AsyncCallable:
         return await self(x)
 
 
-async def test_what_is_a_coroutine_function(app, executor):
-    """Objects with an async `__call__`, async methods and partials are coroutine functions."""
-    thing = AsyncCallable("value")
+async def test_async_callables(app, executor):
+    """Objects with an async `__call__`, async methods, and partials of them count as coroutine functions."""
+    callable_object = AsyncCallable("value")
     expected = ("value", 1, "background")
     async with app.test_app():
-        assert await app.add_background_task(thing, 1) == expected
-        assert await app.add_background_task(thing.method, 1) == expected
-        assert await app.add_background_task(functools.partial(thing, 1)) == expected
+        assert await app.add_background_task(callable_object, 1) == expected
+        assert await app.add_background_task(callable_object.method, 1) == expected
+        assert await app.add_background_task(functools.partial(callable_object, 1)) == expected
 
 
-async def test_a_sync_function_that_returns_an_awaitable(app, executor):
-    """It fails with an error that says how to declare it."""
+async def test_sync_function_that_returns_an_awaitable_fails(app, executor):
+    """The task fails with an error that says how to declare the function."""
     async with app.test_app():
         with pytest.raises(InvalidTaskError, match=r"returned an awaitable .*`async def`"):
             await executor.run(lambda: anyio.sleep(0))
 
 
 async def test_sync_to_async_stays_on_the_loop(app, executor):
-    """Quart's own wrapper around a cpu-bound function is a coroutine function."""
+    """The wrapper that `sync_to_async` returns is a coroutine function, also for a cpu-bound function."""
     async with app.test_app():
         handle = app.add_background_task(app.sync_to_async(background.double), 4)
         assert handle.backend == "loop"
         assert await handle == 8
 
 
-async def test_options(app, executor):
-    """A call's options go before the function's mark, as with any executor."""
+async def test_options_take_precedence_over_marks(app, executor):
+    """Options of the call take precedence over the function's mark."""
 
     @io_bound(name="marked")
     def name():
@@ -229,14 +229,14 @@ async def test_options(app, executor):
 
     async with app.test_app():
         assert app.add_background_task(name).name == "marked"
-        handle = executor.options(name="said").submit(name)
-        assert (handle.name, handle.backend) == ("said", "thread")
+        handle = executor.options(name="bound").submit(name)
+        assert (handle.name, handle.backend) == ("bound", "thread")
         assert await handle == "background"
         assert [value async for value in executor.map(background.triple, range(3))] == [0, 3, 6]
 
 
-async def test_what_is_no_task(app, executor):
-    """A coroutine, a generator function and a thing that can't be called are refused where they are added."""
+async def test_invalid_tasks_are_refused(app, executor):
+    """A coroutine, a generator function and an object that isn't callable are refused on submission."""
 
     async def coroutine_function():
         pass
@@ -246,14 +246,14 @@ async def test_what_is_no_task(app, executor):
 
     async with app.test_app():
         coroutine = coroutine_function()
-        for wrong, says in ((coroutine, "is an awaitable"), (generator, "generator function"), (3, "be called")):
-            with pytest.raises(InvalidTaskError, match=says):
-                app.add_background_task(wrong)
+        for value, message in ((coroutine, "is an awaitable"), (generator, "generator function"), (3, "be called")):
+            with pytest.raises(InvalidTaskError, match=message):
+                app.add_background_task(value)
         coroutine.close()
 
 
-async def test_keywords_of_the_function(app, executor):
-    """A function's own keywords reach it, also those that are named like ours."""
+async def test_keyword_arguments_named_like_parameters(app, executor):
+    """A function receives its keyword arguments, also those that are named like our own parameters."""
 
     async def keywords(**values):
         return values
@@ -269,13 +269,13 @@ async def test_hooks(app):
 
     class Hook:
         def __init__(self):
-            self.heard = []
+            self.events = []
 
         def __call__(self, event):
-            self.heard.append(type(event).__name__)
+            self.events.append(type(event).__name__)
 
     hook = Hook()
     QuartExecutor(app, hooks=[hook])
     async with app.test_app():
         await app.add_background_task(background.quadruple, 1)
-    assert hook.heard == ["TaskSubmitted", "TaskStarted", "TaskFinished"]
+    assert hook.events == ["TaskSubmitted", "TaskStarted", "TaskFinished"]

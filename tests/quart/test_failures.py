@@ -1,4 +1,4 @@
-"""Failures of background tasks: reported to the app as Quart does, once, before the app has stopped."""
+"""Failures of background tasks are reported to the app as in Quart: once, and before the app has stopped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def reported(app, executor):
-    """Return the list of exceptions that `got_background_exception` brings."""
+    """Return the list of exceptions that `got_background_exception` sends."""
     errors = []
 
     async def receiver(sender, exception):
@@ -60,7 +60,7 @@ def logged(caplog):
 
 
 def records_of(caplog, handle):
-    """Return all log records of a task's error, from any logger."""
+    """Return the log records of a task's error, from any logger."""
     return [record for record in caplog.records if record.exc_info and record.exc_info[1] is handle.exception()]
 
 
@@ -69,8 +69,8 @@ def records_of(caplog, handle):
     [(fail_on_loop, ()), (fail_in_thread, ()), (background.fail, ("wrong",))],
     ids=["loop", "thread", "process"],
 )
-async def test_failures(app, reported, caplog, function, args):
-    """A failure goes to the signal's receivers and to the app's log, with its task and traceback, once."""
+async def test_failure_is_signalled_and_logged_once(app, reported, caplog, function, args):
+    """A failure is sent to the signal's receivers, and logged with its task and traceback; each once."""
     async with app.test_app():
         handle = app.add_background_task(function, *args)
         with pytest.raises(ValueError, match="wrong"):
@@ -83,8 +83,8 @@ async def test_failures(app, reported, caplog, function, args):
     assert (record.taskName, record.task_id) == (handle.name, handle.id)
 
 
-async def test_the_traceback_is_the_task_s(app, executor):
-    """What the handler is given has the frames of the task, and none of the reporting."""
+async def test_traceback_contains_only_frames_of_the_task(app, executor):
+    """The exception that the handler gets has the frames of the task and none of the reporting code."""
     frames = []
 
     def receiver(sender, exception):
@@ -96,8 +96,8 @@ async def test_the_traceback_is_the_task_s(app, executor):
     assert frames == ["in_app_context", "fail_on_loop"]
 
 
-async def test_which_task_it_was(app, executor):
-    """Receivers find the failed task by `current_task`, whoever submitted it."""
+async def test_current_task_in_receivers(app, executor):
+    """In a receiver `current_task` returns the failed task, whoever submitted it."""
     tasks = []
 
     async def receiver(sender, exception):
@@ -113,12 +113,12 @@ async def test_which_task_it_was(app, executor):
     assert tasks == [(handle.id, "fail_in_thread")]
 
 
-async def test_other_lines_stay_as_they_are(app, executor, caplog):
-    """Only the line about the failed task's own error is given its name: a task's and a receiver's others aren't."""
+async def test_other_log_records_are_unchanged(app, executor, caplog):
+    """Only the record of the failed task's own error names the task; other records of a task or receiver don't."""
     caplog.set_level(logging.INFO)
 
     async def receiver(sender, exception):
-        app.logger.info("told")
+        app.logger.info("received")
         app.logger.error("another", exc_info=LookupError("another"))
 
     async def task():
@@ -127,16 +127,16 @@ async def test_other_lines_stay_as_they_are(app, executor, caplog):
 
     with got_background_exception.connected_to(receiver, app):
         async with app.test_app():
-            for _ in range(2):  # the logger is prepared by the first
+            for _ in range(2):  # the first run installs the logger's filter
                 await app.add_background_task(task).wait()
                 await until(lambda: not app.extensions["executor"]._reports._pending)
     texts = [record.getMessage().partition(" in task ")[0] for record in caplog.records if record.name == "background"]
-    assert texts == ["in the task", "told", "another", "Exception"] * 2
+    assert texts == ["in the task", "received", "another", "Exception"] * 2
     assert sum(hasattr(record, "task_id") for record in caplog.records) == 2
 
 
 @pytest.mark.parametrize(
-    ("function", "_error_type"),
+    ("function", "error_type"),
     [
         (too_long, TaskTimeoutError),
         (leave, TaskExitedError),
@@ -146,16 +146,16 @@ async def test_other_lines_stay_as_they_are(app, executor, caplog):
         (background.leave, TaskExitedError),
     ],
 )
-async def test_our_own_errors(app, reported, caplog, function, _error_type):
-    """A task that timed out, lost its worker or raised what a task may not is reported, too."""
+async def test_executor_errors_are_reported(app, reported, caplog, function, error_type):
+    """A task that timed out, lost its worker or raised `SystemExit` or `StopIteration` is reported, too."""
     async with app.test_app():
         await app.add_background_task(function).wait()
-    assert [type(error) for error in reported] == [_error_type]
+    assert [type(error) for error in reported] == [error_type]
     assert logged(caplog) == reported
 
 
-async def test_cancelled_tasks(app, reported, caplog):
-    """A cancelled task isn't a failure, whether it was queued, ran, or was stopped by the drain."""
+async def test_cancelled_tasks_are_not_reported(app, reported, caplog):
+    """A cancelled task isn't reported, whether it was queued, running, or cancelled by the drain."""
     app.config.update(EXECUTOR_THREADS=1, EXECUTOR_SHUTDOWN_TIMEOUT=0)
     released, inside = threading.Event(), anyio.Event()
 
@@ -179,8 +179,8 @@ async def test_cancelled_tasks(app, reported, caplog):
     assert not logged(caplog)
 
 
-async def test_only_of_background_tasks(app, executor, reported, caplog):
-    """`run` only raises; `submit` logs an error that nobody retrieves; neither reports to the app."""
+async def test_run_and_submit_do_not_report(app, executor, reported, caplog):
+    """`run` only raises and `submit` logs an error that nobody retrieved; neither reports to the app."""
     async with app.test_app():
         with pytest.raises(ValueError, match="wrong"):
             await executor.run(fail_in_thread)
@@ -195,8 +195,8 @@ async def test_only_of_background_tasks(app, executor, reported, caplog):
 
 @pytest.mark.parametrize("raised", [LookupError, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
-async def test_a_receiver_that_fails(app, executor, caplog, raised, is_async):
-    """What a receiver raises is logged with the task's own error, and stops neither other tasks nor the app."""
+async def test_failing_receiver(app, executor, caplog, raised, is_async):
+    """An exception in a receiver is logged with the task's own error, and stops neither other tasks nor the app."""
 
     def receiver(sender, exception):
         raise raised("in the receiver")
@@ -211,40 +211,40 @@ async def test_a_receiver_that_fails(app, executor, caplog, raised, is_async):
                 await handle.wait()
             assert await app.add_background_task(background.quadruple, 2) == 8
             await until(lambda: not app.extensions["executor"]._reports._pending)
-    told = [record for record in caplog.records if "the failure of task 'fail_on_loop'" in record.getMessage()]
-    told += [record for handle in failing for record in records_of(caplog, handle)]
-    assert len(told) == 3
-    assert all("ValueError: wrong" in "".join(traceback.format_exception(*record.exc_info)) for record in told)
+    records = [record for record in caplog.records if "the failure of task 'fail_on_loop'" in record.getMessage()]
+    records += [record for handle in failing for record in records_of(caplog, handle)]
+    assert len(records) == 3
+    assert all("ValueError: wrong" in "".join(traceback.format_exception(*record.exc_info)) for record in records)
     gc.collect()
     assert "never retrieved" not in caplog.text
 
 
-async def test_own_handler(new_app):
-    """An app's own `handle_background_exception` is called, with one argument or two, in an app context."""
-    heard = []
+async def test_overridden_handler_is_called(new_app):
+    """An app's own `handle_background_exception`, with one parameter or two, is called in an app context."""
+    calls = []
 
-    class OfOneArgument(type(new_app())):
+    class OneParameter(type(new_app())):
         async def handle_background_exception(self, error):
-            heard.append((error, current_app.name, sys.exc_info()[1]))
+            calls.append((error, current_app.name, sys.exc_info()[1]))
 
-    class OfTwoArguments(type(new_app())):
+    class TwoParameters(type(new_app())):
         async def handle_background_exception(self, context, error):
             assert context.app is self
-            heard.append((error, current_app.name, sys.exc_info()[1]))
+            calls.append((error, current_app.name, sys.exc_info()[1]))
 
-    for kind in (OfOneArgument, OfTwoArguments):
+    for kind in (OneParameter, TwoParameters):
         app = kind("handling")
         QuartExecutor(app)
         async with app.test_app():
             handle = app.add_background_task(fail_in_thread)
             await handle.wait()
         error = handle.exception()
-        assert heard.pop() == (error, "handling", error)
-    assert not heard
+        assert calls.pop() == (error, "handling", error)
+    assert not calls
 
 
-async def test_failure_of_a_request_s_task(app, reported, caplog):
-    """A task that a request added is reported in the request's context variables."""
+async def test_failure_is_reported_in_the_context_of_the_request(app, reported, caplog):
+    """The failure of a task that a request submitted is reported with the request's context variables."""
 
     handles = []
 
@@ -261,8 +261,8 @@ async def test_failure_of_a_request_s_task(app, reported, caplog):
     assert line.startswith(f"Exception{request} in task 'fail_in_thread' (")
 
 
-async def test_a_receiver_that_hangs(app, executor, caplog, monkeypatch):
-    """A report that doesn't end is cancelled after its time, so that the app stops, and may start again."""
+async def test_hanging_receiver_is_cancelled(app, executor, caplog, monkeypatch):
+    """A report that doesn't end is cancelled after its timeout, so that the app stops and can start again."""
     monkeypatch.setattr("executors.quart.lifecycle.REPORT_TIMEOUT", 0.05)
     ended = []
 

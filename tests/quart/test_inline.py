@@ -1,4 +1,4 @@
-"""`EXECUTOR_INLINE`: every task runs on the event loop, inside the app's context, without a pool."""
+"""`EXECUTOR_INLINE`: every task runs on the event loop, in the app's context, without threads or worker processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 @cpu_bound
-def here() -> int:
+def cpu_ident() -> int:
     return threading.get_ident()
 
 
@@ -36,26 +36,26 @@ def app(new_app):
     return new_app(EXECUTOR_INLINE=True)
 
 
-def plain() -> int:
+def sync_ident() -> int:
     return threading.get_ident()
 
 
-async def where() -> int:
+async def async_ident() -> int:
     await anyio.lowlevel.checkpoint()
     return threading.get_ident()
 
 
 @cpu_bound
-async def cpu_where() -> int:
-    return await where()
+async def async_cpu_ident() -> int:
+    return await async_ident()
 
 
-async def test_nothing_but_the_loop_runs(app, executor):
-    """Sync functions, tagged or not, run on the event loop; no thread and no process starts."""
-    locked = threading.Lock()  # which doesn't pickle
+async def test_sync_functions_run_on_the_loop(app, executor):
+    """Sync functions, tagged or not, run on the event loop; no thread or process starts."""
+    locked = threading.Lock()  # can't be pickled
     before = threading.active_count()
     async with app.test_app():
-        for function in (threading.get_ident, here, io_bound(lambda: threading.get_ident())):
+        for function in (threading.get_ident, cpu_ident, io_bound(lambda: threading.get_ident())):
             assert await executor.submit(function) == threading.get_ident()
         assert await executor.run(cpu_bound(lambda lock: lock is locked), locked)
         assert [value async for value in executor.map(cpu_bound(lambda number: 2 * number), [1, 2, 3])] == [2, 4, 6]
@@ -65,9 +65,9 @@ async def test_nothing_but_the_loop_runs(app, executor):
 
 
 async def test_coroutine_functions_run_on_the_loop(app, executor):
-    """A coroutine function is a task of the loop, also one that is tagged cpu; its timeout holds."""
+    """Coroutine functions, also those tagged `cpu`, run as tasks of the loop, and their timeouts apply."""
     async with app.test_app():
-        for function in (where, cpu_where):
+        for function in (async_ident, async_cpu_ident):
             handle = executor.submit(function)
             assert handle.state is TaskState.RUNNING
             assert await handle == threading.get_ident()
@@ -76,8 +76,8 @@ async def test_coroutine_functions_run_on_the_loop(app, executor):
         assert late.state is TaskState.TIMED_OUT
 
 
-async def test_tags_lead_where_they_did(app, executor):
-    """Backends keep their names, tags lead to them, and the configured ones aren't even started."""
+async def test_tags_select_backends_by_name(app, executor):
+    """Backends keep their names, tags select them, and the configured backends aren't started."""
 
     class NeverStarted(ThreadBackend):
         def start(self, loop):
@@ -87,30 +87,32 @@ async def test_tags_lead_where_they_did(app, executor):
     app.config["EXECUTOR_TAGS"] = {"reports": "reports"}
     report = task("reports")(lambda: threading.get_ident())
     async with app.test_app():
-        handles = [executor.submit(function) for function in (report, here, where, threading.get_ident)]
+        handles = [executor.submit(function) for function in (report, cpu_ident, async_ident, threading.get_ident)]
         assert [handle.backend for handle in handles] == ["reports", "process", "loop", "thread"]
         assert [await handle for handle in handles] == [threading.get_ident()] * 4
         assert executor.backend("loop").workers == 2
 
 
-async def test_what_is_refused_stays_refused(app, executor):
-    """A coroutine function for a backend of threads is refused as it would be without `EXECUTOR_INLINE`."""
+async def test_invalid_routes_are_refused(app, executor):
+    """A coroutine function for a thread backend is refused as without `EXECUTOR_INLINE`."""
     app.config.update(EXECUTOR_PROCESSES=0, EXECUTOR_TAGS={"io": "thread"})
     async with app.test_app():
         with pytest.raises(ConfigurationError, match="coroutine function"):
-            executor.submit(io_bound(where))
+            executor.submit(io_bound(async_ident))
         with pytest.raises(ConfigurationError, match="processes is 0"):
-            executor.submit(here)
+            executor.submit(cpu_ident)
 
 
-async def test_from_another_thread(app, executor):
-    """A sync route, which Quart runs in a thread, hands tasks to the loop and may wait for them there."""
+async def test_sync_route_waits_for_tasks(app, executor):
+    """A sync route, which Quart runs in a thread, can submit tasks to the loop and wait for them."""
     loop_thread = threading.get_ident()
 
     @app.post("/")
     def route():
         assert threading.get_ident() != loop_thread
-        ran = [app.add_background_task(function).result(10) for function in (where, here, threading.get_ident)]
+        ran = [
+            app.add_background_task(function).result(10) for function in (async_ident, cpu_ident, threading.get_ident)
+        ]
         path = app.add_background_task(lambda: current_app.name + g.get("nothing", "")).result(10)
         return {"ran": ran, "name": path, "path": request.path}
 
@@ -119,8 +121,8 @@ async def test_from_another_thread(app, executor):
     assert answer == {"ran": [loop_thread] * 3, "name": "background", "path": "/"}
 
 
-async def test_it_runs_after_submit(app, executor):
-    """A task runs once it is awaited or the loop gets a turn, not within `submit`; until then it can be cancelled."""
+async def test_tasks_run_after_submit_returns(app, executor):
+    """A task runs when it is awaited or the loop gets a turn, not in `submit`; until then it can be cancelled."""
     ran = []
     async with app.test_app():
         handle, cancelled = executor.submit(ran.append, 1), executor.submit(ran.append, 2)
@@ -132,8 +134,8 @@ async def test_it_runs_after_submit(app, executor):
     assert cancelled.state is TaskState.CANCELLED
 
 
-async def test_nested(app, executor):
-    """A task submits another, which runs after it; each has its own `g` and its own name."""
+async def test_task_submits_a_task(app, executor):
+    """A task that another task submits runs after that one, with its own `g` and name."""
     handles = []
 
     def inner():
@@ -149,58 +151,58 @@ async def test_nested(app, executor):
         assert await handles[0] == ("inner", None)
 
 
-async def test_context_signals_and_teardown(app, executor):
-    """Receivers and teardown functions, sync and async, run around the function, before the task has ended."""
-    heard = []
+async def test_signals_and_teardown(app, executor):
+    """Signal receivers and teardown functions, sync and async, run around the function, before the task ends."""
+    calls = []
     problem = ValueError("wrong")
 
     async def pushed(sender, **_):
         await anyio.sleep(0.001)
-        heard.append("pushed")
+        calls.append("pushed")
 
     @app.teardown_appcontext
     async def teardown(error):
         await anyio.sleep(0.001)
-        heard.append((g.pop("connection", None), error, current_app.name))
+        calls.append((g.pop("connection", None), error, current_app.name))
 
     @app.teardown_appcontext
     def sync_teardown(error):
-        heard.append(("in a thread", error, current_app.name))
+        calls.append(("in a thread", error, current_app.name))
 
     async def popped(sender, **_):
-        heard.append("popped")
+        calls.append("popped")
 
-    def look(error=None):
+    def function(error=None):
         g.connection = "open"
-        heard.append("task")
+        calls.append("task")
         if error is not None:
             raise error
 
     async with app.test_app():
         with appcontext_pushed.connected_to(pushed, app), appcontext_popped.connected_to(popped, app):
             for error in (None, problem):
-                heard.clear()
-                handle = executor.submit(look, error)
+                calls.clear()
+                handle = executor.submit(function, error)
                 await handle.wait()
                 assert handle.exception() is error
-                assert heard[:2] == ["pushed", "task"]
-                assert set(heard[2:4]) == {("open", error, "background"), ("in a thread", error, "background")}
-                assert heard[4:] == ["popped"]
+                assert calls[:2] == ["pushed", "task"]
+                assert set(calls[2:4]) == {("open", error, "background"), ("in a thread", error, "background")}
+                assert calls[4:] == ["popped"]
             with pytest.raises(TaskExitedError):
-                await executor.submit(look, SystemExit(3))
+                await executor.submit(function, SystemExit(3))
         app.teardown_appcontext_funcs.clear()
 
 
-async def test_a_sync_function_that_returns_an_awaitable(app, executor):
-    """It fails as it does without inline mode."""
+async def test_sync_function_that_returns_an_awaitable_fails(app, executor):
+    """The task fails, as without inline mode."""
     async with app.test_app():
         with pytest.raises(InvalidTaskError, match="returned an awaitable"):
-            await executor.run(lambda: where())
+            await executor.run(lambda: async_ident())
 
 
 @pytest.fixture
 def worker_functions(executor):
-    """Add functions for workers, and return the list that they and tasks record their calls in."""
+    """Register worker functions, and return the list in which they and the tasks record their calls."""
     calls = []
 
     @executor.worker_init
@@ -225,8 +227,8 @@ def worker_functions(executor):
     return calls
 
 
-async def test_functions_for_workers(app, executor, worker_functions, caplog):
-    """They are called once in each run, before the first task of a process backend and after the last."""
+async def test_worker_functions_are_called_once_per_run(app, executor, worker_functions, caplog):
+    """Worker functions are called once per run: before the first task of a process backend and after the last."""
     expected = ["init of background", "async init", 1, 2, "exit of background", "async exit"]
 
     @cpu_bound
@@ -247,15 +249,15 @@ async def test_functions_for_workers(app, executor, worker_functions, caplog):
     assert caplog.text.count("a worker_exit function failed") == 2
 
 
-async def test_functions_for_workers_without_tasks_for_them(app, executor, worker_functions):
-    """They are not called if no task would go to a worker process."""
+async def test_worker_functions_are_not_called_without_process_tasks(app, executor, worker_functions):
+    """Worker functions are not called if no task would run in a worker process."""
     async with app.test_app():
         await executor.run(threading.get_ident)
     assert worker_functions == []
 
 
-async def test_a_function_for_workers_that_fails(app, executor):
-    """Its error is the failure of the tasks that need it."""
+async def test_failing_worker_init_fails_its_tasks(app, executor):
+    """Each task that needs a worker fails with the error of the `worker_init` function."""
 
     @executor.worker_init
     def init():
@@ -264,12 +266,12 @@ async def test_a_function_for_workers_that_fails(app, executor):
     async with app.test_app():
         for _ in range(2):
             with pytest.raises(LookupError, match="no database"):
-                await executor.run(here)
-        assert await executor.run(plain) == threading.get_ident()
+                await executor.run(cpu_ident)
+        assert await executor.run(sync_ident) == threading.get_ident()
 
 
-async def test_without_a_lifespan(app, executor):
-    """With a test client alone it runs inline as well, as no pool needs to be started or ended."""
+async def test_inline_without_a_lifespan(app, executor):
+    """With a test client only, tasks run inline as well."""
 
     @app.get("/")
     async def route():
@@ -280,8 +282,8 @@ async def test_without_a_lifespan(app, executor):
     await executor.drain()
 
 
-async def test_each_app_for_itself(new_app):
-    """One app's setting is its own: another's functions run in its threads."""
+async def test_inline_mode_is_per_app(new_app):
+    """The setting applies to one app: another app's functions run in its threads."""
     inline, pooled = new_app(EXECUTOR_INLINE=True), new_app("pooled")
     first, second = QuartExecutor(inline), QuartExecutor(pooled)
     async with inline.test_app(), pooled.test_app():

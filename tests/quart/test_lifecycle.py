@@ -1,4 +1,4 @@
-"""An app's executor from before its `before_serving` functions until before its `while_serving` exits."""
+"""The lifecycle of an app's executor: it starts before the app's startup functions, and drains before the app stops."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_drained_before_the_app_stops(app, executor):
-    """`while_serving` exits and `after_serving` functions see every task ended, and the executor closed."""
+    """When `while_serving` exits and `after_serving` functions run, all tasks have ended and the executor is closed."""
     seen = {}
     released = threading.Event()
     handles = []
 
-    def look(where):
+    def observe(where):
         seen[where] = executor.phase, [handle.state.value for handle in handles]
 
     @app.while_serving
     async def serving():
         yield
-        look("while_serving")
+        observe("while_serving")
 
     @app.after_serving
     async def after():
-        look("after_serving")
+        observe("after_serving")
 
     @app.after_serving
     def sync_after():
-        look("sync after_serving")
+        observe("sync after_serving")
 
     async def on_loop():
         await app.shutdown_event.wait()  # it is set before the drain
@@ -54,10 +54,10 @@ async def test_drained_before_the_app_stops(app, executor):
 
 
 @pytest.mark.parametrize("key", ["BACKGROUND_TASK_SHUTDOWN_TIMEOUT", "EXECUTOR_SHUTDOWN_TIMEOUT"])
-async def test_the_deadline(app, executor, key):
-    """What still runs at the deadline is stopped on every backend, and the app stops all the same."""
+async def test_tasks_are_stopped_at_the_deadline(app, executor, key):
+    """Tasks that still run at the deadline are stopped on every backend, and the app stops."""
     app.config[key] = 0.2
-    stopped, inside = [], threading.Event()
+    stopped, entered = [], threading.Event()
 
     async def on_loop():
         try:
@@ -67,7 +67,7 @@ async def test_the_deadline(app, executor, key):
 
     def in_thread():
         task = current_task()
-        inside.set()
+        entered.set()
         while not task.cancel_requested:
             time.sleep(0.001)
         stopped.append("thread")
@@ -79,7 +79,7 @@ async def test_the_deadline(app, executor, key):
 
     async with app.test_app():
         handles = [app.add_background_task(task) for task in (on_loop, in_thread, cpu_bound(background.forever))]
-        await until(lambda: all(handle.started_at for handle in handles) and inside.is_set())
+        await until(lambda: all(handle.started_at for handle in handles) and entered.is_set())
         began = time.monotonic()
     assert 0.2 <= time.monotonic() - began < 1.5
     assert [handle.state for handle in handles] == [TaskState.CANCELLED] * 3
@@ -89,7 +89,7 @@ async def test_the_deadline(app, executor, key):
 
 
 async def test_test_app_waits(app, executor):
-    """Leaving `test_app()` waits for the tasks, and for those that they add."""
+    """Leaving `test_app()` waits for tasks, and for those that they add."""
     ended = []
 
     async def task(depth):
@@ -104,7 +104,7 @@ async def test_test_app_waits(app, executor):
 
 
 async def test_many_runs(app, executor):
-    """An app starts and stops many times; each run has workers of its own and leaves nothing."""
+    """An app can start and stop many times; each run has its own workers and leaves nothing behind."""
     pids = set()
     for number in range(3):
         async with app.test_app() as running:
@@ -117,7 +117,7 @@ async def test_many_runs(app, executor):
 
 
 async def test_tasks_added_everywhere(app, executor):
-    """Tasks are taken in `before_serving` and `while_serving`, from sync routes, sync tasks, and other tasks."""
+    """Tasks are accepted in `before_serving` and `while_serving` functions, and from routes and tasks of both kinds."""
     ended = []
 
     def add(name):
@@ -161,15 +161,13 @@ async def test_tasks_added_everywhere(app, executor):
 
 
 @pytest.mark.parametrize("where", ["before_serving", "while_serving"])
-async def test_startup_that_fails(app, executor, where):
-    """A startup that fails drains the executor, and raises its own error; a later one may succeed."""
-    failing = [True]
+async def test_failed_startup(app, executor, where):
+    """A startup that fails drains the executor, and raises its own error."""
 
     async def fail():
-        if failing:
-            handles.append(app.add_background_task(background.double, 2))
-            handles.append(app.add_background_task(lambda: time.sleep(0.01)))
-            raise LookupError("no database")
+        handles.append(app.add_background_task(background.double, 2))
+        handles.append(app.add_background_task(lambda: time.sleep(0.01)))
+        raise LookupError("no database")
 
     if where == "before_serving":
         app.before_serving(fail)
@@ -187,8 +185,8 @@ async def test_startup_that_fails(app, executor, where):
     assert [handle.state for handle in handles] == [TaskState.SUCCEEDED] * 2
 
 
-async def test_startup_that_fails_stops_tasks(app, executor, caplog):
-    """What a failed startup's drain has stopped is logged, as any other drain's."""
+async def test_drain_report_of_a_failed_startup_is_logged(app, executor, caplog):
+    """The report of a failed startup's drain is logged, like any other drain's."""
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0
 
     @app.before_serving
@@ -201,8 +199,8 @@ async def test_startup_that_fails_stops_tasks(app, executor, caplog):
     assert [str(executor.drain_report)] == [line.getMessage() for line in caplog.records if line.name == "executors"]
 
 
-async def test_after_serving_that_fails(app, executor):
-    """An `after_serving` function's failure comes after the drain."""
+async def test_failing_after_serving(app, executor):
+    """The error of an `after_serving` function is raised after the drain."""
     ended = []
 
     @app.after_serving
@@ -210,7 +208,7 @@ async def test_after_serving_that_fails(app, executor):
         raise LookupError(str(ended))
 
     async with anyio.create_task_group() as group:
-        app.nursery = group  # where Quart-Trio looks for its deadline
+        app.nursery = group  # whose deadline Quart-Trio sets
         group.cancel_scope.deadline = float("inf")
         await app.startup()
         app.add_background_task(lambda: ended.append("task"))
@@ -219,8 +217,8 @@ async def test_after_serving_that_fails(app, executor):
             await app.shutdown()
 
 
-async def test_two_apps_stop_apart(app, executor, new_app):
-    """Stopping one app leaves another app's tasks alone."""
+async def test_apps_stop_independently(app, executor, new_app):
+    """Stopping one app doesn't affect another app's tasks."""
     other = new_app("other")
     QuartExecutor(other)
     released = anyio.Event()
@@ -234,7 +232,7 @@ async def test_two_apps_stop_apart(app, executor, new_app):
 
 
 async def test_websocket(app, executor):
-    """Tasks are taken from websockets, with and without a lifespan."""
+    """A websocket handler can add a task and await it."""
 
     @app.websocket("/ws")
     async def echo():

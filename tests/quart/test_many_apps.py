@@ -1,4 +1,4 @@
-"""Blueprints, and several apps in one process, of one extension or of several: each has an executor of its own."""
+"""Several apps in one process, of one extension or several, and blueprints: each app has an executor of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def apps(anyio_backend_name):
-    """Return two apps of the running event loop's kind, by the path that they are mounted at."""
+    """Return two apps for the running event loop, by their mount path."""
     of_trio = anyio_backend_name == "trio"
     first = two_apps.first_on_trio if of_trio else two_apps.first
     second = two_apps.second_on_trio if of_trio else two_apps.second
@@ -42,7 +42,7 @@ def apps(anyio_backend_name):
 
 @pytest.fixture
 def serving(anyio_backend_name, apps, free_port):
-    """Return what serves both apps with Hypercorn under its dispatcher, as a context that gives what fetches."""
+    """Return a context manager that serves both apps under Hypercorn's dispatcher; it returns a fetch function."""
     of_trio = anyio_backend_name == "trio"
     serve = hypercorn.trio.serve if of_trio else hypercorn.asyncio.serve
     dispatcher = (TrioDispatcherMiddleware if of_trio else AsyncioDispatcherMiddleware)(apps)
@@ -78,7 +78,7 @@ async def until_listening(port):
 
 
 async def test_under_a_dispatcher(serving):
-    """Each app of a dispatcher has its context, sizes and tags, in tasks of every backend."""
+    """Each app of a dispatcher has its own context, pool sizes and tags, on every backend."""
     async with serving() as fetch:
         for path, reports, threads in (("/first", "thread", 2), ("/second", "process", 3)):
             name = path[1:]
@@ -86,16 +86,16 @@ async def test_under_a_dispatcher(serving):
 
 
 async def test_each_app_of_a_dispatcher_drains_its_own(apps, serving):
-    """When the server stops, each app waits for tasks of its own and reports these alone, all at the same time."""
+    """When the server stops, the apps drain concurrently; each waits for and reports only its own tasks."""
     first, second = (app.extensions["executor"] for app in apps.values())
     released = threading.Event()
 
-    async def end_last():
+    async def end_after_the_other():
         await until(lambda: second.phase == "closed")
         released.set()
 
     async with serving():
-        handles = [first.submit(end_last), first.submit(released.wait), second.submit(background.triple, 2)]
+        handles = [first.submit(end_after_the_other), first.submit(released.wait), second.submit(background.triple, 2)]
     assert [handle.state for handle in handles] == [TaskState.SUCCEEDED] * 3
     assert (first.phase, second.phase) == ("closed", "closed")
     assert first.drain_report.states == {TaskState.SUCCEEDED: 2}
@@ -104,7 +104,7 @@ async def test_each_app_of_a_dispatcher_drains_its_own(apps, serving):
 
 
 async def test_served_again(apps, serving):
-    """Apps of a dispatcher are served once more after the server has stopped."""
+    """Apps of a dispatcher can be served again after the server has stopped."""
     for _ in range(2):
         async with serving():
             assert [await app.add_background_task(background.triple, 2) for app in apps.values()] == [6, 6]
@@ -114,20 +114,20 @@ async def test_served_again(apps, serving):
 # --- two apps side by side ----------------------------------------------------------------------------------------
 
 
-async def test_a_full_app_leaves_room_in_another(app, executor, new_app):
-    """Queues are bounded for each app by itself."""
+async def test_queue_limits_are_per_app(app, executor, new_app):
+    """A full queue of one app doesn't affect another app."""
     other = new_app("other")
     others = QuartExecutor(other)
     app.config.update(EXECUTOR_THREADS=1, EXECUTOR_QUEUE_SIZE=1)
-    released, inside = threading.Event(), threading.Event()
+    released, entered = threading.Event(), threading.Event()
 
     def block():
-        inside.set()
+        entered.set()
         released.wait()
 
     async with app.test_app(), other.test_app():
         app.add_background_task(block)
-        await until(inside.is_set)
+        await until(entered.is_set)
         app.add_background_task(block)
         with pytest.raises(QueueFullError):
             app.add_background_task(block)
@@ -139,8 +139,8 @@ async def test_a_full_app_leaves_room_in_another(app, executor, new_app):
     assert executor.drain_report.clean
 
 
-async def test_a_stuck_app_leaves_another_alone(app, executor, new_app, caplog):
-    """The deadline of one app is not another's, and its report names tasks of its own alone."""
+async def test_deadlines_are_per_app(app, executor, new_app, caplog):
+    """A drain's deadline applies to one app, and its report names that app's tasks only."""
     caplog.set_level(logging.CRITICAL)
     other = new_app("other")
     others = QuartExecutor(other)
@@ -157,15 +157,15 @@ async def test_a_stuck_app_leaves_another_alone(app, executor, new_app, caplog):
     assert others.drain_report.clean
 
 
-async def test_a_task_that_hands_work_to_another_app(app, executor, new_app):
-    """A task may submit to another app, where it is an outsider: a drain there refuses what it adds."""
+async def test_task_submits_to_another_app(app, executor, new_app):
+    """A task can submit to another app, but doesn't count as inside there: a drained executor refuses it."""
     other = new_app("other")
     others = QuartExecutor(other)
 
     async def name():
         return current_app.name
 
-    async def hand_over():
+    async def submit_to_other():
         return current_app.name, await others.run(name), await other.add_background_task(lambda: current_app.name)
 
     async def be_refused():
@@ -175,35 +175,35 @@ async def test_a_task_that_hands_work_to_another_app(app, executor, new_app):
 
     async with app.test_app():
         async with other.test_app():
-            assert await app.add_background_task(hand_over) == ("background", "other", "other")
+            assert await app.add_background_task(submit_to_other) == ("background", "other", "other")
         assert await app.add_background_task(be_refused) == "background"
 
 
-async def test_failures_and_events_stay_with_their_app(app, new_app, caplog):
-    """A failure is reported to the app that it happened in, and hooks receive the events of their own app's tasks."""
+async def test_failures_and_events_are_per_app(app, new_app, caplog):
+    """A failure is reported to the task's app, and hooks receive the events of their own app's tasks."""
     caplog.set_level(logging.ERROR)
     other = new_app("other")
-    heard = {"background": [], "other": []}
+    names = {"background": [], "other": []}
     for each in (app, other):
-        QuartExecutor(each, hooks=[lambda event, name=each.name: heard[name].append(event.name.rpartition(".")[2])])
-    told = []
+        QuartExecutor(each, hooks=[lambda event, name=each.name: names[name].append(event.name.rpartition(".")[2])])
+    reported = []
 
-    async def tell(sender, exception):
-        told.append((sender.name, str(exception)))
+    async def receive(sender, exception):
+        reported.append((sender.name, str(exception)))
 
     def fail(text):
         raise ValueError(text)
 
-    got_background_exception.connect(tell)
+    got_background_exception.connect(receive)
     try:
         async with app.test_app(), other.test_app():
             app.add_background_task(fail, "one")
             other.add_background_task(background.triple, 1)
     finally:
-        got_background_exception.disconnect(tell)
-    assert told == [("background", "one")]
+        got_background_exception.disconnect(receive)
+    assert reported == [("background", "one")]
     assert [record.name for record in caplog.records] == [app.logger.name]
-    assert (set(heard["background"]), set(heard["other"])) == ({"fail"}, {"triple"})
+    assert (set(names["background"]), set(names["other"])) == ({"fail"}, {"triple"})
 
 
 # --- one extension with several apps ------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ async def test_failures_and_events_stay_with_their_app(app, new_app, caplog):
 
 @pytest.fixture
 def extension():
-    """Return an extension without an app, as a module has it beside an app factory."""
+    """Return an extension without an app, as used with an app factory."""
     return QuartExecutor()
 
 
@@ -243,8 +243,8 @@ async def current_name():
     return current_app.name
 
 
-async def test_a_factory_that_is_called_twice(create_app, extension):
-    """Each app has an executor of its own, with the app's configuration and context, which drains with that app."""
+async def test_factory_called_twice(create_app, extension):
+    """Each app has its own executor, with the app's configuration and context, which drains with that app."""
     first, second = create_app("first"), create_app("second")
     second.config["EXECUTOR_THREADS"] = 2
     executors = [app.extensions["executor"] for app in (first, second)]
@@ -264,7 +264,7 @@ async def test_a_factory_that_is_called_twice(create_app, extension):
 
 
 async def test_submitted_by_a_task(create_app, extension):
-    """A task submits to the executor of its own app, from a thread as well."""
+    """A task submits to the executor of its own app, also from a thread."""
     apps = [create_app("first"), create_app("second")]
 
     def submit():
@@ -274,8 +274,8 @@ async def test_submitted_by_a_task(create_app, extension):
         assert [await app.add_background_task(submit) for app in apps] == ["first", "second"]
 
 
-async def test_several_apps_and_no_app_context(create_app, extension):
-    """With several apps every use outside of an app context is an error that says what to do."""
+async def test_several_apps_require_an_app_context(create_app, extension):
+    """With several apps, each use outside of an app context is an error that says what to do."""
     bound = extension.options(tag="io")
     first = create_app("first")
     assert extension.app is first
@@ -292,7 +292,7 @@ async def test_several_apps_and_no_app_context(create_app, extension):
         assert await first.extensions["executor"].run(current_name) == "first"
 
 
-async def test_an_app_of_another_extension(create_app, extension, app, executor):
+async def test_app_of_another_extension(create_app, extension, app, executor):
     """With one app, its executor is used in every context. With several, another app's context is an error."""
     first = create_app("first")
     async with app.app_context():
@@ -303,8 +303,8 @@ async def test_an_app_of_another_extension(create_app, extension, app, executor)
         assert executor.app is app
 
 
-async def test_functions_for_the_workers_of_several_apps(create_app, extension):
-    """Functions for workers are those of each app, and can't be added while one of the executors runs."""
+async def test_worker_functions_of_several_apps(create_app, extension):
+    """Worker functions apply to each app, and can't be added while one of the executors runs."""
     calls = []
     extension.worker_init(lambda: calls.append(current_app.name))
     apps = [create_app(name, EXECUTOR_INLINE=True) for name in ("first", "second")]
@@ -316,8 +316,8 @@ async def test_functions_for_the_workers_of_several_apps(create_app, extension):
     assert calls == ["first", "second"]
 
 
-def test_it_has_the_interface_of_an_executor():
-    """Whatever an app's executor can do, the extension can do with it."""
+def test_extension_has_the_interface_of_an_executor():
+    """The extension has all public names of an app's executor."""
     names = {name for name in dir(AppExecutor) if not name.startswith("_")}
     assert names <= set(dir(QuartExecutor))
 
@@ -327,7 +327,7 @@ def test_it_has_the_interface_of_an_executor():
 
 @pytest.fixture
 def blueprint():
-    """Return a blueprint that knows no app: its handlers have `current_app` and `current_executor`."""
+    """Return a blueprint whose handlers use `current_app` and `current_executor`."""
     blueprint = Blueprint("reports", __name__, url_prefix="/reports")
     inner = Blueprint("inner", __name__, url_prefix="/inner")
     blueprint.names = []
@@ -356,7 +356,7 @@ def blueprint():
 
 
 async def test_blueprints(app, executor, new_app, blueprint):
-    """A blueprint's handlers reach the executor of whichever app they are called for."""
+    """A blueprint's handlers use the executor of the app that they are called for."""
     other = new_app("other")
     QuartExecutor(other)
     for each in (app, other):

@@ -1,4 +1,4 @@
-"""The loop's monitor of an app: when it is on, whom it blames, and that it ends with the app."""
+"""An app's loop monitor: when it is enabled, what it blames for delays, and that it stops with the app."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from executors import ExecutorWarning
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
 
-HELD = 0.2
-BEAT = 0.05
+BLOCK_TIME = 0.2
+INTERVAL = 0.05
 
 
-def watching() -> bool:
+def monitor_thread_runs() -> bool:
     return any(thread.name == "executors-monitor" for thread in threading.enumerate())
 
 
 def block() -> None:
-    time.sleep(HELD)
+    time.sleep(BLOCK_TIME)
 
 
 @pytest.mark.parametrize(
-    ("debug", "setting", "is_on"),
+    ("debug", "setting", "is_enabled"),
     [(False, None, False), (True, None, True), (True, False, False), (False, True, True)],
 )
-async def test_when_it_is_on(app, executor, debug, setting, is_on):
-    """It is on in debug mode, or as the configuration says, from the start to the end of the app; else nothing is."""
+async def test_monitor_is_enabled(app, executor, debug, setting, is_enabled):
+    """It runs in debug mode, or as configured, from the start to the end of the app; otherwise not at all."""
     app.debug = debug
     app.config["EXECUTOR_MONITOR"] = setting
     assert executor.monitor is None
     for _ in range(2):
         async with app.test_app():
-            assert (executor.monitor is not None, watching()) == (is_on, is_on)
-        assert not watching()
+            assert (executor.monitor is not None, monitor_thread_runs()) == (is_enabled, is_enabled)
+        assert not monitor_thread_runs()
 
 
-async def test_who_is_blamed(app, executor):
-    """A route that blocks is blamed by its module, function and line; tasks by their names; the rest not at all."""
+async def test_blocking_code_is_blamed(app, executor):
+    """A blocking route is blamed by module, function and line, a blocking task by its name; other code isn't."""
     app.config["EXECUTOR_MONITOR"] = True
 
     @app.get("/blocking")
@@ -57,7 +57,7 @@ async def test_who_is_blamed(app, executor):
 
     @app.get("/innocent")
     async def innocent():
-        await anyio.sleep(BEAT)
+        await anyio.sleep(INTERVAL)
         return ""
 
     async def task():
@@ -70,22 +70,22 @@ async def test_who_is_blamed(app, executor):
             await client.get("/blocking")
         async with client.websocket("/talking") as talk:
             await talk.receive()
-        await anyio.sleep(2 * BEAT)
+        await anyio.sleep(2 * INTERVAL)
         await app.add_background_task(task)
-        await anyio.sleep(2 * BEAT)
+        await anyio.sleep(2 * INTERVAL)
         report = executor.monitor.report()
     found = {(blame.kind, blame.name.rpartition(".")[2]): blame for blame in report.blame}
     assert found.keys() == {("route", "blocking"), ("route", "talking"), ("step", "task")}
     blame = found["route", "blocking"]
-    assert blame.name == f"{__name__}.test_who_is_blamed.<locals>.blocking"
-    assert blame.where.startswith("time.sleep(HELD) (test_monitor.py:")
+    assert blame.name == f"{__name__}.test_blocking_code_is_blamed.<locals>.blocking"
+    assert blame.where.startswith("time.sleep(BLOCK_TIME) (test_monitor.py:")
     assert blame.count == 2
-    assert all(HELD / 2 < blame.worst < 10 * HELD for blame in report.blame)
+    assert all(BLOCK_TIME / 2 < blame.worst < 10 * BLOCK_TIME for blame in report.blame)
     assert len(report.advice) == 3
 
 
-async def test_an_installed_app(app, executor):
-    """Routes of an installed package are distinguished like any others, also behind decorators."""
+async def test_routes_of_an_installed_package(app, executor):
+    """Routes of an installed package are blamed separately, like any others, also behind decorators."""
     app.config["EXECUTOR_MONITOR"] = True
     code = "import time\nasync def sell():\n    time.sleep(0.2)\n    return ''\n"
     code += "async def buy():\n    return await sell()\n"
@@ -99,14 +99,14 @@ async def test_an_installed_app(app, executor):
     async with app.test_app():
         for path in ("/sell", "/buy"):
             await app.test_client().get(path)
-            await anyio.sleep(2 * BEAT)
+            await anyio.sleep(2 * INTERVAL)
         report = executor.monitor.report()
     assert {blame.name for blame in report.blame} == {"shop.routes.sell", "shop.routes.buy"}
     assert all(blame.where.endswith("(routes.py:3)") for blame in report.blame)
 
 
-async def test_the_first_request_without_a_lifespan(app, executor):
-    """An app that a test client uses without a lifespan is measured, too, from its first request on."""
+async def test_without_a_lifespan(app, executor):
+    """Without a lifespan (a test client only), the app is measured from its first request on."""
     app.config["EXECUTOR_MONITOR"] = True
 
     @app.get("/")
@@ -114,15 +114,15 @@ async def test_the_first_request_without_a_lifespan(app, executor):
         return ""
 
     await app.test_client().get("/")
-    await anyio.sleep(3 * BEAT)
+    await anyio.sleep(3 * INTERVAL)
     assert executor.monitor.report().lag.count > 0
     await executor.drain()
-    assert not watching()
+    assert not monitor_thread_runs()
     assert executor.monitor.report().lag.count > 0
 
 
-async def test_advice_is_a_warning(app, executor):
-    """Advice comes as an `ExecutorWarning` with the line that holds the loop up."""
+async def test_advice_is_issued_as_a_warning(app, executor):
+    """Advice is issued as an `ExecutorWarning` that points to the line that blocks the loop."""
     app.debug = True
 
     @app.get("/")
@@ -134,7 +134,7 @@ async def test_advice_is_a_warning(app, executor):
         warnings.simplefilter("always", ExecutorWarning)
         async with app.test_app():
             await app.test_client().get("/")
-            await anyio.sleep(3 * BEAT)
+            await anyio.sleep(3 * INTERVAL)
     (warned,) = [warning for warning in caught if warning.category is ExecutorWarning]
     assert warned.filename == __file__
     assert "move that code into a sync function" in str(warned.message)

@@ -1,4 +1,4 @@
-"""An app's tasks in an executor of `concurrent.futures`: its context is there, as in every backend."""
+"""An app's tasks in an executor of `concurrent.futures` have the app's context, as on every backend."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request):
-    """Run on asyncio and trio: uvloop's loop is the same to a pool as asyncio's."""
+    """Run on asyncio and trio: to a pool, uvloop is the same as asyncio."""
     return request.param
 
 
 @pytest.fixture(autouse=True, scope="module")
-def lasting_process():
-    """Have multiprocessing start what it keeps beside its workers."""
+def start_resource_tracker():
+    """Start multiprocessing's resource tracker, a process that outlives the pools."""
     resource_tracker.ensure_running()
 
 
 @pytest.fixture
 def use_pool(monkeypatch):
-    """Return what sends the cpu-bound tasks of an app to a pool."""
+    """Return a function that routes an app's cpu-bound tasks to a pool."""
 
     def use(app, make_pool, **config):
-        more = {"EXECUTOR_BACKENDS": {"pool": FuturesBackend(make_pool)}, "EXECUTOR_TAGS": {"cpu": "pool"}, **config}
-        for key, value in more.items():
+        settings = {
+            "EXECUTOR_BACKENDS": {"pool": FuturesBackend(make_pool)},
+            "EXECUTOR_TAGS": {"cpu": "pool"},
+            **config,
+        }
+        for key, value in settings.items():
             monkeypatch.setitem(app.config, key, value)
 
     return use
@@ -47,7 +51,7 @@ def one_process():
 
 
 async def test_threads(use_pool, anyio_backend_name):
-    """In a pool of threads the app's context is put around the function as in the threads of our own."""
+    """In a pool of threads, functions run in the app's context as in our own threads."""
     app = worker_app.trio_app if anyio_backend_name == "trio" else worker_app.app
     use_pool(app, lambda: ThreadPoolExecutor(1))
     async with app.test_app():
@@ -55,7 +59,7 @@ async def test_threads(use_pool, anyio_backend_name):
 
 
 async def test_processes(use_pool, anyio_backend_name, tmp_path, monkeypatch):
-    """A worker process gets the app, opens and closes what the app says, and has the variables that are declared."""
+    """A worker process imports the app, calls its worker functions and receives the declared context variables."""
     path = tmp_path / "record"
     monkeypatch.setenv(hooked_app.RECORD, str(path))
     app = hooked_app.trio_app if anyio_backend_name == "trio" else hooked_app.app
@@ -73,8 +77,8 @@ async def test_processes(use_pool, anyio_backend_name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_processes_that_can_t_import_the_app(use_pool):
-    """The error says what the worker lacks, and isn't mistaken for the task's own."""
+async def test_app_that_cannot_be_imported(use_pool):
+    """The error says what the worker is missing, and isn't mistaken for the task's own."""
     use_pool(worker_app.app, one_process, EXECUTOR_WORKER_APP="no_such_module:app")
     async with worker_app.app.test_app():
         with pytest.raises(BackendUnavailableError) as caught:

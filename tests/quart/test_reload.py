@@ -7,7 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from servers import APPS, PATIENCE, Server, find_port, until
+from servers import APPS, TIMEOUT, Server, find_port, until
 
 RELOADERS = {
     "app.run": ["reloaded.py"],
@@ -17,7 +17,7 @@ RELOADS = 4
 
 
 def zombies_of(pids: set[int]) -> set[int]:
-    """Return the processes that have ended, and that none of these, which are their parents, has waited for."""
+    """Return the zombies among the children of these processes."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -30,7 +30,7 @@ def zombies_of(pids: set[int]) -> set[int]:
 
 
 class Reloaded:
-    """A server of the app in a folder of its own, which can be changed."""
+    """A server of a copy of the app, whose source can be changed."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         folder.mkdir()
@@ -40,12 +40,12 @@ class Reloaded:
         self._size = 0
 
     def change(self) -> None:
-        """Have it reload."""
+        """Touch the app's source, which triggers a reload."""
         later = os.stat(self._source).st_mtime + 10
         os.utime(self._source, (later, later))
 
     def check(self) -> None:
-        """Its next run has begun, and nothing is left of the one before."""
+        """Assert that the next run has begun, and that nothing is left of the previous one."""
         self._runs += 1
         until(lambda: len(self.server.recorded("worker")) == 2 * self._runs)
         workers = {int(pid) for pid in self.server.recorded("worker")[-2:]}
@@ -56,11 +56,11 @@ class Reloaded:
         assert len(self.server.recorded("serving")) == self._runs
 
 
-def test_reloads(tmp_path):
-    """What an earlier run of the app has started is gone when the next one serves; Ctrl-C ends all."""
+def test_reload_leaves_one_set_of_workers(tmp_path):
+    """The processes of the previous run are gone after a reload; Ctrl-C ends all."""
     reloaded = []
     try:
-        for kind in RELOADERS:  # at the same time, which takes half as long
+        for kind in RELOADERS:  # concurrently, to save time
             reloaded.append(Reloaded(kind, tmp_path / kind))
         for _ in range(RELOADS):
             for each in reloaded:
@@ -71,7 +71,7 @@ def test_reloads(tmp_path):
             each.check()
             each.server.signal(signal.SIGINT, group=True)
         for each in reloaded:
-            each.server.process.wait(PATIENCE)
+            each.server.process.wait(TIMEOUT)
             until(lambda server=each.server: not server.processes())
     finally:
         for each in reloaded:

@@ -1,4 +1,4 @@
-"""Answers to requests whose tasks were refused; the app's own handlers take precedence."""
+"""Responses to requests whose tasks were refused or ended; the app's own handlers take precedence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Busy:
-    """Makes apps with one thread and room for one task in its queue, where each request adds more than that."""
+    """Creates apps with one thread and a queue of one task. Each request submits more tasks than that."""
 
     def __init__(self, new_app):
         self._new_app = new_app
@@ -38,11 +38,11 @@ class Busy:
 
         async def route():
             self.add_tasks()
-            return "taken"
+            return "accepted"
 
         def sync_route():
             self.add_tasks()
-            return "taken"
+            return "accepted"
 
         app.add_url_rule("/async", view_func=route)
         app.add_url_rule("/sync", view_func=sync_route)
@@ -55,20 +55,20 @@ class Busy:
 
 @pytest.fixture
 def busy(new_app):
-    """Return what makes an app that has too much to do, until it is `released`."""
+    """Return a factory of apps whose queue is full until `released` is set."""
     busy = Busy(new_app)
     yield busy
     busy.released.set()
 
 
-def lines_of(caplog):
-    """Return the app's log messages about answers with status 503."""
+def log_messages(caplog):
+    """Return the app's log messages about responses with status 503."""
     return [record.getMessage() for record in caplog.records if "answered with status 503" in record.getMessage()]
 
 
 @pytest.mark.parametrize("config", [{}, {"DEBUG": True}, {"TESTING": True}, {"PROPAGATE_EXCEPTIONS": True}], ids=str)
-async def test_a_full_queue(busy, caplog, config):
-    """A full queue is an answer of status 503, from sync and async routes, and while testing and debugging."""
+async def test_full_queue_answers_503(busy, caplog, config):
+    """A full queue results in status 503, in sync and async routes, also while testing or debugging."""
     app = busy(**config)
     QuartExecutor(app)
     async with app.test_app() as running:
@@ -78,12 +78,12 @@ async def test_a_full_queue(busy, caplog, config):
             assert failures.BUSY in await response.get_data(as_text=True)
             assert "thread" not in await response.get_data(as_text=True)
         busy.released.set()
-    assert len(lines_of(caplog)) == 1
+    assert len(log_messages(caplog)) == 1
     assert "the queue of the 'thread' backend is full (limit: 1)" in caplog.text
 
 
-async def test_a_drained_executor(busy):
-    """After the drain tasks are refused with status 503."""
+async def test_drained_executor_answers_503(busy):
+    """After the drain, a request that submits a task gets status 503."""
     app = busy()
     QuartExecutor(app)
     async with app.test_app():
@@ -94,7 +94,7 @@ async def test_a_drained_executor(busy):
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(2.5, "4"), (3600, "60")])
-async def test_a_draining_executor(busy, timeout, seconds):
+async def test_retry_after_during_a_drain(busy, timeout, seconds):
     """During the drain `Retry-After` is the time until its deadline, within limits."""
     app = busy(EXECUTOR_SHUTDOWN_TIMEOUT=timeout)
     executor = QuartExecutor(app)
@@ -110,8 +110,8 @@ async def test_a_draining_executor(busy, timeout, seconds):
     assert failures.STOPPING in await response.get_data(as_text=True)
 
 
-async def test_a_backend_that_is_unavailable(busy, caplog):
-    """A backend that can't run anything is an answer of status 503, without the reason. The log has its first line."""
+async def test_unavailable_backend_answers_503(busy, caplog):
+    """An unavailable backend results in status 503, without the reason. The log has the reason's first line."""
 
     class Unavailable(ThreadBackend):
         def start(self, loop):
@@ -126,12 +126,12 @@ async def test_a_backend_that_is_unavailable(busy, caplog):
     text = await response.get_data(as_text=True)
     assert failures.BUSY in text
     assert "secret" not in text
-    (line,) = lines_of(caplog)
+    (line,) = log_messages(caplog)
     assert line.endswith("the secret database has gone")
 
 
-async def test_what_is_a_mistake_stays_one(new_app):
-    """A mistake in the program isn't called a shortage: it stays a server error, which Quart logs."""
+async def test_invalid_task_answers_500(new_app):
+    """A programming error stays a server error, which Quart logs."""
     app = new_app()
     QuartExecutor(app)
 
@@ -145,8 +145,8 @@ async def test_what_is_a_mistake_stays_one(new_app):
 
 @pytest.mark.parametrize("kind", [QueueFullError, ExecutorError])
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_the_app_s_handler_goes_first(busy, caplog, kind, when):
-    """The app's own handler answers, for the error or a base, registered before the executor was made or after."""
+async def test_app_handlers_take_precedence(busy, caplog, kind, when):
+    """The app's handler for the error or a base class takes precedence, registered before or after the executor."""
     app = busy()
 
     async def own(error):
@@ -161,12 +161,12 @@ async def test_the_app_s_handler_goes_first(busy, caplog, kind, when):
         response = await running.test_client().get("/async")
         busy.released.set()
     assert (response.status_code, await response.get_data(as_text=True)) == (429, "own: 1")
-    assert not lines_of(caplog)
+    assert not log_messages(caplog)
 
 
 @pytest.mark.parametrize("kind", [ExecutorClosedError, ExecutorError, RuntimeError])
-async def test_the_app_s_handler_of_a_closed_executor_goes_first(busy, kind):
-    """The same holds for any base of the error that an executor raises which takes nothing."""
+async def test_app_handlers_for_a_closed_executor_take_precedence(busy, kind):
+    """The same applies to `ExecutorClosedError` and each of its base classes."""
     app = busy()
     QuartExecutor(app)
     app.register_error_handler(kind, lambda error: ("own", 500))
@@ -176,8 +176,8 @@ async def test_the_app_s_handler_of_a_closed_executor_goes_first(busy, kind):
 
 
 @pytest.mark.parametrize("kind", [QueueFullError, Exception])
-async def test_a_blueprint_s_handler_goes_first(busy, kind):
-    """A blueprint's handler answers for its own routes, and not for the app's."""
+async def test_blueprint_handlers_take_precedence(busy, kind):
+    """A blueprint's handler applies to the blueprint's own routes, and not to the app's."""
     app = busy()
     QuartExecutor(app)
     reports = Blueprint("reports", __name__)
@@ -198,8 +198,8 @@ async def test_a_blueprint_s_handler_goes_first(busy, kind):
 
 
 @pytest.mark.parametrize("kind", [503, HTTPException, Exception])
-async def test_the_app_s_page_of_its_http_errors(busy, kind):
-    """The answer goes the way of the app's other HTTP errors, so that its own pages are used for it."""
+async def test_http_error_handlers_apply(busy, kind):
+    """The response is handled like the app's other HTTP errors, so that its own error pages apply."""
     app = busy()
     causes = []
 
@@ -217,8 +217,8 @@ async def test_the_app_s_page_of_its_http_errors(busy, kind):
     assert [type(cause) for cause in causes] == [QueueFullError]
 
 
-async def test_a_websocket_before_it_is_accepted(busy):
-    """A websocket whose handler finds the queue full is answered with status 503 in place of the handshake."""
+async def test_websocket_before_accept_answers_503(busy):
+    """A websocket whose handler finds the queue full gets status 503 in place of the handshake."""
     app = busy()
     QuartExecutor(app)
 
@@ -236,8 +236,8 @@ async def test_a_websocket_before_it_is_accepted(busy):
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
 
 
-async def test_a_websocket_that_is_open(busy, caplog):
-    """One that has been accepted is closed, and the log says why."""
+async def test_open_websocket_is_closed(busy, caplog):
+    """An accepted websocket is closed, and the reason is logged."""
     app = busy()
     QuartExecutor(app)
     closed = anyio.Event()
@@ -256,11 +256,11 @@ async def test_a_websocket_that_is_open(busy, caplog):
         assert await connection.receive() == "open"
         await closed.wait()
         busy.released.set()
-    assert len(lines_of(caplog)) == 1
+    assert len(log_messages(caplog)) == 1
 
 
-async def test_the_log_is_not_flooded(busy, caplog, monkeypatch):
-    """Many answers are one line of the log, and the next line counts them."""
+async def test_log_is_rate_limited(busy, caplog, monkeypatch):
+    """Many such responses are logged as one line, and the next line counts them."""
     app = busy()
     QuartExecutor(app)
     async with app.test_app() as running:
@@ -271,13 +271,13 @@ async def test_the_log_is_not_flooded(busy, caplog, monkeypatch):
         for _ in range(2):
             assert (await client.get("/async")).status_code == 503
         busy.released.set()
-    ends = [line.rpartition("the queue size")[2] for line in lines_of(caplog)]
+    ends = [line.rpartition("the queue size")[2] for line in log_messages(caplog)]
     assert ends == ["", " (3 more such answers since the last line)", ""]
 
 
 @pytest.mark.parametrize("config", [{}, {"TESTING": True}, {"PROPAGATE_EXCEPTIONS": True}], ids=str)
-async def test_a_timeout(new_app, caplog, config):
-    """A task that exceeds its timeout is an answer of status 504, and one line in the log."""
+async def test_task_timeout_answers_504(new_app, caplog, config):
+    """A task that exceeds its timeout results in status 504 and one log line."""
     app = new_app(**config)
     executor = QuartExecutor(app)
 
@@ -292,8 +292,8 @@ async def test_a_timeout(new_app, caplog, config):
     assert "status 504: task 'sleep_forever'" in caplog.text
 
 
-async def test_the_app_s_handler_of_a_timeout_goes_first(new_app):
-    """A handler for `TimeoutError` takes precedence over the answer of status 504."""
+async def test_app_handler_for_timeouts_takes_precedence(new_app):
+    """A handler for `TimeoutError` takes precedence over the response with status 504."""
     app = new_app()
     executor = QuartExecutor(app)
     app.register_error_handler(TimeoutError, lambda error: ("own", 418))
@@ -306,8 +306,8 @@ async def test_the_app_s_handler_of_a_timeout_goes_first(new_app):
         assert (await running.test_client().get("/slow")).status_code == 418
 
 
-async def test_a_task_that_the_drain_ends(new_app):
-    """A request whose task a drain has cancelled is answered with status 503; another cancelled task is an error."""
+async def test_task_cancelled_by_a_drain_answers_503(new_app):
+    """A request whose task a drain cancels gets status 503; any other cancelled task is a server error."""
     app = new_app(EXECUTOR_SHUTDOWN_TIMEOUT=0)
     executor = QuartExecutor(app)
     statuses = []
@@ -331,8 +331,8 @@ async def test_a_task_that_the_drain_ends(new_app):
     assert statuses == [500, 503]
 
 
-def test_what_is_answered():
-    """The errors that are answered are those of refused and of interrupted tasks, and no others."""
+def test_errors_that_have_responses():
+    """Only the errors of refused and of interrupted tasks have responses."""
     refusals = {kind for kind in failures.Refusal.__subclasses__() if kind.__module__ == "executors.errors"}
     assert refusals == {QueueFullError, ExecutorClosedError, BackendUnavailableError}
     interruptions = {kind for kind in failures.Interruption.__subclasses__() if kind.__module__ == "executors.errors"}

@@ -1,4 +1,4 @@
-"""A real server delivers the answer to a request whose task was refused."""
+"""A real server sends the response to a request whose task was refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ HANDSHAKE = (
 )
 
 
-def ask(port: int, until: str, *lines: str) -> str:
-    """Send one request to a server, and return its answer, head and body, once there is `until` in it."""
+def request(port: int, until: str, *lines: str) -> str:
+    """Send a request, and return the response, headers and body, in lower case, once it contains `until`."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall("\r\n".join([*lines, f"Host: 127.0.0.1:{port}", "", ""]).encode())
         answer = ""
@@ -30,7 +30,7 @@ def ask(port: int, until: str, *lines: str) -> str:
 
 
 def test_under_hypercorn(free_port: int) -> None:
-    """The answer arrives whole, also in place of a websocket's handshake, and the server stops as ever."""
+    """Hypercorn sends the whole response, also in place of a websocket handshake, and stops normally."""
     command = [sys.executable, "-m", "hypercorn", "-w", "0", "-b", f"127.0.0.1:{free_port}", "refusing:app"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(APPS), os.environ.get("PYTHONPATH", "")])}
     server = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -39,11 +39,11 @@ def test_under_hypercorn(free_port: int) -> None:
         while "Running on" not in output[-1]:
             output.append(server.stdout.readline())  # type: ignore[union-attr]
             assert output[-1], output
-        for request in (("GET / HTTP/1.1",), ("GET /ws HTTP/1.1", *HANDSHAKE)):
-            answer = ask(free_port, failures.BUSY, *request)
+        for lines in (("GET / HTTP/1.1",), ("GET /ws HTTP/1.1", *HANDSHAKE)):
+            answer = request(free_port, failures.BUSY, *lines)
             assert answer.startswith("http/1.1 503")
             assert "retry-after: 5" in answer
-        ask(free_port, "released", "POST /release HTTP/1.1", "Content-Length: 0")
+        request(free_port, "released", "POST /release HTTP/1.1", "Content-Length: 0")
         server.terminate()
         rest, _ = server.communicate(timeout=15)
     finally:

@@ -1,4 +1,4 @@
-"""An app under real servers, stopped in the midst of work: by either signal, once or twice, to one process or all."""
+"""Real servers stopped while tasks run: by SIGINT or SIGTERM, once or twice, sent to one process or to all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 import pytest
 import quart.utils
 from processes import is_alive, wait_for_end
-from servers import APPS, PATIENCE, Server, can_be_bound, until
+from servers import APPS, TIMEOUT, Server, can_be_bound, until
 
 HYPERCORN = ["-m", "hypercorn", "-b", "127.0.0.1:{port}", "served:app", "-w"]
 UVICORN = ["-m", "uvicorn", "--port", "{port}", "served:app"]
@@ -29,11 +29,11 @@ SERVERS = {
     "app.run": [str(APPS / "served.py")],
     "app.run on trio": [str(APPS / "served.py")],
 }
-IMPATIENT = {"hypercorn, impatient": [*HYPERCORN, "0", "-c", "hypercorn.toml"]}
+SHORT_TIMEOUT = {"hypercorn, short timeout": [*HYPERCORN, "0", "-c", "hypercorn.toml"]}
 TASKS = ("on_loop", "in_thread", "in_process")
 
 ONE, ALL = False, True
-"""A signal is sent to the process that was started, or to its group, as a terminal and systemd do."""
+"""Where a signal is sent: to the process that was started, or to its group, as terminals and systemd do."""
 
 ONCE = [
     ("hypercorn", SIGTERM, ONE),
@@ -58,7 +58,7 @@ KILLED = ["hypercorn", "hypercorn on trio, 1 worker", "uvicorn, 2 workers"]
 
 
 def cells(chosen):
-    """Return what is run each time and, on demand, all the other combinations."""
+    """Return all combinations; those that aren't chosen run on demand, with `-m stress`."""
     return [
         pytest.param(
             *cell,
@@ -69,16 +69,16 @@ def cells(chosen):
     ]
 
 
-def is_heard_twice(kind, number, group):
+def can_receive_second_signal(kind, number, group):
     """Whether the app can receive a second signal.
 
-    Server processes get one only if all do, and can't distinguish a SIGTERM from their parent's.
+    A server process receives one only if the whole group does, and can't distinguish a SIGTERM from its parent's.
     """
     return "worker" not in kind or (group and number == SIGINT)
 
 
 def exit_code(kind, number):
-    """Return what the server exits with when it is stopped by a signal: its own choice."""
+    """Return the exit code of a server that is stopped by a signal, which differs between servers."""
     if kind == "uvicorn" and number == SIGTERM:
         return -SIGTERM
     return 3 if kind == "app.run" and hasattr(quart.utils, "run_reloader") else 0  # Quart 0.23
@@ -86,12 +86,12 @@ def exit_code(kind, number):
 
 @pytest.fixture
 def start(free_port, tmp_path):
-    """Return what starts a server."""
+    """Return a function that starts a server."""
     servers = []
 
     def start(kind, **variables):
         on = "trio" if "trio" in kind else "asyncio"
-        servers.append(Server((SERVERS | IMPATIENT)[kind], free_port, tmp_path, SERVED_ON=on, **variables))
+        servers.append(Server((SERVERS | SHORT_TIMEOUT)[kind], free_port, tmp_path, SERVED_ON=on, **variables))
         return servers[-1]
 
     yield start
@@ -100,19 +100,19 @@ def start(free_port, tmp_path):
 
 
 def stop(server, number, group):
-    """Stop a server by a signal, and return how it has exited."""
+    """Stop a server with a signal, and return its exit code."""
     server.signal(number, group=group)
-    return server.process.wait(PATIENCE)
+    return server.process.wait(TIMEOUT)
 
 
 def check_nothing_left(server):
-    """No process of the server's lives, and the port is free."""
+    """Assert that no process of the server is left, and that the port is free."""
     until(lambda: not server.processes(), 2)
     assert can_be_bound(server.port)
 
 
 def check_stopped(server):
-    """What was accepted ran or is reported, `after_serving` ran last in each worker, and nothing is left."""
+    """Assert that tasks ended or are reported, `after_serving` ran last in each process, and nothing is left."""
     for task in TASKS:
         assert task in server.recorded("done") or f"task '{task}'" in server.output, server.output
     ends = server.lines.count("after_serving")
@@ -123,9 +123,9 @@ def check_stopped(server):
 
 
 @pytest.mark.parametrize(("kind", "number", "group"), cells(ONCE))
-def test_stopped_in_the_midst_of_work(start, kind, number, group):
-    """A server that is stopped waits for what it has accepted, and for no more."""
-    server = start(kind, SERVED_TIMEOUT=str(PATIENCE))
+def test_server_waits_for_accepted_tasks(start, kind, number, group):
+    """A stopped server waits for the tasks that it has accepted."""
+    server = start(kind, SERVED_TIMEOUT=str(TIMEOUT))
     server.work(0.3)
     assert stop(server, number, group) == exit_code(kind, number), server.output
     assert sorted(server.recorded("done")) == sorted(TASKS), server.output
@@ -133,17 +133,17 @@ def test_stopped_in_the_midst_of_work(start, kind, number, group):
 
 
 @pytest.mark.parametrize(("kind", "number", "group"), cells(TWICE))
-def test_stopped_twice(start, kind, number, group):
+def test_second_signal_stops_tasks(start, kind, number, group):
     """A second signal stops the tasks at once if the app can receive it; otherwise they end at the deadline."""
-    heard = is_heard_twice(kind, number, group)
-    server = start(kind, SERVED_TIMEOUT=str(PATIENCE if heard else 1.0))
-    server.work(2 * PATIENCE)
+    is_received = can_receive_second_signal(kind, number, group)
+    server = start(kind, SERVED_TIMEOUT=str(TIMEOUT if is_received else 1.0))
+    server.work(2 * TIMEOUT)
     server.signal(number, group=group)
     until(lambda: server.recorded("draining"))
     began = time.monotonic()
     assert stop(server, number, group) == exit_code(kind, number), server.output
-    assert time.monotonic() - began < PATIENCE / 2
-    assert ("a second signal" in server.output) == heard
+    assert time.monotonic() - began < TIMEOUT / 2
+    assert ("a second signal" in server.output) == is_received
     assert server.recorded("done") == []
     check_stopped(server)
 
@@ -151,46 +151,46 @@ def test_stopped_twice(start, kind, number, group):
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind in KILLED else pytest.mark.stress) for kind in SERVERS]
 )
-def test_killed(start, kind):
-    """When a server is killed its workers end by themselves: nothing is left within two seconds."""
-    server = start(kind, SERVED_TIMEOUT=str(PATIENCE))
-    server.work(2 * PATIENCE)
+def test_nothing_is_left_of_a_killed_server(start, kind):
+    """When a server is killed, its workers end by themselves within two seconds."""
+    server = start(kind, SERVED_TIMEOUT=str(TIMEOUT))
+    server.work(2 * TIMEOUT)
     assert stop(server, SIGKILL, ONE) == -SIGKILL
     check_nothing_left(server)
-    if "worker" in kind:  # which had the time to say what they stopped
+    if "worker" in kind:  # the server processes still report what they stopped
         assert server.lines.count("after_serving") == len(server.recorded("server"))
         assert all(f"task '{task}'" in server.output for task in TASKS if task not in server.recorded("done"))
 
 
-def test_serving_process_killed(start):
-    """What Hypercorn's worker has started is gone within two seconds of its end, whoever lives on."""
+def test_killed_server_process_of_hypercorn(start):
+    """The processes of a killed server process are gone within two seconds, although its parent still runs."""
     server = start("hypercorn, 1 worker")
-    server.work(2 * PATIENCE)
+    server.work(2 * TIMEOUT)
     pids = [int(pid) for pid in server.recorded("worker") + server.recorded("server")]
     os.kill(pids[-1], SIGKILL)
     until(lambda: not any(map(is_alive, pids)), 2)
-    server.process.wait(PATIENCE)
+    server.process.wait(TIMEOUT)
     check_nothing_left(server)
 
 
 @pytest.mark.parametrize(
     "kind", ["hypercorn, 1 worker", pytest.param("hypercorn on trio, 1 worker", marks=pytest.mark.stress)]
 )
-def test_one_worker_of_hypercorn_terminated(start, kind):
-    """A SIGTERM to Hypercorn's worker alone, which killed it, has it stop the app before it dies of it."""
+def test_terminated_server_process_of_hypercorn(start, kind):
+    """A SIGTERM to a server process of Hypercorn alone stops the app, then ends the process."""
     server = start(kind, SERVED_STOP_TIMEOUT="0.1")
     server.work(0.3)
     os.kill(int(server.recorded("server")[0]), SIGTERM)
-    server.process.wait(PATIENCE)
+    server.process.wait(TIMEOUT)
     assert "received SIGTERM: draining tasks, then exiting" in server.output
     check_stopped(server)
 
 
-def test_uvicorn_forced(start):
-    """A second Ctrl-C while uvicorn waits for a request has it stop without the app; what was accepted is reported."""
-    server = start("uvicorn", SERVED_TIMEOUT=str(PATIENCE))
-    server.work(2 * PATIENCE)
-    with server.slow_request(2 * PATIENCE):
+def test_forced_exit_of_uvicorn(start):
+    """A second Ctrl-C while uvicorn waits for a request skips the app's shutdown; unfinished tasks are reported."""
+    server = start("uvicorn", SERVED_TIMEOUT=str(TIMEOUT))
+    server.work(2 * TIMEOUT)
+    with server.slow_request(2 * TIMEOUT):
         server.signal(SIGINT)
         until(lambda: "Waiting for connections to close" in server.output)
         assert stop(server, SIGINT, ONE) == 0
@@ -199,21 +199,21 @@ def test_uvicorn_forced(start):
     check_nothing_left(server)
 
 
-def test_hypercorn_loses_patience(start, tmp_path):
-    """Where the app takes longer to stop than Hypercorn allows, what is cut off is reported, and nothing is left."""
+def test_shutdown_timeout_of_hypercorn(start, tmp_path):
+    """If the app's shutdown takes longer than Hypercorn allows, unfinished tasks are reported and nothing is left."""
     (tmp_path / "hypercorn.toml").write_text("shutdown_timeout = 0.3\n")
-    server = start("hypercorn, impatient", SERVED_TIMEOUT=str(PATIENCE))
-    server.work(2 * PATIENCE)
+    server = start("hypercorn, short timeout", SERVED_TIMEOUT=str(TIMEOUT))
+    server.work(2 * TIMEOUT)
     assert stop(server, SIGTERM, ONE) != 0
     assert "LifespanTimeoutError" in server.output
     assert all(f"task '{task}'" in server.output for task in TASKS), server.output
     check_nothing_left(server)
 
 
-def test_worker_killed_under_a_server(start):
-    """A worker that is killed costs its own task; the server goes on, and stops as ever."""
+def test_killed_worker_fails_its_own_task(start):
+    """A killed worker fails only its own task; the server keeps running, and stops normally."""
     server = start("uvicorn")
-    server.work(2 * PATIENCE)
+    server.work(2 * TIMEOUT)
     worker = int(server.recorded("worker")[0])
     os.kill(worker, SIGKILL)
     assert wait_for_end(worker)

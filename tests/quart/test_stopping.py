@@ -1,4 +1,4 @@
-"""Signals in this process: a served app's executor restores the handlers that it replaces."""
+"""Signal handlers: the executor of a served app restores those that it replaces."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def handlers():
     return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
-async def test_given_back(app, executor):
-    """While the app is served, a SIGTERM that would kill the process is handled; afterwards handlers are restored."""
+async def test_handlers_are_restored(app, executor):
+    """While an app is served, a SIGTERM that would kill the process is handled; then the handlers are restored."""
     before = handlers()
     for _ in range(2):
         async with app.test_app():
@@ -32,8 +32,8 @@ async def test_given_back(app, executor):
         assert handlers() == before
 
 
-async def test_given_back_where_the_app_does_not_start(app, executor):
-    """The same holds for an app that fails to start."""
+async def test_handlers_are_restored_after_a_failed_startup(app, executor):
+    """The handlers are restored if the app fails to start."""
     before = handlers()
     app.before_serving(lambda: 1 / 0)
     with pytest.raises(BaseException):  # noqa: B017, PT011  (on trio it comes in groups, with cancellations)
@@ -42,10 +42,10 @@ async def test_given_back_where_the_app_does_not_start(app, executor):
     assert handlers() == before
 
 
-async def test_given_back_where_the_app_starts_twice(app, executor, caplog):
-    """The same holds for an app that is started again before it is stopped, which Quart allows."""
+async def test_handlers_are_restored_after_a_second_startup(app, executor, caplog):
+    """The handlers are restored if the app starts again before it is stopped, which Quart allows."""
     before = handlers()
-    async with anyio.create_task_group() as app.nursery:  # where Quart-Trio looks for its deadline
+    async with anyio.create_task_group() as app.nursery:  # whose deadline Quart-Trio sets
         await app.startup()
         await app.startup()
         await app.shutdown()
@@ -54,13 +54,13 @@ async def test_given_back_where_the_app_starts_twice(app, executor, caplog):
     assert not caplog.records
 
 
-async def test_the_users_own_handler(app, executor):
-    """A handler that a `before_serving` function sets stays, during the drain, too, and is called."""
-    before, heard = handlers(), []
+async def test_handler_of_the_app_is_kept(app, executor):
+    """A handler that a `before_serving` function sets is kept, also during the drain, and called."""
+    before, calls = handlers(), []
 
     @app.before_serving
     async def own():
-        signal.signal(signal.SIGTERM, lambda *_: heard.append("own"))
+        signal.signal(signal.SIGTERM, lambda *_: calls.append("own"))
 
     try:
         async with app.test_app():
@@ -68,15 +68,15 @@ async def test_the_users_own_handler(app, executor):
         signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before[1])
-    assert heard == ["own", "own"]
+    assert calls == ["own", "own"]
     assert handlers() == before
 
 
-async def test_a_fork(app, executor):
+async def test_signal_to_a_forked_child(app, executor):
     """A SIGTERM to a forked child of the server kills the child and leaves the server alone."""
     async with app.test_app():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking a process with threads
             pid = os.fork()
         if not pid:
             signal.raise_signal(signal.SIGTERM)
@@ -87,7 +87,7 @@ async def test_a_fork(app, executor):
 
 
 @pytest.mark.parametrize("number", [0, 1, notices.MAX_NAMES + 2])
-async def test_what_takes_long_is_told(app, executor, caplog, monkeypatch, number):
+async def test_slow_drain_is_logged(app, executor, caplog, monkeypatch, number):
     """The log names the tasks that a drain waits for, if any."""
     monkeypatch.setattr(notices, "NOTICE_INTERVAL", 0)
     ended = anyio.Event()
@@ -96,20 +96,20 @@ async def test_what_takes_long_is_told(app, executor, caplog, monkeypatch, numbe
             for _ in range(number):
                 executor.options(name="slow").submit(ended.wait)
             group.start_soon(app.shutdown_event.wait)
-            group.start_soon(end_when_told, caplog, ended, number)
-    told = [record.getMessage() for record in caplog.records if "second signal" in record.getMessage()]
-    assert len(told) == min(number, 1)
-    assert not number or told[0].count("task 'slow'") == min(number, notices.MAX_NAMES)
+            group.start_soon(end_when_logged, caplog, ended, number)
+    lines = [record.getMessage() for record in caplog.records if "second signal" in record.getMessage()]
+    assert len(lines) == min(number, 1)
+    assert not number or lines[0].count("task 'slow'") == min(number, notices.MAX_NAMES)
     assert ("and 2 more" in caplog.text) is (number > notices.MAX_NAMES)
 
 
-async def end_when_told(caplog, ended, number):
+async def end_when_logged(caplog, ended, number):
     """End the tasks once the line is logged."""
     await until(lambda: "second signal" in caplog.text or not number)
     ended.set()
 
 
-async def test_two_apps_that_stop_together(new_app, caplog):
+async def test_second_signal_to_two_apps(new_app, caplog):
     """A second signal ends both drains at once, and the last one to end restores the handlers."""
     before = handlers()
     apps = [new_app(name, EXECUTOR_SHUTDOWN_TIMEOUT=5) for name in ("first", "second")]
@@ -128,28 +128,28 @@ async def test_two_apps_that_stop_together(new_app, caplog):
             await until(lambda: all(executor.tasks for executor in executors))
             stop.set()
             await until(lambda: {executor.phase for executor in executors} == {"draining"})
-            while caplog.text.count("a second signal") < 2:  # a signal of the drain's first moment is none
+            while caplog.text.count("a second signal") < 2:  # a signal right after the drain's start isn't counted
                 signal.raise_signal(signal.SIGTERM)
                 await anyio.sleep(0.01)
     assert [executor.drain_report.duration < 4 for executor in executors] == [True, True]
     assert handlers() == before
 
 
-async def test_two_apps_lose_their_parent(new_app, monkeypatch):
+async def test_two_apps_are_notified_of_the_end_of_the_parent(new_app, monkeypatch):
     """In a server process each app is notified when the parent process has ended."""
     apps = [new_app(name) for name in ("first", "second")]
     executors = [QuartExecutor(app) for app in apps]
     sentinel, parents_end = os.pipe()
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: types.SimpleNamespace(sentinel=sentinel))
-    heard = []
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    calls = []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append(1))
     try:
         async with apps[0].test_app(), apps[1].test_app():
             handles = [app.add_background_task(anyio.sleep_forever) for app in apps]
             os.close(parents_end)
             with anyio.fail_after(10):
-                await until(lambda: len(heard) == 2)
-        assert os.fstat(sentinel)  # it isn't theirs to close
+                await until(lambda: len(calls) == 2)
+        assert os.fstat(sentinel)  # the apps haven't closed it
     finally:
         signal.signal(signal.SIGTERM, before)
         os.close(sentinel)

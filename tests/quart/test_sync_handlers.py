@@ -1,4 +1,4 @@
-"""Sync handlers and `app.sync_to_async` run on Quart's own threads, which background work can't take from them."""
+"""Sync handlers and `app.sync_to_async` run in Quart's own threads, which background tasks can't exhaust."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from executors import TaskState
 
 pytestmark = pytest.mark.anyio
 
-QUARTS_THREADS = 64
-"""More than Quart has of its own, on asyncio and on trio."""
+MANY = 64
+"""More than the number of Quart's own threads, on asyncio and on trio."""
 
 
 @pytest.fixture
-async def blocked(app, executor):
-    """Serve the app, with each thread of the executor blocked, and more tasks waiting than Quart has threads."""
-    released, inside = threading.Event(), threading.Semaphore(0)
+async def busy_client(app, executor):
+    """Return a test client of an app whose executor has all threads blocked and more tasks queued."""
+    release, entered = threading.Event(), threading.Semaphore(0)
 
     def block():
-        inside.release()
-        released.wait()
+        entered.release()
+        release.wait()
 
     async with app.test_app() as running:
-        handles = [app.add_background_task(block) for _ in range(QUARTS_THREADS)]
+        handles = [app.add_background_task(block) for _ in range(MANY)]
         for _ in range(executor.backend("thread").workers):
-            while not inside.acquire(blocking=False):
+            while not entered.acquire(blocking=False):
                 await anyio.sleep(0.001)
         try:
             yield running.test_client()
-            assert executor.snapshot().backends["thread"].queued == QUARTS_THREADS - 4
+            assert executor.snapshot().backends["thread"].queued == MANY - 4
             assert not any(handle.done() for handle in handles)
         finally:
-            released.set()
+            release.set()
     assert all(handle.state is TaskState.SUCCEEDED for handle in handles)
 
 
-async def test_background_work_does_not_starve_requests(app, blocked):
-    """With every thread of the executor blocked and a queue before it, sync handlers answer, many at once."""
+async def test_background_work_does_not_starve_requests(app, busy_client):
+    """While all threads of the executor are blocked, sync handlers run, several at once."""
     together = threading.Barrier(4)
     calls = []
 
@@ -50,31 +50,31 @@ async def test_background_work_does_not_starve_requests(app, blocked):
 
     @app.get("/")
     def route():
-        together.wait(20)  # four of them are in the handler at once
+        together.wait(20)  # four requests are in the handler at once
         return request.args["number"]
 
     @app.errorhandler(404)
     def missing(error):
         calls.append("errorhandler")
-        return "nothing", 404
+        return "missing", 404
 
-    answers = []
+    responses = []
 
     async def get(number):
-        answers.append(await (await blocked.get(f"/?number={number}")).get_data(as_text=True))
+        responses.append(await (await busy_client.get(f"/?number={number}")).get_data(as_text=True))
 
     with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             for number in range(4):
                 group.start_soon(get, number)
-        assert (await blocked.get("/missing")).status_code == 404
+        assert (await busy_client.get("/missing")).status_code == 404
         assert await app.sync_to_async(lambda x: x + 1)(1) == 2
-    assert sorted(answers) == ["0", "1", "2", "3"]
+    assert sorted(responses) == ["0", "1", "2", "3"]
     assert calls == ["before_request"] * 5 + ["errorhandler"]
 
 
-async def test_streams_and_websockets_are_not_starved(app, blocked):
-    """Sync generators of responses go on, and what a websocket has run in a thread."""
+async def test_streams_and_websockets_are_not_starved(app, busy_client):
+    """Sync response generators and the `sync_to_async` calls of a websocket keep running."""
 
     @app.get("/stream")
     def stream():
@@ -85,36 +85,36 @@ async def test_streams_and_websockets_are_not_starved(app, blocked):
         await websocket.send(await app.sync_to_async(lambda: websocket.path)())
 
     with anyio.fail_after(30):
-        assert await (await blocked.get("/stream")).get_data() == b"012"
-        async with blocked.websocket("/ws") as connection:
+        assert await (await busy_client.get("/stream")).get_data() == b"012"
+        async with busy_client.websocket("/ws") as connection:
             assert await connection.receive() == "/ws"
 
 
-async def test_around_serving(app, executor):
+async def test_sync_functions_before_and_after_serving(app, executor):
     """`sync_to_async` and sync functions work before the executor has started and after it has been drained."""
-    seen = []
+    recorded = []
 
-    def look(where):
-        seen.append((where, executor.phase))
+    def record_phase(where):
+        recorded.append((where, executor.phase))
 
     @app.get("/")
     def route():
-        look("route")
+        record_phase("route")
         return ""
 
-    app.before_serving(lambda: look("before_serving"))
-    app.after_serving(lambda: look("after_serving"))
-    await app.sync_to_async(look)("before")
+    app.before_serving(lambda: record_phase("before_serving"))
+    app.after_serving(lambda: record_phase("after_serving"))
+    await app.sync_to_async(record_phase)("before")
     async with app.test_app() as running:
         assert (await running.test_client().get("/")).status_code == 200
-    await app.sync_to_async(look)("after")
+    await app.sync_to_async(record_phase)("after")
     assert (await app.test_client().get("/")).status_code == 200
     opened = [("before_serving", "open"), ("route", "open"), ("after_serving", "closed")]
-    assert seen == [("before", "new"), *opened, ("after", "closed"), ("route", "closed")]
+    assert recorded == [("before", "new"), *opened, ("after", "closed"), ("route", "closed")]
 
 
-async def test_handlers_keep_off_the_executor(app, executor):
-    """A sync handler is no task: it uses none of the executor's threads, and sees the request as ever."""
+async def test_sync_handlers_do_not_use_the_executor(app, executor):
+    """A sync handler isn't a task: it runs in none of the executor's threads, and has the request as usual."""
     names = {}
 
     @app.get("/<name>")
@@ -131,22 +131,22 @@ async def test_handlers_keep_off_the_executor(app, executor):
     assert names["route"] != names["task"]
 
 
-async def test_a_route_that_waits_for_a_task(app, executor):
-    """Sync handlers on all of Quart's threads may wait for tasks at the same time; those run."""
+async def test_sync_routes_can_wait_for_tasks(app, executor):
+    """Sync handlers in all of Quart's threads can wait for tasks at the same time."""
 
     @app.get("/")
     def route():
         return str(app.add_background_task(lambda: 6 * 7).result(20))
 
-    answers = []
+    responses = []
 
     async with app.test_app() as running:
         client = running.test_client()
 
         async def get():
-            answers.append(await (await client.get("/")).get_data())
+            responses.append(await (await client.get("/")).get_data())
 
         async with anyio.create_task_group() as group:
-            for _ in range(QUARTS_THREADS):
+            for _ in range(MANY):
                 group.start_soon(get)
-    assert answers == [b"42"] * QUARTS_THREADS
+    assert responses == [b"42"] * MANY

@@ -1,4 +1,4 @@
-"""Tests of an app: Quart's two ways, the fixture that no failure goes unseen."""
+"""Testing an app: with Quart's own tools, and with the fixture `unseen_failures`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from executors.quart.testing import wait_for_tasks
 pytestmark = pytest.mark.anyio
 
 
-# --- Quart's two ways -------------------------------------------------------------------------------------------------
+# --- Quart's own tools ------------------------------------------------------------------------------------------------
 
 
 async def test_leaving_test_app_waits(app, executor):
-    """Leaving `app.test_app()` waits for background tasks on every backend, as Quart's documentation has it."""
+    """Leaving `app.test_app()` waits for background tasks on every backend, as Quart documents."""
     ended = []
 
     async def on_loop():
@@ -51,8 +51,8 @@ async def test_leaving_test_app_waits(app, executor):
 
 
 @pytest.mark.parametrize("mark", [io_bound, cpu_bound(timeout=3), lambda function: function])
-async def test_calling_the_function_itself(app, executor, mark):
-    """A task's function can be awaited under `app.app_context()`, marked or not; no executor starts for it."""
+async def test_task_function_can_be_awaited_directly(app, executor, mark):
+    """A coroutine function, marked or not, can be awaited under `app.app_context()`; no executor starts."""
 
     @mark
     async def task(number):
@@ -64,13 +64,13 @@ async def test_calling_the_function_itself(app, executor, mark):
     assert executor.phase == "new"
 
 
-async def test_the_client_alone(app, executor):
-    """Without a lifespan a request's tasks run as well; `wait_for_tasks` waits for them, and for their reports."""
-    told, ended = [], []
+async def test_wait_for_tasks_without_a_lifespan(app, executor):
+    """Without a lifespan, a request's tasks run as well; `wait_for_tasks` waits for them and their reports."""
+    reported, ended = [], []
 
     async def receiver(sender, exception):
         await anyio.sleep(0.001)
-        told.append(str(exception))
+        reported.append(str(exception))
         app.add_background_task(ended.append, "by the receiver")
 
     @app.post("/")
@@ -79,34 +79,34 @@ async def test_the_client_alone(app, executor):
         app.add_background_task(ended.append, "by the route")
         return "", 202
 
-    await wait_for_tasks(app)  # there are none, and there is no loop yet to wait on
+    await wait_for_tasks(app)  # there is no task and no executor yet
     with got_background_exception.connected_to(receiver, app):
         assert (await app.test_client().post("/")).status_code == 202
         await wait_for_tasks(app)
-    assert (told, ended) == (["wrong"], ["by the route", "by the receiver"])
+    assert (reported, ended) == (["wrong"], ["by the route", "by the receiver"])
     assert executor.phase == "open"
     await executor.drain()
     await wait_for_tasks(app)
 
 
-async def test_inline_failures_are_told(new_app, caplog):
-    """What fails in place is told to the app, too: before `wait_for_tasks` returns, and before the app stops."""
-    told = []
+async def test_inline_failures_are_reported(new_app, caplog):
+    """Inline failures are reported to the app before `wait_for_tasks` returns and before the app stops."""
+    reported = []
     app = new_app(EXECUTOR_INLINE=True)
     QuartExecutor(app)
 
     async def receiver(sender, exception):
-        told.append(str(exception))
+        reported.append(str(exception))
 
     with got_background_exception.connected_to(receiver, app):
         async with app.test_app():
             app.add_background_task(background.fail, "first")
             await wait_for_tasks(app)
-            assert told == ["first"]
+            assert reported == ["first"]
             gc.collect()
             app.add_background_task(background.fail, "second")
-    assert told == ["first", "second"]
-    assert [record.name for record in caplog.records] == ["background"] * 2  # not by `executors`, too
+    assert reported == ["first", "second"]
+    assert [record.name for record in caplog.records] == ["background"] * 2  # and not by `executors`
 
 
 # --- the fixture ------------------------------------------------------------------------------------------------------
@@ -202,15 +202,15 @@ MODULE = """
         with pytest.raises(WorkerLostError):
             await running.add_background_task(background.kill_worker)
 
-    async def test_good_asked(app):
+    async def test_good_retrieved(app):
         async with app.test_app():
             handle = app.add_background_task(go_wrong)
         assert isinstance(handle.exception(), ValueError)
 
-    async def test_good_asked_in_callback(running):
+    async def test_good_retrieved_in_callback(running):
         running.add_background_task(go_wrong).add_done_callback(lambda handle: handle.exception())
 
-    async def test_good_inline_asked(app):
+    async def test_good_inline_retrieved(app):
         app.config["EXECUTOR_INLINE"] = True
         async with app.test_app():
             handle = app.add_background_task(go_wrong_in_thread)
@@ -232,14 +232,14 @@ MODULE = """
     def test_good_without_a_loop(unseen_failures):
         assert not unseen_failures
 
-    async def test_good_log_as_ever(app, caplog, unseen_failures):
+    async def test_good_log_is_unchanged(app, caplog, unseen_failures):
         async with app.test_app():
             app.add_background_task(go_wrong)
         assert [str(record.exc_info[1]) for record in caplog.records if record.name == "tested"] == ["wrong"]
         assert len(unseen_failures) == 1
         unseen_failures.clear()
 """
-EACH = {
+EXPECTED = {
     "background": ["task 'go_wrong' failed", "ValueError: wrong", "in go_wrong"],
     "in_fixture": ["task 'go_wrong_in_thread' failed", "ValueError: wrong in a thread", "in go_wrong_in_thread"],
     "process": ["task 'fail' failed", "ValueError: wrong in a worker", "task 'kill_worker' failed", "WorkerLostError"],
@@ -250,7 +250,7 @@ EACH = {
     "inline": ["task 'go_wrong_in_thread' failed"],
     "executor_of_its_own": ["task 'go_wrong' failed"],
 }
-"""What is said of each test that leaves a failure unseen."""
+"""The messages expected for each test that leaves a failure unseen."""
 
 LOOPS = ("asyncio", "trio")
 
@@ -262,7 +262,7 @@ LOOPS = ("asyncio", "trio")
 )
 @pytest.mark.timeout(120)
 def test_unseen_failures(tmp_path, conftest, chosen):
-    """A test that leaves a failure unseen is failed, with the task's name and traceback; a test that sees it isn't."""
+    """A test that leaves a failure unseen fails, with the task's name and traceback; one that retrieves it passes."""
     (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_them.py").write_text(textwrap.dedent(MODULE))
     environment = {
@@ -279,26 +279,26 @@ def test_unseen_failures(tmp_path, conftest, chosen):
         text=True,
         timeout=110,
     )
-    said = done.stdout + done.stderr
-    outcomes = set(re.findall(r"^(PASSED|ERROR|FAILED) test_them.py::(\w+\[?\w*\]?)", said, re.MULTILINE))
+    output = done.stdout + done.stderr
+    outcomes = set(re.findall(r"^(PASSED|ERROR|FAILED) test_them.py::(\w+\[?\w*\]?)", output, re.MULTILINE))
     names = [name for name in re.findall(r"async def (test_\w+)", MODULE) if chosen in name]
-    both = [f"{name}[{loop}]" for name in names for loop in LOOPS]
-    bad = {("ERROR", name) for name in both if "bad" in name}
+    parametrized = [f"{name}[{loop}]" for name in names for loop in LOOPS]
+    bad = {("ERROR", name) for name in parametrized if "bad" in name}
     sync = {("PASSED", name) for name in re.findall(r"^    def (test_\w+)", MODULE, re.MULTILINE) if chosen in name}
-    assert outcomes == {("PASSED", name) for name in both} | bad | sync, said
-    assert {f"test_bad_{name}" for name in EACH if chosen in name} == {name for name in names if "bad" in name}
-    for name, parts in EACH.items():
+    assert outcomes == {("PASSED", name) for name in parametrized} | bad | sync, output
+    assert {f"test_bad_{name}" for name in EXPECTED if chosen in name} == {name for name in names if "bad" in name}
+    for name, parts in EXPECTED.items():
         for loop in LOOPS if chosen in name else ():
-            _, _, section = said.partition(f"ERROR at teardown of test_bad_{name}[{loop}]")
+            _, _, section = output.partition(f"ERROR at teardown of test_bad_{name}[{loop}]")
             section, _, _ = section.partition("ERROR at teardown")
             assert [part for part in parts if part not in section] == [], section
             assert "check the fixture `unseen_failures`" in section
-    assert "its error was never retrieved" not in said.partition("short test summary info")[2]
+    assert "its error was never retrieved" not in output.partition("short test summary info")[2]
 
 
 @pytest.mark.parametrize("module", ["executors, executors.quart", "executors.backends.process, executors.cli"])
-def test_pytest_is_for_tests_only(module):
-    """What an app imports doesn't import pytest."""
+def test_library_does_not_import_pytest(module):
+    """The modules that an app imports don't import pytest."""
     code = f"import {module}, sys; print([name for name in sys.modules if 'pytest' in name])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""An app that nobody starts, as with a test client alone: its executor starts by itself, and ends with the loop."""
+"""An app without a lifespan (a test client only): its executor starts on first use, and ends with the loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kind(request):
 
 @pytest.fixture
 def run(kind):
-    """Return what runs a coroutine function on an event loop of its own."""
+    """Return a function that runs a coroutine function on a new event loop."""
     return trio.run if kind[1] is trio.run else (lambda main: kind[1](main()))
 
 
@@ -49,8 +49,8 @@ def executor(app):
     return QuartExecutor(app)
 
 
-def test_used_in_run_after_run(app, executor, run):
-    """It starts with the first request or task of each event loop, and nothing of it is left afterwards."""
+def test_starts_in_each_event_loop(app, executor, run):
+    """The executor starts with the first request or task of each event loop, and leaves nothing behind."""
     ended = []
 
     @app.get("/async")
@@ -81,38 +81,38 @@ def test_used_in_run_after_run(app, executor, run):
 
 
 def test_drained_when_the_loop_ends(app, executor, run, kind):
-    """What runs in threads and processes when `asyncio.run` ends is waited for; trio leaves no time for that."""
-    released, inside = threading.Event(), threading.Event()
+    """Tasks in threads and processes are awaited when `asyncio.run` ends; on trio they are lost."""
+    released, entered = threading.Event(), threading.Event()
     handles = []
 
     def task():
-        inside.set()
+        entered.set()
         return released.wait()
 
     async def main():
         handles.append(app.add_background_task(task))
         handles.append(app.add_background_task(background.double, 2))
         handles.append(app.add_background_task(anyio.sleep_forever))
-        await until(lambda: inside.is_set() and handles[2].started_at)
+        await until(lambda: entered.is_set() and handles[2].started_at)
         threading.Timer(0.05, released.set).start()
 
     run(main)
     ends = {"asyncio": ["succeeded", "succeeded", "cancelled"], "trio": ["lost", "lost", "cancelled"]}
     states = [handle.state.value for handle in handles]
-    if kind[1] is trio.run and states[1] == "succeeded":  # it was quick
+    if kind[1] is trio.run and states[1] == "succeeded":  # it ended before the loop did
         states[1] = "lost"
     assert states == ends["trio" if kind[1] is trio.run else "asyncio"]
     assert all(handle.done() for handle in handles)
     released.wait()
 
 
-def test_failures_are_told_when_the_loop_ends(app, executor, run, kind, caplog):
-    """Failures of the last moment are told, by slow receivers, too, or logged; the next run isn't kept waiting."""
-    told, released = [], threading.Event()
+def test_failures_are_reported_when_the_loop_ends(app, executor, run, kind, caplog):
+    """Failures at the end of the loop are reported, also to slow receivers, or logged. The next run isn't delayed."""
+    reported, released = [], threading.Event()
 
-    async def slow(sender, exception):
+    async def slow_receiver(sender, exception):
         await anyio.sleep(0.05)
-        told.append(str(exception))
+        reported.append(str(exception))
 
     def fail_late():
         released.wait()
@@ -126,19 +126,21 @@ def test_failures_are_told_when_the_loop_ends(app, executor, run, kind, caplog):
         async with app.test_app():
             pass
 
-    with got_background_exception.connected_to(slow, app):
+    with got_background_exception.connected_to(slow_receiver, app):
         run(main)
         run(stop_at_once)
     logged = [
         str(record.exc_info[1]) for record in caplog.records if "the app could not be notified" in record.getMessage()
     ]
-    assert [*told, *logged] in ([["late"], ["the event loop ended before the task did"]][: 1 + (kind[1] is trio.run)])
+    assert [*reported, *logged] in (
+        [["late"], ["the event loop ended before the task did"]][: 1 + (kind[1] is trio.run)]
+    )
     assert not [record for record in caplog.records if "reports of" in record.getMessage()]
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
-def test_lifespan_after_it_started_by_itself(app, executor, run):
-    """A lifespan in the same loop goes on with the executor that runs, and drains it."""
+def test_lifespan_of_a_running_executor(app, executor, run):
+    """A lifespan in the same loop uses the executor that already runs, and drains it."""
     handles = []
 
     async def main():
@@ -154,7 +156,7 @@ def test_lifespan_after_it_started_by_itself(app, executor, run):
 
 
 def test_lifespan_after_a_drain(app, executor, run):
-    """What has started by itself and was drained by hand starts anew with a lifespan, and stays open."""
+    """A lifespan starts an executor again that ran without one and was drained; it stays open."""
     values = []
 
     async def main():
@@ -169,21 +171,21 @@ def test_lifespan_after_a_drain(app, executor, run):
 
 
 def test_abandoned_thread_of_an_ended_loop(app, executor, run, caplog):
-    """A thread that comes back after its loop has ended ends, although its context can't be torn down."""
+    """A thread that returns after its loop has ended ends, although its context can't be torn down."""
     caplog.set_level(logging.CRITICAL)
     app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0, EXECUTOR_CANCEL_GRACE=0)
     app.teardown_appcontext(lambda error: None)
-    released, inside, threads = threading.Event(), threading.Event(), []
+    released, entered, threads = threading.Event(), threading.Event(), []
 
     def task():
         threads.append(threading.current_thread())
-        inside.set()
+        entered.set()
         released.wait()
 
     async def main():
         async with app.test_app():
             app.add_background_task(task)
-            await until(inside.is_set)
+            await until(entered.is_set)
 
     run(main)
     assert threads[0].is_alive()

@@ -1,4 +1,4 @@
-"""The app in worker processes: imported once, its context around each task, its executor inert."""
+"""The app in worker processes: imported once, with a context for each task and an inert executor."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request):
-    """Run on asyncio and trio: uvloop's loop is the same to a worker as asyncio's."""
+    """Run on asyncio and trio: to a worker, uvloop is the same as asyncio."""
     return request.param
 
 
 @pytest.fixture
 def module_app(anyio_backend_name):
-    """Return an app that is an attribute of its module."""
+    """Return an app that is a module attribute."""
     return worker_app.trio_app if anyio_backend_name == "trio" else worker_app.app
 
 
 @pytest.fixture
 def recorded(anyio_backend_name):
-    """Return one with all that can be around a task."""
+    """Return a module's app that records its signals and teardown functions."""
     return worker_app.trio_recorded if anyio_backend_name == "trio" else worker_app.recorded
 
 
-async def test_module_s_app(module_app):
-    """The app is found by itself, imported once per worker, and is there for each task with a `g` of its own."""
+async def test_app_of_a_module(module_app):
+    """The app is found automatically, imported once per worker, and current in each task, with a new `g`."""
     add = module_app.add_background_task
     async with module_app.test_app():
         assert await add(in_app.app_name) == "worker_app"
@@ -46,11 +46,11 @@ async def test_module_s_app(module_app):
         assert await add(in_app.configured) == "configured"
         assert [await add(in_app.mark_g, mark) for mark in "ab"] == ["nothing", "nothing"]
         assert await add(in_app.imports) == ["worker_app"]
-        assert await add(in_app.heard) == []
+        assert await add(in_app.take_calls) == []
 
 
-async def test_backend_of_the_configuration(module_app):
-    """A `ProcessBackend` that the configuration adds has the app as well, also when it is started again."""
+async def test_configured_process_backend(module_app):
+    """A `ProcessBackend` from the configuration has the app as well, also after a restart."""
     second = ProcessBackend(1)
     module_app.config.update(EXECUTOR_BACKENDS={"second": second}, EXECUTOR_TAGS={"cpu": "second"})
     try:
@@ -70,35 +70,35 @@ async def test_coroutines_in_a_worker(module_app, anyio_backend_name):
         assert await module_app.add_background_task(in_app.own_executor) == 4
 
 
-async def test_around_a_task(recorded):
-    """Signals and teardown functions run around each task, sync and async ones; `before_serving` doesn't."""
+async def test_signals_and_teardown(recorded):
+    """Signal receivers and teardown functions, sync and async, run around each task; `before_serving` doesn't."""
     around = ["pushed", "async teardown recorded", "sync teardown None", "popped"]
     async with recorded.test_app():
         await recorded.add_background_task(in_app.app_name)
-        assert sorted(await recorded.add_background_task(in_app.heard)) == sorted([*around, "pushed"])
+        assert sorted(await recorded.add_background_task(in_app.take_calls)) == sorted([*around, "pushed"])
         await recorded.add_background_task(in_app.app_name_async)
-        assert set(await recorded.add_background_task(in_app.heard)) == set(around)
+        assert set(await recorded.add_background_task(in_app.take_calls)) == set(around)
         await recorded.add_background_task(in_app.fail_with, "wrong").wait()
-        assert "sync teardown LookupError('wrong')" in await recorded.add_background_task(in_app.heard)
+        assert "sync teardown LookupError('wrong')" in await recorded.add_background_task(in_app.take_calls)
 
 
-async def test_requests_in_a_worker(recorded):
-    """The worker's app can be asked through its test client."""
+async def test_test_client_in_a_worker(recorded):
+    """The test client of the worker's app works."""
     async with recorded.test_app():
         assert await recorded.add_background_task(in_app.request_self) == "recorded"
 
 
 @pytest.mark.parametrize("how", ["submit", "run", "add_background_task"])
-async def test_the_executor_is_inert(module_app, how):
-    """In a worker the app's executor refuses work, and says where to submit instead."""
+async def test_executor_is_inert(module_app, how):
+    """In a worker, the app's executor refuses tasks with an error that says where to submit them."""
     function = in_app.use_executor_async if how == "run" else in_app.use_executor
     async with module_app.test_app():
         with pytest.raises(ExecutorInWorkerError, match=r"worker process, where the app's executor is inert\. Return"):
             await module_app.add_background_task(function, how)
 
 
-async def test_no_server_in_a_worker(module_app):
-    """In a worker the app can't be started or served."""
+async def test_app_is_not_served_in_a_worker(module_app):
+    """In a worker, the app can't be started or served."""
     async with module_app.test_app():
         with pytest.raises(ExecutorInWorkerError, match="inert"):
             await module_app.add_background_task(in_app.start_app)
@@ -107,7 +107,7 @@ async def test_no_server_in_a_worker(module_app):
 
 
 async def test_factory(app, executor, anyio_backend_name):
-    """A factory's app is made once per worker, where `EXECUTOR_WORKER_APP` names the call."""
+    """An app factory that `EXECUTOR_WORKER_APP` names is called once per worker."""
     factory = "create_trio_app" if anyio_backend_name == "trio" else "create_app"
     app.config["EXECUTOR_WORKER_APP"] = f"worker_app:{factory}()"
     async with app.test_app():
@@ -116,19 +116,19 @@ async def test_factory(app, executor, anyio_backend_name):
         assert await app.add_background_task(in_app.imports) == ["worker_app", "create_app"]
 
 
-async def test_named_app_goes_before_the_found_one(module_app):
-    """`EXECUTOR_WORKER_APP` goes before what would be found."""
+async def test_configured_app_takes_precedence(module_app):
+    """`EXECUTOR_WORKER_APP` takes precedence over the app that would be found."""
     module_app.config["EXECUTOR_WORKER_APP"] = "worker_app:recorded"
     try:
         async with module_app.test_app():
             await module_app.add_background_task(in_app.app_name)
-            assert "pushed" in await module_app.add_background_task(in_app.heard)
+            assert "pushed" in await module_app.add_background_task(in_app.take_calls)
     finally:
         del module_app.config["EXECUTOR_WORKER_APP"]
 
 
 async def test_proxies_in_lambdas(module_app):
-    """Lambdas and closures that name Quart's proxies, or ours, travel; there these stand for what the worker has."""
+    """Lambdas and closures can use Quart's proxies and ours; in the worker, these refer to its own app."""
     app = current_app
 
     def names():
@@ -143,13 +143,13 @@ async def test_proxies_in_lambdas(module_app):
 
 
 def run_python(*arguments):
-    """Run the interpreter, and return the lines that it prints."""
+    """Run a Python interpreter, and return the lines of its output."""
     env = {**os.environ, "PYTHONPATH": str(Path(in_app.__file__).parent)}
-    ran = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-W", "error", *arguments], capture_output=True, text=True, timeout=20, env=env, check=False
     )
-    assert ran.returncode in {0, 3}, ran.stderr  # since 0.23 Quart exits with 3 when a signal ends it
-    return ran.stdout.splitlines()
+    assert done.returncode in {0, 3}, done.stderr  # since 0.23 Quart exits with 3 when a signal ends it
+    return done.stdout.splitlines()
 
 
 SCRIPT = """
@@ -169,9 +169,9 @@ def name():
 @app.before_serving
 async def stop():
     task = app.add_background_task(name)
-    app.stopping = asyncio.create_task(say(task))
+    app.stopping = asyncio.create_task(print_outcome(task))
 
-async def say(task):
+async def print_outcome(task):
     try:
         print(*await task)
     except Exception as error:
@@ -185,7 +185,7 @@ UNGUARDED = SCRIPT + RUN
 
 
 def test_main_script(tmp_path, free_port):
-    """An app of the main script, under the usual guard, is there in workers under its own name."""
+    """Workers have the app of a main script with the usual guard, under its own name."""
     script = tmp_path / "served.py"
     script.write_text(GUARDED.format(port=free_port))
     lines = run_python(str(script))
@@ -193,12 +193,12 @@ def test_main_script(tmp_path, free_port):
 
 
 def test_main_script_without_a_guard(tmp_path, free_port):
-    """Without the guard a worker comes to `app.run()`, which says that the guard is missing, and starts nothing."""
+    """Without the guard, `app.run()` starts nothing in a worker; its error says that the guard is missing."""
     script = tmp_path / "served.py"
     script.write_text(UNGUARDED.format(port=free_port))
-    told = " ".join(run_python(str(script)))
-    assert "ExecutorInWorkerError" in told
-    assert 'if __name__ == "__main__":' in told
+    output = " ".join(run_python(str(script)))
+    assert "ExecutorInWorkerError" in output
+    assert 'if __name__ == "__main__":' in output
 
 
 INTERACTIVE = """
@@ -221,15 +221,15 @@ asyncio.run(main())
 """
 
 
-def test_main_script_that_is_none():
-    """An app of an interactive session can't be imported: a task that uses it is told what to set."""
+def test_interactive_session():
+    """An app of an interactive session can't be imported; the error of a task that uses it says what to set."""
     lines = run_python("-c", INTERACTIVE)
     assert lines[0] == "4"
     assert "Set EXECUTOR_WORKER_APP" in lines[1]
 
 
-async def test_names(app, executor):
-    """A worker's log, and a task's error, name what is needed to find the place."""
+async def test_worker_traceback_has_no_frames_of_the_library(app, executor):
+    """The worker traceback of a task's error shows the user's files and none of the library's."""
     app.config["EXECUTOR_WORKER_APP"] = "worker_app:recorded"
     async with app.test_app():
         with pytest.raises(LookupError, match="wrong") as caught:

@@ -1,4 +1,4 @@
-"""What an app's workers open before their first task, and close after their last: `worker_init` and `worker_exit`."""
+"""`worker_init` and `worker_exit`: functions that workers call before their first task and after their last."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from executors.quart import QuartExecutor
 pytestmark = pytest.mark.anyio
 
 OPENED = ["open", "open_on_loop"]
-DONT_START = "worker processes fail to start"
+START_FAILURE = "worker processes fail to start"
 CLOSED = ["close_on_loop", "close"]
 ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request):
-    """Run on asyncio and trio: uvloop's loop is the same to a worker as asyncio's."""
+    """Run on asyncio and trio: to a worker, uvloop is the same as asyncio."""
     return request.param
 
 
 @pytest.fixture
 def app(anyio_backend_name):
-    """Return the app with hooks, as it was made."""
+    """Return the app with hooks, and restore its configuration afterwards."""
     app = hooked_app.trio_app if anyio_backend_name == "trio" else hooked_app.app
     before = dict(app.config)
     yield app
@@ -44,7 +44,7 @@ def app(anyio_backend_name):
 
 @pytest.fixture
 def record(tmp_path, monkeypatch):
-    """Return what reads the record: a list of what happened by process id, in order."""
+    """Return a function that reads the record: the events of each process, in order, by process id."""
     path = tmp_path / "record"
     path.touch()
     monkeypatch.setenv(hooked_app.RECORD, str(path))
@@ -61,33 +61,33 @@ def record(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def how(monkeypatch):
-    """Return what says what is to go wrong."""
-    return lambda value: monkeypatch.setenv(hooked_app.HOW, str(value))
+def set_fault(monkeypatch):
+    """Return a function that sets what fails in the hooks."""
+    return lambda value: monkeypatch.setenv(hooked_app.FAULT, str(value))
 
 
 KINDS = pytest.mark.parametrize("kind", ["preloaded", "forked before the import", "not forked"])
 
 
-def start_workers(app, how, kind, *what):
-    """Say how the app's workers start, and what goes wrong."""
+def configure_workers(app, set_fault, kind, *what):
+    """Set how the app's workers start, and what fails."""
     app.config["EXECUTOR_WORKER_PRELOAD"] = kind != "forked before the import"
-    how(", ".join(["import keeps a thread", *what] if kind == "not forked" else what))
+    set_fault(", ".join(["import keeps a thread", *what] if kind == "not forked" else what))
 
 
 def errors(caplog, text):
-    """Return the errors that the executor has logged with a text."""
+    """Return the errors logged by the executor that contain a text."""
     logged = [record for record in caplog.records if record.name == "executors" and record.levelno >= logging.ERROR]
     return [record for record in logged if text in record.getMessage()]
 
 
-# --- the way it is meant ----------------------------------------------------------------------------------------------
+# --- normal operation -------------------------------------------------------------------------------------------------
 
 
 @KINDS
-async def test_opened_and_closed(app, record, how, kind):
-    """Hooks run in order in the worker itself, in the app's context, and in reverse order as it ends in a drain."""
-    start_workers(app, how, kind)
+async def test_hooks_run_in_order(app, record, set_fault, kind):
+    """Hooks run in the worker, in the app's context: in order at its start, in reverse order at its end."""
+    configure_workers(app, set_fault, kind)
     async with app.test_app():
         worker, parent, keeps_g = await app.add_background_task(hooked_app.connection)
         assert record() == {worker: OPENED}
@@ -98,15 +98,15 @@ async def test_opened_and_closed(app, record, how, kind):
 
 
 async def test_loop_of_coroutine_functions(app, record, anyio_backend_name):
-    """On asyncio what a hook opens on the loop is on the loop of tasks; on trio each coroutine has a run of its own."""
+    """On asyncio, async hooks run on the loop of the tasks; on trio, each coroutine has a run of its own."""
     async with app.test_app():
         for _ in range(2):
-            assert await app.add_background_task(hooked_app.is_on_the_loop_of_the_start) or anyio_backend_name == "trio"
+            assert await app.add_background_task(hooked_app.is_on_the_loop_of_the_hooks) or anyio_backend_name == "trio"
 
 
 @ON_ASYNCIO
-async def test_replaced_workers(app, record):
-    """A worker that is replaced closes what it has opened, and the next opens its own."""
+async def test_replaced_workers_call_their_hooks(app, record):
+    """A replaced worker calls the exit hooks, and its successor calls the init hooks."""
     app.config["EXECUTOR_MAX_TASKS_PER_WORKER"] = 1
     async with app.test_app():
         workers = [(await app.add_background_task(hooked_app.connection))[0] for _ in range(3)]
@@ -115,8 +115,8 @@ async def test_replaced_workers(app, record):
 
 
 @ON_ASYNCIO
-async def test_idle_worker(app, record):
-    """A worker that ends for having nothing to do closes what it has opened."""
+async def test_idle_worker_calls_exit_hooks(app, record):
+    """A worker that ends because it is idle calls the exit hooks."""
     app.config["EXECUTOR_WORKER_IDLE_TIMEOUT"] = 0.01
     async with app.test_app():
         worker, _, _ = await app.add_background_task(hooked_app.connection)
@@ -124,28 +124,28 @@ async def test_idle_worker(app, record):
 
 
 @ON_ASYNCIO
-async def test_fewer_workers(app, record, tmp_path):
-    """Each worker opens its own; one that is too many closes it."""
+async def test_smaller_pool_calls_exit_hooks(app, record, tmp_path):
+    """Each worker calls the init hooks; one that a smaller pool ends calls the exit hooks."""
     app.config["EXECUTOR_PROCESSES"] = 2
-    here, *answers = (Line(tmp_path / name) for name in ("here", "first", "second"))
+    started, *answers = (Line(tmp_path / name) for name in ("started", "first", "second"))
     async with app.test_app():
         executor = app.extensions["executor"]
-        tasks = [executor.submit(hooked_app.meet, here.path, answer.path) for answer in answers]
+        tasks = [executor.submit(hooked_app.meet, started.path, answer.path) for answer in answers]
         for _ in tasks:
-            await here.hear()
+            await started.hear()
         executor.backend("process").resize(1)
         for answer in answers:
             answer.tell()
         workers = {await task for task in tasks}
         await until(lambda: sorted(map(len, record().values())) == [2, 4])
     assert record() == dict.fromkeys(workers, OPENED + CLOSED)
-    for line in (here, *answers):
+    for line in (started, *answers):
         line.close()
 
 
 @ON_ASYNCIO
-async def test_killed_worker(app, record):
-    """A worker that is killed closes nothing; the one that takes its place opens its own."""
+async def test_killed_worker_calls_no_exit_hooks(app, record):
+    """A killed worker calls no exit hooks; its replacement calls the init hooks."""
     async with app.test_app():
         killed, _, _ = await app.add_background_task(hooked_app.connection)
         await app.add_background_task(hooked_app.too_long).wait()
@@ -154,14 +154,14 @@ async def test_killed_worker(app, record):
 
 
 @ON_ASYNCIO
-async def test_worker_that_a_drain_kills(app, record):
-    """No other takes its place: there is nothing left to run."""
+async def test_worker_killed_by_a_drain_is_not_replaced(app, record):
+    """A worker that a drain kills isn't replaced: there is nothing left to run."""
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.1
     async with app.test_app():
         killed, _, _ = await app.add_background_task(hooked_app.connection)
         stuck = app.extensions["executor"].options(timeout=1000).submit(hooked_app.too_long)
         released = threading.Event()
-        app.add_background_task(released.wait)  # the drain gives this another while, in which a worker could start
+        app.add_background_task(released.wait)  # keeps the drain open, long enough for a worker to start
         await until(lambda: stuck.started_at is not None)
     released.set()
     assert record() == {killed: OPENED}
@@ -173,9 +173,9 @@ async def test_worker_that_a_drain_kills(app, record):
 @KINDS
 @pytest.mark.parametrize("what", ["init fails", "async init fails", "init exits"])
 @ON_ASYNCIO
-async def test_worker_that_cannot_open(app, record, how, caplog, what, kind):
-    """No worker starts: each task fails with the worker's traceback, which is logged once."""
-    start_workers(app, how, kind, what)
+async def test_failing_init(app, record, set_fault, caplog, what, kind):
+    """If an init hook fails, no worker starts: each task fails with the worker's traceback, which is logged once."""
+    configure_workers(app, set_fault, kind, what)
     async with app.test_app():
         submit = app.extensions["executor"].submit
         handles = [submit(hooked_app.connection) for _ in range(3)]
@@ -186,17 +186,17 @@ async def test_worker_that_cannot_open(app, record, how, caplog, what, kind):
             assert ("SystemExit: 7" if what == "init exits" else "LookupError: no database") in str(caught.value)
         with pytest.raises(BackendUnavailableError, match=r"hooked_app\.py"):
             submit(hooked_app.connection)
-    (logged,) = errors(caplog, DONT_START)
+    (logged,) = errors(caplog, START_FAILURE)
     assert "hooked_app.py" in logged.getMessage()
 
 
 @ON_ASYNCIO
-async def test_worker_that_can_open_later(app, record, how, caplog, tmp_path, monkeypatch):
-    """While no worker starts that is logged once; when one does, tasks run; when none does again, it is logged anew."""
+async def test_init_that_succeeds_later(app, record, set_fault, caplog, tmp_path, monkeypatch):
+    """Failures to start are logged once, until a worker starts and runs tasks; the next failure is logged again."""
     monkeypatch.setattr(starter, "_FIRST_PAUSE", 0.05)
-    state = tmp_path / "how"
+    state = tmp_path / "fault"
     state.write_text("init fails")
-    how(state)
+    set_fault(state)
     app.config["EXECUTOR_MAX_TASKS_PER_WORKER"] = 1
     async with app.test_app():
         submit = app.extensions["executor"].submit
@@ -206,16 +206,16 @@ async def test_worker_that_can_open_later(app, record, how, caplog, tmp_path, mo
             await until(lambda: process.unavailable is None)
         state.write_text("")
         assert (await submit(hooked_app.connection))[0] in record()
-        assert len(errors(caplog, DONT_START)) == 1
+        assert len(errors(caplog, START_FAILURE)) == 1
         state.write_text("init fails")
         await submit(hooked_app.connection).wait()
-        assert len(errors(caplog, DONT_START)) == 2
+        assert len(errors(caplog, START_FAILURE)) == 2
 
 
 @ON_ASYNCIO
-async def test_exit_that_fails(app, record, how, caplog):
-    """What a hook raises at the end is logged, and the others run."""
-    how("exit fails")
+async def test_failing_exit(app, record, set_fault, caplog):
+    """An exception in an exit hook is logged, and the other hooks run."""
+    set_fault("exit fails")
     async with app.test_app():
         worker, _, _ = await app.add_background_task(hooked_app.connection)
     assert record() == {worker: [*OPENED, "close"]}
@@ -225,9 +225,9 @@ async def test_exit_that_fails(app, record, how, caplog):
 
 
 @ON_ASYNCIO
-async def test_exit_that_hangs(app, record, how):
-    """A hook that doesn't end is killed with its worker, and doesn't keep the drain."""
-    how("exit hangs")
+async def test_hanging_exit(app, record, set_fault):
+    """An exit hook that doesn't end is killed with its worker at the drain's deadline."""
+    set_fault("exit hangs")
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.5
     async with app.test_app():
         worker, _, _ = await app.add_background_task(hooked_app.connection)
@@ -237,19 +237,19 @@ async def test_exit_that_hangs(app, record, how):
 
 
 @ON_ASYNCIO
-async def test_slow_exit(app, record, how):
-    """A hook has until the drain's deadline."""
-    how("exit is slow")
+async def test_slow_exit(app, record, set_fault):
+    """An exit hook has until the drain's deadline."""
+    set_fault("exit is slow")
     async with app.test_app():
         worker, _, _ = await app.add_background_task(hooked_app.connection)
     assert record() == {worker: OPENED + CLOSED}
 
 
-# --- where they are used ----------------------------------------------------------------------------------------------
+# --- registration -----------------------------------------------------------------------------------------------------
 
 
-def test_functions_are_only_kept():
-    """The decorators return the function, and call nothing here; the executor needn't have an app yet."""
+def test_decorators_return_the_function():
+    """The decorators return the function and don't call it; the extension needs no app yet."""
     executor = QuartExecutor()
 
     def function():
@@ -261,8 +261,8 @@ def test_functions_are_only_kept():
 
 @ON_ASYNCIO
 @pytest.mark.parametrize("name", ["worker_init", "worker_exit"])
-async def test_misuse(name):
-    """A hook that comes too late, or can't be called, is refused with a sentence."""
+async def test_invalid_registration_is_refused(name):
+    """A hook that isn't callable, or is registered after the start, is refused."""
     app = Quart("made")
     app.config["EXECUTOR_PROCESSES"] = 0
     hook = getattr(QuartExecutor(app), name)
@@ -274,19 +274,19 @@ async def test_misuse(name):
 
 
 @ON_ASYNCIO
-async def test_factory_with_hooks():
-    """An app that workers can't find doesn't start if it has hooks: it says what to set."""
+async def test_hooks_of_an_app_that_workers_cannot_import():
+    """An app with hooks that workers can't import doesn't start; the error says what to set."""
     app = Quart("made")
     hooked_app.add_hooks(QuartExecutor(app))
-    says = "'made' is no variable of a module.*worker_init.*Set EXECUTOR_WORKER_APP to 'package.module:app'"
-    with pytest.raises(AppNotFoundError, match=says):
+    message = "'made' is no variable of a module.*worker_init.*Set EXECUTOR_WORKER_APP to 'package.module:app'"
+    with pytest.raises(AppNotFoundError, match=message):
         await app.startup()
     assert app.extensions["executor"].phase == "new"
 
 
 @ON_ASYNCIO
-async def test_factory_without_workers():
-    """Without worker processes it starts: nobody would call the hooks."""
+async def test_hooks_without_workers():
+    """Without worker processes such an app starts, because no worker would call the hooks."""
     app = Quart("made")
     app.config["EXECUTOR_PROCESSES"] = 0
     hooked_app.add_hooks(QuartExecutor(app))

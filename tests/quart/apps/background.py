@@ -1,4 +1,4 @@
-"""Functions for background tasks, without Quart: worker processes import this module, and fast."""
+"""Functions for background tasks, without Quart, so that worker processes import this module quickly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def task_id() -> int | None:
 
 @cpu_bound
 def grow() -> int:
-    """Keep some memory, and tell the process."""
+    """Allocate memory that stays in use, and return the process id."""
     kept.append(b"x" * 2**20)
     return os.getpid()
 

@@ -1,4 +1,4 @@
-"""Tasks that look at what has travelled with them to a worker process."""
+"""Tasks that return the context that was sent with them to a worker process."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def set_variables() -> None:
 
 @cpu_bound
 def trace(data: bytes = b"") -> Trace:
-    """Return the ids of the trace and the span that are current, and a value of the baggage."""
-    from opentelemetry import baggage  # noqa: PLC0415  (some tasks are to find it not imported)
+    """Return the ids of the current trace and span, and a value of the baggage."""
+    from opentelemetry import baggage  # noqa: PLC0415  (some tests check that it isn't imported)
     from opentelemetry.trace import get_current_span  # noqa: PLC0415
 
     context = get_current_span().get_span_context()

@@ -1,4 +1,4 @@
-"""An app whose command adds tasks: for `quart --app commanded work`."""
+"""An app with a command that adds tasks, for `quart --app commanded work`."""
 
 from __future__ import annotations
 

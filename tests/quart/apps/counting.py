@@ -1,6 +1,6 @@
-"""What happened in this process, counted in a module of its own: an app that is imported twice shows here."""
+"""Records of this process, in a module of their own, which shows whether an app was imported twice."""
 
 from __future__ import annotations
 
 imports: list[str] = []
-heard: list[str] = []
+calls: list[str] = []

@@ -1,4 +1,4 @@
-"""Apps whose workers open something before their first task, and close it after their last; all is recorded."""
+"""Apps with worker hooks that open and close a resource, and record each call."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from executors import cpu_bound
 from executors.quart import QuartExecutor
 
 RECORD = "HOOKED_RECORD"
-HOW = "HOOKED_HOW"
-"""Says what goes wrong in the hooks, or at the import."""
+FAULT = "HOOKED_FAULT"
+"""What goes wrong in the hooks or at the import."""
 
 
 def record(what: str) -> None:
-    """Tell what happens in which process, which process that comes from, and which app is there."""
+    """Record a call, with the ids of the process and its parent and the name of the current app."""
     with Path(os.environ[RECORD]).open("a") as file:
         file.write(f"{what} {os.getpid()} {os.getppid()} {current_app.name}\n")
 
 
-def goes_wrong(how: str) -> bool:
-    """Whether something is to go wrong: it is in the variable's value, or in the file that this names."""
-    value = os.environ.get(HOW, "")
-    return how in (Path(value).read_text() if value.startswith("/") else value).split(", ")
+def has_fault(fault: str) -> bool:
+    """Whether a fault is set, in the environment variable or in the file that it names."""
+    value = os.environ.get(FAULT, "")
+    return fault in (Path(value).read_text() if value.startswith("/") else value).split(", ")
 
 
-def go_wrong(where: str) -> None:
-    if goes_wrong(f"{where} fails"):
+def raise_fault(where: str) -> None:
+    if has_fault(f"{where} fails"):
         raise LookupError("no database")
-    if goes_wrong(f"{where} exits"):
+    if has_fault(f"{where} exits"):
         sys.exit(7)
-    if goes_wrong(f"{where} hangs"):
+    if has_fault(f"{where} hangs"):
         time.sleep(1000)
-    if goes_wrong(f"{where} is slow"):
+    if has_fault(f"{where} is slow"):
         time.sleep(1.0)
 
 
@@ -53,7 +53,7 @@ def make(app: Quart) -> Quart:
 def add_hooks(executor: QuartExecutor) -> None:
     @executor.worker_init
     def open_connection() -> None:
-        go_wrong("init")
+        raise_fault("init")
         g.connection = "gone with this call"
         assert threading.current_thread() is threading.main_thread()
         current_app.extensions["connection"] = os.getpid()
@@ -62,7 +62,7 @@ def add_hooks(executor: QuartExecutor) -> None:
     @executor.worker_init
     async def open_on_loop() -> None:
         await anyio.lowlevel.checkpoint()
-        go_wrong("async init")
+        raise_fault("async init")
         current_app.extensions["loop"] = running_loop()
         record("open_on_loop")
 
@@ -73,7 +73,7 @@ def add_hooks(executor: QuartExecutor) -> None:
     @executor.worker_exit
     async def close_on_loop() -> None:
         await anyio.lowlevel.checkpoint()
-        go_wrong("exit")
+        raise_fault("exit")
         assert running_loop() is current_app.extensions["loop"] or running_loop() is None
         record("close_on_loop")
 
@@ -89,18 +89,18 @@ def running_loop() -> object:
 app = make(Quart(__name__))
 trio_app = make(QuartTrio(__name__))
 
-if goes_wrong("import keeps a thread"):
+if has_fault("import keeps a thread"):
     threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
 
 
 @cpu_bound
 def connection() -> tuple[int, int, bool]:
-    """Return what the worker has opened, the parent of its process, and whether a hook's `g` is here."""
+    """Return the worker's connection, its parent's process id, and whether the `g` of a hook is current."""
     return current_app.extensions["connection"], os.getppid(), "connection" in g
 
 
 @cpu_bound
-async def is_on_the_loop_of_the_start() -> bool:
+async def is_on_the_loop_of_the_hooks() -> bool:
     await anyio.lowlevel.checkpoint()
     return running_loop() is current_app.extensions["loop"]
 
@@ -112,9 +112,9 @@ def too_long() -> None:
 
 @cpu_bound
 def meet(path: str, answer: str) -> int:
-    """Say that it has begun, and wait for word."""
-    from lines import hear, say  # noqa: PLC0415  (of the tests' support)
+    """Report that the task has started, and wait for the answer."""
+    from lines import hear, say  # noqa: PLC0415  (in tests/support)
 
-    say(path, "here")
+    say(path, "started")
     hear(answer)
     return os.getpid()

@@ -1,4 +1,4 @@
-"""Functions for background tasks that use the current app. A module of its own: worker processes import it."""
+"""Functions for background tasks that use the current app, in a module that worker processes import."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def mark_g(mark: str) -> str:
 
 
 @cpu_bound
-def heard() -> list[str]:
-    taken, counting.heard[:] = list(counting.heard), []
+def take_calls() -> list[str]:
+    taken, counting.calls[:] = list(counting.calls), []
     return taken
 
 

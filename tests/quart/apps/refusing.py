@@ -1,4 +1,4 @@
-"""An app for a real server, with more to do than it takes."""
+"""An app for a real server, whose requests submit more tasks than the queue holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ released = threading.Event()
 async def add() -> str:
     for _ in range(3):
         app.add_background_task(released.wait)
-    return "taken"
+    return "accepted"
 
 
 @app.after_serving

@@ -23,8 +23,8 @@ def write(line: str) -> None:
 
 
 @cpu_bound
-def stay() -> None:
-    """Say which process this is, and stay."""
+def block() -> None:
+    """Record the process id, and block."""
     write(f"worker {os.getpid()}")
     time.sleep(600)
 
@@ -32,7 +32,7 @@ def stay() -> None:
 @app.before_serving
 async def before() -> None:
     for _ in range(2):
-        app.add_background_task(stay)
+        app.add_background_task(block)
 
 
 @app.while_serving

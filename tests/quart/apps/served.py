@@ -1,4 +1,4 @@
-"""An app for real servers: work in flight on all three backends, and a record of how it ended."""
+"""An app for real servers: tasks on all three backends, and a record of how they ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(line: str) -> None:
 
 
 async def on_loop(seconds: float) -> None:
-    """Work until the server stops, and a while longer."""
+    """Run until the server stops, and a while longer."""
     await app.shutdown_event.wait()
     await anyio.sleep(0.2)
     write("draining")
@@ -37,14 +37,14 @@ async def on_loop(seconds: float) -> None:
 
 
 def in_thread(seconds: float) -> None:
-    """Work without listening to anybody."""
+    """Run without responding to cancellation."""
     time.sleep(seconds)
     write("done in_thread")
 
 
 @cpu_bound
 def in_process(seconds: float) -> None:
-    """Work in another process."""
+    """Run in a worker process."""
     write(f"worker {os.getpid()}")
     time.sleep(seconds)
     write("done in_process")
@@ -62,7 +62,7 @@ async def after() -> None:
 
 @app.post("/work/<float:seconds>")
 async def work(seconds: float) -> str:
-    """Have all three backends run something of this length, and answer once they do."""
+    """Start a task of this length on all three backends, and respond once they run."""
     handles = [app.add_background_task(function, seconds) for function in (on_loop, in_thread, in_process)]
     for handle in handles:
         while handle.started_at is None:
@@ -72,7 +72,7 @@ async def work(seconds: float) -> str:
 
 @app.get("/slow/<float:seconds>")
 async def slow(seconds: float) -> str:
-    """Answer late."""
+    """Respond late."""
     write(f"slow {os.getpid()}")
     await anyio.sleep(seconds)
     write("answered slow")

@@ -1,4 +1,4 @@
-"""Two apps in one module, for asyncio and for trio, each with an executor of its own settings."""
+"""Two apps in one module, for asyncio and for trio, each with its own executor settings."""
 
 from __future__ import annotations
 

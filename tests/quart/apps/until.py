@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does."""
+"""Waiting for another thread or process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import anyio
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Look again and again until a condition holds, with a deadline."""
-    with anyio.fail_after(seconds):
+async def until(condition: Callable[[], object], timeout: float = 10) -> None:
+    """Wait until a condition holds, with a timeout in seconds."""
+    with anyio.fail_after(timeout):
         while not condition():
             await anyio.sleep(0.001)

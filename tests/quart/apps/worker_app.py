@@ -1,4 +1,4 @@
-"""Apps of both kinds as modules have them, with all that happens around a task recorded."""
+"""Apps as module attributes, of Quart and Quart-Trio; some record the calls around a task."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ trio_app = make(QuartTrio(__name__))
 def record(one: Quart) -> None:
     @one.before_serving
     async def before() -> None:
-        counting.heard.append("before_serving")
+        counting.calls.append("before_serving")
 
     @one.teardown_appcontext
     def teardown(error: BaseException | None) -> None:
-        counting.heard.append(f"sync teardown {error!r}")
+        counting.calls.append(f"sync teardown {error!r}")
 
     @one.teardown_appcontext
     async def async_teardown(error: BaseException | None) -> None:
-        counting.heard.append(f"async teardown {current_app.name}")
+        counting.calls.append(f"async teardown {current_app.name}")
 
     @one.get("/")
     async def route() -> str:
@@ -43,11 +43,11 @@ def record(one: Quart) -> None:
 
 
 async def pushed(sender: Quart, **_: object) -> None:
-    counting.heard.append("pushed")
+    counting.calls.append("pushed")
 
 
 async def popped(sender: Quart, **_: object) -> None:
-    counting.heard.append("popped")
+    counting.calls.append("popped")
 
 
 recorded = make(Quart("recorded"))
