@@ -1,1 +1,1 @@
-"""Benchmarks of the library beside its peers: `python -m benchmarks NAME`."""
+"""Benchmarks of the library and its peers: `python -m benchmarks NAME`."""

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("benchmark", choices=["all", *BENCHMARKS])
     parser.add_argument("--rounds", type=int, help="how often each arm is measured, in turn (7; with --quick 3)")
-    parser.add_argument("--quick", action="store_true", help="measure less: to see that it works, and rough figures")
+    parser.add_argument("--quick", action="store_true", help="measure less, for rough figures")
     parser.add_argument("--scale", type=float, help="multiply seconds and numbers of calls (1; with --quick 0.25)")
     parser.add_argument(
         "--spinners",

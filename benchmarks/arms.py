@@ -19,21 +19,21 @@ from executors._cpus import available_cpus
 
 
 @asynccontextmanager
-async def quarts_threads(_: Executor) -> AsyncIterator[Call]:
+async def quart_threads(_: Executor) -> AsyncIterator[Call]:
     """Run functions as background tasks of an app without an executor."""
     plain = Quart("plain")
 
     async def call(function: Callable[..., Any]) -> None:
-        others = set(plain.background_tasks)
+        before = set(plain.background_tasks)
         plain.add_background_task(function)
-        (task,) = plain.background_tasks - others
+        (task,) = plain.background_tasks - before
         await task
 
     yield call
 
 
 @asynccontextmanager
-async def anyios_threads(_: Executor) -> AsyncIterator[Call]:
+async def anyio_threads(_: Executor) -> AsyncIterator[Call]:
     """Run functions in AnyIO's threads."""
     yield anyio.to_thread.run_sync
 

@@ -1,4 +1,4 @@
-"""The least that a round trip to another process costs: a bare socketpair, one pickle each way, nothing else."""
+"""The minimum cost of a round trip to another process: a bare socketpair and one pickle each way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_MESSAGE = 4096
 
 @asynccontextmanager
 async def opened(loop: str, nice: int | str) -> AsyncIterator[Call]:
-    """Start a child process that runs one call at a time, and yield what calls it.
+    """Start a child process that runs one call at a time, and yield a function that calls it.
 
     The child has a CPU of its own while the server is `apart`. On one CPU a round trip takes half as long, but a worker
     that computes would then take the server's CPU.

@@ -25,7 +25,7 @@ NOT_INSTALLED = "not installed: pip install 'quart-executors[bench]'"
 ROOT = Path(__file__).parents[1]
 
 Call = Callable[..., Awaitable[Any]]
-"""Called with a function and its arguments; runs it somewhere; its result is awaited."""
+"""Runs a function with arguments in an arm; the result is awaited."""
 Samples = dict[str, list[float]]
 """The figures of all rounds, by arm."""
 
@@ -38,7 +38,7 @@ class Plan:
         rounds: How often each arm is measured, in turn.
         scale: Multiplies seconds and numbers of calls.
         spinners: Whether latencies are measured with the CPUs kept awake: ``"on"``, ``"off"`` or ``"both"``.
-        size: How many tasks the benchmark `queue` has queued at most.
+        size: The maximum number of queued tasks in the benchmark `queue`.
         worker_nice: The niceness of our workers, or ``"idle"`` for SCHED_IDLE. The peers' workers have niceness 0.
     """
 
@@ -240,7 +240,7 @@ async def round_trip(call: Callable[[], Awaitable[Any]], seconds: float, least: 
 
 
 async def throughput(call: Callable[[], Awaitable[Any]], seconds: float) -> float:
-    """Return the calls per second with `IN_FLIGHT` of them under way."""
+    """Return the calls per second with `IN_FLIGHT` calls in flight."""
     done = 0
 
     async def one_after_another() -> None:

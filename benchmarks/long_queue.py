@@ -92,7 +92,7 @@ async def _run(size: int, tasks: int, nice: int | str) -> dict[str, float]:
         gc.collect()
         before = resident()
         pauses = Pauses()
-        submitting = looking = 0.0
+        submitting = inspecting = 0.0
         found: dict[str, float] = {}
         began = time.perf_counter()
         for _ in range(tasks // size):
@@ -103,9 +103,9 @@ async def _run(size: int, tasks: int, nice: int | str) -> dict[str, float]:
             submitting += submitted - round_began
             if not found:
                 found = {"bytes": (resident() - before) / size, **_objects()}
-                looking = time.perf_counter() - submitted
+                inspecting = time.perf_counter() - submitted
             await executor.wait_idle()
-        whole = time.perf_counter() - began - looking
+        whole = time.perf_counter() - began - inspecting
         done = tasks // size * size
         return {"rate": done / whole, "submit_rate": done / submitting, "pause": pauses.longest * 1e3, **found}
 

@@ -36,7 +36,7 @@ def measure(plan: Plan, report: Report) -> None:
 async def _measure(plan: Plan, report: Report) -> None:
     async with peers.opened(peers.process_arms(plan.worker_nice), ARMS, 1) as calls:
         for label, full_size in SIZES.items():
-            # A plan of a test has small payloads, too: its figures mean nothing.
+            # With the small scale of a test payloads are small, too: only the code is tested.
             size = max(KIB, int(full_size * min(1.0, 10 * plan.scale)))
             await _arrays(plan, report, calls, label, size)
             await _bytes(plan, report, calls, label, size)

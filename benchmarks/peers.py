@@ -1,4 +1,4 @@
-"""The arms: ways to run a function elsewhere, ours and those of the peers, each called in the same way."""
+"""The arms: our way to run a function elsewhere and those of the peers, all with the same interface."""
 
 from __future__ import annotations
 
@@ -145,14 +145,14 @@ async def warm_up(call: Call, workers: int) -> None:
     """Call until each worker has run something, so that all have started."""
     seen: set[tuple[int, int]] = set()
 
-    async def look() -> None:
+    async def record_worker() -> None:
         seen.add(await call(work.who))
 
     with anyio.fail_after(60):
         while len(seen) < workers:
             async with anyio.create_task_group() as group:
                 for _ in range(2 * workers):
-                    group.start_soon(look)
+                    group.start_soon(record_worker)
 
 
 @asynccontextmanager

@@ -52,20 +52,20 @@ async def _measure(plan: Plan, report: Report) -> None:
     async with AsyncExitStack() as stack:
         arms = {name: await stack.enter_async_context(OPENERS[name](plan.worker_nice)) for name in names}
         for awake in plan.wakefulness:
-            for cause, die in (("killed", _killed), ("timed out", _timed_out)):
+            for cause, end_worker in (("killed", _killed), ("timed out", _timed_out)):
                 found: dict[str, list[Times]] = {name: [] for name in names}
                 with spinners(awake):
                     for _ in range(deaths):
                         for name, start in arms.items():
-                            found[name].append(await _one(die, start))
+                            found[name].append(await _one(end_worker, start))
                 _rows(report, labelled(f"worker {cause}", awake), found)
 
 
-async def _one(die: Callable[[Start, Line], Awaitable[Times]], start: Start) -> Times:
-    await start(nothing)  # a worker is up
+async def _one(end_worker: Callable[[Start, Line], Awaitable[Times]], start: Start) -> Times:
+    await start(nothing)  # a worker has started
     await anyio.sleep(PAUSE)
     with _line() as line:
-        return await die(start, line)
+        return await end_worker(start, line)
 
 
 def _rows(report: Report, what: str, found: dict[str, list[Times]]) -> None:
@@ -118,7 +118,7 @@ class Line:
         self._descriptor = descriptor
 
     async def read(self) -> tuple[float, float]:
-        """Wait for what the worker writes."""
+        """Wait until the worker has written, and return the process id and the time."""
         await anyio.wait_readable(self._descriptor)
         pid, started = os.read(self._descriptor, 100).split()
         return float(pid), float(started)

@@ -29,7 +29,7 @@ SUMMARY: dict[tuple[str, str], tuple[str, ...]] = {
     ("cold", "first result: a plain function"): (peers.PROCESS_POOL, peers.ANYIO),
     ("memory", "PSS of an idle worker"): (OURS,),
 }
-"""The rows of the summary, with the arms that ours is compared with; ours where there is no other."""
+"""The rows of the summary, with the arms that ours is compared with; ours if there is none."""
 
 FLOORS = {FLOOR, "create_task", "one memcpy", "python -c pass", "python -c 'import …'", "idle", "idle, CPUs awake"}
 """Arms that do less than any library could; being slower than these is no loss."""

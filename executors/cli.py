@@ -67,7 +67,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=_between(1, 1000, int),
         default=4,
         metavar="N",
-        help="how many calls are kept under way (4)",
+        help="how many calls run concurrently (4)",
     )
     add("--seconds", type=_seconds, default=3.0, help="how long each arm is measured in each round (3)")
     add("--rounds", type=_between(1, 1000, int), default=5, metavar="N", help="how often each arm is measured (5)")

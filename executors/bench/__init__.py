@@ -1,7 +1,7 @@
 """`executors bench`: measures on a real server where a function belongs.
 
-A Quart app runs under Hypercorn in a process of its own (`server`). It keeps calls of the function under way in one
-place, which is called an arm (`arms`). Meanwhile the probe, a second process (`client`), sends requests to the app at a
+A Quart app runs under Hypercorn in a process of its own (`server`). It keeps calls of the function running in one
+place, called an arm (`arms`). Meanwhile the probe, a second process (`client`), sends requests to the app at a
 fixed rate and measures the time from when each was planned to its answer. `run` measures every arm in every round,
 starting with another one each time; `results` has the records and the figures computed from them; `advice` decides;
 `command` shows the result in the terminal and `page` in HTML.

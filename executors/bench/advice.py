@@ -44,16 +44,16 @@ def advise(arms: Sequence[Summary], errors: Mapping[str, str], *, is_coroutine: 
     harmless = [arm for arm in by_name.values() if is_harmless(arm, calm)]
     if is_coroutine and INLINE in by_name and by_name[INLINE] not in harmless and _waits(by_name[INLINE]):
         return (
-            "make it a sync function (def), which runs in a thread: as a coroutine function it holds the event loop "
-            f"up without computing (p99 {_ms(by_name[INLINE].http_p99)}{_beside(idle)})"
+            "make it a sync function (def), which runs in a thread: as a coroutine function it blocks the event loop "
+            f"without computing (p99 {_ms(by_name[INLINE].http_p99)}{_beside(idle)})"
         )
     if not harmless:
         p99 = f"p99 is {_ms(quietest.http_p99)}{_beside(idle)}"
         if len(by_name) == 1 and not errors:
             return f"not {_place(quietest.arm)}, where {p99}: measure other arms, too, to find out where"
         return (
-            f"{how(quietest.arm, is_coroutine)}, which harms least: {_place(quietest.arm)} {p99}; "
-            "fewer calls at a time would do less"
+            f"{how(quietest.arm, is_coroutine)}, which does the least harm: {_place(quietest.arm)} {p99}; "
+            "fewer concurrent calls would do less"
         )
     best = choose(harmless)
     other = _alternative(best, by_name)

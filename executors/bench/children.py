@@ -1,4 +1,4 @@
-"""Child processes that answer requests: how one is started and stopped, its end of the connection, its CPU time.
+"""Child processes that answer requests: starting and stopping one, both ends of the connection, its CPU time.
 
 Requests and answers are lines of JSON on the child's stdin and stdout. A child ends when its stdin is closed, by its
 parent or because the parent is gone.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 EXIT_TIMEOUT = 5.0
-"""Seconds that a child has to end after its stdin has been closed. It is killed then."""
+"""Seconds that a child has to end after its stdin has been closed, before it is killed."""
 
 MAX_ANSWER = 2**28
 MAX_LOG = 3000
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def kill_with_parent() -> None:
-    """Have this process killed when its parent dies, even while C code holds the GIL (Linux; elsewhere no effect)."""
+    """Let the kernel kill this process when its parent dies, even while C code holds the GIL. Linux only."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -117,7 +117,7 @@ async def probe(client: Client, path: str, rate: float, seconds: float, bound: f
 
 
 async def main(parent: Parent) -> None:
-    """Entry point of the probe's process, which does nothing else, so that its clock is as good as the machine's.
+    """Entry point of the probe's process, which does nothing else, so that nothing delays its requests.
 
     It answers two requests: a port, a path and a number of connections to open and use once each; and a rate, seconds
     and a bound, answered with what `probe` returns.

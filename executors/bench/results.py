@@ -16,10 +16,10 @@ MIN_CALLS = 10
 """A throughput of fewer calls in a measurement is doubtful."""
 
 MAX_SPREAD = 3.0
-"""An arm whose worst round is more times as slow as its best is doubtful: something else was running."""
+"""An arm whose worst round is slower than its best by more than this factor is doubtful: there was other load."""
 
 MAX_CLIENT_LATENESS = 0.01
-"""Seconds. Where the probe's p99 of lateness is above, the latencies are the machine's rather than the server's."""
+"""Seconds. If the probe's p99 lateness is above this, the latencies are the machine's rather than the server's."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Findings:
         target: The function, as the user named it.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        concurrency: How many calls were kept under way.
+        concurrency: How many calls ran concurrently.
         rate: Requests per second of the probe.
         machine: Versions, CPUs and the system, by name.
         measurements: All measurements, in the order in which they were made.

@@ -20,7 +20,7 @@ REQUEST_TIMEOUT = 5.0
 """Seconds after which a request of the probe has failed."""
 
 CONNECTIONS = 32
-"""Connections that the probe opens beforehand; it opens more where more requests are under way."""
+"""Connections that the probe opens beforehand; it opens more if more requests are in flight."""
 
 OnProgress: TypeAlias = Callable[[str, int], None]
 """Called with an arm and a round, from 1, before they are measured."""
@@ -41,7 +41,7 @@ class Plan:
         app: The app that is served, as ``"package.module:app"``; an empty one if None.
         arms: Where the function is to run; see `executors.bench.arms.find_arm`.
         is_coroutine: Whether it is a coroutine function.
-        concurrency: How many calls are kept under way.
+        concurrency: How many calls run concurrently.
         rate: Requests per second of the probe.
         seconds: How long each arm is measured in each round.
         rounds: How many rounds.

@@ -1,4 +1,4 @@
-"""The server's process: the app under Hypercorn, calls of the function under way, and the loop's monitor."""
+"""The server's process: the app under Hypercorn, concurrent calls of the function, and the loop's monitor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Load:
         target: The function that is called.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        concurrency: How many calls are under way.
+        concurrency: How many calls run concurrently.
         app: The app that is served, as ``"package.module:app"``; an empty one if None.
         config: Settings that are added to the app's configuration.
     """
@@ -129,10 +129,10 @@ async def serving(app: Quart) -> AsyncIterator[int]:
 
 
 class Driver:
-    """Keeps a constant number of calls under way.
+    """Keeps a constant number of calls running.
 
     Args:
-        concurrency: How many calls are under way at a time.
+        concurrency: How many calls run concurrently.
 
     Attributes:
         calls: How many calls have succeeded.
@@ -173,7 +173,7 @@ class Driver:
             else:
                 self.calls += 1
             warm.set()
-            await asyncio.sleep(0)  # a function that runs on the loop leaves it no other chance to do anything else
+            await asyncio.sleep(0)  # otherwise a function that runs on the loop never lets it do anything else
 
 
 async def _measure(parent: Parent, driver: Driver, monitor: LoopMonitor) -> None:

@@ -39,7 +39,7 @@ if not app.config["PLAIN"]:
     QuartExecutor(app, hooks=[tally])
 
 uploads: list[str] = []
-news = asyncio.Condition()
+uploads_changed = asyncio.Condition()
 
 
 @app.before_serving
@@ -52,10 +52,10 @@ def create_database() -> None:
 
 
 async def announce(name: str) -> None:
-    """Notify those who wait for an upload. A coroutine function: it runs on the event loop."""
-    async with news:
+    """Notify the requests that wait for an upload. A coroutine function: it runs on the event loop."""
+    async with uploads_changed:
         uploads.append(name)
-        news.notify_all()
+        uploads_changed.notify_all()
 
 
 def store_facts(file_id: str, name: str, source: bytes) -> None:
@@ -98,9 +98,9 @@ async def busy(error: QueueFullError) -> ResponseReturnValue:
 async def names() -> ResponseReturnValue:
     """Return the uploads after number `after`. If there is none, wait up to five seconds for one."""
     after = request.args.get("after", 0, type=int)
-    async with news:
+    async with uploads_changed:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(news.wait_for(lambda: len(uploads) > after), 5)
+            await asyncio.wait_for(uploads_changed.wait_for(lambda: len(uploads) > after), 5)
         return uploads[after:]
 
 

@@ -42,19 +42,19 @@ class DemoClient(Client):
 
 
 class Uploader:
-    """Keeps a constant number of files under way, so that the server is busy and its memory bounded.
+    """Keeps a constant number of files in progress, so that the server is busy and its memory bounded.
 
     Args:
         client: The client that uploads.
         sources: An infinite iterator of files.
-        under_way: How many uploaded files are not yet analysed.
+        in_progress: How many uploaded files are not yet analysed.
         warm_up: How many analysed files make the server warm.
     """
 
-    def __init__(self, client: DemoClient, sources: Iterator[Source], under_way: int, warm_up: int) -> None:
+    def __init__(self, client: DemoClient, sources: Iterator[Source], in_progress: int, warm_up: int) -> None:
         self._client = client
         self._sources = sources
-        self._under_way = under_way
+        self._in_progress = in_progress
         self._warm_up = warm_up
         self._uploaded = 0
         self._ended = asyncio.Event()
@@ -67,7 +67,7 @@ class Uploader:
         async with asyncio.TaskGroup() as group:
             while not self._ended.is_set():
                 await self.update()
-                while not self._ended.is_set() and self._uploaded - self.examined < self._under_way:
+                while not self._ended.is_set() and self._uploaded - self.examined < self._in_progress:
                     group.create_task(self._client.upload(next(self._sources)))
                     self._uploaded += 1
                 await asyncio.sleep(POLL_INTERVAL)

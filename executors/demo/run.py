@@ -146,7 +146,7 @@ def find_sources(folder: Path | None = None) -> list[Source]:
 async def measure(server: Server, sources: list[Source], seconds: float, on_progress: OnProgress) -> Measured:
     """Upload files and ping once the app has warmed up; then wait until all files are analysed."""
     cpus = available_cpus()
-    uploader = Uploader(server.client, cycle(sources), under_way=24 * cpus, warm_up=4 * cpus)
+    uploader = Uploader(server.client, cycle(sources), in_progress=24 * cpus, warm_up=4 * cpus)
     async with asyncio.TaskGroup() as group:
         group.create_task(uploader.run())
         await uploader.warm_up()

@@ -1,4 +1,4 @@
-"""`executors bench` as a whole: real servers, real worker processes, and nothing left however it ends."""
+"""`executors bench` as a whole, with real servers and worker processes: it leaves nothing behind, however it ends."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def never(): time.sleep(1000)
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder with a module of tasks."""
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to a folder with a module of task functions."""
     (tmp_path / "bench_tasks.py").write_text(TASKS)
     monkeypatch.chdir(tmp_path)
 
 
 @contextmanager
 def bench(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in a session of its own, and see that no process of it is left."""
+    """Run the command in a session of its own, and assert that it leaves no process behind."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     with subprocess.Popen(
         [sys.executable, "-m", "executors", "bench", *arguments],
@@ -72,13 +72,13 @@ def bench(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def findings_in(file: Path) -> Findings:
+def read_findings(file: Path) -> Findings:
     values = json.loads(file.read_text())
     return Findings(**{**values, "measurements": [Measurement(**one) for one in values["measurements"]]})
 
 
-def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
-    """Each arm has its row, what can't run there its sentence, and all of it is in the file."""
+def test_function_is_measured_in_each_arm(tmp_path: Path) -> None:
+    """Each arm has a row, or a sentence if the function can't run there, and everything is in the JSON file."""
     file = tmp_path / "found.json"
     options = ("--args=[0.01]", "--concurrency=2", "--seconds=0.5", "--rounds=1", f"--json={file}")
     with bench("bench_tasks.py:hold", *options) as process:
@@ -89,7 +89,7 @@ def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
         assert re.search(rf"^{arm} +([\d.]+ +){{10}}([\d.]+|-) *$", out, re.MULTILINE), out
     assert "process failed: SerializationError: task 'hold': the result can't be sent back: a lock" in out
     assert "Advice: " in out
-    found = findings_in(file)
+    found = read_findings(file)
     assert [arm.arm for arm in found.arms] == ["idle", "inline", "thread"]
     assert (found.target, found.args, found.concurrency) == ("bench_tasks.py:hold", [0.01], 2)
     assert set(found.machine) == {"python", "quart", "hypercorn", "quart-executors", "CPUs", "system"}
@@ -101,14 +101,14 @@ def test_a_function_is_measured_wherever_it_can_run(tmp_path: Path) -> None:
             assert set(one.over) == {"0.01", "0.05", "0.1"}
             assert one.cpu_seconds > 0
     inline, thread = found.arm("inline"), found.arm("thread")
-    assert inline.http_p50 > 2 * 0.01  # two calls one after another between any two looks at the sockets
+    assert inline.http_p50 > 2 * 0.01  # two calls run between two polls of the sockets
     assert inline.lag_max > 0.01
     assert 0 < inline.throughput <= 1 / 0.01
     assert inline.throughput < thread.throughput <= 2 / 0.01
 
 
-def test_a_coroutine_function_with_its_app() -> None:
-    """A user's app is served, its context is there in every arm, and its backends can be named."""
+def test_coroutine_function_of_an_app() -> None:
+    """The user's app is served, its context is available in each arm, and its backends can be measured."""
     arms = ("inline", "reports", "process")
     kwargs = {"greeting": "hello"}
     found = asyncio.run(
@@ -128,22 +128,22 @@ def test_a_coroutine_function_with_its_app() -> None:
         ("never", ("thread",), r"bench_tasks:never didn't end within 1 s \(thread\)"),
     ],
 )
-def test_what_cannot_be_measured_is_told(function: str, arms: tuple[str, ...], sentence: str) -> None:
-    """A function that fails, ends its process or never ends is one sentence, and soon."""
+def test_unmeasurable_function_is_an_error(function: str, arms: tuple[str, ...], sentence: str) -> None:
+    """A function that fails, exits or never ends results in one sentence, without delay."""
     with pytest.raises(BenchError, match=sentence):
         asyncio.run(run(Plan(f"bench_tasks:{function}", arms=arms, call_timeout=1)))
 
 
-def test_an_app_that_does_not_start_is_told(tmp_path: Path) -> None:
-    """What keeps the server from starting isn't laid at the function's door."""
+def test_app_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+    """A failure to start the server isn't reported as a failure of the function."""
     with (tmp_path / "bench_tasks.py").open("a") as file:
         file.write("@app.before_serving\nasync def connect(): raise OSError('no database')\n")
     with pytest.raises(BenchError, match=r"^the server doesn't start: (?s:.*)no database"):
         asyncio.run(run(Plan("bench_tasks:hold", [0.01], app="bench_tasks:app", arms=("thread",))))
 
 
-def test_a_terminal_shows_how_far_it_is() -> None:
-    """On a terminal a bar says what is being measured."""
+def test_progress_bar_on_a_terminal() -> None:
+    """On a terminal, a progress bar shows what is being measured."""
     arguments = ("--args=[0.01]", "--seconds=0.5", "--rounds=1", "--backends=idle")
     shown = shown_on_a_terminal(partial(bench, "bench_tasks:hold", *arguments))
     assert "idle, round 1 of 1" in shown
@@ -151,7 +151,7 @@ def test_a_terminal_shows_how_far_it_is() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_it_is_interrupted(number: signal.Signals) -> None:
-    """Whatever ends it, the server, its workers and the probe go with it."""
+def test_signal_ends_all_processes(number: signal.Signals) -> None:
+    """A signal also ends the server, its workers and the probe."""
     with bench("bench_tasks:never", "--backends=process") as process:
         check_it_ends_by(number, process)

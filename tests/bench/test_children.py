@@ -1,4 +1,4 @@
-"""Child processes: requests are answered, a child ends with its connection, and its CPU time counts."""
+"""Child processes answer requests and end with their connection, and their CPU time is counted."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ async def stuck(parent):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder with a module of children."""
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to a folder with a module of entry points."""
     (tmp_path / "bench_child.py").write_text(CHILD)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-async def test_a_child_answers_until_it_ends() -> None:
-    """What it prints is no answer; an error has its exit code and the end of its log."""
+async def test_child_answers_until_it_ends() -> None:
+    """Printed output isn't an answer; the error after its end has its exit code and the end of its log."""
     async with started("bench_child:main", {"ADDED": "!"}) as child:
         assert await child.request("hello") == "hello!"
         with pytest.raises(ChildError, match=r"ended with exit code 1, and logged: printed\nno more$"):
@@ -50,8 +50,8 @@ async def test_a_child_answers_until_it_ends() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-async def test_a_child_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One whose event loop is blocked ends, too."""
+async def test_child_with_a_blocked_loop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child whose event loop is blocked is killed after a timeout."""
     monkeypatch.setattr(children, "EXIT_TIMEOUT", 0.1)
     async with started("bench_child:stuck") as child:
         pid = await child.request("pid")
@@ -60,14 +60,14 @@ async def test_a_child_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPat
 
 
 def test_cpu_time_includes_children() -> None:
-    """What a child process has computed counts, while it lives and once it has been waited for."""
+    """CPU time of a child process is counted while it runs and after it has been reaped."""
     code = "import time\nwhile time.process_time() < 0.2: pass\nprint(flush=True)\ninput()"
     before = cpu_seconds()
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         ticks = 2 / os.sysconf("SC_CLK_TCK")
-        while_it_lives = cpu_seconds()
+        while_it_runs = cpu_seconds()
         process.communicate(b"\n")
-    assert while_it_lives - before >= 0.2 - ticks
-    assert cpu_seconds() >= while_it_lives
+    assert while_it_runs - before >= 0.2 - ticks
+    assert cpu_seconds() >= while_it_runs

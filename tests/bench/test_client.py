@@ -1,4 +1,4 @@
-"""The probe: requests go out as planned whatever the server does, and every time is counted from the plan."""
+"""The probe: requests are sent as planned whatever the server does, and latencies are measured from the plan."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ pytestmark = [
 
 @asynccontextmanager
 async def serving(answer: Callable[[], Awaitable[bytes]]) -> AsyncIterator[Client]:
-    """Serve an answer to each request, as soon as it is given."""
-    answering = set()
+    """Run a server that sends an awaited answer to each request."""
+    connections = set()
 
-    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answering.add(asyncio.current_task())
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while await reader.readuntil(b"\r\n\r\n"):
                 writer.write(await answer())
         writer.close()
         await writer.wait_closed()
 
-    async with await asyncio.start_server(one, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         client = Client(server.sockets[0].getsockname()[1])
         yield client
         await client.close()
-        await asyncio.gather(*answering)
+        await asyncio.gather(*connections)
 
 
 async def ten_requests(client: Client, bound: float) -> Probed:
@@ -45,7 +45,7 @@ async def ten_requests(client: Client, bound: float) -> Probed:
 
 
 async def test_requests_go_out_while_others_wait() -> None:
-    """No request waits for the answer to another, and each one's time starts when it was planned."""
+    """No request waits for the answer to another, and each latency is measured from when the request was planned."""
     all_sent = asyncio.Barrier(NUMBER)
 
     async def together() -> bytes:
@@ -56,26 +56,26 @@ async def test_requests_go_out_while_others_wait() -> None:
         probed = await ten_requests(client, bound=20)
     assert probed.failed == 0
     assert len(probed.latencies) == len(probed.lateness) == NUMBER
-    assert probed.latencies[0] >= (NUMBER - 1) / 100  # it was planned that long before the last was sent
+    assert probed.latencies[0] >= (NUMBER - 1) / 100  # it was planned that long before the last one
 
 
-async def test_a_late_client_is_charged_and_shows() -> None:
-    """While the client can't send, its requests' times run, and how late it was is told."""
+async def test_lateness_of_the_client_is_counted() -> None:
+    """Latencies include the time in which the client couldn't send, and its lateness is reported."""
 
-    async def at_once() -> bytes:
+    async def immediately() -> bytes:
         return ANSWER
 
-    async with serving(at_once) as client:
-        held_up = asyncio.get_running_loop().call_later(0.02, time.sleep, 0.05)
+    async with serving(immediately) as client:
+        blocking = asyncio.get_running_loop().call_later(0.02, time.sleep, 0.05)
         probed = await ten_requests(client, bound=20)
-        held_up.cancel()
+        blocking.cancel()
     late = [index for index, seconds in enumerate(probed.lateness) if seconds > 0.02]
     assert late
     assert all(probed.latencies[index] > probed.lateness[index] for index in late)
 
 
-async def test_what_is_not_answered_counts_as_the_bound() -> None:
-    """A request without an answer in time has failed, and counts as the bound."""
+async def test_unanswered_request_counts_as_the_bound() -> None:
+    """A request without an answer in time has failed, and its latency is the bound."""
     never = asyncio.Event()
 
     async def not_in_time() -> bytes:
@@ -90,14 +90,14 @@ async def test_what_is_not_answered_counts_as_the_bound() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 \r\ncontent-length: 0\r\n\r\n"], ids=["hung-up", "503"])
-async def test_a_bad_answer_counts_as_the_bound(answer: bytes) -> None:
-    """An answer that is an error, or none, is no quick one."""
+async def test_failed_request_counts_as_the_bound(answer: bytes) -> None:
+    """The latency of a request with an error, or without a connection, is the bound."""
 
-    async def badly() -> bytes:
+    async def with_error() -> bytes:
         return answer
 
-    async with serving(badly) as client:
+    async with serving(with_error) as client:
         if not answer:
-            client._port = 1  # where nobody listens
+            client._port = 1  # on which nothing listens
         probed = await ten_requests(client, bound=5)
     assert (probed.failed, set(probed.latencies)) == (NUMBER, {5})

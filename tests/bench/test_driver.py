@@ -1,4 +1,4 @@
-"""The driver and the arms: always the same number of calls under way, wherever they run."""
+"""The driver and the arms: the number of running calls is constant, wherever they run."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ pytestmark = [
 ]
 
 
-async def test_always_the_same_number_is_under_way() -> None:
-    """A call that ends is followed by another, and no more; leaving the block ends all."""
-    under_way = most = 0
+async def test_number_of_running_calls_is_constant() -> None:
+    """Each call that ends is followed by one other; leaving the block ends all."""
+    running = maximum = 0
     driver, many = Driver(3), asyncio.Event()
 
     async def call() -> None:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, maximum
+        running += 1
+        maximum = max(maximum, running)
         if driver.calls > 20:
             many.set()
         try:
             await asyncio.sleep(0)
         finally:
-            under_way -= 1
+            running -= 1
 
     async with driver.driving(call):
         await driver.warm_up()
         assert driver.calls >= 3
         await many.wait()
-    assert (under_way, most, driver.error) == (0, 3, None)
+    assert (running, maximum, driver.error) == (0, 3, None)
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, asyncio.CancelledError])
-async def test_the_first_failure_is_told_and_the_calls_go_on(kind: type[BaseException]) -> None:
-    """A call that fails ends neither the driver nor the process, and doesn't count as done."""
+async def test_first_failure_is_recorded_and_calls_continue(kind: type[BaseException]) -> None:
+    """A failing call ends neither the driver nor the process, and isn't counted."""
     driver, tries, enough = Driver(1), 0, asyncio.Event()
 
     async def call() -> None:
@@ -65,17 +65,17 @@ async def test_the_first_failure_is_told_and_the_calls_go_on(kind: type[BaseExce
     assert driver.calls == 0
 
 
-def where() -> str:
+def thread_name() -> str:
     return threading.current_thread().name
 
 
-async def where_async() -> str:
+async def thread_name_async() -> str:
     return threading.current_thread().name
 
 
 @asynccontextmanager
 async def own_arm(executor: Executor) -> AsyncIterator[Call]:
-    """A user's arm: Quart's way with plain functions."""
+    """A user's arm, which runs sync functions as Quart does."""
 
     async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await asyncio.to_thread(function, *args, **kwargs)
@@ -83,16 +83,16 @@ async def own_arm(executor: Executor) -> AsyncIterator[Call]:
     yield call
 
 
-async def test_each_arm_runs_a_call_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inline is this thread, for both kinds of function; a backend is its own; one's own arm is what it does."""
+async def test_where_each_arm_runs_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`inline` runs both kinds of function in this thread, a backend in its own, a user's arm where it likes."""
     monkeypatch.setitem(sys.modules, "bench_own", sys.modules[__name__])
     async with Executor(processes=0) as executor:
         for name, function, expected in (
-            ("inline", where, "MainThread"),
-            ("inline", where_async, "MainThread"),
-            ("loop", where_async, "MainThread"),
-            ("thread", where, "executors-thread"),
-            ("bench_own:own_arm", where, "asyncio_"),
+            ("inline", thread_name, "MainThread"),
+            ("inline", thread_name_async, "MainThread"),
+            ("loop", thread_name_async, "MainThread"),
+            ("thread", thread_name, "executors-thread"),
+            ("bench_own:own_arm", thread_name, "asyncio_"),
         ):
             async with find_arm(name)(executor) as call:
                 assert (await call(function)).startswith(expected), name

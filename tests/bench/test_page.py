@@ -1,4 +1,4 @@
-"""The HTML page: complete, safe whatever the user's function is called, and readable in a real browser."""
+"""The HTML page: complete, safe against any user input, and readable in a real browser."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ ARMS = {
     "process": (0.0022, 98),
     "a cluster of machines": (0.0021, 97),
 }
-"""The median latency, and the calls of a measurement."""
+"""The median latency and the number of calls of each arm."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 WIDTHS = (375, 1200)
 
 
-def measured(arm: str, number: int) -> Measurement:
-    chance = random.Random(f"{arm} {number}")
+def make_measurement(arm: str, number: int) -> Measurement:
+    rng = random.Random(f"{arm} {number}")
     median, calls = ARMS[arm]
-    lags = [(at / 50, chance.lognormvariate(math.log(median / 3), 0.9)) for at in range(250)]
-    latencies = [chance.lognormvariate(math.log(median), 0.6) for _ in range(500)]
+    lags = [(at / 50, rng.lognormvariate(math.log(median / 3), 0.9)) for at in range(250)]
+    latencies = [rng.lognormvariate(math.log(median), 0.6) for _ in range(500)]
     lateness = [0.0003] * 500
     figures = {"lag_p50": median / 3, "lag_p99": median, "lag_max": 2 * median, "cpu_seconds": 5.0}
     return Measurement(arm, number, 5.0, latencies, 0, lateness, lags, 0.2, {"0.05": 1.5}, calls=calls, **figures)
 
 
 def findings(text: str = "render") -> Findings:
-    measurements = [measured(arm, number) for number in (1, 2) for arm in ARMS]
+    measurements = [make_measurement(arm, number) for number in (1, 2) for arm in ARMS]
     measurements.append(Measurement("dask", 1, error=f"no cluster {text}"))
     machine = {"Python": "3.13.1", text: text}
     return Findings(
@@ -51,7 +51,7 @@ def findings(text: str = "render") -> Findings:
 
 
 class Parsed(HTMLParser):
-    """The elements and the text of a page, without the contents of scripts and styles."""
+    """A parsed page: its elements, and its text without scripts and styles."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class Parsed(HTMLParser):
             self.text += data
 
 
-def written(found: Findings, tmp_path: Path) -> str:
+def write_page(found: Findings, tmp_path: Path) -> str:
     page.write(found, tmp_path / "page.html")
     return (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_the_page_is_complete_and_loads_nothing(tmp_path: Path) -> None:
-    """Function, call, machine, advice, each arm's figures, what failed, three charts; no request to anywhere."""
-    page = written(findings(), tmp_path)
+def test_page_is_complete_and_loads_nothing(tmp_path: Path) -> None:
+    """The page has function, call, machine, advice, figures, failures and charts, and makes no requests."""
+    page = write_page(findings(), tmp_path)
     text = " ".join(Parsed(page).text.split())
     for expected in (
         *("package.tasks:render", "render(1, 'render', quality='render')", "4 at a time", "100 requests a second"),
@@ -87,9 +87,9 @@ def test_the_page_is_complete_and_loads_nothing(tmp_path: Path) -> None:
     assert not re.search(r"(src|href)=|url\(|@import|fetch\(|XMLHttpRequest", page)
 
 
-def test_the_summary_comes_first(tmp_path: Path) -> None:
-    """Every other figure is folded away."""
-    summary = Parsed(written(findings(), tmp_path).partition("<details>")[0]).text
+def test_summary_comes_first(tmp_path: Path) -> None:
+    """All other figures are in collapsed sections."""
+    summary = Parsed(write_page(findings(), tmp_path).partition("<details>")[0]).text
     assert [name in summary for name in ("Mark render", "HTTP p99", "process", "p99.9", "3.13.1")] == [
         *(True, True, True),
         *(False, False),
@@ -97,13 +97,13 @@ def test_the_summary_comes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "\"'&amp;<!--", "]]></style>{}", "\x00\x1b[31m\ud800"])
-def test_what_the_user_gives_is_only_text(tmp_path: Path, text: str) -> None:
-    """Names, arguments, errors and advice can't break the page, whatever characters they have."""
+def test_user_input_is_escaped(tmp_path: Path, text: str) -> None:
+    """Names, arguments, errors and advice can't break the page, whatever characters they contain."""
     harmless, found = findings("x"), findings(text)
     found.measurements[0] = replace(found.measurements[0], arm=text)
-    parsed = Parsed(written(found, tmp_path))
+    parsed = Parsed(write_page(found, tmp_path))
     harmless.measurements[0] = replace(harmless.measurements[0], arm="x")
-    assert parsed.tags == Parsed(written(harmless, tmp_path)).tags
+    assert parsed.tags == Parsed(write_page(harmless, tmp_path)).tags
     if text.isprintable():
         assert f"package.tasks:{text}" in parsed.text
 
@@ -112,19 +112,19 @@ def test_what_the_user_gives_is_only_text(tmp_path: Path, text: str) -> None:
     ("value", "text"),
     [(0.00012, "120 µs"), (0.0123, "12.3 ms"), (0.9, "900 ms"), (0.99961, "1000 ms"), (1.0, "1 s"), (12.34, "12.3 s")],
 )
-def test_times_have_the_unit_that_suits_them(value: float, text: str) -> None:
-    """Three significant digits, no exponents."""
+def test_times_are_formatted_with_a_suitable_unit(value: float, text: str) -> None:
+    """Times have three significant digits and no exponent."""
     assert page.format_seconds(value) == text
 
 
-def test_a_short_stall_is_seen_at_any_scale() -> None:
-    """The worst of each interval is kept, not the mean."""
+def test_chart_of_lags_keeps_maxima() -> None:
+    """The chart of lags has the maximum of each interval, so a short stall is visible at any scale."""
     lags = page.worst([(0.1, 1.0), (0.2, 9.0), (0.3, 3.0), (1.9, 2.0)], 1.0)
     assert (lags[:3], len(lags)) == ([9.0, 2.0, None], page.MAX_POINTS)
 
 
-def test_latencies_are_shown_by_their_nines() -> None:
-    """Of a hundred requests one in ten waited longer than at 90, and none longer than at the end."""
+def test_chart_of_latencies_by_nines() -> None:
+    """The chart has the latency at each percentile, on an axis of nines: 0%, 90%, 99%."""
     latencies = [float(number) for number in range(1, 101)]
     found = Findings("t:f", [], {}, 1, 1, {}, [Measurement("idle", 1, 1.0, latencies, 0, [0.0])])
     data = page.charts(found)
@@ -162,8 +162,8 @@ onload = () => document.body.textContent = JSON.stringify([...document.querySele
 """
 
 
-def looked_at(text: str, tmp_path: Path) -> list[dict[str, object]]:
-    """Open the page in a browser, as wide as a phone and as a window, and return what can't be read there."""
+def unreadable_parts(text: str, tmp_path: Path) -> list[dict[str, object]]:
+    """Open the page in a browser at the width of a phone and of a window; return what is unreadable in each."""
     frames = "".join(f'<iframe style="width: {width}px" srcdoc="{html.escape(text)}"></iframe>' for width in WIDTHS)
     file = tmp_path / "look.html"
     file.write_text(f"<!DOCTYPE html><meta charset=utf-8><script>{LOOK}</script><body>{frames}</body>")
@@ -175,10 +175,10 @@ def looked_at(text: str, tmp_path: Path) -> list[dict[str, object]]:
     return json.loads(html.unescape(body[1]))  # type: ignore[no-any-return]
 
 
-if BROWSER is not None:  # optional: the tests also run where none can be installed
+if BROWSER is not None:  # optional: the suite also runs without a browser
 
-    def test_everything_can_be_read_in_a_browser(tmp_path: Path) -> None:
-        """On a phone and in a window every chart is drawn, no text covers another, and nothing scrolls sideways."""
+    def test_page_is_readable_in_a_browser(tmp_path: Path) -> None:
+        """At both widths every chart is drawn, no texts overlap, and nothing scrolls horizontally."""
         charts = 2 + len(ARMS)
         readable = {"overlaps": [], "small": [], "charts": charts, "blank": 0, "wider": 0, "summary_ends_by_800": True}
-        assert looked_at(written(findings(), tmp_path), tmp_path) == [readable] * len(WIDTHS)
+        assert unreadable_parts(write_page(findings(), tmp_path), tmp_path) == [readable] * len(WIDTHS)

@@ -1,4 +1,4 @@
-"""The run's order: which arm is measured when, and what becomes of one that fails."""
+"""The run: the order in which arms are measured, and the effect of failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ARMS = ("idle", "inline", "thread")
 
 @pytest.fixture
 def errors(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], str]:
-    """Measure nothing; return where to say which arm fails in which round."""
+    """Replace the measurement by a stub; return a dictionary of the arms and rounds that fail, with their errors."""
     failing: dict[tuple[str, int], str] = {}
 
     async def measure(plan: Plan, arm: str, number: int) -> Measurement:
@@ -30,13 +30,13 @@ def errors(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], str]:
     return failing
 
 
-async def test_each_round_begins_with_another_arm(errors: dict[tuple[str, int], str]) -> None:
-    """Every arm is once in each round, none always after the same moment, and the watcher hears of each before."""
-    told: list[tuple[str, int]] = []
-    found = await run(Plan("tasks:render", arms=ARMS, rounds=3), lambda arm, number: told.append((arm, number)))
+async def test_each_round_starts_with_another_arm(errors: dict[tuple[str, int], str]) -> None:
+    """Each arm is measured once per round, in rotating order, and reported to `on_progress` before."""
+    progress: list[tuple[str, int]] = []
+    found = await run(Plan("tasks:render", arms=ARMS, rounds=3), lambda arm, number: progress.append((arm, number)))
     measured = [(one.arm, one.round) for one in found.measurements]
-    assert measured == told
-    assert [[arm for arm, number in told if number == which] for which in (1, 2, 3)] == [
+    assert measured == progress
+    assert [[arm for arm, number in progress if number == round_number] for round_number in (1, 2, 3)] == [
         ["inline", "thread", "idle"],
         ["thread", "idle", "inline"],
         ["idle", "inline", "thread"],
@@ -44,8 +44,8 @@ async def test_each_round_begins_with_another_arm(errors: dict[tuple[str, int], 
     assert found.advice.startswith("call it directly")
 
 
-async def test_an_arm_that_fails_is_left_out_from_then_on(errors: dict[tuple[str, int], str]) -> None:
-    """What it measured before still counts, and its error is told."""
+async def test_failed_arm_is_left_out_of_later_rounds(errors: dict[tuple[str, int], str]) -> None:
+    """The earlier measurements of a failed arm count, and its error is reported."""
     errors["thread", 2] = "WorkerLostError: gone"
     found = await run(Plan("tasks:render", arms=ARMS, rounds=3))
     assert [one.round for one in found.measurements if one.arm == "thread"] == [1, 2]
@@ -53,10 +53,10 @@ async def test_an_arm_that_fails_is_left_out_from_then_on(errors: dict[tuple[str
     assert found.errors == {"thread": "WorkerLostError: gone"}
 
 
-async def test_where_every_arm_fails_it_ends_at_once(errors: dict[tuple[str, int], str]) -> None:
-    """An idle server alone isn't measured; different errors are told apart."""
+async def test_run_ends_when_every_arm_has_failed(errors: dict[tuple[str, int], str]) -> None:
+    """The run ends when only idle is left, and the error lists each arm's own error."""
     errors.update({("inline", 1): "ValueError: one", ("thread", 1): "ValueError: other"})
-    told: list[str] = []
+    progress: list[str] = []
     with pytest.raises(BenchError, match=r"fails everywhere: inline: ValueError: one; thread: ValueError: other$"):
-        await run(Plan("tasks:render", arms=ARMS), lambda arm, number: told.append(arm))
-    assert told == ["inline", "thread"]
+        await run(Plan("tasks:render", arms=ARMS), lambda arm, number: progress.append(arm))
+    assert progress == ["inline", "thread"]

@@ -1,4 +1,4 @@
-"""From what a user types to a function: what is found, and the sentence where it isn't."""
+"""Finding the function that a user names, and the errors if it can't be found."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def fail_to_create(): raise RuntimeError("no database")
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a folder with some modules, and import them afresh in each test."""
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Change to a folder with some modules, which each test imports anew."""
     for name, text in {
         "bench_tasks.py": TASKS,
         "bench_broken.py": "import bench_missing",
@@ -78,8 +78,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("bench_package/__init__.py:whole", "bench_package", "whole"),
     ],
 )
-def test_a_function_is_found(target: str, module: str, name: str) -> None:
-    """By module or by file, under the name that a worker process can import it by."""
+def test_function_is_found(target: str, module: str, name: str) -> None:
+    """A function is found by module or by file, under the name by which a worker process can import it."""
     found = find_function(target)
     assert (found.__module__, found.__name__) == (module, name)
 
@@ -106,8 +106,8 @@ def test_a_function_is_found(target: str, module: str, name: str) -> None:
         ("bench_tasks:rows", "rows is a generator function"),
     ],
 )
-def test_what_is_wrong_is_said(target: str, sentence: str) -> None:
-    """Each way for it not to be there has its sentence."""
+def test_invalid_target_is_an_error(target: str, sentence: str) -> None:
+    """Each reason why the function can't be used has an error message of its own."""
     with pytest.raises(TargetError, match=sentence):
         find_function(target)
 
@@ -120,17 +120,17 @@ def test_what_is_wrong_is_said(target: str, sentence: str) -> None:
         ([1], {"colour": 2}, "unexpected keyword argument 'colour'"),
     ],
 )
-def test_arguments_have_to_fit(args: list[int], kwargs: dict[str, int], sentence: str) -> None:
-    """They are checked before anything is started, where the function tells what it takes."""
+def test_arguments_are_checked(args: list[int], kwargs: dict[str, int], sentence: str) -> None:
+    """Arguments are checked against the signature, if there is one, before anything is started."""
     render = find_function("bench_tasks:render")
     with pytest.raises(TargetError, match=sentence):
         check_arguments(render, args, kwargs)
     check_arguments(render, [1], {"size": 2})
-    check_arguments(min, [1, 2], {})  # which has no signature
+    check_arguments(min, [1, 2], {})  # it has no signature
 
 
-def test_an_app_is_found_or_made() -> None:
-    """An app by its name, or by what makes it."""
+def test_app_is_found_or_created() -> None:
+    """An app is found by its name, or created by its factory."""
     app = find_app("bench_tasks:app")
     assert isinstance(app, Quart)
     assert find_app("bench_tasks:create_app()") is app
@@ -144,14 +144,14 @@ def test_an_app_is_found_or_made() -> None:
         ("bench_tasks", "names no app"),
     ],
 )
-def test_what_is_wrong_with_an_app_is_said(path: str, sentence: str) -> None:
-    """What isn't an app, or makes none, is named."""
+def test_invalid_app_is_an_error(path: str, sentence: str) -> None:
+    """The error names an object that isn't an app, or a factory that fails."""
     with pytest.raises(TargetError, match=sentence):
         find_app(path)
 
 
-def test_an_error_is_told_with_the_line_that_raised_it() -> None:
-    """Type, text, and the last line of the traceback, in a worker process too."""
+def test_description_of_an_error() -> None:
+    """A description has the type, the message and the last line of the traceback, also of one in a worker."""
     with pytest.raises(ValueError, match="no 3") as raised:
         find_function("bench_tasks:render")(3)
     assert describe(raised.value).startswith("ValueError: no 3 (File ")
@@ -160,8 +160,8 @@ def test_an_error_is_told_with_the_line_that_raised_it() -> None:
     assert describe(raised.value) == 'ValueError: no 3 (File "there.py", line 5, in deeper)'
 
 
-def test_the_arms_are_all_that_can_run_it() -> None:
-    """A coroutine function has no threads; an app's backends come last; there is nothing twice."""
+def test_default_and_requested_arms() -> None:
+    """Coroutine functions have no thread arm, the app's backends come last, and there are no duplicates."""
     app = find_app("bench_tasks:app")
     assert arms_for(None, None, is_coroutine=False) == ("idle", "inline", "thread", "process")
     assert arms_for(None, app, is_coroutine=True) == ("idle", "inline", "process", "reports")
@@ -174,6 +174,6 @@ def test_the_arms_are_all_that_can_run_it() -> None:
 
 
 def test_windows_has_no_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the arm is left out."""
+    """On Windows, the process arm is left out."""
     monkeypatch.setattr(sys, "platform", "win32")
     assert arms_for(None, None, is_coroutine=False) == ("idle", "inline", "thread")

@@ -1,4 +1,4 @@
-"""The benchmarks' pages: the short one keeps its prose and has a summary, the other one has all tables."""
+"""The pages of the benchmarks: the short one keeps its prose and has a summary, the other has all tables."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def report(name: str, ours: float = 4.0) -> Report:
     return found
 
 
-def written(folder: Path, *reports: Report) -> str:
+def write_page(folder: Path, *reports: Report) -> str:
     page.write(folder, RECORD, reports)
     return (folder / "benchmarks.md").read_text()
 
 
-def test_results_are_written_between_their_marks(tmp_path: Path) -> None:
-    """The prose stays; all tables, plots and JSON are beside it; a second time is the same."""
+def test_results_are_written_between_the_marks(tmp_path: Path) -> None:
+    """The prose is kept, tables, plots and JSON are written beside it, and writing again changes nothing."""
     (tmp_path / "benchmarks.md").write_text(PROSE)
-    text = written(tmp_path, report("trips"), report("memory"))
+    text = write_page(tmp_path, report("trips"), report("memory"))
     assert "Prose before." in text
     assert "what was there" not in text
     assert "a|b, 3.13; ? CPUs." in text
@@ -66,17 +66,17 @@ def test_results_are_written_between_their_marks(tmp_path: Path) -> None:
     assert row in trips
     assert (tmp_path / "benchmarks-memory-all.svg").read_text() == "<svg/>"
     assert json.loads((tmp_path / "benchmarks.json").read_text()) == RECORD
-    assert written(tmp_path, report("trips"), report("memory")) == text
+    assert write_page(tmp_path, report("trips"), report("memory")) == text
 
 
-def test_a_new_page_has_the_prose_of_the_documentation(tmp_path: Path) -> None:
-    """Its marks are the known ones."""
-    text = written(tmp_path, report("trips"))
+def test_new_page_has_the_prose_of_the_documentation(tmp_path: Path) -> None:
+    """A new page has the documentation's prose, with all known marks."""
+    text = write_page(tmp_path, report("trips"))
     assert [mark[2] for mark in page.MARK.finditer(text)] == ["machine", "summary", "losses"]
 
 
-def test_the_summary_has_the_rows_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours beside each peer, or alone; what wasn't measured is left out."""
+def test_summary_has_the_measured_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of the summary compares ours with a peer, or stands alone; what wasn't measured is left out."""
     rows = {("trips", "trip"): ("peer", "other"), ("trips", "rate"): (OURS,), ("memory", "trip"): ("peer",)}
     monkeypatch.setattr(tables, "SUMMARY", rows)
     assert tables.summary(report("trips").results).rows == [
@@ -85,16 +85,16 @@ def test_the_summary_has_the_rows_that_were_measured(monkeypatch: pytest.MonkeyP
     ]
 
 
-def test_losses_are_against_peers() -> None:
-    """More time than a peer is a loss, and so is a lower rate; a twentieth isn't, nor is a floor."""
+def test_losses() -> None:
+    """More time or a lower rate than a peer's is a loss; a difference below 5% or to a floor isn't."""
     rows = tables.losses(report("trips", 10.6).results).rows
     assert rows == [["trips", "trip", "peer", "1.06 ×"]]  # noqa: RUF001
     assert tables.losses(report("trips", 10.4).results).rows == []
     assert tables.losses(report("trips").results).rows == [["trips", "rate", "peer", "0.4 ×"]]  # noqa: RUF001
 
 
-def test_goals_in_the_terminal() -> None:
-    """The title counts them, and a note is printed as it is."""
+def test_tables_in_the_terminal() -> None:
+    """The title counts the goals, and notes are printed verbatim."""
     output = io.StringIO()
     console = Console(width=150, file=output)
     reports = [report("trips"), report("memory", 6.0)]

@@ -1,4 +1,4 @@
-"""The benchmark `responsiveness`: its work is what it says, its arms run it where they say, and it gives its rows."""
+"""The benchmark `responsiveness`: the functions and the arms behave as described, and all rows are reported."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from benchmarks.peers import PROCESS_POOL
 from executors import Executor
 from executors.bench.results import IDLE, PROCESS, Findings
 from executors.bench.run import OnProgress, run
-from executors.bench.run import Plan as Orders
+from executors.bench.run import Plan as BenchPlan
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _fonts() -> None:
-    """Have matplotlib open its fonts, which stay open, before a test is checked for open files."""
+def _open_fonts() -> None:
+    """Let matplotlib open its fonts, which stay open, before tests are checked for leaked descriptors."""
     plots.lines("x", "y", {"name": ([1], [0.002])}, ticks=[1])
 
 
-def longest_wait_beside(function: Callable[[], object]) -> float:
-    """Run a function in a thread, and return how long this one waited for the GIL at most, as a share of that."""
+def longest_wait(function: Callable[[], object]) -> float:
+    """Run a function in a thread; return this thread's longest wait for the GIL, as a share of the duration."""
     took = []
 
     def timed() -> None:
@@ -44,22 +44,22 @@ def longest_wait_beside(function: Callable[[], object]) -> float:
     return longest / took[0]
 
 
-def test_one_function_holds_the_gil_and_the_other_lets_go_of_it() -> None:
-    """Beside the one another thread waits from its beginning to its end; beside the other a fraction of that.
+def test_hold_gil_and_compute() -> None:
+    """`hold_gil` blocks other threads for its whole duration, `compute` for a fraction of it.
 
-    Where the machine is busy the other may wait longer, but not each time.
+    On a loaded machine a thread may wait longer beside `compute`, but not in each of several tries.
     """
-    assert min(longest_wait_beside(work.hold_gil) for _ in range(3)) > 0.8
-    assert min(longest_wait_beside(work.compute) for _ in range(5)) < 0.8
+    assert min(longest_wait(work.hold_gil) for _ in range(3)) > 0.8
+    assert min(longest_wait(work.compute) for _ in range(5)) < 0.8
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-@pytest.mark.parametrize("arm", [arms.quarts_threads, arms.anyios_threads])
-async def test_a_function_has_run_when_its_call_ends(
+@pytest.mark.parametrize("arm", [arms.quart_threads, arms.anyio_threads])
+async def test_arms_run_functions_in_threads(
     arm: Callable[[Executor], AbstractAsyncContextManager[Call]],
 ) -> None:
-    """In a thread, once for each call."""
+    """Each call runs the function once, in a thread, and ends after it."""
     threads = []
     async with Executor(processes=0) as executor, arm(executor) as call:
         for number in (1, 2):
@@ -68,19 +68,19 @@ async def test_a_function_has_run_when_its_call_ends(
     assert threading.main_thread() not in threads
 
 
-def test_a_server_is_measured_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gives its rows, with goals where four tasks compute, and plots; here one run stands for all of them."""
+def test_rows_and_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark reports its rows, with goals for four computing tasks, and plots. One run is used for all cases."""
     monkeypatch.chdir(ROOT)
     found: list[Findings] = []
 
-    async def once(orders: Orders, watch: OnProgress) -> Findings:
-        assert orders.config == {"EXECUTOR_WORKER_NICE": 5}
+    async def once(plan: BenchPlan, on_progress: OnProgress) -> Findings:
+        assert plan.config == {"EXECUTOR_WORKER_NICE": 5}
         arms = (IDLE, "benchmarks.arms:process_pool", PROCESS)
-        return found[0] if found else found.append(await run(replace(orders, arms=arms), watch)) or found[0]
+        return found[0] if found else found.append(await run(replace(plan, arms=arms), on_progress)) or found[0]
 
     monkeypatch.setattr(responsiveness, "run", once)
-    watched: list[str] = []
-    report = Report("responsiveness", on_progress=watched.append)
+    progress: list[str] = []
+    report = Report("responsiveness", on_progress=progress.append)
     responsiveness.measure(Plan(rounds=1, scale=0.2, worker_nice=5), report)
     rows = {(row.what, row.arm): row for row in report.results}
     cases = ("1 computing", "4 computing", "16 computing", "4 holding the GIL")
@@ -95,7 +95,7 @@ def test_a_server_is_measured_and_told_of(monkeypatch: pytest.MonkeyPatch) -> No
         ("4 computing: calls", PROCESS_POOL): "≥ 0.9 ×",  # noqa: RUF001
     }
     assert all(row.median for row in report.results)
-    assert f"1 computing: {OURS}, round 1" in watched
+    assert f"1 computing: {OURS}, round 1" in progress
     assert [plot.name.partition("-")[2] for plot in report.plots] == ["tasks", "latency", "gil"]
     for plot in report.plots:
         for text in (IDLE, PROCESS_POOL, OURS, "10 ms"):
