@@ -1,4 +1,4 @@
-"""What the tests against other pools' own suites share can be imported, here and in worker processes."""
+"""Make the modules of this folder importable, here and in worker processes."""
 
 from __future__ import annotations
 

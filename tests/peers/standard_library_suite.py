@@ -1,4 +1,4 @@
-"""The tests of `concurrent.futures` that the running interpreter ships, made to run over `Executor.as_futures`."""
+"""The running interpreter's own tests of `concurrent.futures`, adapted to `Executor.as_futures`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def modules_of_the_suite() -> list[ModuleType]:
 
 
 def cases_of_the_suite(modules: list[ModuleType]) -> dict[str, type]:
-    """Return the classes that somebody wrote with tests in them, and not those that are generated, by name."""
+    """Return the test classes that are written in the source, by name, without the generated ones."""
     return {
         name: found
         for module in modules
@@ -48,7 +48,7 @@ def own_tests(case: type) -> list[str]:
 
 
 class FuturesMixin:
-    """Takes the place of the suite's `ThreadPoolMixin` and `ProcessPool…Mixin`."""
+    """Replaces the suite's `ThreadPoolMixin` and `ProcessPool…Mixin`."""
 
     backend: str
     executor: futures.Executor
@@ -63,18 +63,18 @@ class FuturesMixin:
         self.addCleanup(running.close)
         vars(self).setdefault("running", []).append(running)
         portal = running.enter_context(start_blocking_portal())
-        settings["worker_nice"] = 0  # the suite gives workers a second or so to get ahead of others
+        settings["worker_nice"] = 0  # the suite's time limits are too short for workers of low priority
         executor = Executor(threads=sizes[0], processes=sizes[1], **settings)
         running.enter_context(portal.wrap_async_context_manager(executor))
         return executor.as_futures(self.backend)
 
     def get_context(self) -> Any:
-        """Return what the suite asks for the start method: it has other expectations of "fork"."""
+        """Return a context whose start method is "spawn": the suite expects other behaviour of "fork"."""
         return multiprocessing.get_context("spawn")
 
     def tearDown(self) -> None:
         self.executor.shutdown(wait=True)
-        for running in vars(self)["running"]:  # before the suite looks for threads and children that are left
+        for running in vars(self)["running"]:  # before the suite checks for leaked threads and children
             running.close()
         super().tearDown()  # type: ignore[misc]
 
@@ -87,21 +87,21 @@ class ProcessFuturesMixin(FuturesMixin):
     backend = "process"
 
 
-class OwnErrorsMixin(ProcessFuturesMixin):
-    """Has the suite's tests of crashes expect our errors: the task fails with what happened, and no pool breaks."""
+class OurErrorsMixin(ProcessFuturesMixin):
+    """Lets the suite's tests of crashes expect our errors: only the task fails, and no pool breaks."""
 
     def setUp(self) -> None:
         assert isinstance(self, unittest.TestCase)
         super().setUp()
         suite = importlib.import_module(self._check_crash.__func__.__module__)  # type: ignore[attr-defined]
-        error = OWN_ERRORS.get(self._testMethodName, WorkerLostError)
+        error = EXPECTED_ERRORS.get(self._testMethodName, WorkerLostError)
         for name in ("BrokenProcessPool", "PicklingError", "SystemExit"):
             patch = unittest.mock.patch.object(suite, name, error, create=True)
             patch.start()
             self.addCleanup(patch.stop)
 
 
-OWN_ERRORS = {
+EXPECTED_ERRORS = {
     "test_error_at_task_pickle": SerializationError,
     "test_exit_at_task_unpickle": SerializationError,
     "test_error_at_task_unpickle": SerializationError,
@@ -111,9 +111,9 @@ OWN_ERRORS = {
     "test_error_during_result_unpickle_in_result_handler": SerializationError,
     "test_exit_during_result_unpickle_in_result_handler": SerializationError,
 }
-"""What a test of crashes expects of us where the worker doesn't die: no error of a broken pool."""
+"""The error that a test of crashes expects where the worker doesn't die. The default is `WorkerLostError`."""
 
-APPLIED = {
+MIXINS = {
     "ThreadPoolExecutorTest": [ThreadFuturesMixin],
     "ProcessPoolExecutorTest": [ProcessFuturesMixin],
     "WaitTests": [ProcessFuturesMixin],
@@ -121,13 +121,13 @@ APPLIED = {
     "AsCompletedTests": [ThreadFuturesMixin, ProcessFuturesMixin],
     "ThreadPoolShutdownTest": [ThreadFuturesMixin],
     "ProcessPoolShutdownTest": [ProcessFuturesMixin],
-    "ExecutorDeadlockTest": [OwnErrorsMixin],
+    "ExecutorDeadlockTest": [OurErrorsMixin],
 }
-"""The suite's classes, with those they inherit from, and what of ours each is run over."""
+"""The suite's classes that are run, and the mixins that each is run with."""
 
 
-def applied(case: type, mixin: type[FuturesMixin]) -> type[unittest.TestCase]:
-    """Return the suite's class over a backend of ours, without the tests that don't apply."""
+def adapted(case: type, mixin: type[FuturesMixin]) -> type[unittest.TestCase]:
+    """Return a class of the suite over one of our backends, without the tests that don't apply."""
     parts = {name: part for module in modules_of_the_suite() for name, part in vars(module).items()}
     bases = [mixin, case, parts["ExecutorMixin"], parts["BaseTestCase"]]
     bases = [base for base in bases if not any(base in other.__mro__[1:] for other in bases)]
@@ -142,19 +142,19 @@ def applied(case: type, mixin: type[FuturesMixin]) -> type[unittest.TestCase]:
 
 
 def is_left_out(case: str, test: str) -> bool:
-    """Tell whether a test, or all of its class, doesn't apply."""
+    """Whether a test, or its whole class, doesn't apply."""
     return case in NOT_APPLICABLE or f"{case}.{test}" in NOT_APPLICABLE
 
 
-_INITIALIZER = "`as_futures` takes no initializer: what workers do before their first task is the backend's `setup`."
-_PROGRAM = "It starts a program that imports the executor's class from `concurrent.futures` by its name."
-_BY_HAND = "It makes each future by hand, and never asks an executor for one."
-_OTHER_POOL = "It makes a pool of `concurrent.futures` by its name, whatever it is run over."
-_THREADS = "It reads the pool's own `_threads`."
-_PROCESSES = "It reads the pool's own `_processes`, which `ProcessPoolExecutor` alone has."
-_SIZE = "`as_futures` takes no number of workers: the `Executor` is told it, and its own tests show how it is checked."
-_SLOW = "It sleeps 6 seconds in some versions; it is run over processes, with the same code."
-_STARTED = "It counts on tasks having started when `submit` returns; here the event loop starts them, soon after."
+_INITIALIZER = "`as_futures` takes no initializer; a backend's `setup` runs before the first task of a worker."
+_PROGRAM = "It runs a script that imports the executor class from `concurrent.futures` by its name."
+_BY_HAND = "It creates each future itself, without an executor."
+_OTHER_POOL = "It creates a pool of `concurrent.futures` by its name, whatever the mixin."
+_THREADS = "It reads the private attribute `_threads`."
+_PROCESSES = "It reads the private attribute `_processes`, which only `ProcessPoolExecutor` has."
+_SIZE = "`as_futures` takes no number of workers; our own tests check the numbers that `Executor` takes."
+_SLOW = "It sleeps 6 seconds in some versions; it is run over processes, where the code is the same."
+_STARTED = "It expects tasks to have started when `submit` returns; here the event loop starts them soon after."
 
 NOT_APPLICABLE: dict[str, str] = {
     "FutureTests": _BY_HAND,
@@ -186,8 +186,8 @@ NOT_APPLICABLE: dict[str, str] = {
     "ProcessPoolShutdownTest.test_del_shutdown": _OTHER_POOL,
     "ProcessPoolShutdownTest.test_shutdown_no_wait": _OTHER_POOL,
     "ProcessPoolExecutorTestOverProcess.test_map_timeout": (
-        "It gives workers 5 seconds to start, and fails under load (cpython#110097); it is run over threads, with the "
-        "same code."
+        "It gives workers 5 seconds to start, and fails under load (cpython#110097); it is run over threads, where "
+        "the code is the same."
     ),
     "ProcessPoolExecutorTest.test_max_workers_too_large": _OTHER_POOL,
     "ProcessPoolExecutorTest.test_killed_child": _PROCESSES,
@@ -199,7 +199,7 @@ NOT_APPLICABLE: dict[str, str] = {
         "Workers have no start method of `multiprocessing` that could have a default."
     ),
     "ProcessPoolExecutorTest.test_python_finalization_error": (
-        "It has the second thread of a `ProcessPoolExecutor` fail to start; that thread has no counterpart here."
+        "It makes the second thread of a `ProcessPoolExecutor` fail to start; that thread has no counterpart here."
     ),
     "ProcessPoolExecutorTest.test_ressources_gced_in_workers": (
         "It waits for an event of a `multiprocessing` manager, whose key only children of `multiprocessing` inherit."
@@ -208,13 +208,13 @@ NOT_APPLICABLE: dict[str, str] = {
         "It expects `_RemoteTraceback` as the cause; here an error keeps its own cause, and a note has the traceback."
     ),
     "ExecutorDeadlockTest.test_shutdown_deadlock_pickle": (
-        "It joins `_executor_manager_thread`, which `ProcessPoolExecutor` alone has."
+        "It joins `_executor_manager_thread`, which only `ProcessPoolExecutor` has."
     ),
     "ExecutorDeadlockTest.test_gh105829_should_not_deadlock_if_wakeup_pipe_full": (
         "It fills the pipe that wakes the manager thread of `ProcessPoolExecutor`; there is none here."
     ),
 }
-"""The tests of the suite that aren't run, or all of a class, and why."""
+"""The tests and classes of the suite that aren't run, and why."""
 
 NOT_IN_EVERY_VERSION = {
     "FailingInitializerResourcesTest",
@@ -222,4 +222,4 @@ NOT_IN_EVERY_VERSION = {
     "ProcessPoolExecutorTest.test_python_finalization_error",
     "ExecutorDeadlockTest.test_gh105829_should_not_deadlock_if_wakeup_pipe_full",
 }
-"""Those of the above that some of the supported versions of Python don't have."""
+"""Those that are missing from some of the supported versions of Python."""

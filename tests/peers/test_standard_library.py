@@ -1,4 +1,4 @@
-"""`Executor.as_futures` passes the standard library's own tests of its executors."""
+"""`Executor.as_futures` passes the standard library's own tests of executors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import unittest
 
 import pytest
 from standard_library_suite import (
-    APPLIED,
+    MIXINS,
     NOT_APPLICABLE,
     NOT_IN_EVERY_VERSION,
-    applied,
+    adapted,
     cases_of_the_suite,
     is_left_out,
     modules_of_the_suite,
@@ -21,15 +21,15 @@ try:
 except ImportError as error:
     pytest.skip(f"not available: this Python was installed without the tests ({error})", allow_module_level=True)
 
-OVER_OURS = [applied(CASES[case], mixin) for case, mixins in APPLIED.items() for mixin in mixins]
-globals().update({case.__name__: case for case in OVER_OURS})  # for pytest to find
+ADAPTED = [adapted(CASES[case], mixin) for case, mixins in MIXINS.items() for mixin in mixins]
+globals().update({case.__name__: case for case in ADAPTED})  # for pytest to find
 
 
-def test_each_test_is_run_or_has_a_reason_why_not() -> None:
-    """No test of the suite is missing from both what is run and the table."""
+def test_each_test_is_run_or_listed_as_not_applicable() -> None:
+    """Each test of the suite is either run or in the table."""
     run = {
         (base, test)
-        for case in OVER_OURS
+        for case in ADAPTED
         for test in unittest.defaultTestLoader.getTestCaseNames(case)
         for base in case.__mro__
     }
@@ -38,9 +38,9 @@ def test_each_test_is_run_or_has_a_reason_why_not() -> None:
     assert [test for test in tests if (test in run) == is_left_out(test[0].__name__, test[1])] == []
 
 
-def test_the_table_names_only_what_there_is() -> None:
-    """Each name in the table is one of the suite's, in this version of Python or in another supported one."""
+def test_table_names_only_existing_tests() -> None:
+    """Each name in the table exists in the suite of this version of Python or another supported one."""
     known = set(CASES) | {f"{case.__name__}.{test}" for case in CASES.values() for test in own_tests(case)}
-    known |= {f"{over.__name__}.{test}" for over in OVER_OURS for case in over.__mro__ for test in own_tests(case)}
+    known |= {f"{over.__name__}.{test}" for over in ADAPTED for case in over.__mro__ for test in own_tests(case)}
     assert NOT_APPLICABLE.keys() - known <= NOT_IN_EVERY_VERSION
     assert NOT_APPLICABLE.keys() >= NOT_IN_EVERY_VERSION
