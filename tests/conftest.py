@@ -1,4 +1,4 @@
-"""The guards of the whole suite: three event loops, and nothing left behind by any test."""
+"""Fixtures and checks for the whole suite: tests run on three event loops, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import pytest
 import trio
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).parent / "support"))  # what tests share, and what worker processes import
+sys.path.insert(0, str(Path(__file__).parent / "support"))  # helpers, some of which worker processes import
 
-# What the hundreds of child processes inherit. Bytecode is compiled once, not in each of them.
+# Inherited by hundreds of child processes: bytecode is compiled once, not in each of them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,9 +36,9 @@ LOOPS = [
 ]
 
 FOREIGN_THREADS = ("Trio thread", "AnyIO worker thread", "asyncio_", "Dask-", "ThreadPoolExecutor")
-"""Threads that other libraries keep for later."""
+"""Prefixes of the names of threads that other libraries keep."""
 
-SETTLE_TIME = 2.0
+SETTLE_TIMEOUT = 2.0
 
 
 @pytest.fixture(params=LOOPS)
@@ -51,7 +51,7 @@ def child_processes() -> set[int]:
     """Return this process's children, zombies included (Linux)."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:  # there are none, which is quick to know
+    except ChildProcessError:  # there are none: no need to search /proc
         return set()
     children = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -70,14 +70,14 @@ def descriptors() -> dict[int, str]:
     for name in os.listdir("/proc/self/fd"):
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:  # the one that listed the folder
+        except OSError:  # that of the listing itself
             continue
     return found
 
 
 @pytest.fixture(autouse=True, scope="session")
-def lasting_descriptors() -> None:
-    """Have libuv open the pipe that it keeps for the life of the process."""
+def open_lasting_descriptors() -> None:
+    """Let libuv open the pipe that it keeps for the life of the process."""
     uvloop.new_event_loop().close()
 
 
@@ -93,7 +93,7 @@ def nothing_left() -> Iterator[None]:
         return
     processes, threads, fds = child_processes(), own_threads(), descriptors()
     yield
-    deadline = time.monotonic() + SETTLE_TIME
+    deadline = time.monotonic() + SETTLE_TIMEOUT
     while True:
         left = {
             "processes": child_processes() - processes,
@@ -121,14 +121,14 @@ def tasks_of_loop() -> set[Any]:
     return found
 
 
-def leaving_no_task(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Fail an async test that leaves a task of the event loop behind."""
+def checking_for_leaked_tasks(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Return an async test that also fails if it leaves a task of the event loop behind."""
 
     @functools.wraps(test)
     async def checked(*args: Any, **kwargs: Any) -> None:
         before = tasks_of_loop()
         await test(*args, **kwargs)
-        with anyio.move_on_after(SETTLE_TIME):
+        with anyio.move_on_after(SETTLE_TIMEOUT):
             while tasks_of_loop() - before:
                 await anyio.sleep(0.001)
         left = {str(task) for task in tasks_of_loop() - before}
@@ -138,14 +138,14 @@ def leaving_no_task(test: Callable[..., Awaitable[None]]) -> Callable[..., Await
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the guard around every async test."""
+    """Add the check for leaked tasks to every async test."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.obj = leaving_no_task(item.obj)
+            item.obj = checking_for_leaked_tasks(item.obj)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tell how many tests passed on each event loop."""
+    """Report how many tests passed on each event loop."""
     passed = [report.nodeid for report in terminalreporter.stats.get("passed", ())]
     by_loop = {
         loop: sum(loop in nodeid.partition("[")[2] for nodeid in passed) for loop in ("asyncio", "uvloop", "trio")

@@ -26,16 +26,16 @@ WORKER_ENTRIES = {
     "executors._worker.dask_entry": {"executors.backends.dask"},
     "executors._worker.futures_entry": {"executors.backends.futures"},
 }
-"""The functions that a backend sends to its workers, and which package may import each."""
+"""The entry points that backends send to their workers, and the packages that may import each."""
 
-WORKER_FACE = "executors.backends.in_worker"
-"""The public face of `_worker` for plug-ins: it may import all of it."""
+WORKER_API = "executors.backends.in_worker"
+"""The public interface of `_worker` for plug-ins, which may import all of it."""
 
 SHARED_BY_BACKENDS = {"backlog", "base", "in_worker", "job", "loop", "side_thread"}
 """The modules of `backends` that belong to no single backend; `inline` is `loop` for sync functions."""
 
 QUART_IMPORTERS = {"quart", "bench", "demo"}
-LIMIT = 320
+MAX_LINES = 320
 OPTIONAL = {
     *("anyio", "cloudpickle", "dask", "distributed", "hypercorn", "opentelemetry", "quart", "quart_trio", "rich"),
     *("trio", "uvicorn", "uvloop"),
@@ -109,7 +109,7 @@ def test_no_import_cycles() -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "_worker" in path.parts], ids=name_of)
-def test_workers_import_only_what_both_sides_share(path: Path) -> None:
+def test_worker_code_imports_only_shared_modules(path: Path) -> None:
     """Code that runs in worker processes depends on nothing of the server side."""
     for name in imported_by(path):
         if part_of(name):
@@ -117,10 +117,10 @@ def test_workers_import_only_what_both_sides_share(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "_worker" not in path.parts], ids=name_of)
-def test_the_server_side_imports_no_worker_code(path: Path) -> None:
-    """A backend imports from `_worker` nothing but the function that it sends."""
+def test_server_side_imports_no_worker_code(path: Path) -> None:
+    """The server side imports nothing from `_worker`, except that a backend imports its entry point."""
     own = name_of(path)
-    if own == WORKER_FACE:
+    if own == WORKER_API:
         return
     for name in imported_by(path):
         if name.startswith("executors._worker"):
@@ -130,15 +130,15 @@ def test_the_server_side_imports_no_worker_code(path: Path) -> None:
 @pytest.mark.parametrize(
     "path", [path for path in MODULES if part_of(name_of(path)) in SHARED_WITH_WORKERS], ids=name_of
 )
-def test_what_is_shared_depends_on_neither_side(path: Path) -> None:
+def test_shared_modules_import_only_each_other(path: Path) -> None:
     """`_wire` and the other modules that both sides share import only each other."""
     for name in imported_by(path):
         assert not name.startswith("executors.") or part_of(name) in SHARED_WITH_WORKERS, name
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "backends" in path.parts], ids=name_of)
-def test_a_backend_imports_neither_the_executor_nor_another_backend(path: Path) -> None:
-    """Backends depend on the interface and on what all of them share."""
+def test_backends_import_neither_the_executor_nor_each_other(path: Path) -> None:
+    """Backends import only the interface and the modules that all backends share."""
     own = ".".join(name_of(path).split(".")[:3])
     shared = {"executors.backends", *(f"executors.backends.{name}" for name in SHARED_BY_BACKENDS)}
     for name in imported_by(path):
@@ -148,35 +148,35 @@ def test_a_backend_imports_neither_the_executor_nor_another_backend(path: Path) 
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_quart_is_imported_where_it_belongs(path: Path) -> None:
+def test_only_quart_packages_import_quart(path: Path) -> None:
     """Only the extension, the bench and the demo import Quart."""
     if part_of(name_of(path)) not in QUART_IMPORTERS:
         assert not {name.split(".")[0] for name in imported_by(path)} & {"quart", "quart_trio", "flask", "werkzeug"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "_serving" in path.parts], ids=name_of)
-def test_serving_is_free_of_frameworks(path: Path) -> None:
-    """Integrations of any framework can use `_serving`: it imports none of them, and no executor."""
+def test_serving_imports_no_framework(path: Path) -> None:
+    """`_serving` imports no framework and no executor, so that the integration of any framework can use it."""
     for name in imported_by(path):
         assert part_of(name) not in {"quart", "asgi", "executor", "_core"} or not name.startswith("executors.")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_file_is_long(path: Path) -> None:
+def test_file_length(path: Path) -> None:
     """A file that passes the limit has more than one responsibility."""
-    assert len(path.read_text().splitlines()) <= LIMIT
+    assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_tell_what_they_are_for(path: Path) -> None:
-    """Each module begins with a docstring, or is empty."""
+def test_every_module_has_a_docstring(path: Path) -> None:
+    """Every module that isn't empty has a docstring."""
     module = ast.parse(path.read_text())
     assert ast.get_docstring(module) or not module.body
 
 
 @pytest.mark.parametrize("module", [executors, backends], ids=lambda module: module.__name__)
 def test_public_names(module: object) -> None:
-    """Every public name is there, listed in order, shown by `dir`, and documented."""
+    """Every public name exists, is listed in order, is shown by `dir`, and is documented."""
     names: list[str] = module.__all__  # type: ignore[attr-defined]
     assert names == sorted(names)
     assert set(names) == set(module._MODULE_OF)  # type: ignore[attr-defined]
@@ -191,7 +191,7 @@ def test_public_names(module: object) -> None:
 
 
 def test_every_public_error_is_exported() -> None:
-    """What the library raises can be imported from its top."""
+    """Every error of the library can be imported from `executors`."""
     errors = importlib.import_module("executors.errors")
     classes = {name for name, value in vars(errors).items() if isinstance(value, type) and name.endswith("Error")}
     assert classes <= set(executors.__all__)
@@ -210,7 +210,7 @@ def test_public_methods_are_documented() -> None:
 
 
 def test_exported_classes_pickle_by_name() -> None:
-    """A public class is found again under its own module's name."""
+    """Public classes can be pickled by reference."""
     for name in executors.__all__:
         value = getattr(executors, name)
         assert pickle.loads(pickle.dumps(value)) is value
@@ -225,19 +225,19 @@ def loaded_by(statement: str) -> set[str]:
 
 @pytest.mark.parametrize("statement", ["import executors", "from executors import cpu_bound, io_bound, task"])
 def test_import_is_light(statement: str) -> None:
-    """`import executors` and the marks load neither Quart nor asyncio nor anything that isn't Python's own."""
+    """`import executors` and the marks load neither Quart nor asyncio nor any third-party module."""
     loaded = loaded_by(statement)
     assert not loaded & (OPTIONAL | {"asyncio"})
     assert loaded - {"executors"} <= sys.stdlib_module_names
 
 
-def test_a_worker_is_light() -> None:
-    """What a worker process is until it has something to do loads nothing that is slow to import."""
+def test_zygote_import_is_light() -> None:
+    """The zygote loads no module that is slow to import."""
     loaded = loaded_by("import executors._worker.zygote")
     assert not loaded & (OPTIONAL | {"asyncio", "ctypes", "dataclasses", "inspect", "subprocess", "typing"})
 
 
 def test_executor_loads_no_framework() -> None:
-    """The executor itself loads asyncio and AnyIO, and no framework, no other loop, no extra."""
+    """The executor loads asyncio and AnyIO, but no framework, no other loop and no optional library."""
     loaded = loaded_by("from executors import Executor\nExecutor(processes=0)")
     assert not loaded & (OPTIONAL - {"anyio"})

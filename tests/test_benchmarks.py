@@ -1,4 +1,4 @@
-"""Every benchmark runs and gives its rows, with sizes that measure nothing, and without the peers."""
+"""Every benchmark runs and reports its rows, with minimal sizes and without the peers."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ ROWS = {
     "cluster": ["tasks of 1 ms, workers: 1", "tasks of 1000 ms, workers: 2", "growth from 1 to 2 workers, 100 ms"],
     "queue": ["tasks done, submitting included", "memory per queued task", "longest pause of the garbage collector"],
 }
-"""What our own arm, or in `queue` the longest queue, has a figure for."""
+"""Rows that have a figure for our own arm, or in `queue` for the longest queue."""
 WITHOUT_PEERS = {"dispatch": {"pebble", "loky", "trio-parallel"}, "map": {"loky", "pebble"}, "replacement": {"pebble"}}
 WITHOUT_NUMPY = {"payload", "cold", "memory"}
 
 
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.timeout(180)
-def test_a_benchmark_gives_its_rows_without_the_peers(name: str, tmp_path: Path) -> None:
-    """It runs to its end, has our figures and verdicts, and says of each peer that isn't installed how to get it."""
+def test_rows_without_peers(name: str, tmp_path: Path) -> None:
+    """A benchmark reports our figures and goals, and how to install each peer that isn't installed."""
     file = tmp_path / "results.json"
     blocked = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL!r}))"
     sizes = ["--rounds", "1", "--scale", "0.001", "--spinners", "off", "--size", "2000", "--worker-nice", "0"]
@@ -60,10 +60,10 @@ def test_a_benchmark_gives_its_rows_without_the_peers(name: str, tmp_path: Path)
             assert row["note"] == "not installed: pip install 'quart-executors[bench]'"
 
 
-def test_a_task_takes_no_more_calls_than_documented() -> None:
-    """Whoever adds a step to a warm task's path raises a bound, and says why."""
+def test_calls_per_task() -> None:
+    """A warm task takes at most `MAX_CALLS` Python calls. A commit that raises a bound says why."""
     code = "import asyncio, json; from benchmarks import calls; print(json.dumps(asyncio.run(calls.counts())))"
-    # In an interpreter of its own: other tests import what tasks then take along, as OpenTelemetry's context.
+    # In a new interpreter: if another test has imported OpenTelemetry, tasks carry its context, too.
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
@@ -75,7 +75,7 @@ def test_a_task_takes_no_more_calls_than_documented() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-async def test_arms_take_turns_and_each_round_begins_with_another() -> None:
+async def test_each_round_starts_with_another_arm() -> None:
     """No arm always follows the same one."""
     order = []
 
@@ -88,8 +88,8 @@ async def test_arms_take_turns_and_each_round_begins_with_another() -> None:
     assert samples == {"a": [1.0, 4.0], "b": [2.0, 3.0]}
 
 
-def test_a_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
-    """A machine that becomes slower between two rounds doesn't change it; beside it is that of the best rounds."""
+def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    """A machine that becomes slower between rounds doesn't change the ratio. The best rounds have one as well."""
     report = Report("test")
     report.compare("trip", "µs", {OURS: [10, 20, 300], "peer": [20, 40, 50]}, {"peer": Goal(0.4)})
     ours, peer = report.results
@@ -101,7 +101,7 @@ def test_a_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
 
 
 def test_goals_of_both_directions() -> None:
-    """A goal is reached at its limit, and on one side of it."""
+    """A goal is a maximum or a minimum, and reached at its limit."""
     assert [Goal(2.0).is_reached(figure) for figure in (1.9, 2.0, 2.1)] == [True, True, False]
     assert [Goal(2.0, at_least=True).is_reached(figure) for figure in (1.9, 2.0, 2.1)] == [False, True, True]
     report = Report("test")
@@ -110,7 +110,7 @@ def test_goals_of_both_directions() -> None:
 
 
 def test_percentiles_and_plans() -> None:
-    """A percentile is one of the values; a plan scales, and never to nothing."""
+    """A percentile is one of the values; a scaled plan repeats at least once."""
     assert [percentile(range(1, 101), percent) for percent in (0, 50, 95, 100)] == [1, 50, 95, 100]
     plan = Plan(scale=0.001)
     assert (plan.seconds(3), plan.count(100_000), plan.count(10)) == (0.003, 100, 1)

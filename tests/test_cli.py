@@ -13,7 +13,7 @@ from executors import __version__
 from executors.cli import main
 
 
-def test_python_m_runs_it() -> None:
+def test_python_m_runs_the_command_line() -> None:
     """`python -m executors` is the command line."""
     done = subprocess.run(
         [sys.executable, "-m", "executors", "--version"], capture_output=True, text=True, timeout=30, check=True
@@ -21,18 +21,18 @@ def test_python_m_runs_it() -> None:
     assert done.stdout == f"quart-executors {__version__}\n"
 
 
-def test_help_tells_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     """The help names the commands and what they do."""
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    said = capsys.readouterr().out
-    assert "demo" in said
-    assert "bench" in said
+    output = capsys.readouterr().out
+    assert "demo" in output
+    assert "bench" in output
 
 
-def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a command it ends as argparse does, and names what is missing."""
+def test_missing_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a command, the exit status is 2 and the error names what is missing."""
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2
@@ -40,25 +40,25 @@ def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["demo"], ["bench", "tasks:render"]])
-def test_without_rich_it_says_what_to_install(
+def test_error_without_rich(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A command without rich is a sentence and status 1, not a traceback."""
+    """Without rich, a command prints what to install, without a traceback, and the exit status is 1."""
     monkeypatch.setitem(sys.modules, "rich", None)
     assert main(arguments) == 1
     assert "pip install 'quart-executors[cli]'" in capsys.readouterr().err
 
 
-def test_on_windows_it_says_where_it_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo needs worker processes, and says so where there are none."""
+def test_error_on_windows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On Windows, the demo prints where it runs, and the exit status is 1."""
     monkeypatch.setattr(sys, "platform", "win32")
     assert main(["demo"]) == 1
     assert "Linux or macOS" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
-def test_seconds_have_to_make_sense(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A time that can't be measured in is refused, with the option named."""
+def test_invalid_seconds_are_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid duration is refused with an error that names the option."""
     with pytest.raises(SystemExit) as ended:
         main(["demo", f"--seconds={seconds}"])
     assert ended.value.code == 2
@@ -66,19 +66,19 @@ def test_seconds_have_to_make_sense(seconds: str, capsys: pytest.CaptureFixture[
 
 
 def test_a_folder_without_python_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo says that there is nothing to upload, and starts nothing."""
+    """The demo reports that there is nothing to upload, and starts nothing."""
     assert main(["demo", "--folder", str(tmp_path)]) == 1
     assert f"{tmp_path} has no Python files" in capsys.readouterr().err
 
 
-def test_the_help_of_the_bench_tells_its_arms(capsys: pytest.CaptureFixture[str]) -> None:
-    """What each arm is, and examples, are in the help."""
+def test_help_of_the_bench_describes_its_arms(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help describes each arm and has examples."""
     with pytest.raises(SystemExit) as ended:
         main(["bench", "--help"])
     assert ended.value.code == 0
-    said = capsys.readouterr().out
-    assert "idle      no calls" in said
-    assert "executors bench mypackage.tasks:render --args '[1]'" in said
+    output = capsys.readouterr().out
+    assert "idle      no calls" in output
+    assert "executors bench mypackage.tasks:render --args '[1]'" in output
 
 
 @pytest.mark.parametrize(
@@ -96,24 +96,24 @@ def test_the_help_of_the_bench_tells_its_arms(capsys: pytest.CaptureFixture[str]
         ("--html=/", "argument --html: '/' can't be written"),
     ],
 )
-def test_the_bench_refuses_what_makes_no_sense(option: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bad option is named with its value and what would do, before anything is imported."""
+def test_invalid_bench_options_are_refused(option: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the option, its value and what is allowed, before anything is imported."""
     with pytest.raises(SystemExit) as ended:
         main(["bench", "no.such.module:function", option])
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_the_bench_says_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    """A function that can't be found is one sentence and status 1, and nothing is started."""
+def test_unknown_function_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """For an unknown function the bench prints one sentence and starts nothing; the exit status is 1."""
     assert main(["bench", "tests_without_this_module:render"]) == 1
     assert capsys.readouterr().err.startswith(
         "executors bench: there is no module 'tests_without_this_module', neither"
     )
 
 
-def test_every_option_of_the_bench_has_its_row(capsys: pytest.CaptureFixture[str]) -> None:
-    """The reference has the options that there are, in their order."""
+def test_every_bench_option_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference has all options, in the order of the help."""
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     options = re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)

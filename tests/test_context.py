@@ -36,42 +36,42 @@ async def async_change() -> None:
     await anyio.sleep(0)
 
 
-def executor(backend: str) -> Executor:
+def make_executor(backend: str) -> Executor:
     backends = {"thread": InlineBackend()} if backend == "inline" else None
     return Executor(threads=1, processes=0, backends=backends)
 
 
 @pytest.mark.parametrize("backend", ["loop", "thread", "inline"])
-async def test_context_variables_travel(backend: str) -> None:
+async def test_context_variables_are_those_of_the_submission(backend: str) -> None:
     """A task sees the context variables as they were when it was submitted."""
-    async with executor(backend) as ready:
+    async with make_executor(backend) as executor:
         user.set("anna")
-        handle: TaskHandle[str] = ready.submit(async_read if backend == "loop" else read)
+        handle: TaskHandle[str] = executor.submit(async_read if backend == "loop" else read)
         user.set("berta")
         assert await handle == "anna"
 
 
 @pytest.mark.parametrize("backend", ["loop", "thread", "inline"])
 async def test_context_variables_do_not_leak_back(backend: str) -> None:
-    """What a task sets is seen neither by its submitter nor by the next task."""
+    """What a task sets is visible neither to its submitter nor to the next task."""
     change_it, read_it = (async_change, async_read) if backend == "loop" else (change, read)
-    async with executor(backend) as ready:
+    async with make_executor(backend) as executor:
         user.set("anna")
-        await ready.run(change_it)
+        await executor.run(change_it)
         assert user.get() == "anna"
-        assert await ready.run(read_it) == "anna"
+        assert await executor.run(read_it) == "anna"
 
 
-async def test_context_of_another_thread_travels() -> None:
-    """A task that another thread submits gets that thread's context."""
+async def test_context_variables_of_a_submitting_thread() -> None:
+    """A task that another thread submits has that thread's context."""
     handles: list[TaskHandle[str]] = []
 
-    def submit_all(ready: Executor) -> None:
+    def submit_all(executor: Executor) -> None:
         user.set("a thread")
-        handles.extend((ready.submit(read), ready.submit(async_read)))
+        handles.extend((executor.submit(read), executor.submit(async_read)))
 
-    async with executor("thread") as ready:
-        thread = threading.Thread(target=submit_all, args=(ready,))
+    async with make_executor("thread") as executor:
+        thread = threading.Thread(target=submit_all, args=(executor,))
         thread.start()
         thread.join()
         assert [await handle for handle in handles] == ["a thread", "a thread"]
@@ -79,42 +79,42 @@ async def test_context_of_another_thread_travels() -> None:
 
 @pytest.mark.parametrize("backend", ["loop", "thread", "inline"])
 async def test_current_task(backend: str) -> None:
-    """A task knows its id and name; the code around it is in no task."""
+    """`current_task` has the id and name of the task; outside of a task it has no id."""
 
-    def look() -> tuple[int | None, str, bool]:
+    def observe() -> tuple[int | None, str, bool]:
         task = current_task()
         task.check_cancelled()
         return task.id, task.name, task.cancel_requested
 
-    async def async_look() -> tuple[int | None, str, bool]:
-        return look()
+    async def async_observe() -> tuple[int | None, str, bool]:
+        return observe()
 
-    async with executor(backend) as ready:
-        handle = ready.options(name="me").submit(async_look if backend == "loop" else look)
+    async with make_executor(backend) as executor:
+        handle = executor.options(name="me").submit(async_observe if backend == "loop" else observe)
         assert await handle == (handle.id, "me", False)
-        assert look() == (None, "", False)
+        assert observe() == (None, "", False)
 
 
-async def test_nested_task_is_itself() -> None:
-    """A task that another one submits is a task of its own."""
+async def test_current_task_of_a_nested_task() -> None:
+    """A task that another task submits has its own current task."""
 
     async def inner() -> int | None:
         return current_task().id
 
-    async with executor("loop") as ready:
+    async with make_executor("loop") as executor:
 
         async def outer() -> tuple[int | None, int | None, int | None]:
             before = current_task().id
-            return before, await ready.run(inner), current_task().id
+            return before, await executor.run(inner), current_task().id
 
-        before, nested, after = await ready.run(outer)
+        before, nested, after = await executor.run(outer)
     assert before == after
     assert nested is not None
     assert nested != before
 
 
-async def test_child_of_a_task_belongs_to_it() -> None:
-    """What a coroutine task starts on the loop runs in the same task."""
+async def test_current_task_in_a_task_group() -> None:
+    """Coroutines that a task starts on the loop have the same current task."""
     found = []
 
     async def child() -> None:
@@ -124,14 +124,14 @@ async def test_child_of_a_task_belongs_to_it() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(child)
 
-    async with executor("loop") as ready:
-        handle = ready.submit(parent)
+    async with make_executor("loop") as executor:
+        handle = executor.submit(parent)
         await handle
     assert found == [handle.id]
 
 
 async def test_check_cancelled_in_a_coroutine() -> None:
-    """A coroutine can use check_cancelled, too, and is cancelled then."""
+    """`check_cancelled` also works in a coroutine, which is then cancelled."""
 
     async def work() -> None:
         try:
@@ -139,8 +139,8 @@ async def test_check_cancelled_in_a_coroutine() -> None:
         finally:
             current_task().check_cancelled()
 
-    async with executor("loop") as ready:
-        handle = ready.submit(work)
+    async with make_executor("loop") as executor:
+        handle = executor.submit(work)
         await anyio.wait_all_tasks_blocked()
         handle.cancel()
         with pytest.raises(TaskCancelledError):
@@ -171,7 +171,7 @@ def test_carried_variables_are_captured_and_restored() -> None:
     ],
 )
 def test_bad_carried_variable_is_refused(path: str, match: str) -> None:
-    """A path that is not that of a context variable is refused, with the type."""
+    """A path that doesn't name a context variable is refused, with the type."""
     with pytest.raises(ConfigurationError, match=match):
         CarriedVariables((path,))
 
@@ -185,7 +185,7 @@ def test_resolve_follows_dots() -> None:
 
 @pytest.mark.parametrize(("importing", "match"), [(False, "inert"), (True, "__main__")])
 def test_refusal_in_a_worker(importing: bool, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a worker process calls of the executor are refused, elsewhere not."""
+    """In a worker process, calls of the executor are refused; elsewhere they aren't."""
     refuse_in_worker("submit")
     monkeypatch.setattr(WorkerState, "active", True)
     monkeypatch.setattr(WorkerState, "importing_main", importing)

@@ -1,4 +1,4 @@
-"""How many CPUs may be used: affinity, and the quotas of control groups of both versions."""
+"""The number of usable CPUs: affinity, and the quotas of control groups v1 and v2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from executors.errors import ConfigurationError
 
 
 def groups(tmp_path: Path, listing: str, files: dict[str, str]) -> tuple[Path, Path]:
-    """Write the file that lists the groups, and the mounted groups."""
+    """Write the file that lists the groups, and the mounted groups; return both paths."""
     proc, root = tmp_path / "cgroup", tmp_path / "root"
     proc.write_text(listing)
     root.mkdir()
@@ -54,12 +54,12 @@ def groups(tmp_path: Path, listing: str, files: dict[str, str]) -> tuple[Path, P
     ],
 )
 def test_quota(tmp_path: Path, listing: str, files: dict[str, str], expected: float | None) -> None:
-    """The smallest quota of the group and its parents counts, in CPUs."""
+    """The smallest quota of the group and its parents applies, in CPUs."""
     assert cgroup_quota(*groups(tmp_path, listing, files)) == expected
 
 
 def test_no_groups(tmp_path: Path) -> None:
-    """Where there are no control groups there is no quota."""
+    """Without control groups there is no quota."""
     assert cgroup_quota(tmp_path / "missing", tmp_path) is None
 
 
@@ -74,8 +74,8 @@ def test_available_cpus_are_within_bounds() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
-def test_affinity_counts() -> None:
-    """A process that is bound to one CPU has one."""
+def test_affinity_limits_the_cpus() -> None:
+    """A process that is bound to one CPU may use one."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
@@ -84,8 +84,8 @@ def test_affinity_counts() -> None:
         os.sched_setaffinity(0, before)
 
 
-def test_no_idle_scheduling(monkeypatch) -> None:
-    """Where the system has no SCHED_IDLE the niceness "idle" is refused, and the error says why."""
+def test_idle_niceness_without_sched_idle(monkeypatch) -> None:
+    """Without SCHED_IDLE, the niceness "idle" is refused with an error that says why."""
     assert checked_niceness("idle", "worker_nice") == "idle"
     monkeypatch.delattr(os, "SCHED_IDLE")
     with pytest.raises(ConfigurationError, match="worker_nice is 'idle', and this system has no SCHED_IDLE"):

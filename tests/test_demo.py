@@ -1,4 +1,4 @@
-"""The demo: what it computes, how it measures, and that it leaves nothing behind however it ends."""
+"""The demo: its computations, its measurements, and that it leaves nothing behind, however it ends."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def {name}(rows, limit):
     ],
 )
 def test_complexity_counts_branches(body: str, complexity: int) -> None:
-    """Cyclomatic complexity is one, and one more for each way to branch."""
+    """Cyclomatic complexity is one plus the number of branches."""
     source = "def f():\n" + "\n".join(f"    {line}" for line in body.splitlines())
     (function,) = analysis.analyse(source.encode())
     assert function.complexity == complexity
 
 
-def test_functions_are_found_wherever_they_are() -> None:
-    """Methods and nested functions have their full names; a nested one's branches aren't its parent's."""
+def test_nested_functions_are_found() -> None:
+    """Methods and nested functions have qualified names; their branches don't count for the outer function."""
     source = """
     class Outer:
         class Inner:
@@ -89,26 +89,26 @@ def signature(source: str) -> bytes:
     return function.signature
 
 
-def test_a_signature_ignores_layout_comments_and_docstring() -> None:
-    """What doesn't change the code doesn't change its signature, nor does the name; a small function has none."""
+def test_signature_depends_only_on_code() -> None:
+    """Layout, comments, docstring and name don't change a signature; a small function has none."""
     other = ast.unparse(ast.parse(LONG.format(name="other"))).replace(":\n", ':\n    """Doc."""  # why\n', 1)
     assert signature(LONG.format(name="one")) == signature(other) != b""
     assert signature("def f(): return 1") == b""
 
 
-def test_similarity_estimates_the_common_share() -> None:
-    """A changed function is less similar than itself, and more than a foreign one."""
+def test_similarity() -> None:
+    """A changed function is less similar than an identical one, and more similar than an unrelated one."""
     one = signature(LONG.format(name="one"))
     changed = signature(LONG.format(name="one").replace("row.size * 2", "row.size + len(found)"))
-    foreign = signature("def f(a):\n" + "\n".join(f"    a.x{i} = call_{i}(a, {i})" for i in range(60)))
+    unrelated = signature("def f(a):\n" + "\n".join(f"    a.x{i} = call_{i}(a, {i})" for i in range(60)))
     assert analysis.similarity(one, one) == 1
     assert 0.6 < analysis.similarity(one, changed) < 1
-    assert analysis.similarity(one, foreign) < 0.2
-    assert [pair[1:] for pair in analysis.alike([foreign, one, changed])] == [(1, 2)]
+    assert analysis.similarity(one, unrelated) < 0.2
+    assert [pair[1:] for pair in analysis.alike([unrelated, one, changed])] == [(1, 2)]
 
 
-def test_the_store_finds_duplicates_between_files(tmp_path: Path) -> None:
-    """Pairs are of different files, however often one was uploaded; facts are there before the analysis."""
+def test_store_finds_duplicates_between_files(tmp_path: Path) -> None:
+    """Pairs are from different files, however often one was uploaded. Facts are stored before the analysis."""
     path = tmp_path / "files.sqlite3"
     store.create(path)
     source = LONG.format(name="one").encode()
@@ -128,12 +128,12 @@ def test_the_store_finds_duplicates_between_files(tmp_path: Path) -> None:
     assert store.file(path, "4") is None
 
 
-# --- the whole --------------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def demo(tmp_path: Path, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run the demo in a session of its own, and see that neither a process nor a file of it is left."""
+    """Run the demo in a session of its own, and assert that it leaves no process and no file behind."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     with subprocess.Popen(
         [sys.executable, "-m", "executors", "demo", *arguments],
@@ -162,8 +162,8 @@ def check_report(text: str) -> None:
     assert re.search(r"drained in [\d.]+ s of 2 s: \d+ succeeded", text)
 
 
-def test_the_demo_ends_well(tmp_path: Path) -> None:
-    """It shows all that it promises, as plain text where there is no terminal, and ends with status 0."""
+def test_demo_succeeds(tmp_path: Path) -> None:
+    """The demo prints all results, as plain text without a terminal, and its exit status is 0."""
     with demo(tmp_path, "--seconds=1") as process:
         out, err = process.communicate(timeout=50)
         assert (process.returncode, err) == (0, "")
@@ -172,8 +172,8 @@ def test_the_demo_ends_well(tmp_path: Path) -> None:
         check_report(out)
 
 
-def test_the_demo_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
-    """On a terminal there is a progress bar while it measures."""
+def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
+    """On a terminal, the demo shows a progress bar while it measures."""
     text = shown_on_a_terminal(partial(demo, tmp_path, "--seconds=0.5"))
     assert "━" in text
     assert "in worker processes" in text
@@ -181,8 +181,8 @@ def test_the_demo_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_demo_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
-    """Whatever ends it while the app is busy, the server, its workers and its files go with it."""
+def test_signal_ends_all_processes(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal also ends the busy server and its workers, and the files are removed."""
     with demo(tmp_path, "--seconds=30") as process:
         check_it_ends_by(number, process)
 
@@ -193,8 +193,8 @@ def fetch(url: str, data: bytes | None = None) -> Any:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_keeps_the_app_running(tmp_path: Path, number: signal.Signals) -> None:
-    """`--serve` prints the address; the app works there until it is interrupted, and that is no failure."""
+def test_serve_runs_the_app_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    """`--serve` prints the address; the app works until a signal arrives, and the exit status is 0."""
     with demo(tmp_path, "--serve") as process:
         assert process.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())

@@ -1,13 +1,13 @@
-"""The documentation holds: its Python runs, prints what it says, and its tables match the code.
+"""The documentation: its Python runs and prints the documented output, and its tables match the code.
 
-How blocks are tested: each ```python block of README.md and docs/**/*.md names, in its first line, the file that it is:
-``# app.py`` begins (or replaces) that file, ``# app.py, continued`` adds to it. The blocks of one page are written,
-in order, into one temporary folder, and each is run there as soon as it is written, as a reader would run it:
-``python app.py`` in a process of its own, ``python -m pytest test_app.py`` where it is a test module. It must end with
-exit code 0. Where a ```text block follows with nothing but blank lines between, that is what the script prints, word
-for word, except that ``...`` stands for anything within its line. A block without a file's name fails the test, so
-that none is skipped; what isn't meant to be run is fenced as something else than ``python``. A ```py block is an
-extract: its first line names a file of the repository, and the rest is in there as it stands.
+How blocks are tested: the first line of each ```python block of README.md and docs/**/*.md names a file. ``# app.py``
+begins (or replaces) that file, ``# app.py, continued`` adds to it. The blocks of one page are written, in order, into
+one temporary folder. Each is run as soon as it is written, as a reader would run it: ``python app.py`` in a process of
+its own, or ``python -m pytest test_app.py`` for a test module. The exit code must be 0. If a ```text block follows,
+with only blank lines between, it is the output of the script, word for word, except that ``...`` stands for anything
+within its line. A block without a file name fails the test, so that none is skipped; code that isn't meant to be run
+is fenced as another language than ``python``. A ```py block is an extract: its first line names a file of the
+repository, which contains the rest verbatim.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FILE_NAME = re.compile(r"# (\w+\.py)(, continued)?\n")
 
 @dataclass
 class Block:
-    """A block of Python, and what it prints, if the page says so."""
+    """A block of Python, and its output if the page has it."""
 
     line: int
     code: str
@@ -65,9 +65,9 @@ def python_blocks(text: str) -> list[Block]:
     return blocks
 
 
-def prints(said: str, printed: str) -> bool:
-    """Whether the output is what the page says, where ``...`` stands for anything within its line."""
-    pattern = re.escape(said.strip()).replace(re.escape("..."), "[^\n]*")
+def matches(expected: str, printed: str) -> bool:
+    """Whether the output is as documented, where ``...`` stands for anything within its line."""
+    pattern = re.escape(expected.strip()).replace(re.escape("..."), "[^\n]*")
     return re.fullmatch(pattern, printed.strip()) is not None
 
 
@@ -77,12 +77,12 @@ def page_id(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page.read_text())], ids=page_id)
 @pytest.mark.timeout(120)
-def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    """Every block runs, after those above it, and prints what the page says."""
+def test_code_blocks_run(page: Path, tmp_path: Path) -> None:
+    """Every block runs, after those above it, and prints the documented output."""
     environment = {
         **os.environ,
-        "PYTHONDONTWRITEBYTECODE": "1",  # a file that is replaced within a second would be stale
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # AnyIO's plugin will do
+        "PYTHONDONTWRITEBYTECODE": "1",  # the cache of a file that is replaced within a second would be stale
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # only AnyIO's plugin is needed
     }
     for block in python_blocks(page.read_text()):
         where = f"{page_id(page)}:{block.line}"
@@ -91,9 +91,11 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
         file = tmp_path / named[1]
         with file.open("a" if named[2] else "w") as script:
             script.write(block.code)
-        how = ["-m", "pytest", "-q", "-p", "anyio", "-p", "no:cacheprovider"] if file.name.startswith("test_") else []
+        runner = (
+            ["-m", "pytest", "-q", "-p", "anyio", "-p", "no:cacheprovider"] if file.name.startswith("test_") else []
+        )
         done = subprocess.run(
-            [sys.executable, *how, file.name],
+            [sys.executable, *runner, file.name],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -103,20 +105,20 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{where}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         if block.output is not None:
-            assert prints(block.output, done.stdout), f"{where}: it prints\n{done.stdout}{done.stderr}"
+            assert matches(block.output, done.stdout), f"{where}: it prints\n{done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```py\n" in page.read_text()], ids=page_id)
-def test_extracts_are_in_their_files(page: Path) -> None:
-    """What a page quotes of a source is there, word for word."""
+def test_extracts_match_their_files(page: Path) -> None:
+    """An extract is in its file, word for word."""
     for language, body in FENCE.findall(page.read_text()):
         if language == "py":
             first, _, extract = body.partition("\n")
             assert extract.strip("\n") in (ROOT / first.removeprefix("# ")).read_text(), f"{page_id(page)}: {extract}"
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    """Every relative link is to a file, and every page but the README is linked from another."""
+def test_links_between_pages() -> None:
+    """Every relative link has a target, and every page but the README is linked from another."""
     linked = set()
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
@@ -159,8 +161,8 @@ DEFAULTS_IN_WORDS = {
 }
 
 
-def test_every_key_has_its_row() -> None:
-    """The table of keys has each setting with the keyword that it is, and its default."""
+def test_every_setting_is_documented() -> None:
+    """The table of keys has each setting, with its keyword and its default."""
     rows = table(REFERENCE / "configuration.md", "Key")
     fields = Settings.__dataclass_fields__
     assert list(rows) == [f"EXECUTOR_{name.upper()}" for name in fields]
@@ -179,8 +181,8 @@ def test_every_key_has_its_row() -> None:
             assert keywords[name].default == field.default
 
 
-def test_bad_values_are_refused_as_the_table_says() -> None:
-    """Each value that the table calls bad is refused, with an error that names the key."""
+def test_documented_bad_values_are_refused() -> None:
+    """Each value that the table lists as refused is refused, with an error that names the key."""
     for key, row in table(REFERENCE / "configuration.md", "Key").items():
         bad = re.findall(r"`([^`]+)`", row["Refused"])
         assert bad, key
@@ -189,8 +191,8 @@ def test_bad_values_are_refused_as_the_table_says() -> None:
                 settings_of({key: eval(value)})
 
 
-def test_every_error_has_its_row() -> None:
-    """The table of errors has each one, with its bases and attributes, and no other."""
+def test_every_error_is_documented() -> None:
+    """The table of errors has each error, with its bases and attributes, and no other."""
     rows = table(REFERENCE / "errors.md", "Error")
     classes = {
         name: value
@@ -210,14 +212,14 @@ def test_every_error_has_its_row() -> None:
         assert set(re.findall(r"`(\w+)`", row["Attributes"])) == own, name
 
 
-def test_the_table_of_backends_is_made_of_the_classes() -> None:
-    """The table of capabilities is what `backend_table` makes of the interface and the classes."""
+def test_table_of_backends_is_generated() -> None:
+    """The table of capabilities is the one that `backend_table` generates from the classes."""
     page = (REFERENCE / "backends.md").read_text()
     assert page == backend_table.with_table(page), "write it with `python tests/support/backend_table.py`"
 
 
-def test_every_backend_has_its_section() -> None:
-    """Each backend has a section under the call that makes it."""
+def test_every_backend_has_a_section() -> None:
+    """Each backend has a section with its signature as the heading."""
     for name in executors.backends.__all__:
         if name in {"ExecutorBackend", "Job"}:
             continue
@@ -226,8 +228,8 @@ def test_every_backend_has_its_section() -> None:
         assert f"\n## `{name}{inspect.Signature(parameters)}`\n" in (REFERENCE / "backends.md").read_text()
 
 
-def test_every_argument_of_the_process_backend_has_its_row() -> None:
-    """The table has each argument with the executor's setting that it is made of."""
+def test_every_argument_of_the_process_backend_is_documented() -> None:
+    """The table has each argument, with the executor setting for it."""
     rows = table(REFERENCE / "backends.md", "Argument")
     assert list(rows) == list(inspect.signature(ProcessBackend).parameters)
     settings = {name: row["Executor setting"] for name, row in rows.items()}
@@ -235,8 +237,8 @@ def test_every_argument_of_the_process_backend_has_its_row() -> None:
     assert {setting.strip("`") for setting in settings.values()} <= set(Settings.__dataclass_fields__)
 
 
-def test_the_constants_of_the_process_backend_are_as_told() -> None:
-    """The table of what can't be set has the values that the code has."""
+def test_constants_of_the_process_backend_are_documented() -> None:
+    """The table of constants has the values of the code."""
     starts = starter.StartCircuit()
     pauses = [starts.failed(100.0 * number, "") for number in range(20)]
     sizes = [pickling.BUFFER_SIZE, segments.MIN_SIZE, job.INLINE_LIMIT]
@@ -255,7 +257,7 @@ def test_the_constants_of_the_process_backend_are_as_told() -> None:
     ]
 
 
-def test_every_public_name_is_described() -> None:
-    """The pages of the reference name everything that `import executors` offers."""
+def test_every_public_name_is_documented() -> None:
+    """The reference has every public name of `executors`."""
     text = "".join(page.read_text() for page in REFERENCE.glob("*.md"))
     assert [name for name in executors.__all__ if f"`{name}" not in text] == []

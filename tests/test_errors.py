@@ -48,7 +48,7 @@ def test_samples_are_complete() -> None:
 
 @pytest.mark.parametrize("error", SAMPLES, ids=named)
 def test_error_pickles(error: errors.ExecutorError) -> None:
-    """An error comes back from pickling with its type, message, arguments and attributes."""
+    """Pickling preserves an error's type, message, arguments and attributes."""
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         copy = pickle.loads(pickle.dumps(error, protocol))
         assert type(copy) is type(error)
@@ -87,7 +87,7 @@ def test_message(error: errors.ExecutorError, parts: list[str]) -> None:
 
 
 def test_signal_of_a_lost_worker() -> None:
-    """A lost worker's signal is read from its exit code, where there is a name for it."""
+    """A lost worker's signal is derived from its exit code, if it has a name."""
     assert errors.WorkerLostError("t", 1, 2, -11).signal is signal.SIGSEGV
     assert errors.WorkerLostError("t", 1, 2, 1).signal is None
     assert errors.WorkerLostError("t", 1, 2, None).signal is None
@@ -105,7 +105,7 @@ def test_refusals_are_marked_last() -> None:
 
 
 def test_timeouts_are_timeouts() -> None:
-    """Code that catches TimeoutError catches these; a timeout's arguments aren't taken for an errno."""
+    """Code that catches TimeoutError catches these errors; their arguments aren't taken for an errno."""
     error = errors.TaskTimeoutError("render", 3, 1.5)
     assert isinstance(error, TimeoutError)
     assert error.errno is None

@@ -1,4 +1,4 @@
-"""Hooks: which events they get, in which order, and that their exceptions do no harm."""
+"""Hooks: the events that they receive, the order of these, and that exceptions in hooks do no harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT = 10.0
 
 
 class Recorder:
-    """A hook that keeps all events, and the threads it was called on."""
+    """A hook that records all events and the threads that it was called on."""
 
     def __init__(self) -> None:
         self.events: list[TaskEvent] = []
@@ -108,7 +108,7 @@ async def test_events_of_an_abandoned_thread() -> None:
     assert recorder.kinds(handle.id) == [TaskSubmitted, TaskStarted, TaskFinished, TaskAbandoned]
 
 
-async def test_submission_comes_first_from_another_thread() -> None:
+async def test_submission_from_another_thread_comes_first() -> None:
     """A task cancelled on the loop before its submission arrived has its events in order."""
     recorder = Recorder()
     async with Executor(threads=1, processes=0, hooks=[recorder]) as executor:
@@ -141,7 +141,9 @@ async def test_raising_hook_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
-async def test_a_hook_does_not_end_the_server(kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+async def test_raising_hook_does_not_end_the_server(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     """An exception that would end the event loop is logged, too."""
 
     def leave(event: TaskEvent, /) -> None:
@@ -152,7 +154,7 @@ async def test_a_hook_does_not_end_the_server(kind: type[BaseException], caplog:
     assert caplog.text.count(f"{kind.__name__}: out of the hook") == 3
 
 
-def test_events_are_frozen_and_tell_no_payload() -> None:
+def test_events_are_frozen_and_have_no_payload() -> None:
     """An event is immutable, and has no arguments or results."""
     event = TaskSubmitted(1, "n", None, "loop")
     with pytest.raises(dataclasses.FrozenInstanceError):

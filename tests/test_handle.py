@@ -1,4 +1,4 @@
-"""The handle: states, waiting from coroutines and from threads, cancelling, callbacks, failures seen."""
+"""The handle: states, waiting from coroutines and threads, cancellation, callbacks, unretrieved errors."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from executors.handle import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, TIME
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 class Owner:
-    """What a handle needs of an executor: a loop, and somebody to ask for a cancellation."""
+    """The parts of an executor that a handle needs: a loop, and a method that requests a cancellation."""
 
     def __init__(self) -> None:
         self.loop = running_loop()
-        self.asked: list[int] = []
+        self.requested: list[int] = []
 
     def request_cancel(self, task_id: int) -> None:
-        self.asked.append(task_id)
+        self.requested.append(task_id)
 
 
 @pytest.fixture
 def errors_logged(caplog: pytest.LogCaptureFixture) -> Callable[[], Awaitable[list[str]]]:
-    """Return what was logged as an error so far, once what nobody refers to is gone, and the loop has heard of it."""
+    """Return a function that collects garbage, lets the loop run, and returns the errors logged so far."""
 
     async def logged() -> list[str]:
         gc.collect()
@@ -63,7 +63,7 @@ async def fail(text: str = "broken") -> None:
 
 
 async def test_first_transition_wins() -> None:
-    """A final state stays: whoever comes second changes nothing, and is told so."""
+    """A final state is kept: a later transition changes nothing, and its return value says so."""
     handle: TaskHandle[str] = TaskHandle(Owner(), "name", None, "loop")
     assert handle.state is QUEUED
     assert handle._start()
@@ -77,7 +77,7 @@ async def test_first_transition_wins() -> None:
     assert await handle == "value"
 
 
-async def test_only_a_queued_task_is_ended_as_queued() -> None:
+async def test_unless_started_ends_only_queued_tasks() -> None:
     """`unless_started` ends a task that hasn't started, and leaves one that has."""
     owner = Owner()
     queued: TaskHandle[None] = TaskHandle(owner, "name", None, "loop")
@@ -89,27 +89,27 @@ async def test_only_a_queued_task_is_ended_as_queued() -> None:
     assert running.state is RUNNING
 
 
-async def test_a_start_races_with_an_end() -> None:
-    """Of a start in a thread and a cancellation on the loop exactly one wins, each time."""
+async def test_start_races_with_cancellation() -> None:
+    """Of a start in a thread and a cancellation on the loop, exactly one wins each time."""
     owner, rounds = Owner(), 300
     handles: list[TaskHandle[None]] = [TaskHandle(owner, "name", None, "thread") for _ in range(rounds)]
     started: list[bool] = []
     barrier = threading.Barrier(2)
 
     def start_all() -> None:
-        barrier.wait(PATIENCE)
+        barrier.wait(TIMEOUT)
         started.extend(handle._start() for handle in handles)
 
     thread = threading.Thread(target=start_all)
     thread.start()
-    barrier.wait(PATIENCE)
+    barrier.wait(TIMEOUT)
     ended = [handle._finish(CANCELLED, None, None, unless_started=True) is QUEUED for handle in reversed(handles)]
     thread.join()
     assert [one != other for one, other in zip(started, reversed(ended), strict=True)] == [True] * rounds
 
 
-async def test_what_a_handle_tells() -> None:
-    """A handle knows its task's name, tag, backend, times and state, all along."""
+async def test_attributes() -> None:
+    """A handle has its task's name, tag, backend, times and state at any time."""
     release = anyio.Event()
 
     async def work() -> str:
@@ -140,7 +140,7 @@ async def test_what_a_handle_tells() -> None:
 
 
 async def test_cpu_time_of_a_thread_task() -> None:
-    """A thread task's handle tells the CPU seconds that it used, not the seconds that it waited."""
+    """The handle of a thread task has the CPU seconds that it used, without the seconds that it waited."""
     waited = threading.Event()
 
     def work() -> None:
@@ -155,8 +155,8 @@ async def test_cpu_time_of_a_thread_task() -> None:
         assert 0 <= handle.cpu_time < handle.run_time
 
 
-async def test_await_gives_the_value_again_and_again() -> None:
-    """Any number of waiters gets the value, before and after the end."""
+async def test_await_returns_the_value_to_each_waiter() -> None:
+    """Any number of waiters get the value, before and after the end."""
     release = anyio.Event()
     values: list[int] = []
 
@@ -176,8 +176,8 @@ async def test_await_gives_the_value_again_and_again() -> None:
         assert [*values, await handle, handle.result()] == [5] * 5
 
 
-async def test_await_raises_the_error_itself() -> None:
-    """A failed task's error reaches every waiter as it was raised."""
+async def test_await_raises_the_original_error() -> None:
+    """Each waiter gets the exception that the task raised, as the same object."""
     error = LookupError("broken")
 
     def work() -> None:
@@ -196,7 +196,7 @@ async def test_await_raises_the_error_itself() -> None:
 
 
 async def test_wait_never_raises() -> None:
-    """`wait` returns whatever became of the task."""
+    """`wait` returns whatever the outcome of the task."""
     async with Executor(processes=0) as executor:
         handle = executor.submit(fail)
         await handle.wait()
@@ -205,7 +205,7 @@ async def test_wait_never_raises() -> None:
         assert isinstance(handle.exception(), LookupError)
 
 
-async def test_cancelling_a_waiter_leaves_the_task() -> None:
+async def test_cancelling_a_waiter_does_not_cancel_the_task() -> None:
     """A cancelled `await handle` or `wait()` doesn't cancel the task."""
     release = anyio.Event()
 
@@ -227,7 +227,7 @@ async def test_cancelling_a_waiter_leaves_the_task() -> None:
 
 
 async def test_exception_before_the_end() -> None:
-    """Asking for the error of a task that runs raises at once."""
+    """`exception` raises at once while the task is unfinished."""
     async with Executor(processes=0, shutdown_timeout=0) as executor:
         handle = executor.submit(anyio.sleep_forever)
         with pytest.raises(TaskNotFinishedError):
@@ -238,7 +238,7 @@ async def test_exception_before_the_end() -> None:
 
 
 async def test_result_on_the_loop_thread_raises() -> None:
-    """`result()` would block the loop: it raises at once there, unless the task has ended."""
+    """On the loop's thread `result()` raises instead of blocking, unless the task has ended."""
     async with Executor(processes=0) as executor:
         handle = executor.submit(anyio.sleep, 0)
         with pytest.raises(WrongThreadError, match="await handle"):
@@ -248,7 +248,7 @@ async def test_result_on_the_loop_thread_raises() -> None:
 
 
 async def test_result_in_another_thread() -> None:
-    """Another thread waits for value, error or timeout, and the task goes on after a timeout."""
+    """In another thread `result()` waits for value, error or timeout; after a timeout the task continues."""
     release = anyio.Event()
 
     async def work() -> int:
@@ -258,25 +258,25 @@ async def test_result_in_another_thread() -> None:
     async with Executor(processes=0) as executor:
         handle = executor.submit(work)
 
-        def impatient() -> None:
+        def wait_briefly() -> None:
             with pytest.raises(TaskNotFinishedError, match=r"0\.01"):
                 handle.result(timeout=0.01)
 
-        await anyio.to_thread.run_sync(impatient)
+        await anyio.to_thread.run_sync(wait_briefly)
         assert not handle.done()
         release.set()
-        assert await anyio.to_thread.run_sync(handle.result, PATIENCE) == 5
+        assert await anyio.to_thread.run_sync(handle.result, TIMEOUT) == 5
         failed = executor.submit(fail)
         with pytest.raises(LookupError):
             await anyio.to_thread.run_sync(failed.result)
 
 
 async def test_await_from_another_loop_raises() -> None:
-    """A handle is awaited on its executor's loop only; in another one it says so."""
+    """A handle can be awaited on its executor's loop only; on another one the error says so."""
     async with Executor(processes=0, shutdown_timeout=0) as executor:
         handle = executor.submit(anyio.sleep_forever)
 
-        def elsewhere() -> None:
+        def await_on_another_loop() -> None:
             async def main() -> None:
                 for waiting in (handle, handle.wait()):
                     with pytest.raises(WrongThreadError, match="another event loop"):
@@ -284,12 +284,12 @@ async def test_await_from_another_loop_raises() -> None:
 
             anyio.run(main)
 
-        await anyio.to_thread.run_sync(elsewhere)
+        await anyio.to_thread.run_sync(await_on_another_loop)
         assert not handle.done()
 
 
-async def test_cancel_tells_whether_it_could_matter() -> None:
-    """`cancel` returns True while the task isn't final, also twice, and False afterwards."""
+async def test_cancel_returns_whether_the_task_is_unfinished() -> None:
+    """`cancel` returns True while the state isn't final, and False afterwards."""
     async with Executor(processes=0) as executor:
         handle = executor.submit(anyio.sleep_forever)
         assert handle.cancel()
@@ -320,13 +320,13 @@ async def test_done_callbacks() -> None:
         await handle
         handle.add_done_callback(callback)
         await anyio.to_thread.run_sync(handle.add_done_callback, callback)
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await all_called.wait()
         assert called == [(handle, threading.get_ident())] * 3
 
 
 async def test_raising_callback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A callback that raises is logged, and the others and the waiters aren't disturbed."""
+    """An exception in a callback is logged, and doesn't affect other callbacks or waiters."""
     called = []
 
     def raising(handle: TaskHandle[None]) -> None:
@@ -343,8 +343,10 @@ async def test_raising_callback_is_logged(caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
-async def test_a_callback_does_not_end_the_server(kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    """What would end the event loop is logged, too, from a callback added before the end or after it."""
+async def test_raising_callback_does_not_end_the_server(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception that would end the event loop is logged, from callbacks added before the end and after it."""
     called = anyio.Event()
 
     def leave(handle: TaskHandle[None]) -> None:
@@ -356,13 +358,13 @@ async def test_a_callback_does_not_end_the_server(kind: type[BaseException], cap
         await handle
         handle.add_done_callback(leave)
         handle.add_done_callback(lambda _: called.set())
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await called.wait()
     assert caplog.text.count(f"{kind.__name__}: out of the callback") == 2
 
 
 async def test_unretrieved_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The error of a submitted task that nobody retrieves is logged, once, with its traceback."""
+    """The error of a submitted task that is never retrieved is logged once, with its traceback."""
     async with Executor(threads=1, processes=0) as executor:
         executor.options(name="forgotten").submit(fail, "why")
         executor.options(name="forgotten too").submit(int, "no number")
@@ -383,13 +385,13 @@ def fail_in_thread(text: str) -> None:
 async def test_unretrieved_error_is_logged_at_once(
     function: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is as soon as nobody refers to the handle: no cycle of references waits for the garbage collector."""
+    """The error is logged when the last reference to the handle is gone, without a garbage collection."""
     gc.disable()
     try:
         async with Executor(threads=1, processes=0) as executor:
             handle = executor.submit(function, "broken")
             await handle.wait()
-            await executor.run(int)  # by then the thread has let go of it
+            await executor.run(int)  # by then the thread has dropped its reference
             assert caplog.records == []
             del handle
             await anyio.wait_all_tasks_blocked()
@@ -398,13 +400,13 @@ async def test_unretrieved_error_is_logged_at_once(
         gc.enable()
 
 
-async def test_a_finalizer_writes_nothing_itself(caplog: pytest.LogCaptureFixture) -> None:
-    """A handle may be collected in the middle of anything: the line about its failure is written later, by the loop."""
+async def test_finalizer_does_not_log_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """A handle may be collected at any point of the program, so its failure is logged later, on the loop."""
     async with Executor(processes=0) as executor:
         handle = executor.submit(fail)
         await handle.wait()
         writers: list[int] = []
-        logging.getLogger("executors").addFilter(keep := lambda record: writers.append(record.thread) or True)
+        logging.getLogger("executors").addFilter(record_thread := lambda record: writers.append(record.thread) or True)
         try:
             thread = threading.Thread(target=gc.collect)
             cycle: list[Any] = [handle]
@@ -416,13 +418,13 @@ async def test_a_finalizer_writes_nothing_itself(caplog: pytest.LogCaptureFixtur
             await anyio.wait_all_tasks_blocked()
             assert "never retrieved" in caplog.text
         finally:
-            logging.getLogger("executors").removeFilter(keep)
+            logging.getLogger("executors").removeFilter(record_thread)
         assert writers == [threading.get_ident()]
 
 
-@pytest.mark.parametrize("ends_before", ["the handle goes", "it hears of it"])
-def test_nothing_is_lost_when_the_loop_ends(ends_before: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the loop ends before it could write the line, the line is written all the same, with the traceback."""
+@pytest.mark.parametrize("ends_before", ["the handle is dropped", "it logs the failure"])
+def test_failure_is_logged_although_the_loop_ends(ends_before: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A failure is logged with its traceback, although the loop ends before it could log it."""
     loop = asyncio.new_event_loop()
 
     async def main() -> TaskHandle[None]:
@@ -432,7 +434,7 @@ def test_nothing_is_lost_when_the_loop_ends(ends_before: str, caplog: pytest.Log
             return handle
 
     handle = loop.run_until_complete(main())
-    if ends_before == "the handle goes":
+    if ends_before == "the handle is dropped":
         loop.close()
     del handle
     gc.collect()
@@ -443,8 +445,8 @@ def test_nothing_is_lost_when_the_loop_ends(ends_before: str, caplog: pytest.Log
     assert "raise LookupError(text)\nLookupError: forgotten" in record.getMessage()
 
 
-def test_a_finalizer_within_the_parser(caplog: pytest.LogCaptureFixture) -> None:
-    """A failed task's handle may go while Python makes a syntax tree: that one is made all the same."""
+def test_finalizer_within_the_parser(caplog: pytest.LogCaptureFixture) -> None:
+    """A failed task's handle may be finalized while Python parses code, so formatting must not use the parser."""
     error: LookupError | None = None
     try:
         asyncio.run(fail())
@@ -458,13 +460,13 @@ def test_a_finalizer_within_the_parser(caplog: pytest.LogCaptureFixture) -> None
 
 
 async def test_retrieved_errors_are_not_logged(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
-    """An error that somebody got by any way is not logged; nor is a cancellation."""
+    """An error that was retrieved in any way isn't logged, nor is a cancellation."""
     async with Executor(threads=1, processes=0) as executor:
-        awaited, asked, blocked = (executor.submit(fail) for _ in range(3))
+        awaited, inspected, blocked = (executor.submit(fail) for _ in range(3))
         with pytest.raises(LookupError):
             await awaited
-        await asked.wait()
-        asked.exception()
+        await inspected.wait()
+        inspected.exception()
         with pytest.raises(LookupError):
             await anyio.to_thread.run_sync(blocked.result)
         executor.submit(anyio.sleep_forever).cancel()
@@ -476,12 +478,12 @@ async def test_retrieved_errors_are_not_logged(errors_logged: Callable[[], Await
             async for _ in executor.map(fail, ["a", "b", "c", "d"]):
                 raise AssertionError("the first is to fail")
         await executor.wait_idle()
-        del awaited, asked, blocked
+        del awaited, inspected, blocked
         assert await errors_logged() == []
 
 
-async def test_wait_alone_does_not_count_as_seen(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
-    """Who only waits, or asks for the type, hasn't seen the error."""
+async def test_wait_does_not_retrieve_the_error(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
+    """Waiting, or reading the error's type, doesn't count as retrieving the error."""
     async with Executor(processes=0) as executor:
         handle = executor.submit(fail)
         await handle.wait()
@@ -491,8 +493,8 @@ async def test_wait_alone_does_not_count_as_seen(errors_logged: Callable[[], Awa
         assert len(await errors_logged()) == 1
 
 
-async def test_forgotten_timeout_is_logged(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
-    """A timeout that never retrieved for is a failure too."""
+async def test_unretrieved_timeout_is_logged(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
+    """A timeout that is never retrieved is logged like any other failure."""
     async with Executor(processes=0) as executor:
         executor.options(timeout=0.01).submit(anyio.sleep_forever)
         await executor.wait_idle()
@@ -500,5 +502,5 @@ async def test_forgotten_timeout_is_logged(errors_logged: Callable[[], Awaitable
 
 
 async def test_marked_function_is_still_callable() -> None:
-    """Calling a marked function directly runs it here, without an executor."""
+    """A marked function can be called directly, without an executor."""
     assert cpu_bound(lambda x: x + 1)(1) == 2

@@ -36,7 +36,7 @@ def test_bad_concurrency_is_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["", 5, b"cpu"], ids=str)
 @pytest.mark.parametrize("option", ["tag", "name"])
-def test_bad_text_is_refused(option: str, value: Any) -> None:
+def test_bad_string_is_refused(option: str, value: Any) -> None:
     """A tag or a name that is empty or not a string is refused."""
     with pytest.raises(ConfigurationError, match=option):
         TaskOptions.checked({option: value})
@@ -63,7 +63,7 @@ def test_bad_resources_are_refused(value: Any) -> None:
 
 
 def test_resources_are_a_value() -> None:
-    """Resources are a copy, compare by content, and are inherited by a call without any."""
+    """Resources are copied, compared by content, and inherited by options that set none."""
     given = {"memory": 2.5, "gpu": 1}
     options = TaskOptions(resources=given)
     del given["gpu"]
@@ -82,7 +82,7 @@ def test_message_names_the_value() -> None:
         whole_number("x", "a size", least=2)
 
 
-def test_zero_seconds_where_they_may_be() -> None:
+def test_zero_seconds_where_allowed() -> None:
     """A duration that may be 0 may not be negative."""
     assert positive_seconds(0, "a duration", zero=True) == 0.0
     with pytest.raises(ConfigurationError, match="at least 0"):
@@ -104,7 +104,7 @@ def test_options_are_immutable() -> None:
 
 
 def test_options_compare_hash_and_pickle() -> None:
-    """Options are values: equal ones are equal, hash alike, and come back from pickling."""
+    """Options are values: they compare by content, have equal hashes if they are equal, and can be pickled."""
     one, same = TaskOptions(tag="cpu", timeout=5), TaskOptions(tag="cpu", timeout=5.0)
     assert one == same
     assert hash(one) == hash(same)
@@ -115,7 +115,7 @@ def test_options_compare_hash_and_pickle() -> None:
 
 
 def test_options_over_others() -> None:
-    """Options that are not set are taken from the other ones."""
+    """Options that aren't set are taken from the other options."""
     first, second = TaskOptions(tag="cpu", timeout=5), TaskOptions(timeout=9, name="b")
     assert first.over(second) == TaskOptions(tag="cpu", timeout=5, name="b")
     assert first.over(NO_OPTIONS) == first
@@ -124,7 +124,7 @@ def test_options_over_others() -> None:
 
 @pytest.mark.parametrize("mark", [io_bound, cpu_bound])
 def test_mark_returns_the_function(mark: Any) -> None:
-    """A mark returns the very function, which can still be called and pickled."""
+    """A mark returns the same function, which can still be called and pickled."""
 
     def function(x: int) -> int:
         return x + 1
@@ -135,8 +135,8 @@ def test_mark_returns_the_function(mark: Any) -> None:
     assert pickle.loads(pickle.dumps(plain)) is plain
 
 
-def test_marks_say_their_tags() -> None:
-    """io_bound, cpu_bound and task store their tag and options, and whether the function is a coroutine one."""
+def test_marks_store_tag_and_options() -> None:
+    """io_bound, cpu_bound and task store the tag, the options, and whether it is a coroutine function."""
 
     async def function() -> None: ...
 
@@ -147,14 +147,14 @@ def test_marks_say_their_tags() -> None:
 
 
 def test_partial_can_be_marked() -> None:
-    """A partial gets a mark of its own; the function inside is not marked."""
+    """A partial has a mark of its own; the function inside isn't marked."""
     partial = cpu_bound(functools.partial(plain, 1))
     assert getattr(partial, MARK)[0] == TaskOptions(tag="cpu")
     assert not hasattr(plain, MARK)
 
 
 def test_task_without_a_tag_is_refused() -> None:
-    """`@task` without its tag says how to write it."""
+    """`@task` without a tag is refused with an error that says how to write it."""
     with pytest.raises(ConfigurationError, match="@task"):
         task(plain)  # type: ignore[arg-type]
 
@@ -167,8 +167,8 @@ def test_bad_mark_option_is_refused_at_once() -> None:
         io_bound(retries=3)  # type: ignore[call-overload]
 
 
-def test_what_takes_no_mark_is_refused() -> None:
-    """A builtin can't be marked: the error says what to do instead."""
+def test_builtin_is_refused_by_the_mark() -> None:
+    """A builtin can't be marked; the error says what to do instead."""
     with pytest.raises(InvalidTaskError, match=r"executor\.options"):
         cpu_bound(len)
 

@@ -1,4 +1,4 @@
-"""The thread pool: spare threads for abandoned and for waiting ones, refusal, and what is given back."""
+"""The thread pool: spare threads for abandoned and waiting ones, refusals, and the end of idle threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from executors.handle import CANCELLED, QUEUED, SUCCEEDED
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 class Abandoned:
@@ -35,7 +35,7 @@ class Abandoned:
             self.event = anyio.Event()
 
     async def wait_for(self, count: int) -> None:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             while self.count < count:
                 await self.event.wait()
 
@@ -45,20 +45,20 @@ def pool_threads() -> set[threading.Thread]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until something outside of it has happened."""
-    with anyio.fail_after(PATIENCE):
+    """Run the loop until a condition outside of it holds."""
+    with anyio.fail_after(TIMEOUT):
         while not condition():
             await anyio.lowlevel.checkpoint()
 
 
-async def test_threads_start_when_needed_and_end_with_the_drain() -> None:
-    """There are no more threads than tasks ask for, nor than the size; after the drain there are none."""
+async def test_threads_start_on_demand_and_end_with_the_drain() -> None:
+    """There are never more threads than tasks, or than the size, and none after the drain."""
     barrier = threading.Barrier(3)
     async with Executor(threads=3, processes=0) as executor:
         assert pool_threads() == set()
         assert await executor.run(int) == 0
         assert len(pool_threads()) == 1
-        handles = [executor.submit(barrier.wait, PATIENCE) for _ in range(3)]
+        handles = [executor.submit(barrier.wait, TIMEOUT) for _ in range(3)]
         for handle in handles:
             await handle
         assert len(pool_threads()) == 3
@@ -70,18 +70,18 @@ async def test_threads_start_when_needed_and_end_with_the_drain() -> None:
     assert pool_threads() == set()
 
 
-async def test_idle_threads_are_given_back() -> None:
-    """A thread without work ends after a while, and another one starts when there is work again."""
+async def test_idle_threads_end() -> None:
+    """An idle thread ends after a while, and another one starts when there is a task again."""
     async with Executor(processes=0, backends={"thread": ThreadBackend(2, idle_timeout=0.02)}) as executor:
         for _ in range(3):
             assert await executor.run(int) == 0
             await until(lambda: not pool_threads())
 
 
-async def test_idle_threads_race_with_work() -> None:
-    """Work that arrives just as threads give up waiting is done all the same."""
+async def test_idle_threads_race_with_tasks() -> None:
+    """Tasks that arrive just as idle threads end are run."""
     async with Executor(processes=0, backends={"thread": ThreadBackend(3, idle_timeout=0.0005)}) as executor:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             for number in range(300):
                 handles = [executor.submit(int) for _ in range(1 + number % 4)]
                 for handle in handles:
@@ -91,7 +91,7 @@ async def test_idle_threads_race_with_work() -> None:
 
 
 async def test_queue_order() -> None:
-    """One thread does the work in the order in which it was submitted."""
+    """One thread runs tasks in the order of their submission."""
     done: list[int] = []
     async with Executor(threads=1, processes=0) as executor:
         for number in range(100):
@@ -101,13 +101,13 @@ async def test_queue_order() -> None:
 
 
 async def test_abandoned_threads_are_replaced() -> None:
-    """A pool whose threads are all stuck goes on with spare ones, and shrinks again when they come back."""
+    """A pool whose threads are all stuck continues with spare ones, and shrinks when the stuck ones return."""
     abandoned, stuck = Abandoned(), [ThreadWork() for _ in range(2)]
     async with Executor(threads=2, processes=0, cancel_grace=0.01, hooks=[abandoned]) as executor:
         queued = []
         for work in stuck:
             executor.options(timeout=0.01).submit(work)._mark_seen()
-        queued = [executor.submit(int) for _ in range(5)]  # waits behind the stuck ones until they are given up
+        queued = [executor.submit(int) for _ in range(5)]  # behind the stuck ones until these are abandoned
         await abandoned.wait_for(2)
         for handle in queued:
             assert await handle == 0
@@ -119,42 +119,42 @@ async def test_abandoned_threads_are_replaced() -> None:
 
 
 async def test_refusal_when_all_threads_are_abandoned() -> None:
-    """With every thread and every spare one stuck, `submit` refuses, saying why, until one comes back."""
+    """If all threads and spare threads are stuck, tasks are refused with the reason, until a thread returns."""
     abandoned, stuck = Abandoned(), [ThreadWork() for _ in range(2)]
     async with Executor(threads=1, processes=0, cancel_grace=0.01, hooks=[abandoned]) as executor:
         for number, work in enumerate(stuck):
             executor.options(timeout=0.01).submit(work)._mark_seen()
             await abandoned.wait_for(number + 1)
-        for way in (executor.submit, executor.run):
+        for submit in (executor.submit, executor.run):
             with pytest.raises(BackendUnavailableError, match=r"'thread'.*check_cancelled") as caught:
-                await way(int)
+                await submit(int)
         assert caught.value.backend == "thread"
         assert "1 threads and 1 spare" in (executor.snapshot().backends["thread"].unavailable or "")
-        assert await executor.run(anyio.lowlevel.checkpoint) is None  # the loop isn't concerned
+        assert await executor.run(anyio.lowlevel.checkpoint) is None  # the loop isn't affected
         stuck[0].release.set()
         await until(lambda: executor.snapshot().backends["thread"].unavailable is None)
         assert await executor.run(int) == 0
         stuck[1].release.set()
 
 
-async def test_waiting_for_the_own_saturated_pool() -> None:
-    """Threads that wait for tasks of their own full pool get spare ones: no deadlock."""
+async def test_waiting_for_the_same_full_pool() -> None:
+    """Threads that wait for tasks of their own full pool are replaced by spare ones: no deadlock."""
     barrier = threading.Barrier(2)
     async with Executor(threads=2, processes=0) as executor:
 
         def outer(number: int) -> int:
-            barrier.wait(PATIENCE)  # both threads are taken
-            return number + executor.submit(int, "10").result(PATIENCE)
+            barrier.wait(TIMEOUT)  # both threads are taken
+            return number + executor.submit(int, "10").result(TIMEOUT)
 
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             for _ in range(20):
                 handles = [executor.submit(outer, number) for number in range(2)]
                 assert [await handle for handle in handles] == [10, 11]
         await until(lambda: len(pool_threads()) <= 4)
 
 
-async def test_waiting_for_the_loop_lets_others_work() -> None:
-    """A thread that waits for a coroutine doesn't hold the others up."""
+async def test_waiting_for_the_loop_does_not_delay_others() -> None:
+    """A thread that waits for a coroutine doesn't delay other tasks."""
     release = anyio.Event()
 
     async def inner() -> int:
@@ -167,31 +167,31 @@ async def test_waiting_for_the_loop_lets_others_work() -> None:
         def outer() -> int:
             handle = executor.submit(inner)
             entered.set()
-            return handle.result(PATIENCE)
+            return handle.result(TIMEOUT)
 
         handle = executor.submit(outer)
-        assert await anyio.to_thread.run_sync(entered.wait, PATIENCE)
+        assert await anyio.to_thread.run_sync(entered.wait, TIMEOUT)
         assert await executor.run(int) == 0
         release.set()
         assert await handle == 5
 
 
 async def test_deadlock_is_an_error() -> None:
-    """A chain of waiting tasks that is longer than the pool with its spares ends in an error, not in a hang."""
+    """A chain of waiting tasks that exceeds the pool and its spare threads ends in an error, not in a hang."""
     async with Executor(threads=1, processes=0) as executor:
 
         def chain(length: int) -> int:
             return 1 + executor.submit(chain, length - 1).result() if length else 0
 
         assert await executor.run(chain, 1) == 1
-        with anyio.fail_after(PATIENCE), pytest.raises(DeadlockError, match=r"'thread'.*1 spare"):
+        with anyio.fail_after(TIMEOUT), pytest.raises(DeadlockError, match=r"'thread'.*1 spare"):
             await executor.run(chain, 5)
         await executor.wait_idle()
         assert await executor.run(int) == 0
 
 
-async def test_another_executors_queue_is_no_deadlock() -> None:
-    """A thread may wait for a queued task of another executor, whatever its own pool's state."""
+async def test_waiting_for_another_executor_is_no_deadlock() -> None:
+    """A thread can wait for a queued task of another executor, whatever the state of its own pool."""
     gate = ThreadWork()
     async with Executor(threads=1, processes=0) as other, Executor(threads=1, processes=0) as executor:
         other.submit(gate)
@@ -199,23 +199,23 @@ async def test_another_executors_queue_is_no_deadlock() -> None:
 
         barrier = threading.Barrier(2)
 
-        def wait_elsewhere() -> int:
+        def wait_for_other() -> int:
             handle = other.submit(int, "7")
-            barrier.wait(PATIENCE)
-            return handle.result(PATIENCE)
+            barrier.wait(TIMEOUT)
+            return handle.result(TIMEOUT)
 
-        def wait_here() -> int:
-            inner = executor.submit(wait_elsewhere)
-            return inner.result(PATIENCE)
+        def wait_for_own() -> int:
+            inner = executor.submit(wait_for_other)
+            return inner.result(TIMEOUT)
 
-        handle = executor.submit(wait_here)
-        await anyio.to_thread.run_sync(barrier.wait, PATIENCE)
+        handle = executor.submit(wait_for_own)
+        await anyio.to_thread.run_sync(barrier.wait, TIMEOUT)
         gate.release.set()
         assert await handle == 7
 
 
 async def test_surplus_thread_passes_its_wake_up_on() -> None:
-    """A spare thread that is woken for a job, and finds itself one too many, leaves the job to an idle one."""
+    """A surplus thread that is woken for a job leaves the job to an idle thread."""
     async with Executor(threads=2, processes=0) as executor:
         release, unblocked, last = anyio.Event(), threading.Event(), ThreadWork()
         meeting = threading.Barrier(2)
@@ -224,16 +224,16 @@ async def test_surplus_thread_passes_its_wake_up_on() -> None:
             await release.wait()
 
         def waits_for_the_loop() -> None:
-            executor.submit(inner).result(PATIENCE)
+            executor.submit(inner).result(TIMEOUT)
             unblocked.set()
             last()
 
         handle = executor.submit(waits_for_the_loop)
         await until(lambda: len(executor.tasks) == 2)
-        for meet in [executor.submit(meeting.wait, PATIENCE) for _ in range(2)]:
+        for meet in [executor.submit(meeting.wait, TIMEOUT) for _ in range(2)]:
             await meet  # two threads beside the waiting one, idle from now on
         release.set()
-        await last.wait_entered()  # it waits no more: there is one thread too many
+        await last.wait_entered()  # it no longer waits: there is one thread too many
         assert unblocked.is_set()
         with anyio.fail_after(2):
             assert await executor.run(int) == 0
@@ -242,14 +242,14 @@ async def test_surplus_thread_passes_its_wake_up_on() -> None:
 
 
 async def test_cancelling_races_with_starting() -> None:
-    """Queued tasks that are cancelled while threads take them are run or cancelled, and the pool stays sound."""
+    """Queued tasks that are cancelled while threads take them are run or cancelled; the pool's counts stay correct."""
     async with Executor(threads=3, processes=0) as executor:
         ran: list[int] = []
         for _ in range(10):
             handles = [executor.submit(ran.append, 1) for _ in range(200)]
             for handle in handles:
                 handle.cancel()
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(TIMEOUT):
                 await executor.wait_idle()
             assert {handle.state for handle in handles} <= {SUCCEEDED, CANCELLED}
             assert sum(handle.state is SUCCEEDED for handle in handles) == len(ran)
@@ -259,8 +259,8 @@ async def test_cancelling_races_with_starting() -> None:
         assert executor.snapshot().backends["thread"].queued == 0
 
 
-async def test_thread_that_comes_back_after_the_drain() -> None:
-    """An abandoned thread ends by itself when its task does, though its executor was drained and started anew."""
+async def test_abandoned_thread_ends_after_the_drain() -> None:
+    """An abandoned thread ends when its task does, although its executor was drained and started again."""
     stuck = ThreadWork()
     executor = Executor(threads=1, processes=0)
     async with executor:
@@ -276,7 +276,7 @@ async def test_thread_that_comes_back_after_the_drain() -> None:
 
 
 async def test_queued_tasks_fail_when_the_last_thread_is_abandoned() -> None:
-    """What is queued behind stuck threads fails, saying why, when no spare one is left; a waiting `run` does, too."""
+    """If no spare thread is left, tasks behind stuck threads fail with the reason, and so does a waiting `run`."""
     abandoned, stuck = Abandoned(), [ThreadWork() for _ in range(2)]
     async with (
         Executor(threads=1, processes=0, queue_size=4, cancel_grace=0.01, hooks=[abandoned]) as executor,
@@ -300,7 +300,7 @@ async def test_queued_tasks_fail_when_the_last_thread_is_abandoned() -> None:
         assert queued.state is QUEUED
         last.cancel()
         for handle in (queued, *held):
-            with anyio.fail_after(PATIENCE), pytest.raises(BackendUnavailableError, match=r"'thread'.*1 spare"):
+            with anyio.fail_after(TIMEOUT), pytest.raises(BackendUnavailableError, match=r"'thread'.*1 spare"):
                 await handle
         await until(lambda: refused == [True])
         assert executor.snapshot().backends["thread"].queued == 0

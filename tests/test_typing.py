@@ -1,4 +1,4 @@
-"""The types that users see, as mypy and pyright see them."""
+"""The types of the public API, as mypy and pyright infer them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Place = tuple[str, int]
 
 
 def output_of(*command: object) -> str:
-    """Run a type checker over the files, with no settings but these, and with nothing to fetch from the network."""
+    """Run a type checker on the files, without other settings or network access, and return its output."""
     env = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", *map(str, command), *map(str, FILES)],
@@ -54,7 +54,7 @@ def found_by_pyright(folder: Path) -> dict[Place, str]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("found_by", [found_by_mypy, found_by_pyright])
 def test_api_types(tmp_path: Path, found_by: Callable[[Path], dict[Place, str]]) -> None:
-    """A type checker finds fault with each line that is marked as wrong, and with no other."""
+    """A type checker reports an error in each line that is marked as wrong, and in no other."""
     marked = {
         (path.name, number)
         for path in FILES

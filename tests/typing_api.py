@@ -1,7 +1,7 @@
-"""What type checkers are to see of the executor itself.
+"""Uses of the executor, for type checkers.
 
-Checked by mypy and pyright, never run. Each line that both are to find fault with ends in ``# wrong``, and no other may
-have a fault.
+Checked by mypy and pyright, never run. Each line in which both must report an error ends in ``# wrong``. No other line
+may have an error.
 """
 
 from __future__ import annotations

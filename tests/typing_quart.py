@@ -1,4 +1,4 @@
-"""What type checkers are to see of an app's executor. Checked and marked as `typing_api.py`, never run."""
+"""Uses of an app's executor, for type checkers. Checked and marked as `typing_api.py`, never run."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ async def through_the_executor() -> None:
 
 
 async def apps_of_quart_itself() -> None:
-    plain_app.add_background_task(plain, "what is handed over isn't checked")
+    plain_app.add_background_task(plain, "arguments aren't checked")
     plain_app.add_background_task(plain, 1).cancel()  # wrong

@@ -1,4 +1,4 @@
-"""What must not get lost when `asyncio.run` cancels all tasks."""
+"""Coroutines that must not get lost when `asyncio.run` cancels all tasks."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=[{}, {"use_uvloop": True}], ids=["asyncio", "uvloop"])
 def anyio_backend(request):
-    """Run on asyncio's loop and uvloop's; a run of trio cancels otherwise."""
+    """Run on asyncio and uvloop; cancellation works differently on trio."""
     return "asyncio", request.param
 
 
 async def test_cancelled_before_its_first_step():
-    """It is entered all the same, once, and hears of a cancellation that comes later."""
-    heard = []
+    """The function is entered all the same, once, and receives a later cancellation."""
+    steps = []
 
     async def function():
-        heard.append("entered")
+        steps.append("entered")
         try:
             await anyio.sleep_forever()
         except asyncio.CancelledError:
-            heard.append("cancelled")
+            steps.append("cancelled")
             raise
 
     before = asyncio.all_tasks()
@@ -38,17 +38,17 @@ async def test_cancelled_before_its_first_step():
         for task in asyncio.all_tasks() - before:
             task.cancel()
         await anyio.wait_all_tasks_blocked()
-    assert heard == ["entered", "cancelled"]
+    assert steps == ["entered", "cancelled"]
     assert spawned is not None
 
 
 async def test_cancelled_by_its_owner():
-    """Its owner's cancellation holds, before the first step, too."""
-    heard = []
+    """A cancellation by its owner is effective, also before the first step."""
+    steps = []
 
     async def function():
-        heard.append("entered")
+        steps.append("entered")
 
     Spawned(running_loop(), function, copy_context()).cancel()
     await anyio.wait_all_tasks_blocked()
-    assert not heard
+    assert not steps
