@@ -32,7 +32,7 @@ Samples = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What `python -m benchmarks` was called with.
+    """The options of a run of `python -m benchmarks`.
 
     Attributes:
         rounds: How often each arm is measured, in turn.

@@ -13,7 +13,7 @@ import anyio
 
 from benchmarks import peers
 from benchmarks.harness import OURS, Goal, Plan, Report, Samples, in_turn
-from benchmarks.work import double, who
+from benchmarks.work import double, worker_ids
 from executors import Executor
 
 WORKERS = 2
@@ -77,12 +77,12 @@ def _warm_up(peer: Map) -> None:
     seen: set[int] = set()
     until = time.monotonic() + 60
     while len(seen) < WORKERS:
-        seen |= {pid for pid, _ in peer(_who, 2 * WORKERS, 1)}
+        seen |= {pid for pid, _ in peer(_worker_ids, 2 * WORKERS, 1)}
         assert time.monotonic() < until, f"{len(seen)} of {WORKERS} workers have started within a minute"
 
 
-def _who(_: int) -> tuple[int, int]:
-    return who()
+def _worker_ids(_: int) -> tuple[int, int]:
+    return worker_ids()
 
 
 def _ours(executor: Executor, items: int, size: int) -> Callable[[], Awaitable[float]]:

@@ -16,7 +16,7 @@ import anyio
 
 from benchmarks import peers
 from benchmarks.harness import OURS, Plan, Report, in_child, in_turn_sync
-from benchmarks.work import held, nothing, who
+from benchmarks.work import held, nothing, worker_ids
 from executors import Executor
 
 MB = 1e6
@@ -75,7 +75,7 @@ def idle_worker(arm: str) -> float:
 
 async def _idle_worker(arm: str) -> float:
     async with peers.process_arms()[arm](1) as call:
-        pid, _ = await call(who)
+        pid, _ = await call(worker_ids)
         return await _settled(lambda: _pss([pid])) / MB
 
 
@@ -90,7 +90,7 @@ async def _app_workers_measured() -> tuple[float, float]:
     call = executor.options(tag="cpu").run
     async with app.test_app():
         own = _pss([os.getpid()])
-        await call(who)
+        await call(worker_ids)
         first = await _settled(_family) - own
         await peers.warm_up(call, 2)
         return first / MB, (await _settled(_family) - own - first) / MB

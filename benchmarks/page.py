@@ -15,7 +15,7 @@ from benchmarks.tables import Sheet
 NAME, TABLES = "benchmarks", "benchmark-tables"
 PROSE = ROOT / "docs" / "discussion" / f"{NAME}.md"
 MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-"""Where the short page has results: `machine`, `summary` or `losses`."""
+"""The places of results in the short page: `machine`, `summary` and `losses`."""
 
 
 def write(folder: Path, record: Mapping[str, Any], reports: Sequence[Report]) -> None:

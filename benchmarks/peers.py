@@ -146,7 +146,7 @@ async def warm_up(call: Call, workers: int) -> None:
     seen: set[tuple[int, int]] = set()
 
     async def record_worker() -> None:
-        seen.add(await call(work.who))
+        seen.add(await call(work.worker_ids))
 
     with anyio.fail_after(60):
         while len(seen) < workers:

@@ -17,7 +17,7 @@ async def nothing_async() -> None:
     """Do nothing, as a coroutine function."""
 
 
-def who() -> tuple[int, int]:
+def worker_ids() -> tuple[int, int]:
     """Return the ids of process and thread, after a pause in which other calls start on other workers."""
     time.sleep(0.01)
     return os.getpid(), threading.get_ident()

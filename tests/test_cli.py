@@ -65,7 +65,7 @@ def test_invalid_seconds_are_refused(seconds: str, capsys: pytest.CaptureFixture
     assert "--seconds" in capsys.readouterr().err
 
 
-def test_a_folder_without_python_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_without_python_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The demo reports that there is nothing to upload, and starts nothing."""
     assert main(["demo", "--folder", str(tmp_path)]) == 1
     assert f"{tmp_path} has no Python files" in capsys.readouterr().err

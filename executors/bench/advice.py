@@ -1,4 +1,4 @@
-"""Where a function belongs, decided by the measured figures alone."""
+"""The advice on where a function belongs, decided from the measured figures alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the calls of an arm run. Each arm provides what is awaited in place of a call of the function."""
+"""The arms: where the calls of the function run. An arm provides an async function to await in place of a call."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from executors.bench.results import Findings, Measurement
 
 MAX_POINTS = 200
-"""Points that a curve has at most: about as many as can be told apart."""
+"""Maximum number of points of a curve: about as many as can be distinguished."""
 
 UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 

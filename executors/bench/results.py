@@ -1,4 +1,4 @@
-"""What a run has measured, as frozen records that convert to JSON, and the figures computed from them."""
+"""The measurements of a run, as frozen records that convert to JSON, and the figures computed from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_CLIENT_LATENESS = 0.01
 
 @dataclass(frozen=True)
 class Measurement:
-    """One arm in one round. Times are in seconds.
+    """The measurement of one arm in one round. Times are in seconds.
 
     Attributes:
         arm: Where the calls ran; ``"idle"`` for no calls.
@@ -64,7 +64,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Summary:
-    """One arm over its rounds: medians of the rounds' figures, except as noted. Times are in seconds.
+    """The summary of one arm over its rounds: medians of the rounds' figures, except as noted. Times are in seconds.
 
     Attributes:
         arm: Where the calls ran.

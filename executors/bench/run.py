@@ -32,7 +32,7 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """The function to measure, and how.
 
     Attributes:
         target: The function, as ``"package.module:function"`` or ``"path/to/file.py:function"``.

@@ -33,7 +33,7 @@ LAG_PERIOD = 0.01
 
 @dataclass(frozen=True)
 class Load:
-    """What keeps the server busy.
+    """The load of the server: concurrent calls of a function.
 
     Attributes:
         arm: Where the calls run.

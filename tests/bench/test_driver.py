@@ -83,8 +83,8 @@ async def own_arm(executor: Executor) -> AsyncIterator[Call]:
     yield call
 
 
-async def test_where_each_arm_runs_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`inline` runs both kinds of function in this thread, a backend in its own, a user's arm where it likes."""
+async def test_each_arm_runs_calls_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`inline` runs both kinds of function in this thread; a backend and a user's arm run them in their own threads."""
     monkeypatch.setitem(sys.modules, "bench_own", sys.modules[__name__])
     async with Executor(processes=0) as executor:
         for name, function, expected in (

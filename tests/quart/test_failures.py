@@ -180,7 +180,7 @@ async def test_cancelled_tasks_are_not_reported(app, reported, caplog):
 
 
 async def test_run_and_submit_do_not_report(app, executor, reported, caplog):
-    """`run` only raises and `submit` logs an error that nobody retrieved; neither reports to the app."""
+    """`run` only raises and `submit` logs unretrieved errors; neither reports to the app."""
     async with app.test_app():
         with pytest.raises(ValueError, match="wrong"):
             await executor.run(fail_in_thread)

@@ -31,7 +31,7 @@ def block() -> None:
     [(False, None, False), (True, None, True), (True, False, False), (False, True, True)],
 )
 async def test_monitor_is_enabled(app, executor, debug, setting, is_enabled):
-    """It runs in debug mode, or as configured, from the start to the end of the app; otherwise not at all."""
+    """The monitor runs in debug mode, or as configured, from the start to the end of the app; otherwise not at all."""
     app.debug = debug
     app.config["EXECUTOR_MONITOR"] = setting
     assert executor.monitor is None

@@ -67,10 +67,10 @@ async def test_processes(use_pool, anyio_backend_name, tmp_path, monkeypatch):
     async with app.test_app():
         assert await app.add_background_task(in_app.app_name) == "hooked_app"
         assert await app.add_background_task(in_app.app_name_async) == "hooked_app"
-        before = carried.request_id.set("somebody")
+        before = carried.request_id.set("ann")
         handle = app.add_background_task(carried.variables)
         carried.request_id.reset(before)
-        assert await handle == ("somebody", "none")
+        assert await handle == ("ann", "none")
         opened = ["open", "open_on_loop"]
         assert [line.split()[0] for line in path.read_text().splitlines()] == opened
     assert [line.split()[0] for line in path.read_text().splitlines()] == [*opened, "close_on_loop", "close"]
