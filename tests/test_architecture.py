@@ -26,7 +26,7 @@ WORKER_ENTRIES = {
     "executors._worker.dask_entry": {"executors.backends.dask"},
     "executors._worker.futures_entry": {"executors.backends.futures"},
 }
-"""The entry points that backends send to their workers, and the packages that may import each."""
+"""The functions that a backend sends to its workers, and which package may import each."""
 
 WORKER_API = "executors.backends.in_worker"
 """The public interface of `_worker` for plug-ins, which may import all of it."""
