@@ -81,6 +81,9 @@ class Drain:
         except self._dispatcher.loop.cancelled_error:
             if self._dispatcher.loop.spawns_until_closed:  # the loop is ending, and has cancelled every task, once
                 self.report = await self._drain(anyio.CancelScope(deadline=-math.inf))
+            else:
+                self._dispatcher.admission.enter(Phase.CLOSED)
+                self._dispatcher.give_up()
             raise
         except Exception as error:  # noqa: BLE001  (raised again in `wait`)
             self._failure = error

@@ -61,7 +61,8 @@ class Lifecycle:
     async def _startup(self) -> None:
         if self._executor._is_without_loop():
             self._start()
-        elif self._executor.phase == "closed":
+        elif self._executor.phase != "open":
+            await self._executor._drain_shielded()
             await self._leave_server()  # the guard of the drained run would end this one
             self._start()
         if self._serving is not None:  # started twice, and not stopped in between
@@ -79,15 +80,19 @@ class Lifecycle:
         except BaseException:
             try:
                 await self._drain()
+            except Exception:
+                logger.exception("the executor's drain failed, after the app's startup")
             finally:
                 await self._leave_server()
             raise
 
     async def _shutdown(self) -> None:
-        self._app.shutdown_event.set()  # what waits for it, such as a long response, need not wait for the tasks
         await drain_and_stop(self._drain, self._stop)
 
     async def _drain(self) -> None:
+        if self._executor.phase == "new":  # `init_app` was called during the startup
+            return
+        self._app.shutdown_event.set()  # what waits for it, such as a long response, need not wait for the tasks
         timeout = None if self._serving is None else await self._serving.begin_drain()
         try:
             await self._drain_and_report(timeout)
@@ -116,7 +121,8 @@ class Lifecycle:
         finally:  # also if it was cancelled meanwhile
             if executor.drain_report is not None and executor.drain_report.stopped:
                 logger.warning("%s", executor.drain_report)
-            await executor._reports.wait(REPORT_TIMEOUT)
+            with anyio.CancelScope(shield=True):
+                await executor._reports.wait(REPORT_TIMEOUT)
 
     # --- without a server -----------------------------------------------------------------------------------------
 

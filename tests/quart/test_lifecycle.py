@@ -10,9 +10,11 @@ import anyio.lowlevel
 import background
 import pytest
 from quart import websocket
+from quart.signals import got_background_exception
 from until import until
 
 from executors import TaskState, cpu_bound, current_task
+from executors.backends import LoopBackend
 from executors.quart import QuartExecutor
 
 pytestmark = pytest.mark.anyio
@@ -197,6 +199,96 @@ async def test_drain_report_of_a_failed_startup_is_logged(app, executor, caplog)
     with pytest.raises(LookupError, match="no database"):
         await app.startup()
     assert [str(executor.drain_report)] == [line.getMessage() for line in caplog.records if line.name == "executors"]
+
+
+async def test_failed_startup_sets_the_shutdown_event(app, executor):
+    """Tasks that wait for `shutdown_event` end when a startup fails; they are not waited for until the timeout."""
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 30
+    handles = []
+
+    @app.before_serving
+    async def fail():
+        async def wait():
+            await app.shutdown_event.wait()
+
+        handles.append(app.add_background_task(wait))
+        raise LookupError("no database")
+
+    with anyio.fail_after(10), pytest.raises(LookupError, match="no database"):
+        await app.startup()
+    assert handles[0].state is TaskState.SUCCEEDED
+
+
+async def test_failing_drain_of_a_failed_startup(app, executor, caplog):
+    """If the drain after a failed startup fails as well, the startup's error is raised and the drain's is logged."""
+
+    class Broken(LoopBackend):
+        def cancel(self, job):
+            super().cancel(job)
+            raise RuntimeError("cancel is broken")
+
+    app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0, EXECUTOR_BACKENDS={"loop": Broken()})
+
+    @app.before_serving
+    async def fail():
+        app.add_background_task(anyio.sleep_forever)
+        await anyio.lowlevel.checkpoint()
+        raise LookupError("no database")
+
+    with pytest.raises(LookupError, match="no database"):
+        await app.startup()
+    logged = [record.exc_info[1] for record in caplog.records if record.name == "executors" and record.exc_info]
+    assert list(map(str, logged)) == ["cancel is broken"]
+
+
+async def test_startup_during_a_drain(app, executor):
+    """A startup waits for a drain that something else has begun, and starts the executor again."""
+    released, handles = threading.Event(), []
+    async with anyio.create_task_group() as group:
+        await app.test_client().get("/")
+        handles.append(app.add_background_task(released.wait))
+        group.start_soon(executor.drain)
+        await until(lambda: executor.phase == "draining")
+        group.start_soon(anyio.to_thread.run_sync, released.set)
+        async with app.test_app():
+            assert await app.add_background_task(background.triple, 2) == 6
+    assert handles[0].state is TaskState.SUCCEEDED
+
+
+async def test_executor_that_is_created_during_the_startup(app):
+    """An extension that is initialised in a startup function and never used does not disturb the shutdown."""
+    app.before_serving(lambda: QuartExecutor(app) and None)
+    stopped = []
+    app.after_serving(lambda: stopped.append("after_serving"))
+    async with app.test_app():
+        pass
+    assert stopped == ["after_serving"]
+
+
+async def test_cancelled_shutdown_waits_for_failure_reports(app, executor):
+    """Failures are reported before the shutdown functions run, also if the shutdown is cancelled meanwhile."""
+    order, released = [], threading.Event()
+
+    def fail():
+        released.wait()
+        raise ValueError("late")
+
+    async def receive(sender, exception):
+        await anyio.sleep(0.01)
+        order.append("reported")
+
+    app.after_serving(lambda: order.append("after_serving"))
+    with got_background_exception.connected_to(receive, app):
+        async with anyio.create_task_group() as app.nursery:
+            app.nursery.cancel_scope.deadline = float("inf")
+            await app.startup()
+            app.add_background_task(fail)
+            async with anyio.create_task_group() as stopping:
+                stopping.start_soon(app.shutdown)
+                await until(lambda: executor.phase == "draining")
+                stopping.cancel_scope.cancel()
+                released.set()
+    assert order == ["reported", "after_serving"]
 
 
 async def test_failing_after_serving(app, executor):

@@ -170,6 +170,22 @@ def test_lifespan_after_a_drain(app, executor, run):
     assert values == [6]
 
 
+def test_loop_that_ends_during_a_drain(app, executor, run):
+    """A drain that is cut off by the end of its loop ends what is left."""
+    handles = []
+
+    async def main():
+        await app.test_client().get("/")
+        handles.append(app.add_background_task(background.forever))
+        await until(lambda: handles[0].started_at)
+        with anyio.move_on_after(0.01):
+            await executor.drain(30)
+
+    run(main)
+    assert handles[0].done()
+    assert executor.phase == "closed"
+
+
 def test_abandoned_thread_of_an_ended_loop(app, executor, run, caplog):
     """A thread that returns after its loop has ended ends, although its context can't be torn down."""
     caplog.set_level(logging.CRITICAL)
