@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """The signals that a terminal or a service manager sends to a whole process group."""
@@ -33,19 +34,37 @@ def set_parent_death_signal(parent: int, number: int) -> None:
         parent: The parent's process id.
         number: The signal.
     """
+    _prctl(_PR_SET_PDEATHSIG, number)  # it reaches a worker that is stuck in C code too
+    if os.getppid() != parent:  # it is not sent if the parent has exited before
+        os._exit(1)
+
+
+def become_subreaper() -> None:
+    """Have the processes that workers leave behind become children of this process, not of init (Linux)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415
 
-        # It reaches a worker that is stuck in C code too. It is not sent if the parent has exited before.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
-        os._exit(1)
+        ctypes.CDLL(None).prctl(option, value)
 
 
 def set_group(pid: int) -> None:
     """Put a forked process into a group of its own. Both parent and child call it, so that neither has to wait."""
     with suppress(OSError):  # it has ended
         os.setpgid(pid, 0)
+
+
+def children() -> list[int]:
+    """Return the children of this process, zombies included (Linux)."""
+    found: list[int] = []
+    with suppress(OSError):  # the kernel was built without these files
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    return found
 
 
 def kill_group(pid: int) -> None:

@@ -13,6 +13,7 @@ import pickle
 import signal
 import socket
 import warnings
+from contextlib import suppress
 
 from executors._wire.control import ControlChannel, ControlMessage
 from executors._wire.frames import FrameType, frame
@@ -49,6 +50,7 @@ def main(control_fd: int) -> None:
         return
     config: dict[str, Any] = pickle.loads(body)
     signals.set_parent_death_signal(config["parent"], signal.SIGKILL)
+    signals.become_subreaper()
     descriptors_before = fork_safety.descriptors()
     log = StartupLog(control.channel, config["log_levels"])
     with failures_reported(log):
@@ -96,7 +98,8 @@ class Zygote:
         self._children: set[int] = set()
         self._imported: set[str] = set()
         self._files_to_reopen: list[int] = []
-        self._app_sigchld_handler: Any = None
+        self._app_sigchld_handler: Any = signal.SIG_DFL
+        self._is_waiting = False
 
     def run(self) -> WorkerConnection | None:
         """Process the launcher's requests.
@@ -105,11 +108,8 @@ class Zygote:
             In each fork the connection of the worker, which is ready for jobs. In the zygote None, once the launcher
             closes its end.
         """
-        while True:
-            try:
-                kind, number, body, fds = self._control.receive()
-            except (EOFError, OSError):
-                break
+        while (request := self._next_request()) is not None:
+            kind, number, body, fds = request
             if kind == ControlMessage.REAP:
                 self._reap(number)
             elif kind == ControlMessage.FORK:
@@ -117,10 +117,22 @@ class Zygote:
                     return self._start_worker(*fds)
                 for fd in fds:
                     os.close(fd)
-        self._kill_all()
-        for child in self._children:
-            os.waitpid(child, 0)
+        self._end_all()
         return None
+
+    def _next_request(self) -> tuple[int, int, bytes, list[int]] | None:
+        """Wait for a request, and reap orphans meanwhile. Returns None once the launcher has closed its end.
+
+        Only meanwhile: a module that is being imported may run a program, and wait for it.
+        """
+        self._is_waiting = True
+        self._reap_orphans()
+        try:
+            return self._control.receive()
+        except (EOFError, OSError):
+            return None
+        finally:
+            self._is_waiting = False
 
     # --- forking ------------------------------------------------------------------------------------------
 
@@ -172,11 +184,11 @@ class Zygote:
         freeze_imports()
 
     def _handle_signals(self) -> None:
-        """Receive SIGTERM when the parent exits, and reset SIGCHLD: the zygote waits for its children itself."""
+        """Receive SIGTERM when the parent exits, and SIGCHLD when a child ends, which the app's handler must not reap."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if handler != signal.SIG_DFL:
-            self._app_sigchld_handler = handler
+        handler = signal.signal(signal.SIGCHLD, self._on_sigchld)
+        if handler != self._on_sigchld:
+            self._app_sigchld_handler = handler or signal.SIG_DFL
         if not self._children:
             signals.set_parent_death_signal(self._parent, signal.SIGTERM)
 
@@ -185,8 +197,7 @@ class Zygote:
         signals.set_group(0)
         signals.set_parent_death_signal(self._pid, signal.SIGKILL)
         signals.ignore_group_signals()
-        if self._app_sigchld_handler is not None:
-            signal.signal(signal.SIGCHLD, self._app_sigchld_handler)
+        signal.signal(signal.SIGCHLD, self._app_sigchld_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.GROUP_SIGNALS)
         self._control.socket.close()
         self._log.remove()
@@ -197,7 +208,7 @@ class Zygote:
         begin(self._worker, StartupLog(connection.channel, {}), set_up=not self._preload)
         return connection
 
-    # --- the end ------------------------------------------------------------------------------------------
+    # --- ends of children ---------------------------------------------------------------------------------
 
     def _reap(self, child: int) -> None:
         if child in self._children:
@@ -205,15 +216,39 @@ class Zygote:
             os.waitpid(child, 0)
             self._children.remove(child)
 
+    def _on_sigchld(self, *_: object) -> None:
+        if self._is_waiting:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Reap processes that workers have left behind, and that have ended.
+
+        A worker is reaped on request, after the server has read its exit status. Until then it may hide orphans.
+        """
+        with suppress(ChildProcessError):  # there is no child
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if ended.si_pid in self._children:
+                    return
+                os.waitpid(ended.si_pid, 0)
+
     def _on_sigterm(self, *_: object) -> None:
         """End with all workers if the parent has exited. Otherwise ignore the signal."""
         if os.getpid() == self._pid and os.getppid() != self._parent:
-            self._kill_all()
+            self._end_all()
             os.killpg(0, signal.SIGKILL)
 
-    def _kill_all(self) -> None:
+    def _end_all(self) -> None:
+        """Kill and reap the workers, and what their tasks have started, except programs with a session of their own."""
         for child in self._children:
             signals.kill_group(child)
+        while pids := [pid for pid in signals.children() if self._is_ours(pid)]:  # their children come here next
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            for pid in pids:
+                os.waitpid(pid, 0)
+
+    def _is_ours(self, pid: int) -> bool:
+        return pid in self._children or os.getsid(pid) == os.getsid(0)
 
 
 def _fork_without_warning() -> int:

@@ -56,6 +56,24 @@ def in_session(session: int) -> list[int]:
     return found
 
 
+def descendants() -> dict[int, str]:
+    """Return the descendants of this process, zombies included, each with its state (Linux)."""
+    families: dict[int, dict[int, str]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        families.setdefault(int(parent), {})[int(stat.parent.name)] = state
+    found = families.get(os.getpid(), {})
+    parents = list(found)
+    while parents:
+        family = families.get(parents.pop(), {})
+        found |= family
+        parents += family
+    return found
+
+
 def eventually(condition: Callable[[], bool], within: float) -> bool:
     """Wait until a condition holds; return whether it does, within a time in seconds."""
     deadline = time.monotonic() + within

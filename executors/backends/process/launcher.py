@@ -20,6 +20,7 @@ from executors._wire.channel import BlockingChannel
 from executors._wire.control import ControlChannel, ControlMessage
 from executors._wire.frames import FrameType, frame
 from executors.backends.process import logs
+from executors.backends.process.orphans import Orphans
 from executors.backends.process.worker_process import Pipes, WorkerProcess
 from executors.backends.process.zygote_process import ZygoteProcess
 
@@ -27,7 +28,10 @@ START_TIMEOUT = 60.0
 """Seconds that the start of a worker may take, including the import of its app."""
 
 _EXIT_TIMEOUT = 0.25
-"""Seconds that the zygote has to exit."""
+"""Seconds that the zygote has to exit, and then what workers have left behind."""
+
+_KILL_TIMEOUT = 0.05
+"""The same where there is no time left."""
 
 
 class StartError(Exception):
@@ -67,6 +71,7 @@ class Launcher:
         self._can_fork = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
         self._zygote_lock = threading.Lock()  # held while waiting for the zygote's answers
         self._zygote: ZygoteProcess | None = None
+        self._orphans = Orphans()
         self._lock = threading.Lock()  # guards the following two
         self._starting: set[ZygoteProcess | WorkerProcess] = set()
         self._stopped = False
@@ -91,12 +96,13 @@ class Launcher:
         if worker is None:
             worker = self._spawn()
         self._wait_until_ready(worker)
+        self._orphans.wait(_KILL_TIMEOUT)  # of the worker that this one replaces
         return worker
 
     def _spawn(self) -> WorkerProcess:
         """Start a worker that is not forked, and send it its configuration."""
         config = frame(FrameType.CONFIG, pickle.dumps(self._config()))
-        worker = WorkerProcess.spawn()
+        worker = WorkerProcess.spawn(self._orphans.add)
         with suppress(OSError):  # it has ended, which `_wait_until_ready` reports
             BlockingChannel(worker.sock).send([config])
         return worker
@@ -180,7 +186,7 @@ class Launcher:
             pid = self._request_fork(zygote, modules, pipes)
             if pid:
                 zygote.has_forked = True
-                return _forked_worker(zygote, pid, pipes)
+                return self._forked_worker(zygote, pid, pipes)
         except BaseException:
             pipes.close()
             raise
@@ -228,6 +234,18 @@ class Launcher:
             if self._is_answer(kind, body, zygote.popen.pid):
                 return number, body
 
+    def _forked_worker(self, zygote: ZygoteProcess, pid: int, pipes: Pipes) -> WorkerProcess:
+        def reap(pid: int) -> None:
+            with suppress(OSError):  # the zygote is gone
+                zygote.send(ControlMessage.REAP, number=pid)
+            self._orphans.add(pid)
+
+        try:
+            return WorkerProcess(pid, pipes, reap)
+        except BaseException:
+            reap(pid)  # which kills it first
+            raise
+
     # --- the end ----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -238,20 +256,17 @@ class Launcher:
                 process.kill()
 
     def kill(self) -> None:
-        """Stop, and kill the zygote and with it the forked workers, but not their child programs.
-
-        Any thread; blocks for milliseconds.
-        """
+        """Stop, and end the zygote with the forked workers that are left. Any thread; blocks for milliseconds."""
         self.stop()
         if (zygote := self._zygote) is not None:
-            zygote.kill()
-            zygote.popen.wait()  # nobody else may be left to reap it
+            zygote.exit(_KILL_TIMEOUT)  # nobody else may be left to reap it
             if self._zygote_lock.acquire(blocking=False):  # otherwise its holder sees the end, and closes it
                 zygote.close()
                 self._zygote_lock.release()
+        self._orphans.wait(_KILL_TIMEOUT)
 
     def close(self) -> None:
-        """Stop, and end the zygote with the forked workers that are left. Any thread; blocks for milliseconds."""
+        """As `kill`, with more time. It waits for starts in progress."""
         self.stop()
         if (zygote := self._zygote) is not None:
             zygote.shutdown()
@@ -259,15 +274,4 @@ class Launcher:
             if self._zygote is not None:
                 self._zygote.end(_EXIT_TIMEOUT)
                 self._zygote = None
-
-
-def _forked_worker(zygote: ZygoteProcess, pid: int, pipes: Pipes) -> WorkerProcess:
-    def reap(pid: int) -> None:
-        with suppress(OSError):  # the zygote is gone, and init reaps its children
-            zygote.send(ControlMessage.REAP, number=pid)
-
-    try:
-        return WorkerProcess(pid, pipes, reap=reap)
-    except BaseException:
-        reap(pid)  # which kills it first
-        raise
+        self._orphans.wait(_EXIT_TIMEOUT)

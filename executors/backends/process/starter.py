@@ -185,11 +185,12 @@ class Starter:
 
     def kill(self) -> None:
         """Kill the zygote, and the workers that were not passed to `on_started`. Any thread."""
-        self._launcher.kill()
+        self._launcher.stop()
         while self._unclaimed:
             worker = self._unclaimed.pop()
             worker.kill()
             worker.reap()
             worker.close()
+        self._launcher.kill()
         for thread in self._threads:
             thread.close(wait=False)

@@ -75,8 +75,9 @@ class WorkerProcess:
     Args:
         pid: The process id.
         pipes: What is shared with it; closed by `close`.
+        on_reap: Called with the process id once the exit code is read. If the process is a child of the zygote, it
+            has that reap it.
         popen: The process, if it is a child of this one.
-        reap: If it is not: called with the process id, to have its parent reap it once its exit code is read.
 
     Raises:
         OSError: There is no descriptor left.
@@ -86,9 +87,9 @@ class WorkerProcess:
         self,
         pid: int,
         pipes: Pipes,
+        on_reap: Callable[[int], None],
         *,
         popen: subprocess.Popen[bytes] | None = None,
-        reap: Callable[[int], None] | None = None,
     ) -> None:
         self.pid = pid
         self.pidfd: int | None = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
@@ -102,12 +103,15 @@ class WorkerProcess:
             self.worker_sock.close()
         self._pipes = pipes
         self._popen = popen
-        self._reap = reap
+        self._on_reap = on_reap
         self._is_reaped = False
 
     @classmethod
-    def spawn(cls) -> WorkerProcess:
+    def spawn(cls, on_reap: Callable[[int], None]) -> WorkerProcess:
         """Start a worker that is a child of this process. It waits for its configuration.
+
+        Args:
+            on_reap: As above.
 
         Raises:
             OSError: The system has no process, descriptor or memory left.
@@ -116,7 +120,7 @@ class WorkerProcess:
         popen = None
         try:
             popen = start_interpreter("executors._worker.startup", pipes.fds())
-            return cls(popen.pid, pipes, popen=popen)
+            return cls(popen.pid, pipes, on_reap, popen=popen)
         except BaseException:
             pipes.close()
             if popen is not None:
@@ -171,8 +175,10 @@ class WorkerProcess:
             code: int | None = self._popen.wait()
         else:
             code = self._exit_code()
-            assert self._reap is not None
-            self._reap(self.pid)
+            assert self.pidfd is not None
+            with suppress(ChildProcessError):  # a child of this process where the zygote is gone, and orphans come here
+                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        self._on_reap(self.pid)
         self._is_reaped = True
         return code
 

@@ -97,13 +97,17 @@ class ZygoteProcess:
         """Close the connection. May be called again."""
         self._control.socket.close()
 
-    def end(self, timeout: float = 0.0) -> int:
-        """Have the process exit, and kill it after `timeout` seconds. Returns its exit code."""
+    def exit(self, timeout: float = 0.0) -> int:
+        """Have the process exit, and kill it after `timeout` seconds. Returns its exit code. Any thread."""
         self.shutdown()
         try:
             self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-        code = self.popen.wait()
+        return self.popen.wait()
+
+    def end(self, timeout: float = 0.0) -> int:
+        """Have the process exit as `exit` does, then close the connection."""
+        code = self.exit(timeout)
         self.close()
         return code
