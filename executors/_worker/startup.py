@@ -27,6 +27,7 @@ from executors.errors import describe
 TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.abspath(executors.__file__)), "")
 
@@ -45,7 +46,7 @@ def main(socket_fd: int, memory_fd: int) -> None:
     except (EOFError, OSError):  # the parent is gone
         return
     config = pickle.loads(body)
-    signals.set_parent_death_signal(config["parent"], signal.SIGKILL)
+    attach(config)
     connection.kill_on_hang_up()
     log = StartupLog(connection.channel, config["log_levels"])
     with failures_reported(log):
@@ -60,6 +61,19 @@ def prepare_process() -> None:
     signals.ignore_group_signals()
     fork_safety.limit_native_threads()
     os.register_at_fork(after_in_child=signals.restore_default_handlers)
+
+
+def attach(config: dict[str, Any]) -> None:
+    """Have this process end with the server, and use its key of `multiprocessing`, with which proxies authenticate.
+
+    Args:
+        config: The configuration of a worker.
+    """
+    signals.set_parent_death_signal(config["parent"], signal.SIGKILL)
+    if config["authkey"] is not None:  # the server has imported it, and so the app is likely to
+        from multiprocessing.process import current_process  # noqa: PLC0415
+
+        current_process().authkey = config["authkey"]
 
 
 def freeze_imports() -> None:

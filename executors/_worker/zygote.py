@@ -23,6 +23,7 @@ from executors._worker.main import Worker
 from executors._worker.startup import (
     StartupLog,
     WorkerConnection,
+    attach,
     begin,
     failures_reported,
     freeze_imports,
@@ -49,7 +50,7 @@ def main(control_fd: int) -> None:
     except (EOFError, OSError):  # the parent is gone
         return
     config: dict[str, Any] = pickle.loads(body)
-    signals.set_parent_death_signal(config["parent"], signal.SIGKILL)
+    attach(config)
     signals.become_subreaper()
     descriptors_before = fork_safety.descriptors()
     log = StartupLog(control.channel, config["log_levels"])
@@ -184,7 +185,7 @@ class Zygote:
         freeze_imports()
 
     def _handle_signals(self) -> None:
-        """Receive SIGTERM when the parent exits, and SIGCHLD when a child ends, which the app's handler must not reap."""
+        """Receive SIGTERM when the parent exits, and SIGCHLD when a child ends. The app's handler would reap workers."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
         handler = signal.signal(signal.SIGCHLD, self._on_sigchld)
         if handler != self._on_sigchld:

@@ -585,3 +585,9 @@ def setup_doubles(_worker: Any) -> Any:
         return doubled
 
     return dress
+
+
+def append_locked(values: Any, lock: Any, value: Any) -> list[Any]:
+    with lock:
+        values.append(value)
+    return list(values)

@@ -101,11 +101,17 @@ class Launcher:
 
     def _spawn(self) -> WorkerProcess:
         """Start a worker that is not forked, and send it its configuration."""
-        config = frame(FrameType.CONFIG, pickle.dumps(self._config()))
+        config = frame(FrameType.CONFIG, self._pickled_config())
         worker = WorkerProcess.spawn(self._orphans.add)
         with suppress(OSError):  # it has ended, which `_wait_until_ready` reports
             BlockingChannel(worker.sock).send([config])
         return worker
+
+    def _pickled_config(self) -> bytes:
+        """Return the configuration of a worker, with the key that proxies of `multiprocessing` authenticate with."""
+        module = sys.modules.get("multiprocessing.process")
+        authkey = None if module is None else bytes(module.current_process().authkey)
+        return pickle.dumps({**self._config(), "authkey": authkey})
 
     def _wait_until_ready(self, worker: WorkerProcess) -> None:
         """Wait until a worker reports that it is ready; kill and close it if it fails to start."""
@@ -194,7 +200,7 @@ class Launcher:
         return None
 
     def _start_zygote(self) -> ZygoteProcess:
-        config = pickle.dumps(self._config())
+        config = self._pickled_config()
         zygote = ZygoteProcess()
         try:
             with self._interruptible(zygote):

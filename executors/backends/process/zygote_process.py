@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -9,12 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from executors._wire.control import ControlChannel
 
 _PACKAGE_PARENT = str(Path(__file__).parents[3])
+_STDERR = 2
 
 
 def start_interpreter(module: str, fds: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -28,17 +30,36 @@ def start_interpreter(module: str, fds: Sequence[int]) -> subprocess.Popen[bytes
         OSError: The system has no process, descriptor or memory left.
     """
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
-    arguments = ", ".join(map(str, fds))
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import main; main({arguments})"
-    return subprocess.Popen(
-        # -P: the working directory is on the path only where it is on the server's.
-        [sys.executable, *flags, "-P", "-c", code, _PACKAGE_PARENT],
-        pass_fds=fds,
-        stdin=subprocess.DEVNULL,
-        # A group of its own, to kill it together with its child programs. Not a session: the kernel schedules by
-        # session, and the worker's niceness would no longer count against the server's.
-        process_group=0,
-    )
+    with ExitStack() as copies:
+        fds = [_beyond_standard_streams(fd, copies) for fd in fds]
+        arguments = ", ".join(map(str, fds))
+        code = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import main; main({arguments})"
+        return subprocess.Popen(
+            # -P: the working directory is on the path only where it is on the server's.
+            [sys.executable, *flags, "-P", "-c", code, _PACKAGE_PARENT],
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+            stderr=None if _is_stderr_open() else subprocess.DEVNULL,
+            # A group of its own, to kill it together with its child programs. Not a session: the kernel schedules by
+            # session, and the worker's niceness would no longer count against the server's.
+            process_group=0,
+        )
+
+
+def _beyond_standard_streams(fd: int, copies: ExitStack) -> int:
+    """Return a descriptor above 2. Where the server's standard streams are closed, others have their numbers."""
+    if fd <= _STDERR:
+        fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+        copies.callback(os.close, fd)
+    return fd
+
+
+def _is_stderr_open() -> bool:
+    """Whether child processes have a standard error. Where it is closed, 2 may be a descriptor that is not inherited."""
+    try:
+        return os.get_inheritable(_STDERR)
+    except OSError:
+        return False
 
 
 class ZygoteProcess:
