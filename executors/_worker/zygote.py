@@ -185,7 +185,7 @@ class Zygote:
         freeze_imports()
 
     def _handle_signals(self) -> None:
-        """Receive SIGTERM when the parent exits, and SIGCHLD when a child ends. The app's handler would reap workers."""
+        """Receive SIGTERM when the parent exits, and SIGCHLD when a child does. The app's handler would reap workers."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
         handler = signal.signal(signal.SIGCHLD, self._on_sigchld)
         if handler != self._on_sigchld:

@@ -55,7 +55,7 @@ def _beyond_standard_streams(fd: int, copies: ExitStack) -> int:
 
 
 def _is_stderr_open() -> bool:
-    """Whether child processes have a standard error. Where it is closed, 2 may be a descriptor that is not inherited."""
+    """Whether child processes have a standard error. If it is closed, 2 may be another descriptor, not inherited."""
     try:
         return os.get_inheritable(_STDERR)
     except OSError:
