@@ -156,7 +156,8 @@ class Zygote:
             except OSError as error:
                 failure = str(error).encode()
             signal.pthread_sigmask(signal.SIG_SETMASK, signals_before)
-        self._log.send([frame(ControlMessage.FORKED, failure, pid)])
+        with suppress(OSError):  # the launcher has closed its end
+            self._log.send([frame(ControlMessage.FORKED, failure, pid)])
         return False
 
     def _is_fork_safe(self, fds: Iterable[int]) -> bool:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import anyio
 import launching
 import pytest
 from launching import call, run, started
 from processes import is_alive, wait_for_end
 
+from executors.backends.process import worker_process, zygote_process
 from executors.backends.process.launcher import StartError
 
 DEATH_TIME = 2.0
@@ -95,3 +100,64 @@ def test_all_end_with_a_killed_parent(held: bool) -> None:
         finally:
             if held:
                 os.kill(holder, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("hanging", ["setup", "module"])
+def test_nothing_is_started_once_stopped(launcher, launch, line, tmp_path, monkeypatch, hanging: str) -> None:
+    """While the zygote is in an import that takes long, `stop` ends each launch at once; no process starts later."""
+    started_modules = []
+    real_start = zygote_process.start_interpreter
+
+    def start(module: str, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+        started_modules.append(module)
+        return real_start(module, fds)
+
+    monkeypatch.setattr(zygote_process, "start_interpreter", start)
+    monkeypatch.setattr(worker_process, "start_interpreter", start)
+    says = line()
+    (tmp_path / "hanging_module.py").write_text(f"import launching\nlaunching.hang(None, {says.path!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    forks = launcher(launching.setup(launching.hang, says.path) if hanging == "setup" else None)
+    worker = launch(forks) if hanging == "module" else None
+    with ThreadPoolExecutor(3) as threads:
+        launches = [threads.submit(forks.launch, frozenset(["hanging_module"])) for _ in range(3)]
+        zygote = int(anyio.run(says.hear))
+        forks.stop()
+        number_started = len(started_modules)
+        for each in launches:
+            with pytest.raises(StartError, match="closing|exit code"):
+                each.result(timeout=5)
+    assert len(started_modules) == number_started == 1
+    if worker is not None:
+        assert call(worker, os.getppid) == zygote  # it goes on until it is ended
+    forks.close()
+    assert not is_alive(zygote)
+
+
+@pytest.mark.parametrize("hanging", ["setup", "module"])
+def test_all_end_with_a_parent_that_is_killed_during_an_import(line, tmp_path, hanging: str) -> None:
+    """The zygote, and a worker that is stuck in C code, with what its task has started."""
+    says = line()
+    (tmp_path / "hanging_module.py").write_text(f"import launching\nlaunching.hang(None, {says.path!r})")
+    script = f"""
+        import sys, time
+        import launching, worker_tasks
+        from executors.backends.process.launcher import Launcher
+
+        sys.path.append({str(tmp_path)!r})
+        if {hanging!r} == "setup":
+            Launcher(lambda: launching.setup(launching.hang, {says.path!r})).launch()
+        launcher = Launcher(launching.config)
+        worker = launcher.launch()
+        print(worker.pid, launching.call(worker, launching.start_grandchild), flush=True)
+        launching.send(worker, worker_tasks.power, {says.path!r})
+        launcher.launch(frozenset(["hanging_module"]))
+    """
+    with started(script) as parent:
+        assert parent.stdout is not None
+        pids = [] if hanging == "setup" else list(map(int, parent.stdout.readline().split()))
+        pids += [int(anyio.run(says.hear)) for _ in range(1 if hanging == "setup" else 2)]
+        assert all(is_alive(pid) for pid in pids)
+        parent.kill()
+        for pid in pids:
+            assert wait_for_end(pid, DEATH_TIME)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from executors._wire.channel import BlockingChannel
 from executors._wire.control import ControlChannel, ControlMessage
@@ -32,6 +32,9 @@ _EXIT_TIMEOUT = 0.25
 
 _KILL_TIMEOUT = 0.05
 """The same where there is no time left."""
+
+
+_Process = TypeVar("_Process", ZygoteProcess, WorkerProcess)
 
 
 class StartError(Exception):
@@ -73,7 +76,7 @@ class Launcher:
         self._zygote: ZygoteProcess | None = None
         self._orphans = Orphans()
         self._lock = threading.Lock()  # guards the following two
-        self._starting: set[ZygoteProcess | WorkerProcess] = set()
+        self._interrupts: list[Callable[[], None]] = []  # each ends what a launch waits for
         self._stopped = False
 
     def launch(self, modules: frozenset[str] = frozenset()) -> WorkerProcess:
@@ -102,7 +105,7 @@ class Launcher:
     def _spawn(self) -> WorkerProcess:
         """Start a worker that is not forked, and send it its configuration."""
         config = frame(FrameType.CONFIG, self._pickled_config())
-        worker = WorkerProcess.spawn(self._orphans.add)
+        worker = self._start(lambda: WorkerProcess.spawn(self._orphans.add))
         with suppress(OSError):  # it has ended, which `_wait_until_ready` reports
             BlockingChannel(worker.sock).send([config])
         return worker
@@ -116,7 +119,7 @@ class Launcher:
     def _wait_until_ready(self, worker: WorkerProcess) -> None:
         """Wait until a worker reports that it is ready; kill and close it if it fails to start."""
         try:
-            with self._interruptible(worker):
+            with self._killed_in_time(worker):
                 self._receive_ready(worker)
         except BaseException as error:
             worker.kill()
@@ -157,15 +160,34 @@ class Launcher:
             self._on_log(body, pid)
         return kind != FrameType.LOG
 
-    @contextmanager
-    def _interruptible(self, process: ZygoteProcess | WorkerProcess) -> Iterator[None]:
-        """Have `stop` kill a process that is starting. A start that times out becomes a StartError."""
+    def _start(self, start: Callable[[], _Process]) -> _Process:
+        """Start a process, unless `stop` has been called: from then on none is started."""
         with self._lock:
-            if self._stopped:
-                raise StartError("the pool is closing")
-            self._starting.add(process)
+            self._check_running()
+            return start()
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise StartError("the pool is closing")
+
+    @contextmanager
+    def _interruptible(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """Have `stop` call a function that ends what the block waits for."""
+        with self._lock:
+            self._check_running()
+            self._interrupts.append(interrupt)
         try:
             yield
+        finally:
+            with self._lock:
+                self._interrupts.remove(interrupt)
+
+    @contextmanager
+    def _killed_in_time(self, process: ZygoteProcess | WorkerProcess) -> Iterator[None]:
+        """Have `stop` kill a process that is starting, and kill it if that takes too long: a StartError."""
+        try:
+            with self._interruptible(process.kill):
+                yield
         except TimeoutError:
             process.kill()
             raise StartError(
@@ -173,9 +195,6 @@ class Launcher:
                 "longer to where the app first uses it",
                 reported=True,
             ) from None
-        finally:
-            with self._lock:
-                self._starting.remove(process)
 
     # --- the zygote -------------------------------------------------------------------------------------------
 
@@ -201,9 +220,9 @@ class Launcher:
 
     def _start_zygote(self) -> ZygoteProcess:
         config = self._pickled_config()
-        zygote = ZygoteProcess()
+        zygote = self._start(ZygoteProcess)
         try:
-            with self._interruptible(zygote):
+            with self._killed_in_time(zygote):
                 zygote.send(FrameType.CONFIG, config)
                 self._receive_from(zygote)
         except (EOFError, ConnectionError):
@@ -216,12 +235,14 @@ class Launcher:
     def _request_fork(self, zygote: ZygoteProcess, modules: frozenset[str], pipes: Pipes) -> int:
         """Have the zygote fork; return the worker's process id, or 0 if forking is not safe or failed."""
         try:
-            zygote.send(ControlMessage.FORK, pickle.dumps(sorted(modules)), fds=pipes.fds())
-            pid, failure = self._receive_from(zygote)
+            with self._interruptible(zygote.shutdown):
+                zygote.send(ControlMessage.FORK, pickle.dumps(sorted(modules)), fds=pipes.fds())
+                pid, failure = self._receive_from(zygote)
         except TimeoutError:  # it hangs in an import. It stays, as the parent of its workers
             self._can_fork = False
             return 0
         except (EOFError, OSError):
+            self._check_running()  # otherwise `close` ends it: its workers may be about to exit
             zygote.end()
             self._zygote = None
             return 0
@@ -255,11 +276,11 @@ class Launcher:
     # --- the end ----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Start nothing more, and kill what is starting: `launch` fails. Any thread, never blocks."""
+        """Start nothing more, and kill what is starting: `launch` fails. Any thread; blocks while a process starts."""
         with self._lock:
             self._stopped = True
-            for process in self._starting:
-                process.kill()
+            for interrupt in self._interrupts:
+                interrupt()
 
     def kill(self) -> None:
         """Stop, and end the zygote with the forked workers that are left. Any thread; blocks for milliseconds."""
