@@ -67,6 +67,14 @@ def children() -> list[int]:
     return found
 
 
+def kill(pid: int) -> bool:
+    """Kill a child of this process. Returns whether that is allowed: it may run as another user."""
+    with suppress(PermissionError):
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False
+
+
 def kill_group(pid: int) -> None:
     """Kill the process group of a worker, child programs included. Does nothing if the group is empty."""
     with suppress(OSError):

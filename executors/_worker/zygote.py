@@ -243,9 +243,8 @@ class Zygote:
         """Kill and reap the workers, and what their tasks have started, except programs with a session of their own."""
         for child in self._children:
             signals.kill_group(child)
-        while pids := [pid for pid in signals.children() if self._is_ours(pid)]:  # their children come here next
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+        # A group is not all: what has left it is found here once its parent has ended, as this is the subreaper.
+        while pids := [pid for pid in signals.children() if self._is_ours(pid) and signals.kill(pid)]:
             for pid in pids:
                 os.waitpid(pid, 0)
 

@@ -259,6 +259,30 @@ def say_child(path: str) -> None:
     say(path, leave_child())
 
 
+def leave_other_groups(path: str) -> None:
+    """Leave a program, a child of it and an orphan behind, none in the worker's process group."""
+    import subprocess  # noqa: PLC0415
+
+    options = {"process_group": 0, "stdout": subprocess.PIPE, "text": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        family = subprocess.Popen(["/bin/sh", "-c", "sleep 1000 & echo $$ $!; wait"], **options)
+        line = family.stdout.readline().strip()
+        with subprocess.Popen(["/bin/sh", "-c", "sleep 1000 >/dev/null & echo $!"], **options) as shell:
+            line += f" {shell.stdout.read().strip()}"
+        say(path, line)
+        del family
+
+
+def leave_session(path: str) -> None:
+    """Leave a program behind that has a session of its own."""
+    import subprocess  # noqa: PLC0415
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        say(path, subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True).pid)
+
+
 def leave_child_and_exit(path: str, code: int) -> None:
     say(path, leave_child())
     os._exit(code)

@@ -7,6 +7,7 @@ there for the next until the worker is replaced; it must never cost that one its
 from __future__ import annotations
 
 import functools
+import os
 import signal
 from pathlib import Path
 
@@ -128,6 +129,22 @@ async def test_a_program_left_behind(line) -> None:
         assert await fault.cpu.run(tasks.identity, "after") == "after"
         assert is_alive(child)
     await ended(child)
+
+
+async def test_programs_left_behind_in_other_groups(line) -> None:
+    """Those that outlive their task in a group of their own end with the executor; with a session they don't."""
+    says = line()
+    async with under_fault(line, survives=True) as fault:
+        await fault.cpu.run(fault_tasks.leave_other_groups, says.path)
+        others = [int(number) for number in (await says.hear()).split()]
+        await fault.cpu.run(fault_tasks.leave_session, says.path)
+        leader = int(await says.hear())
+        assert len(others) == 3
+        assert all(is_alive(pid) for pid in others)
+    for pid in others:
+        await ended(pid)
+    assert is_alive(leader)
+    os.kill(leader, signal.SIGKILL)
 
 
 async def test_a_program_left_behind_by_a_crash(line) -> None:

@@ -79,6 +79,26 @@ async def test_a_killed_server_leaves_nothing_of_its_tasks(line) -> None:
     assert left == []
 
 
+async def test_a_killed_server_leaves_no_program_in_another_group(line) -> None:
+    """Programs that have left their worker's group are gone, too, except those with a session of their own."""
+    says = line()
+    with start_script(SERVER, says.path, "leave_other_groups", "leave_session", "stay") as server:
+        try:
+            with anyio.fail_after(PATIENCE):
+                said = [await says.hear() for _ in range(5)]
+        finally:
+            server.kill()
+        deadline = time.monotonic() + DEATH_TIME
+    pids = {int(number) for text in said if not text.startswith("port") for number in text.split()}
+    assert len(pids) >= 6  # two workers or more, and four programs
+    left = [pid for pid in pids if not wait_for_end(pid, max(0, deadline - time.monotonic()))]
+    sessions = [os.getsid(pid) for pid in left]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert sessions == left
+    assert len(left) == 1
+
+
 STOPPING = """
     import asyncio, signal, sys
     import lines, worker_tasks
