@@ -22,9 +22,11 @@ class ControlMessage(enum.IntEnum):
     FORK = 101
     """Fork a worker. The body names the modules to import first; the worker's descriptors are attached."""
     FORKED = 102
-    """The answer. The number is the worker's process id; 0 if forking is not safe, or failed as the body says."""
+    """The answer. The number is the worker's process id; 0 if forking failed as the body says."""
     REAP = 103
     """The child with this process id has ended, and its exit status has been read: reap it."""
+    UNSAFE = 104
+    """The answer if forking is not safe. The body names the threads and descriptors that prevent it."""
 
 
 class ControlChannel:

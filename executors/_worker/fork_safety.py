@@ -29,12 +29,20 @@ def descriptors() -> set[int]:
     return found
 
 
-def is_single_threaded() -> bool:
-    """Whether this process has one thread (Linux). Another may hold a lock, which would stay locked in a fork.
+def other_threads() -> list[str]:
+    """Name the threads besides this one (Linux). One may hold a lock, which would stay locked in a fork.
 
     Threads of native libraries count, which `threading` doesn't know.
     """
-    return threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == 1
+    python_threads = {thread.native_id: thread.name for thread in threading.enumerate()}
+    found = []
+    for number in sorted({int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}):
+        if number in python_threads:
+            found.append(f"thread {python_threads[number]!r}")
+        else:
+            with suppress(OSError), open(f"/proc/self/task/{number}/comm", errors="replace") as file:  # it has ended
+                found.append(f"native thread {file.read().strip()!r}")
+    return found
 
 
 def limit_native_threads() -> None:
@@ -44,30 +52,29 @@ def limit_native_threads() -> None:
         os.environ.setdefault(name, "1")
 
 
-def files_to_reopen(before: set[int]) -> list[int] | None:
+def check_descriptors(before: set[int]) -> tuple[list[int], list[str]]:
     """Check the descriptors that have been opened since `before`.
 
     Args:
         before: The descriptors that were open then.
 
     Returns:
-        Files open for reading, which each fork must reopen because it would share the file position with the others.
-        None if a descriptor is open that forks cannot share: a socket, a pipe, or a file that is written other than by
-        appending.
+        Files open for reading, which each fork must reopen because it would share the file position with the others;
+        and the names of what forks cannot share: a socket, a pipe, or a file that is written other than by appending.
     """
-    to_reopen = []
+    to_reopen, unshareable = [], []
     for fd in sorted(descriptors() - before):
         status, flags = os.fstat(fd), fcntl.fcntl(fd, fcntl.F_GETFL)
         if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == _MEMORY_DEVICES:
             continue
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        if flags & os.O_APPEND:
+        if stat.S_ISREG(status.st_mode) and flags & os.O_APPEND:
             continue
-        if flags & os.O_ACCMODE != os.O_RDONLY or not os.access(f"/proc/self/fd/{fd}", os.R_OK):
-            return None
-        to_reopen.append(fd)
-    return to_reopen
+        path = f"/proc/self/fd/{fd}"
+        if stat.S_ISREG(status.st_mode) and flags & os.O_ACCMODE == os.O_RDONLY and os.access(path, os.R_OK):
+            to_reopen.append(fd)
+        else:
+            unshareable.append(f"descriptor {fd} ({os.readlink(path)})")
+    return to_reopen, unshareable
 
 
 def reopen(fds: list[int]) -> None:

@@ -143,7 +143,10 @@ class Zygote:
         self._import(modules)
         if len(fds) != 2:
             failure = b"the zygote process has no file descriptor left"
-        elif self._is_fork_safe(fds):
+        elif obstacles := self._obstacles(fds):
+            self._send(ControlMessage.UNSAFE, ", ".join(obstacles).encode(errors="replace"))
+            return False
+        else:
             self._handle_signals()
             fork_safety.flush()
             signals_before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.GROUP_SIGNALS)
@@ -156,15 +159,17 @@ class Zygote:
             except OSError as error:
                 failure = str(error).encode()
             signal.pthread_sigmask(signal.SIG_SETMASK, signals_before)
-        with suppress(OSError):  # the launcher has closed its end
-            self._log.send([frame(ControlMessage.FORKED, failure, pid)])
+        self._send(ControlMessage.FORKED, failure, pid)
         return False
 
-    def _is_fork_safe(self, fds: Iterable[int]) -> bool:
-        """Whether this process may be forked; the fork is to have these descriptors as well."""
-        files = fork_safety.files_to_reopen({*self._descriptors_before, *fds})
-        self._files_to_reopen = files or []
-        return files is not None and fork_safety.is_single_threaded()
+    def _obstacles(self, fds: Iterable[int]) -> list[str]:
+        """Return what prevents a fork, which is to have these descriptors as well."""
+        self._files_to_reopen, unshareable = fork_safety.check_descriptors({*self._descriptors_before, *fds})
+        return [*fork_safety.other_threads(), *unshareable]
+
+    def _send(self, kind: ControlMessage, body: bytes, number: int = 0) -> None:
+        with suppress(OSError):  # the launcher has closed its end
+            self._log.send([frame(kind, body, number)])
 
     def _import(self, modules: Iterable[str]) -> None:
         """Import modules that have not been imported yet. Each is tried once."""
@@ -186,7 +191,7 @@ class Zygote:
         freeze_imports()
 
     def _handle_signals(self) -> None:
-        """Receive SIGTERM when the parent exits, and SIGCHLD when a child does. The app's handler would reap workers."""
+        """Receive SIGTERM when the parent exits, and SIGCHLD when a child does, in place of the app's handler."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
         handler = signal.signal(signal.SIGCHLD, self._on_sigchld)
         if handler != self._on_sigchld:

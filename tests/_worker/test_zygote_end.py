@@ -125,7 +125,7 @@ def test_nothing_is_started_once_stopped(launcher, launch, line, tmp_path, monke
         forks.stop()
         number_started = len(started_modules)
         for each in launches:
-            with pytest.raises(StartError, match="closing|exit code"):
+            with pytest.raises(StartError, match=r"closing|exit code"):
                 each.result(timeout=5)
     assert len(started_modules) == number_started == 1
     if worker is not None:

@@ -6,6 +6,7 @@ no such children. It never forks the server: the child would hold its sockets an
 
 from __future__ import annotations
 
+import logging
 import pickle
 import select
 import sys
@@ -23,6 +24,8 @@ from executors.backends.process import logs
 from executors.backends.process.orphans import Orphans
 from executors.backends.process.worker_process import Pipes, WorkerProcess
 from executors.backends.process.zygote_process import ZygoteProcess
+
+logger = logging.getLogger("executors")
 
 START_TIMEOUT = 60.0
 """Seconds that the start of a worker may take, including the import of its app."""
@@ -237,7 +240,7 @@ class Launcher:
         try:
             with self._interruptible(zygote.shutdown):
                 zygote.send(ControlMessage.FORK, pickle.dumps(sorted(modules)), fds=pipes.fds())
-                pid, failure = self._receive_from(zygote)
+                kind, pid, body = self._receive_from(zygote)
         except TimeoutError:  # it hangs in an import. It stays, as the parent of its workers
             self._can_fork = False
             return 0
@@ -246,20 +249,24 @@ class Launcher:
             zygote.end()
             self._zygote = None
             return 0
-        if not pid and not failure:
+        if kind == ControlMessage.UNSAFE:
             self._can_fork = False
+            logger.info(
+                "further workers start as separate processes, not as forks, because imports have left behind: %s",
+                body.decode(errors="replace"),
+            )
             if not zygote.has_forked:
                 zygote.end(_EXIT_TIMEOUT)
                 self._zygote = None
         return pid
 
-    def _receive_from(self, zygote: ZygoteProcess) -> tuple[int, bytes]:
-        """Wait for the number and body of an answer, and pass log records on."""
+    def _receive_from(self, zygote: ZygoteProcess) -> tuple[int, int, bytes]:
+        """Wait for an answer, its type, number and body, and pass log records on."""
         deadline = time.monotonic() + self._start_timeout
         while True:
             kind, number, body = zygote.receive(max(deadline - time.monotonic(), 0.001))
             if self._is_answer(kind, body, zygote.popen.pid):
-                return number, body
+                return kind, number, body
 
     def _forked_worker(self, zygote: ZygoteProcess, pid: int, pipes: Pipes) -> WorkerProcess:
         def reap(pid: int) -> None:
