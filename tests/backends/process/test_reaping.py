@@ -108,7 +108,8 @@ def test_workers_of_a_killed_zygote(run_server, idle: bool) -> None:
             zygote = await cpu.run(os.getppid)
             if not {idle}:
                 running = [cpu.submit(subprocess.call, ["/bin/sh", "-c", "sleep 1000; true"]) for _ in range(2)]
-                await asyncio.sleep(0.2)
+                while len(descendants()) < 8:  # the zygote, two workers, two shells and what they run; the server's own
+                    await asyncio.sleep(0.01)
             os.kill(zygote, signal.SIGKILL)
             for handle in [] if {idle} else running:
                 try:
