@@ -294,7 +294,7 @@ class Launcher:
         self.stop()
         if (zygote := self._zygote) is not None:
             zygote.exit(_KILL_TIMEOUT)  # nobody else may be left to reap it
-            if self._zygote_lock.acquire(blocking=False):  # otherwise its holder sees the end, and closes it
+            if self._zygote_lock.acquire(timeout=_KILL_TIMEOUT):  # its holder sees the end
                 zygote.close()
                 self._zygote_lock.release()
         self._orphans.wait(_KILL_TIMEOUT)
