@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
@@ -52,9 +53,15 @@ def _prctl(option: int, value: int) -> None:
 
 
 def set_group(pid: int) -> None:
-    """Put a forked process into a group of its own. Both parent and child call it, so that neither has to wait."""
+    """Put a forked process into a group of its own."""
     with suppress(OSError):  # it has ended
         os.setpgid(pid, 0)
+
+
+def wait_for_group() -> None:
+    """Wait, in a forked process, until the parent has called `set_group`."""
+    while os.getpgrp() != os.getpid():
+        time.sleep(0.0001)
 
 
 def children() -> list[int]:

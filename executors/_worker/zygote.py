@@ -155,11 +155,12 @@ class Zygote:
                 if not pid:
                     return True  # the signals stay blocked until the fork has handlers of its own
                 self._children.add(pid)
-                signals.set_group(pid)
             except OSError as error:
                 failure = str(error).encode()
             signal.pthread_sigmask(signal.SIG_SETMASK, signals_before)
         self._send(ControlMessage.FORKED, failure, pid)
+        if pid:  # not before the server knows it: it reaps this group, and those that it knows, if the zygote is killed
+            signals.set_group(pid)
         return False
 
     def _obstacles(self, fds: Iterable[int]) -> list[str]:
@@ -201,8 +202,8 @@ class Zygote:
 
     def _start_worker(self, socket_fd: int, memory_fd: int) -> WorkerConnection:
         """Turn a fork into a worker that is ready for jobs."""
-        signals.set_group(0)
         signals.set_parent_death_signal(self._pid, signal.SIGKILL)
+        signals.wait_for_group()
         signals.ignore_group_signals()
         signal.signal(signal.SIGCHLD, self._app_sigchld_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.GROUP_SIGNALS)

@@ -205,8 +205,8 @@ class Launcher:
         """Have the zygote fork a worker. Returns None if it cannot."""
         zygote = self._zygote
         if zygote is not None and zygote.popen.poll() is not None:
-            zygote.close()
-            zygote = self._zygote = None
+            self._end(zygote)
+            zygote = None
         if zygote is None:
             zygote = self._zygote = self._start_zygote()
         pipes = Pipes()
@@ -229,11 +229,18 @@ class Launcher:
                 zygote.send(FrameType.CONFIG, config)
                 self._receive_from(zygote)
         except (EOFError, ConnectionError):
-            raise StartError(f"the process ended with exit code {zygote.end(_EXIT_TIMEOUT)}") from None
+            raise StartError(f"the process ended with exit code {self._end(zygote, _EXIT_TIMEOUT)}") from None
         except BaseException:
-            zygote.end(_EXIT_TIMEOUT)
+            self._end(zygote, _EXIT_TIMEOUT)
             raise
         return zygote
+
+    def _end(self, zygote: ZygoteProcess, timeout: float = 0.0) -> int:
+        """Have the zygote exit, and kill it after `timeout` seconds. Returns its exit code."""
+        code = zygote.end(timeout)
+        self._zygote = None
+        self._orphans.add(zygote.popen.pid)  # forks that the launcher does not know of are still in its group
+        return code
 
     def _request_fork(self, zygote: ZygoteProcess, modules: frozenset[str], pipes: Pipes) -> int:
         """Have the zygote fork; return the worker's process id, or 0 if forking is not safe or failed."""
@@ -246,8 +253,7 @@ class Launcher:
             return 0
         except (EOFError, OSError):
             self._check_running()  # otherwise `close` ends it: its workers may be about to exit
-            zygote.end()
-            self._zygote = None
+            self._end(zygote)
             return 0
         if kind == ControlMessage.UNSAFE:
             self._can_fork = False
@@ -256,8 +262,7 @@ class Launcher:
                 body.decode(errors="replace"),
             )
             if not zygote.has_forked:
-                zygote.end(_EXIT_TIMEOUT)
-                self._zygote = None
+                self._end(zygote, _EXIT_TIMEOUT)
         return pid
 
     def _receive_from(self, zygote: ZygoteProcess) -> tuple[int, int, bytes]:
@@ -295,7 +300,7 @@ class Launcher:
         if (zygote := self._zygote) is not None:
             zygote.exit(_KILL_TIMEOUT)  # nobody else may be left to reap it
             if self._zygote_lock.acquire(timeout=_KILL_TIMEOUT):  # its holder sees the end
-                zygote.close()
+                self._end(zygote)
                 self._zygote_lock.release()
         self._orphans.wait(_KILL_TIMEOUT)
 
@@ -306,6 +311,5 @@ class Launcher:
             zygote.shutdown()
         with self._zygote_lock:
             if self._zygote is not None:
-                self._zygote.end(_EXIT_TIMEOUT)
-                self._zygote = None
+                self._end(self._zygote, _EXIT_TIMEOUT)
         self._orphans.wait(_EXIT_TIMEOUT)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 class Orphans:
-    """Reaps processes whose group was that of a worker, once they are children of this process.
+    """Reaps processes whose group was that of a worker or a zygote, once they are children of this process.
 
     As a rule they are not: the zygote reaps what its forks leave, and otherwise init does. Other children of this
     process are never waited for. Any thread.
@@ -21,7 +21,7 @@ class Orphans:
         """Reap what has ended of a group now, and what is left of it later.
 
         Args:
-            group: The id of a killed group whose leader, a worker, has been reaped, or is about to be by the zygote.
+            group: The id of a group whose leader, a worker or a zygote, has been reaped or is about to be.
         """
         self._groups.add(group)
         self._reap()
