@@ -127,3 +127,38 @@ def test_workers_of_a_killed_zygote(run_server, idle: bool) -> None:
 
     asyncio.run(serve(test))
     """)
+
+
+def test_a_zygote_that_is_killed_while_it_forks() -> None:
+    """A fork that the server has not heard of is reaped, too."""
+    run_script("""
+        import ctypes, os, random, signal, threading, time
+        from launching import call, config
+        from executors.backends.process.launcher import Launcher, StartError
+        from processes import descendants
+
+        def launch():
+            try:
+                return [launcher.launch()]
+            except StartError:  # it was killed with the zygote
+                return []
+
+        def kill_later(pid):
+            time.sleep(random.random() * 0.004)
+            os.kill(pid, signal.SIGKILL)
+
+        ctypes.CDLL(None).prctl(36, 1)
+        launcher = Launcher(config)
+        for _ in range(40):
+            workers = launch()
+            if workers and workers[0].is_forked:
+                killer = threading.Thread(target=kill_later, args=(call(workers[0], os.getppid),))
+                killer.start()
+                workers += launch()
+                killer.join()
+            for worker in workers:
+                worker.reap()
+                worker.close()
+        launcher.close()
+        assert not descendants(), descendants()
+    """)
