@@ -14,10 +14,10 @@ import signal
 import socket
 from _thread import start_new_thread
 from contextlib import contextmanager, suppress
-from mmap import mmap
 
 import executors
 from executors._wire.channel import BlockingChannel
+from executors._wire.entered_task import map_to_write
 from executors._wire.frames import FrameType, frame
 from executors._worker import fork_safety, signals
 from executors._worker.logging import Outbox
@@ -135,7 +135,7 @@ class WorkerConnection:
         os.set_inheritable(socket_fd, False)
         self._socket = socket.socket(fileno=socket_fd)
         self.channel = BlockingChannel(self._socket)
-        self.entered_task_id = mmap(memory_fd, 8)
+        self.entered_task_id = map_to_write(memory_fd)
         os.close(memory_fd)
 
     def kill_on_hang_up(self) -> None:

@@ -8,15 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from mmap import mmap
 from pathlib import Path
-from typing import Any
 
 from executors._loops import EventLoop
+from executors._wire import entered_task
 from executors.backends.process.zygote_process import start_interpreter
 
 JOB_SOCKET_TYPE = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_STREAM
@@ -40,29 +38,21 @@ class Pipes:
         with ExitStack() as stack:
             pair = socket.socketpair(socket.AF_UNIX, JOB_SOCKET_TYPE)
             self.sock, self.worker_sock = map(stack.enter_context, pair)
-            self._file = stack.enter_context(_memory_file())
-            self._file.truncate(8)
-            self.entered_task_id = mmap(self._file.fileno(), 8)
+            self._memory = stack.enter_context(entered_task.memory_file())
             stack.pop_all()
 
     def fds(self) -> tuple[int, int]:
         """Return the descriptors that the worker needs: its end of the socket pair, and the memory."""
-        return self.worker_sock.fileno(), self._file.fileno()
+        return self.worker_sock.fileno(), self._memory.fileno()
 
-    def close_file(self) -> None:
-        """Close the descriptor of the memory, which only the worker needs once it is mapped."""
-        self._file.close()
+    def entered_task_id(self) -> int:
+        """Return what the memory holds."""
+        return entered_task.read_id(self._memory.fileno())
 
     def close(self) -> None:
         """Close everything. May be called again."""
-        for each in (self._file, self.sock, self.worker_sock, self.entered_task_id):
+        for each in (self._memory, self.sock, self.worker_sock):
             each.close()
-
-
-def _memory_file() -> Any:
-    if not hasattr(os, "memfd_create"):
-        return tempfile.TemporaryFile(buffering=0)
-    return os.fdopen(os.memfd_create("executors-entered"), "r+b", buffering=0)
 
 
 class WorkerProcess:
@@ -98,7 +88,6 @@ class WorkerProcess:
         self.worker_sock = pipes.worker_sock
         self.keeps_messages = self.worker_sock.type == socket.SOCK_SEQPACKET
         """Whether an unread message can be taken back from `worker_sock`."""
-        pipes.close_file()
         if self.pidfd is None:
             self.worker_sock.close()
         self._pipes = pipes
@@ -129,8 +118,15 @@ class WorkerProcess:
             raise
 
     def entered_task_id(self) -> int:
-        """Return the id of the last task that the worker has entered; 0 if none."""
-        return int.from_bytes(self._pipes.entered_task_id[:8], "little")
+        """Return the id of the last task that the worker has entered; 0 if none. A task may have changed it."""
+        return self._pipes.entered_task_id()
+
+    def has_unread(self) -> bool:
+        """Whether there is a message that the worker has not read."""
+        try:
+            return bool(self.worker_sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
 
     def kill(self) -> None:
         """Kill the process and its group. Does nothing if it has ended."""

@@ -1,0 +1,64 @@
+"""The memory in which a worker publishes the id of the task that it enters, so that the server knows it after a crash.
+
+A task may write to any descriptor, and truncate what it refers to. So the worker's mapping is the only way to write
+here, where the system can seal memory (Linux), and the server reads a file, where access to a mapping could fail.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from executors._wire.segments import map_segment
+
+TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+if TYPE_CHECKING:
+    from mmap import mmap
+    from typing import Any
+
+_SIZE = 8
+_F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1, and not in `fcntl` of Python before 3.13
+
+
+def memory_file() -> Any:
+    """Return a file without a name that holds the id 0.
+
+    Raises:
+        OSError: The system has no descriptor or memory left.
+    """
+    if not hasattr(os, "memfd_create"):
+        import tempfile  # noqa: PLC0415
+
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        file.truncate(_SIZE)
+        return file
+    import fcntl  # noqa: PLC0415
+
+    file = os.fdopen(os.memfd_create("executors-entered", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b", buffering=0)
+    try:
+        os.posix_fallocate(file.fileno(), 0, _SIZE)  # reserved: writing to the mapping never fails
+    except BaseException:
+        file.close()
+        raise
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return file
+
+
+def map_to_write(fd: int) -> mmap:
+    """Map the memory in the worker, which alone can write to it from then on.
+
+    Args:
+        fd: The descriptor of the file.
+    """
+    mapping = map_segment(fd, _SIZE)
+    if hasattr(os, "memfd_create"):
+        import fcntl  # noqa: PLC0415
+
+        with suppress(OSError):  # the kernel does not know this seal
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
+    return mapping
+
+
+def read_id(fd: int) -> int:
+    """Return the id in the file; if that has been truncated, a number that is no task's id."""
+    return int.from_bytes(os.pread(fd, _SIZE, 0).ljust(_SIZE, b"\xff"), "little")
