@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import array
+import errno
+import os
 import select
 import socket
 from collections import deque
 
-from executors._wire.frames import FrameReader, GarbledError, messages
+from executors._wire.frames import CONTINUED, MESSAGE_SIZE, FrameReader, GarbledError, keeps_messages, messages
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class BlockingChannel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._inode = os.fstat(sock.fileno()).st_ino
         self._reader = FrameReader(sock)
         self._frames: list[Frame] = []
         self.descriptors = self._reader.descriptors
@@ -35,6 +38,7 @@ class BlockingChannel:
 
         Raises:
             EOFError: The server has closed its end.
+            GarbledError: What was received is not a frame.
         """
         while not self._frames:
             self._frames = self._reader.receive()
@@ -52,12 +56,22 @@ class BlockingChannel:
         Args:
             parts: The frames.
             descriptors: File descriptors to send along with the first of them.
+
+        Raises:
+            OSError: The server has closed its end; or a task has closed this one, and its number may be another's.
         """
-        for message in messages(parts):
-            sent = _send_with(self._socket, message, descriptors) if descriptors else self._socket.send(message)
-            while sent < len(message):  # a byte stream
-                sent += self._socket.send(memoryview(message)[sent:])
+        if os.fstat(self._socket.fileno()).st_ino != self._inode:
+            raise OSError(errno.EBADF, "a task has closed the socket of its worker")
+        if len(parts) == 1 and not descriptors and 0 < len(parts[0]) <= MESSAGE_SIZE:  # as nearly always
+            self._send_rest(parts[0], self._socket.send(parts[0]))
+            return
+        for is_continued, message in messages(parts):
+            self._send_rest(message, _send(self._socket, message, is_continued, descriptors))
             descriptors = ()
+
+    def _send_rest(self, message: Buffer, sent: int) -> None:
+        while sent < len(message):  # a byte stream
+            sent += self._socket.send(memoryview(message)[sent:])
 
 
 class LoopChannel:
@@ -67,7 +81,8 @@ class LoopChannel:
         sock: The socket; made non-blocking here.
         loop: The running loop.
         on_frame: Called with each frame; returns whether another may have come by now.
-        on_garbled: Called with the reason when what is received cannot be read. Nothing more is read then.
+        on_garbled: Called with the reason when what is received cannot be read. On a byte stream nothing more is read
+            then; otherwise other messages are, and this may be called again.
     """
 
     def __init__(
@@ -85,7 +100,7 @@ class LoopChannel:
         self._on_garbled = on_garbled
         self.descriptors = self._reader.descriptors
         self._received: deque[Frame] = deque()
-        self._unsent: deque[tuple[Buffer, Sequence[int]]] = deque()
+        self._unsent: deque[tuple[bool, Buffer, Sequence[int]]] = deque()
         loop.add_reader(sock.fileno(), self._read)
 
     def try_send(self, message: bytes) -> bool:
@@ -97,7 +112,7 @@ class LoopChannel:
         except OSError:  # it is full, or the worker has ended, which its exit watch reports
             return False
         if sent < len(message):  # a byte stream
-            self.send([memoryview(message)[sent:]])
+            self._queue([(True, memoryview(message)[sent:])], ())
         return True
 
     def send(self, parts: Sequence[Buffer], descriptors: Sequence[int] = ()) -> None:
@@ -107,9 +122,12 @@ class LoopChannel:
             parts: The frames. Do not change them afterwards.
             descriptors: File descriptors to send along with the first of them. Keep them open until the worker ends.
         """
+        self._queue(messages(parts), descriptors)
+
+    def _queue(self, found: Sequence[tuple[bool, Buffer]], descriptors: Sequence[int]) -> None:
         is_waiting = bool(self._unsent)
-        for message in messages(parts):
-            self._unsent.append((message, descriptors))
+        for is_continued, message in found:
+            self._unsent.append((is_continued, message, descriptors))
             descriptors = ()
         if not is_waiting:
             self._write()
@@ -119,10 +137,10 @@ class LoopChannel:
     def _write(self) -> None:
         try:
             while self._unsent:
-                message, descriptors = self._unsent[0]
-                sent = _send_with(self._socket, message, descriptors) if descriptors else self._socket.send(message)
+                is_continued, message, descriptors = self._unsent[0]
+                sent = _send(self._socket, message, is_continued, descriptors)
                 if sent < len(message):
-                    self._unsent[0] = (memoryview(message)[sent:], ())
+                    self._unsent[0] = (True, memoryview(message)[sent:], ())
                 else:
                     self._unsent.popleft()
         except BlockingIOError:
@@ -141,12 +159,8 @@ class LoopChannel:
                 frames = self._reader.receive()
             except (BlockingIOError, InterruptedError):
                 return
-            except (EOFError, OSError):
-                self._stop_reading()
-                return
-            except GarbledError as error:
-                self._stop_reading()
-                self._on_garbled(str(error))
+            except (EOFError, OSError, GarbledError) as error:
+                self._pass_on(self._on_unreadable(error))
                 return
             if len(frames) == 1 and not self._received:  # as nearly always
                 may_be_more = self._on_frame(frames[0])
@@ -154,6 +168,14 @@ class LoopChannel:
                 may_be_more = self._pass_on(frames)
             if not may_be_more:
                 return
+
+    def _on_unreadable(self, error: Exception) -> list[Frame]:
+        """Report what is no frame; return the frames that were received with it."""
+        if not self._reader.keeps_messages or isinstance(error, OSError):
+            self._loop.remove_reader(self._socket.fileno())
+        if self._reader.keeps_messages or isinstance(error, GarbledError):
+            self._on_garbled(str(error))  # a message is never empty, and the server itself keeps the other end open
+        return error.frames if isinstance(error, GarbledError) else []
 
     def _pass_on(self, frames: list[Frame]) -> bool:
         """Pass frames on in order, even if one of them has more received before the others are passed on.
@@ -167,16 +189,20 @@ class LoopChannel:
             may_be_more = self._on_frame(self._received.popleft())
         return may_be_more
 
-    def _stop_reading(self) -> None:
-        self._loop.remove_reader(self._socket.fileno())
+    @property
+    def is_sending(self) -> bool:
+        """Whether something has not been sent yet."""
+        return bool(self._unsent)
 
     def receive_all(self) -> None:
         """Receive everything there is, and pass each complete frame on."""
         while True:
             try:
                 frames = self._reader.receive()
-            except (EOFError, OSError, GarbledError):
+            except (EOFError, OSError):
                 return
+            except GarbledError as error:
+                frames = self._on_unreadable(error)
             self._pass_on(frames)
 
     def close(self) -> None:
@@ -191,7 +217,8 @@ class LoopChannel:
                 socket.close(self.descriptors.popleft())
 
 
-def _send_with(sock: socket.socket, message: Buffer, descriptors: Sequence[int]) -> int:
+def _send(sock: socket.socket, message: Buffer, is_continued: bool, descriptors: Sequence[int]) -> int:
     """Send a message along with descriptors; return how many of its bytes a byte stream has taken now."""
-    rights = array.array("i", descriptors)
-    return sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    prefix = CONTINUED if is_continued and keeps_messages(sock) else b""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    return sock.sendmsg([prefix, message], rights) - len(prefix)

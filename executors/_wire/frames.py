@@ -2,7 +2,8 @@
 
 A frame's body is decoded for its task alone, so that one that cannot be decoded harms no other task. Where the system
 has SOCK_SEQPACKET the socket keeps the boundaries of messages, and a message is one or more whole frames, or a piece of
-a large one. A byte stream works as well.
+a large one. Each says whether it begins with a frame or continues one, so that a message that a task has written to the
+worker's socket harms none of the others. A byte stream works as well, without that.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ HEADER = struct.Struct("<BQdQ")
 
 MESSAGE_SIZE = 64 * 1024
 """The largest message in bytes: the kernel sends each one whole or not at all, and may refuse larger ones."""
+
+CONTINUED = b"\x10"
+"""Precedes a message that continues a frame, where the socket keeps messages. No frame's type begins so."""
 
 _HEADER_SIZE = HEADER.size
 _pack_header = HEADER.pack
@@ -93,7 +97,16 @@ def frame(kind: int, body: Buffer = b"", task_id: int = 0, cpu_time: float = 0.0
 
 class GarbledError(Exception):
     """What was received is not a frame, as a task has written to the worker's descriptors; or there is no memory for
-    it."""
+    it.
+
+    Args:
+        detail: What is wrong.
+        frames: The frames that were received with it.
+    """
+
+    def __init__(self, detail: str, frames: Sequence[Frame] = ()) -> None:
+        super().__init__(detail)
+        self.frames = list(frames)
 
 
 class FrameReader:
@@ -104,8 +117,9 @@ class FrameReader:
     """
 
     def __init__(self, sock: socket.socket) -> None:
+        self.keeps_messages = keeps_messages(sock)
         self._receive_into = sock.recvmsg_into
-        self._buffer = bytearray(MESSAGE_SIZE)
+        self._buffer = bytearray(MESSAGE_SIZE + len(CONTINUED))
         self._buffers = [self._buffer]
         self._rest = b""  # the beginning of a header that a byte stream has split
         self._large: bytearray | None = None  # a body that has more to come
@@ -118,20 +132,35 @@ class FrameReader:
         """Receive once, and return the frames that are complete.
 
         Raises:
-            EOFError: The other end is closed.
+            EOFError: The other end is closed, or the message is empty.
             BlockingIOError: There is nothing to receive, and the socket is non-blocking.
-            GarbledError: It cannot be read, nor can anything that follows.
+            GarbledError: It cannot be read. Nor can anything that follows on a byte stream; other messages can.
         """
         received, ancillary, _, _ = self._receive_into(self._buffers, _ANCILLARY_SIZE, _RECEIVE_FLAGS)
         for _, _, data in ancillary:
             self.descriptors.extend(array.array("i", data))
         if not received:
-            raise EOFError
+            raise EOFError("a message is empty, or the connection has been shut down")
         if received >= _HEADER_SIZE and not self._rest and self._large is None:
             kind, task_id, cpu_time, length = _unpack_header(self._buffer)
             if received == _HEADER_SIZE + length and kind & TYPE_BITS in _TYPES:  # one frame, as nearly always
                 return [(kind, task_id, cpu_time, self._buffer[_HEADER_SIZE:received])]
-        return self._split(memoryview(self._buffer)[:received])
+        split = self._split_message if self.keeps_messages else self._split
+        return split(memoryview(self._buffer)[:received])
+
+    def _split_message(self, data: memoryview) -> list[Frame]:
+        detail = ""
+        is_continued = data[:1] == CONTINUED
+        if is_continued and self._large is None:
+            raise GarbledError("a message continues no frame")
+        if not is_continued and self._large is not None:
+            detail, self._large = "a frame is not continued", None
+        frames = self._split(data[is_continued:])
+        if self._rest:
+            detail, self._rest = "a message ends within a header", b""
+        if detail:
+            raise GarbledError(detail, frames)
+        return frames
 
     def _split(self, data: memoryview) -> list[Frame]:
         frames: list[Frame] = []
@@ -144,14 +173,14 @@ class FrameReader:
         while end - at >= _HEADER_SIZE:
             kind, task_id, cpu_time, length = _unpack_header(data, at)
             if kind & TYPE_BITS not in _TYPES:
-                raise GarbledError(f"there is no frame of type {kind}")
+                raise GarbledError(f"there is no frame of type {kind}", frames)
             begin = at + _HEADER_SIZE
             at = begin + length
             if at > end:
                 try:
                     self._large = bytearray(length)
                 except (MemoryError, OverflowError):
-                    raise GarbledError(f"there is no memory for a frame of {length} bytes") from None
+                    raise GarbledError(f"there is no memory for a frame of {length} bytes", frames) from None
                 self._large[: end - begin] = data[begin:]
                 self._large_header = kind, task_id, cpu_time
                 self._missing = at - end
@@ -173,22 +202,42 @@ class FrameReader:
         return rest
 
 
-def messages(parts: Sequence[Buffer]) -> Sequence[Buffer]:
-    """Cut frames into messages: small parts are joined, and large ones cut."""
-    if len(parts) == 1 and 0 < len(parts[0]) <= MESSAGE_SIZE:
-        return parts
-    found: list[Buffer] = []
+def keeps_messages(sock: socket.socket) -> bool:
+    """Return whether a socket keeps the boundaries of messages."""
+    return sock.type != socket.SOCK_STREAM
+
+
+def messages(parts: Sequence[Buffer]) -> list[tuple[bool, Buffer]]:
+    """Cut frames into messages: small parts are joined, and large ones cut.
+
+    Args:
+        parts: The frames. Each part is a frame, or belongs to the frame that the part before it is of; the first part
+            of a frame has all of its header.
+
+    Returns:
+        The messages, and whether each continues the frame of the one before.
+    """
+    found: list[tuple[bool, Buffer]] = []
     joined: list[Buffer] = []
     size = 0
-    for part in parts:
-        if size + len(part) > MESSAGE_SIZE:
-            found.append(b"".join(joined))
+    missing = 0  # bytes of the frame that has begun
+    is_continued = False
+    for part in filter(len, parts):
+        if joined and size + len(part) > MESSAGE_SIZE:
+            found.append((is_continued, b"".join(joined)))
             joined, size = [], 0
+        if not joined:
+            is_continued = missing > 0
+        if missing <= 0:
+            missing = _HEADER_SIZE + int(_unpack_header(part)[3])
+        missing -= len(part)
         if len(part) > MESSAGE_SIZE:  # not copied
             view = memoryview(part)
-            found += (view[at : at + MESSAGE_SIZE] for at in range(0, len(view), MESSAGE_SIZE))
+            pieces = (view[at : at + MESSAGE_SIZE] for at in range(0, len(view), MESSAGE_SIZE))
+            found += ((is_continued or at > 0, piece) for at, piece in enumerate(pieces))
         else:
             joined.append(part)
             size += len(part)
-    found.append(b"".join(joined))
-    return [message for message in found if len(message)]
+    if joined:
+        found.append((is_continued, b"".join(joined)))
+    return found

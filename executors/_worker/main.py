@@ -108,7 +108,13 @@ class Worker(TaskRunner):
         del parts  # the arguments are gone, too, so that their shared memory is free again
         if self._codec.leased:
             frames = [*self._codec.releases(), *frames]
-        self._outbox.send(frames, descriptors)
+        try:
+            self._outbox.send(frames, descriptors)
+        except OSError:  # a task has closed the socket; nothing that it has left may keep this process alive
+            try:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(1)
         self._outbox.job = None
 
     def _run_small(self, task_id: int, body: bytes | bytearray) -> Answer:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from executors._loops import running_loop
 from executors._wire.channel import BlockingChannel, LoopChannel
-from executors._wire.frames import MESSAGE_SIZE, Frame, FrameReader, FrameType, GarbledError, frame, messages
+from executors._wire.frames import HEADER, MESSAGE_SIZE, Frame, FrameReader, FrameType, GarbledError, frame, messages
 from executors.backends.process.worker_process import JOB_SOCKET_TYPE
 
 SIZES = st.one_of(st.integers(0, 60), st.integers(65_000, 66_000), st.integers(0, 300_000))
@@ -67,6 +67,11 @@ def chunks_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
         yield data[begin : begin + max(cuts[-1], 5_000)]
 
 
+def in_parts(first: bytes, rest: bytes) -> list[bytes]:
+    """Make a frame in two parts."""
+    return [HEADER.pack(FrameType.VALUE, 0, 0.0, len(first) + len(rest)) + first, rest]
+
+
 def fail(detail: str) -> None:
     raise AssertionError(detail)
 
@@ -79,13 +84,13 @@ def texts(channel: BlockingChannel, count: int) -> list[bytes]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(kind=TYPES, sizes=st.lists(SIZES, max_size=8), cuts=CUTS)
-def test_any_frames_are_read_in_any_chunks(kind: int, sizes: list[int], cuts: list[int]) -> None:
+@given(sizes=st.lists(SIZES, max_size=8), cuts=CUTS)
+def test_any_frames_are_read_in_any_chunks(sizes: list[int], cuts: list[int]) -> None:
     """Frames of random sizes, written in random chunks and read after each, arrive whole and in order."""
     sent = [(int(FrameType.VALUE), number, number / 4, body_of(size, number)) for number, size in enumerate(sizes)]
     stream = b"".join(frame(FrameType.VALUE, body, number, cpu_time) for _, number, cpu_time, body in sent)
     received: list[tuple[int, int, float, bytes]] = []
-    with opened(kind) as (ours, theirs):
+    with opened(socket.SOCK_STREAM) as (ours, theirs):
         reader = FrameReader(ours)
         for chunk in chunks_of(stream, cuts):
             theirs.sendall(chunk)
@@ -97,8 +102,8 @@ def test_any_frames_are_read_in_any_chunks(kind: int, sizes: list[int], cuts: li
 
 
 @settings(max_examples=50, deadline=None)
-@given(kind=TYPES, sizes=st.lists(SIZES, max_size=6), cuts=CUTS)
-def test_the_worker_reads_any_frames_in_any_chunks(kind: int, sizes: list[int], cuts: list[int]) -> None:
+@given(sizes=st.lists(SIZES, max_size=6), cuts=CUTS)
+def test_the_worker_reads_any_frames_in_any_chunks(sizes: list[int], cuts: list[int]) -> None:
     """The worker's end waits for what is missing, and tells when the parent is gone."""
     bodies = [body_of(size, number) for number, size in enumerate(sizes)]
     stream = b"".join(frame(FrameType.JOB, body, number) for number, body in enumerate(bodies))
@@ -108,7 +113,7 @@ def test_the_worker_reads_any_frames_in_any_chunks(kind: int, sizes: list[int], 
             sock.sendall(chunk)
         sock.shutdown(socket.SHUT_WR)
 
-    with opened(kind) as (ours, theirs):
+    with opened(socket.SOCK_STREAM) as (ours, theirs):
         thread = threading.Thread(target=write, args=(ours,))
         thread.start()
         channel = BlockingChannel(theirs)
@@ -117,6 +122,25 @@ def test_the_worker_reads_any_frames_in_any_chunks(kind: int, sizes: list[int], 
         ]
         with pytest.raises(EOFError):
             channel.receive()
+        thread.join()
+
+
+@settings(max_examples=50, deadline=None)
+@given(kind=TYPES, batches=st.lists(st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=4), max_size=4))
+def test_any_frames_are_read_as_they_are_sent(kind: int, batches: list[list[tuple[int, int]]]) -> None:
+    """Frames of several parts of random sizes, sent together or one after another, arrive whole and in order."""
+    sent = [[(body_of(first, 1), body_of(rest, 2)) for first, rest in sizes] for sizes in batches]
+
+    def write(channel: BlockingChannel) -> None:
+        for bodies in sent:
+            channel.send([part for body in bodies for part in in_parts(*body)])
+
+    with opened(kind) as (ours, theirs):
+        thread = threading.Thread(target=write, args=(BlockingChannel(ours),))
+        thread.start()
+        channel = BlockingChannel(theirs)
+        for body in (body for bodies in sent for body in bodies):
+            assert channel.receive()[3] == b"".join(body)
         thread.join()
 
 
@@ -175,9 +199,8 @@ def test_what_is_no_frame_is_refused(pair: Pair, garbage: bytes) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_parent_hears_once_of_garbage(pair: Pair) -> None:
+async def test_the_parent_hears_once_of_garbage_in_a_byte_stream() -> None:
     """After it nothing more is read."""
-    ours, theirs = pair
     heard: list[str] = []
     told = anyio.Event()
 
@@ -185,12 +208,77 @@ async def test_the_parent_hears_once_of_garbage(pair: Pair) -> None:
         heard.append(detail)
         told.set()
 
-    with closing(LoopChannel(ours, running_loop(), lambda _: None, on_garbled)):
+    with (
+        opened(socket.SOCK_STREAM) as (ours, theirs),
+        closing(LoopChannel(ours, running_loop(), lambda _: None, on_garbled)),
+    ):
         theirs.send(b"x" * 100)
         await told.wait()
         theirs.send(b"x" * 100)
         await anyio.wait_all_tasks_blocked()
     assert len(heard) == 1
+
+
+LARGE = frame(FrameType.VALUE, b"x" * 100_000, 1)
+
+STRAY = {
+    "nothing": b"",
+    "a byte": b"x",
+    "garbage": b"x" * 100,
+    "a part of a header": LARGE[:20],
+    "a part of a frame": LARGE[:100],
+    "a frame and a part": frame(FrameType.VALUE, b"of the task") + LARGE[:100],
+    "a continuation": b"\x10" + LARGE[:100],
+    "too much": LARGE,
+}
+
+
+@KEEPS_MESSAGES
+@pytest.mark.anyio
+@pytest.mark.parametrize("stray", STRAY.values(), ids=STRAY.keys())
+async def test_a_stray_message_harms_no_other(stray: bytes) -> None:
+    """Where messages are kept it is told from those of the channel, and all of them arrive, large ones too."""
+    bodies = [b"before", b"", b"after", b"y" * 150_000, b"last"]
+    heard: list[str] = []
+    found: list[bytes] = []
+    done = anyio.Event()
+
+    def on_frame(received: Frame) -> bool:
+        found.append(bytes(received[3]))
+        if found[-1] == b"last":
+            done.set()
+        return True
+
+    def write() -> None:
+        worker = BlockingChannel(theirs)
+        for body in bodies:
+            worker.send([frame(FrameType.VALUE, body)])
+            if body != b"last":
+                theirs.send(stray)
+
+    with (
+        opened(socket.SOCK_SEQPACKET) as (ours, theirs),
+        closing(LoopChannel(ours, running_loop(), on_frame, heard.append)),
+    ):
+        await anyio.to_thread.run_sync(write)
+        await done.wait()
+    assert [body for body in found if body != b"of the task"] == bodies
+    assert len(heard) == 4
+
+
+@KEEPS_MESSAGES
+def test_a_channel_whose_socket_was_replaced_sends_nothing() -> None:
+    """A task has closed the socket, and another has its number now."""
+    with opened(socket.SOCK_SEQPACKET) as (ours, theirs), opened(socket.SOCK_SEQPACKET) as (other, their_other):
+        channel = BlockingChannel(theirs)
+        os.dup2(their_other.fileno(), theirs.fileno())
+        with pytest.raises(OSError, match="a task has closed"):
+            channel.send([frame(FrameType.VALUE)])
+        for sock in (ours, other):
+            sock.setblocking(False)
+        assert ours.recv(10) == b""
+        with pytest.raises(BlockingIOError):
+            other.recv(10)
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -199,12 +287,26 @@ async def test_the_parent_hears_once_of_garbage(pair: Pair) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(SIZES | st.just(MESSAGE_SIZE), st.sampled_from([bytes, bytearray, memoryview])), max_size=8))
 def test_messages_are_cut_and_joined(shapes: list[tuple[int, type]]) -> None:
-    """Joined, the messages are what the parts were; none is empty or too large, and small parts are together."""
-    parts = [make(body_of(size, number)) for number, (size, make) in enumerate(shapes)]
+    """Joined, the messages are what the parts were; none is empty or too large, and small parts are together.
+
+    Each says whether it begins with a frame.
+    """
+    parts: list[bytes | bytearray | memoryview] = []
+    begins, end = set(), 0
+    for number, (size, make) in enumerate(shapes):
+        whole = frame(FrameType.VALUE, body_of(size, number))
+        at = number * 1000
+        parts += [make(whole[: HEADER.size + at]), make(whole[HEADER.size + at :])]  # the second may be empty
+        begins.add(end)
+        end += len(whole)
     found = messages(parts)
-    assert b"".join(found) == b"".join(parts)
-    assert all(0 < len(message) <= MESSAGE_SIZE for message in found)
-    if sum(map(len, parts)) <= MESSAGE_SIZE:
+    assert b"".join(message for _, message in found) == b"".join(parts)
+    assert all(0 < len(message) <= MESSAGE_SIZE for _, message in found)
+    at = 0
+    for is_continued, message in found:
+        assert is_continued is (at not in begins)
+        at += len(message)
+    if end <= MESSAGE_SIZE:
         assert len(found) <= 1
 
 
@@ -227,7 +329,7 @@ async def test_both_ends_carry_more_than_the_socket_holds(pair: Pair) -> None:
         channel = BlockingChannel(theirs)
         for _ in bodies:
             _, task_id, _, body = channel.receive()
-            channel.send([frame(FrameType.VALUE, b"", task_id)[:-8], len(body).to_bytes(8, "little"), body])
+            channel.send([HEADER.pack(FrameType.VALUE, task_id, 0.0, len(body)), body])
 
     thread = threading.Thread(target=echo)
     thread.start()

@@ -20,7 +20,6 @@ from executors.backends.process.starter import Starter
 from executors.backends.process.worker_handle import WorkerHandle
 from executors.backends.process.worker_process import WorkerProcess
 from executors.backends.side_thread import SideThread
-from executors.errors import WorkerLostError
 
 RETIRE_TIMEOUT = 5.0
 """Seconds that a replaced worker has to exit before it is killed: a task may have left a thread that does not end."""
@@ -127,6 +126,7 @@ class Pool:
 
     def _on_job_ended(self, worker: WorkerHandle, job: Job, kind: int, parts: Sequence[Buffer]) -> None:
         """A worker has ended a job: see to the worker first, so that it does not wait while the outcome is decoded."""
+        garbled, worker.detail = worker.detail, ""
         if kind == FrameType.VALUE:
             self._modules.add(getattr(job.function, "__module__", None) or "")
         if self._redispatches:
@@ -143,7 +143,10 @@ class Pool:
             elif is_cancelled:  # and could not be revoked
                 self._stop(worker, following)
             self._assign()
-        guarded(self._on_outcome, job, kind, parts, worker.name)
+        if garbled:
+            prefetch.lose(job, worker.pid, None, garbled)
+        else:
+            guarded(self._on_outcome, job, kind, parts, worker.name)
 
     def cancel(self, job: Job) -> None:
         """Drop a pending job; kill the worker of a running one, with its process group."""
@@ -177,8 +180,9 @@ class Pool:
 
     def _on_started(self, process: WorkerProcess) -> None:
         worker = WorkerHandle(
-            process, self._loop, self._copier, self._shared, self._recycling, self._on_job_ended, self._on_exit
-        )
+            process, self._loop, self._copier, self._shared, self._recycling, self._pending,
+            self._on_job_ended, self._on_exit,
+        )  # fmt: skip
         self.workers.append(worker)
         if self._closing:
             self._kill(worker)
@@ -190,10 +194,7 @@ class Pool:
     def _on_start_failed(self) -> None:
         """A start has failed, or may be tried again."""
         if not self.workers and self.start_failure:
-            reason = f": {self.start_failure}"
-            while (job := self._backlog.popleft()) is not None:
-                self._redispatches.pop(job.handle.id, None)
-                job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, reason))
+            self._pending.lose_all(f": {self.start_failure}")
         self._assign()
         self._check_all_gone()
 
@@ -256,10 +257,9 @@ class Pool:
         if worker in self._idle:
             self._idle.remove(worker)
         worker.channel.receive_all()  # the outcomes that it has sent before
-        entered_task_id = worker.process.entered_task_id()
         exitcode = worker.process.reap()
         self._leaving.remove(worker)
-        self._pending.recover(worker, entered_task_id, exitcode)
+        self._pending.recover(worker, exitcode)
         worker.release()
         if is_unused and not self._closing:
             self._starter.failed(f"the process ended with exit code {exitcode} before it had a task")

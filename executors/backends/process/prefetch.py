@@ -62,6 +62,12 @@ class PendingJobs:
         if self.redispatches.pop(job.handle.id, None) is not None:
             job.cancelled()
 
+    def lose_all(self, detail: str) -> None:
+        """Report every job in the backlog as lost, as there is no worker."""
+        while (job := self.backlog.popleft()) is not None:
+            self.redispatches.pop(job.handle.id, None)
+            lose(job, None, None, detail)
+
     def next_job(self, workers: Sequence[WorkerHandle]) -> Job | None:
         """Return the next job for an idle worker: one revoked from a slow worker, or the first of the backlog."""
         for worker in [*workers]:
@@ -96,36 +102,48 @@ class PendingJobs:
         if worker.job is not None and worker.job is not current:
             worker.job.start()
 
-    def recover(self, worker: WorkerHandle, entered_task_id: int, exitcode: int | None) -> None:
+    def recover(self, worker: WorkerHandle, exitcode: int | None) -> None:
         """Put the jobs of a dead worker that it has not begun back into the backlog; report the others as lost.
 
         Args:
             worker: The worker, whose remaining outcomes have been received.
-            entered_task_id: The task that it has entered last.
             exitcode: Its exit code, if known.
         """
         if worker.job is None:
             return
         jobs = [worker.job, *worker.prefetched]
-        begun = next((at + 1 for at, job in enumerate(jobs) if job.handle.id == entered_task_id), 0)
+        begun = _count_begun(worker, jobs)
         self.put_back(jobs[max(begun, 1) :])
         for job in jobs[1:begun]:  # which have ended if there is another behind, and their outcomes are lost
             if job.start():
-                _lose(worker, job, exitcode)
+                lose(job, worker.pid, exitcode, worker.detail)
         job, task_id = worker.job, worker.job.handle.id
         dispatches = self.redispatches.pop(task_id, 0) + 1
         if begun or dispatches == MAX_DISPATCHES or job.stop is not None or job.handle.done():
-            _lose(worker, job, exitcode)
+            lose(job, worker.pid, exitcode, worker.detail)
         else:
             self.redispatches[task_id] = dispatches
             self.backlog.put_back(job)
 
 
-def _lose(worker: WorkerHandle, job: Job, exitcode: int | None) -> None:
+def _count_begun(worker: WorkerHandle, jobs: list[Job]) -> int:
+    """Return how many of a dead worker's jobs, in their order, it may have begun."""
+    entered_task_id = worker.process.entered_task_id()
+    for at, job in enumerate(jobs):
+        if job.handle.id == entered_task_id:
+            return at + 1
+    if entered_task_id == worker.ended_task_id:
+        return 0
+    unread = _take_unread_messages(worker) if len(jobs) > 1 else []  # a task has overwritten the id
+    return max(1, sum(job.token not in unread for job in jobs))
+
+
+def lose(job: Job, pid: int | None, exitcode: int | None, detail: str) -> None:
+    """Report a job as lost, or as cancelled if it is being stopped. See `WorkerLostError`."""
     if job.stop is not None or job.handle.done():
         job.cancelled()
     else:
-        job.lost(WorkerLostError(job.handle.name, job.handle.id, worker.pid, exitcode, worker.detail))
+        job.lost(WorkerLostError(job.handle.name, job.handle.id, pid, exitcode, detail))
 
 
 def is_slow(worker: WorkerHandle) -> bool:

@@ -21,6 +21,10 @@ from executors.backends.side_thread import SideThread
 
 if TYPE_CHECKING:
     from executors._wire.payloads import Encoded
+    from executors.backends.process.prefetch import PendingJobs
+
+CHECK_INTERVAL = 1.0
+"""Seconds after which it is checked that a worker which has not ended its job has received what it was sent."""
 
 COPY_SIZE = 2 * 1024 * 1024
 """Payloads of up to so many bytes are copied on the loop's thread; larger ones in a thread beside it."""
@@ -43,6 +47,7 @@ class WorkerHandle:
         copier: Copies large payloads.
         shared: How many bytes of shared memory each side may have.
         recycling: When the worker is to be replaced.
+        pending: Takes back the jobs that the process has not begun.
         on_outcome: Called with this, a job that has ended, the kind of its outcome and the parts of that. The worker is
             at its next prefetched job by then, or idle.
         on_exit: Called with this when the process has ended, before it is reaped.
@@ -54,10 +59,11 @@ class WorkerHandle:
         began: When it began its job, or became idle, by the monotonic clock.
         last_duration: How many seconds its last job took; None before the first has ended.
         tasks: How many jobs it has ended.
+        ended_task_id: The id of the last of them; 0 before the first has ended.
         task_limit: After how many jobs it is replaced; None if never.
         is_due: It is to be replaced once it is idle.
         copies: How many large payloads are being copied for it.
-        detail: What is known of its end, to follow "the worker process ended".
+        detail: What is known of its end, to follow "the worker process ended". If it is set the current job is lost.
         kill_timer: Kills it if it does not exit in time.
     """
 
@@ -68,6 +74,7 @@ class WorkerHandle:
         copier: SideThread,
         shared: int,
         recycling: Recycling,
+        pending: PendingJobs,
         on_outcome: Callable[[WorkerHandle, Job, int, Sequence[Buffer]], None],
         on_exit: Callable[[WorkerHandle], None],
     ) -> None:
@@ -79,6 +86,7 @@ class WorkerHandle:
         self.began = time.monotonic()
         self.last_duration: float | None = None
         self.tasks = 0
+        self.ended_task_id = 0
         self.task_limit = recycling.task_limit()
         self.is_due = False
         self.copies = 0
@@ -90,6 +98,9 @@ class WorkerHandle:
         self._memory_at_start = recycling.memory_of(process.pid)
         self._is_released = False
         self._on_outcome = on_outcome
+        self._loop = loop
+        self._pending = pending
+        self._check: Cancellable | None = None
         self._watch = ExitWatch(process, loop, partial(on_exit, self))
         self.channel = LoopChannel(process.sock, loop, self._on_frame, self._on_garbled)
 
@@ -103,6 +114,8 @@ class WorkerHandle:
         """Send the worker, which is idle, a job that has started."""
         self.job = job
         self.began = time.monotonic()
+        if self._check is None:
+            self._check_later()
         token = job.token
         if type(token) is not bytes:
             self._run_large(job, token)
@@ -152,14 +165,16 @@ class WorkerHandle:
             except Exception as error:  # noqa: BLE001  (a task has written to the socket)
                 self._on_garbled(f"{type(error).__name__}: {error}")
                 return False
-        job = self.job
-        if job is None or job.handle.id != task_id:
+        if (self.job is None or self.job.handle.id != task_id) and not self._skip_to(task_id):
             return False
+        job = self.job
+        assert job is not None
         job.handle.cpu_time = cpu_time
         now = time.monotonic()
         self.last_duration = now - self.began
         self.began = now
         self.tasks += 1
+        self.ended_task_id = task_id
         self.job = self.prefetched.popleft() if self.prefetched else None
         if self.tasks == self.task_limit or (
             self._memory_at_start and self._recycling.has_grown(self._memory_at_start, self.pid)
@@ -171,13 +186,63 @@ class WorkerHandle:
     def _on_notice(self, kind: int, body: bytes | bytearray) -> None:
         if kind == FrameType.LOG:
             guarded(logs.replay, body, self.pid)
-        else:
+            return
+        try:
             self.codec.on_release(kind, body)
+        except Exception as error:  # noqa: BLE001  (a task has written to the socket)
+            self._on_garbled(f"{type(error).__name__}: {error}")
+
+    # --- a garbled connection ---------------------------------------------------------------------------------
 
     def _on_garbled(self, detail: str) -> None:
-        """Kill the worker: what follows in its socket can't be read."""
-        self.detail = f", as what it sent couldn't be read: {detail}"
-        self.process.kill()
+        """A task has written to the connection. It is lost; have the worker end without costing another task."""
+        self.detail = f", as its connection was garbled: {detail}"
+        self.is_due = True
+        self._pending.revoke(self)
+        if not self.prefetched:  # otherwise the worker has begun the next job, and the lost one's outcome comes first
+            self.process.kill()
+
+    def _check_later(self) -> None:
+        if self.process.keeps_messages:
+            self._check = self._loop.call_later(CHECK_INTERVAL, self._check_messages)
+
+    def _check_messages(self) -> None:
+        """Kill the worker if a task has taken a message of it: the worker would wait for that for ever.
+
+        Then none is in its socket, and either it has not begun its job, or it has not ended it and there is another.
+        """
+        self._check = None
+        job = self.job
+        if job is None:
+            return
+        self._check_later()
+        if self.channel.is_sending or self.copies or self.process.has_unread():
+            return
+        self.channel.receive_all()  # what it had sent before it was seen to have read everything
+        if self.job is not job or time.monotonic() - self.began < CHECK_INTERVAL:
+            return
+        entered_task_id = self.process.entered_task_id()
+        if not self._skip_to(entered_task_id) and (self.prefetched or entered_task_id == self.ended_task_id):
+            self.detail = ", as its connection was garbled: a task has taken a message"
+            self.process.kill()
+
+    def _skip_to(self, task_id: int) -> bool:
+        """Have the worker at a prefetched job which it has begun, if this is one's id. Those before it go back.
+
+        A worker reads its messages in order, so a task has taken theirs.
+        """
+        if task_id not in [job.handle.id for job in self.prefetched]:
+            return False
+        self.is_due = True
+        skipped = []
+        current = self.job
+        while self.job is not None and self.job.handle.id != task_id:
+            skipped.append(self.job)
+            self.job = self.prefetched.popleft()
+        assert self.job is not None
+        self.job.start()
+        self._pending.put_back(skipped, started=current)
+        return True
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -190,8 +255,9 @@ class WorkerHandle:
     def release(self) -> None:
         """Close everything that is shared with the process, which has ended."""
         self._is_released = True
-        if self.kill_timer is not None:
-            self.kill_timer.cancel()
+        for timer in (self.kill_timer, self._check):
+            if timer is not None:
+                timer.cancel()
         self._watch.close()
         self.channel.close()
         self.process.close()

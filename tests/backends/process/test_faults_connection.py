@@ -1,0 +1,127 @@
+"""Tasks that write to, read from, truncate or close what their worker and the server share: whom that costs what."""
+
+from __future__ import annotations
+
+import os
+
+import anyio
+import pytest
+import stray_tasks
+import worker_tasks as tasks
+from faults import PATIENCE, PROMPTLY, run_script, under_fault
+
+from executors import WorkerLostError
+from executors._wire.frames import FrameType, frame
+from executors.backends.process.worker_process import JOB_SOCKET_TYPE
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("long_prefetch_window"),
+    pytest.mark.skipif(JOB_SOCKET_TYPE.name != "SOCK_SEQPACKET", reason="needs sealed memory and kept messages"),
+]
+
+ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+"""Where the loop makes no difference."""
+
+# --- the memory with the id of the entered task -----------------------------------------------------------
+
+
+def test_a_task_that_truncates_every_file() -> None:
+    """It loses its own worker; the server, which reads the shared memory then, lives on."""
+    out = run_script(
+        """
+        import asyncio
+        import stray_tasks, worker_tasks
+        from executors import Executor, WorkerLostError
+
+        async def main():
+            async with Executor(threads=1, processes=1) as executor:
+                cpu = executor.options(tag="cpu")
+                for _ in range(3):
+                    try:
+                        await cpu.run(stray_tasks.truncate_everything)
+                    except WorkerLostError as error:
+                        print("lost", error.exitcode)
+                    print(await cpu.run(worker_tasks.identity, "next"))
+
+        asyncio.run(main())
+        """,
+    )
+    assert out == "lost 1\nnext\n" * 3
+
+
+@ON_ONE_LOOP
+@pytest.mark.parametrize("data", [b"\xff", b"\0" * 8, os.urandom(8)], ids=["a byte", "zeros", "random"])
+async def test_a_task_that_overwrites_every_file_runs_once(line, tmp_path, data: bytes) -> None:
+    """Whatever it writes, and although it ends its worker then, it counts as entered."""
+    path = tmp_path / "runs"
+    async with under_fault(line, survives=False) as fault:
+        error = await fault.error_of(stray_tasks.overwrite_everything, str(path), data, within=PROMPTLY)
+        assert isinstance(error, WorkerLostError)
+    assert path.read_text() == "run\n"
+
+
+# --- the socket -------------------------------------------------------------------------------------------
+
+STRAY = {
+    "a byte": b"x",
+    "nothing": b"",
+    "text": b"GET / HTTP/1.1\r\n\r\n" * 10,
+    "zeros": bytes(100),
+    "a part of a header": frame(FrameType.VALUE, b"x" * 100)[:20],
+    "a part of a frame": frame(FrameType.VALUE, b"x" * 100, 1)[:50],
+    "a frame and a part": frame(FrameType.LOG, b"") + frame(FrameType.LOG, b"x" * 100)[:50],
+    "a continuation": b"\x10" + b"x" * 100,
+    "a wrong notice": frame(FrameType.FREED, b"123"),
+    "much": b"x" * 150_000,
+}
+
+
+@pytest.mark.parametrize("data", STRAY.values(), ids=STRAY.keys())
+async def test_a_task_that_writes_to_the_connection(line, data: bytes) -> None:
+    """It is lost, by the right error, although it returns, and its worker is replaced; those behind it go on."""
+    async with under_fault(line, survives=False) as fault:
+        error = await fault.error_of(stray_tasks.send_stray, data, within=PROMPTLY)
+        assert isinstance(error, WorkerLostError)
+        assert "garbled" in str(error)
+
+
+@ON_ONE_LOOP
+@pytest.mark.parametrize("data", STRAY.values(), ids=STRAY.keys())
+async def test_a_task_that_writes_to_the_connection_and_stays(line, data: bytes) -> None:
+    """It is killed, unless what it has written looks like the beginning of an answer, which is awaited then."""
+    if data in (STRAY["a part of a frame"], STRAY["a frame and a part"]):
+        return
+    async with under_fault(line, survives=False) as fault:
+        error = await fault.error_of(stray_tasks.send_stray_and_stay, data, line().path, within=PROMPTLY)
+        assert isinstance(error, WorkerLostError)
+        assert "garbled" in str(error)
+
+
+async def test_a_task_that_takes_a_message_of_its_worker(line) -> None:
+    """It has its value; the task whose message it has taken runs in another worker."""
+    async with under_fault(line, survives=False) as fault:
+        handles = [fault.cpu.submit(stray_tasks.read_connection)]
+        handles += [fault.cpu.submit(tasks.identity, number) for number in range(3)]
+        with anyio.fail_after(PATIENCE):
+            assert [await handle for handle in handles] == [None, 0, 1, 2]
+
+
+@ON_ONE_LOOP
+async def test_a_task_that_takes_a_message_of_its_worker_and_stays(line) -> None:
+    """It is killed, so that the task whose message it has taken runs."""
+    async with under_fault(line, survives=False) as fault:
+        error = await fault.error_of(stray_tasks.read_connection_and_stay, line().path)
+        assert isinstance(error, WorkerLostError)
+        assert "garbled" in str(error)
+
+
+@ON_ONE_LOOP
+async def test_a_task_that_closes_and_replaces_every_descriptor(line, tmp_path) -> None:
+    """The answer doesn't go to whatever has the socket's number now, and a thread doesn't keep the worker alive."""
+    path = tmp_path / "received"
+    async with under_fault(line, survives=False) as fault:
+        error = await fault.error_of(stray_tasks.replace_descriptors, str(path), within=PROMPTLY)
+        assert isinstance(error, WorkerLostError)
+        assert error.exitcode == 1
+    assert not path.exists()
