@@ -10,8 +10,9 @@ import stray_tasks
 import worker_tasks as tasks
 from faults import PATIENCE, PROMPTLY, run_script, under_fault
 
-from executors import WorkerLostError
+from executors import Executor, WorkerLostError
 from executors._wire.frames import FrameType, frame
+from executors.backends.process import prefetch
 from executors.backends.process.worker_process import JOB_SOCKET_TYPE
 
 pytestmark = [
@@ -114,6 +115,27 @@ async def test_a_task_that_takes_a_message_of_its_worker_and_stays(line) -> None
         error = await fault.error_of(stray_tasks.read_connection_and_stay, line().path)
         assert isinstance(error, WorkerLostError)
         assert "garbled" in str(error)
+
+
+@ON_ONE_LOOP
+async def test_a_task_whose_message_was_taken_does_not_wait_for_the_one_behind_it(line, monkeypatch) -> None:
+    """While the worker runs that one, the other runs in another worker."""
+    says, hears, to_bystander = line(), line(), line()
+    async with Executor(threads=1, processes=2) as executor:
+        cpu = executor.options(tag="cpu")
+        bystander = cpu.submit(tasks.talk, says.path, to_bystander.path)
+        await says.hear()
+        await cpu.run(tasks.pid)
+        cpu.submit(stray_tasks.read_connection)
+        taken = cpu.submit(tasks.pid)
+        behind = cpu.submit(tasks.talk, says.path, hears.path)
+        worker = int(await says.hear())
+        monkeypatch.setattr(prefetch, "PREFETCH_WINDOW", 0.005)
+        to_bystander.tell()
+        with anyio.fail_after(PATIENCE):
+            assert await taken == await bystander != worker
+        hears.tell()
+        assert await behind == worker
 
 
 @ON_ONE_LOOP
