@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,6 +37,16 @@ def overwrite_everything(path: str, data: bytes) -> None:
         for write in (os.write, lambda fd, data: os.pwrite(fd, data, 0)):
             with suppress(OSError):
                 write(fd, data)
+    os._exit(1)
+
+
+def overwrite_entered_task_id(path: str, number: int) -> None:
+    """Record a run, write to the worker's own mapping, then end the process."""
+    append_line(path, "run")
+    frame = sys._getframe()
+    while "_entered_task_id" not in vars(frame.f_locals.get("self", object)):
+        frame = frame.f_back  # type: ignore[assignment]
+    frame.f_locals["self"]._entered_task_id[:8] = number.to_bytes(8, "little")
     os._exit(1)
 
 

@@ -62,6 +62,17 @@ async def test_a_task_that_overwrites_every_file_runs_once(line, tmp_path, data:
     assert path.read_text() == "run\n"
 
 
+@ON_ONE_LOOP
+@pytest.mark.parametrize("number", [0, 2**63], ids=["none", "unknown"])
+async def test_a_task_that_changes_the_number_of_the_entered_task_runs_once(line, tmp_path, number: int) -> None:
+    """Whatever the number is, if it isn't that of the task before, the task counts as entered; those behind it run."""
+    path = tmp_path / "runs"
+    async with under_fault(line, survives=False) as fault:
+        error = await fault.error_of(stray_tasks.overwrite_entered_task_id, str(path), number, within=PROMPTLY)
+        assert isinstance(error, WorkerLostError)
+    assert path.read_text() == "run\n"
+
+
 # --- the socket -------------------------------------------------------------------------------------------
 
 STRAY = {
