@@ -61,6 +61,11 @@ def send_stray_and_stay(data: bytes, path: str) -> None:
     stay(path)
 
 
+def shut_connection(how: int) -> None:
+    for sock in foreign_sockets():
+        sock.shutdown(how)
+
+
 def read_connection() -> None:
     """Take one message that the worker was sent."""
     for sock in foreign_sockets():

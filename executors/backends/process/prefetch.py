@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from executors._wire.frames import MESSAGE_SIZE
@@ -198,8 +199,7 @@ def _take_unread_jobs(worker: WorkerHandle) -> list[Job]:
 def _take_unread_messages(worker: WorkerHandle) -> list[bytes]:
     """Take all messages that the worker has not read."""
     unread: list[bytes] = []
-    while True:
-        try:
-            unread.append(worker.process.worker_sock.recv(MESSAGE_SIZE, _DONTWAIT))
-        except BlockingIOError:
-            return unread
+    with suppress(BlockingIOError):
+        while message := worker.process.worker_sock.recv(MESSAGE_SIZE, _DONTWAIT):  # empty: a task has shut it down
+            unread.append(message)
+    return unread

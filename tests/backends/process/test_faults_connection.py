@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import anyio
 import pytest
@@ -99,15 +100,26 @@ async def test_a_task_that_writes_to_the_connection(line, data: bytes) -> None:
 
 
 @ON_ONE_LOOP
-@pytest.mark.parametrize("data", STRAY.values(), ids=STRAY.keys())
-async def test_a_task_that_writes_to_the_connection_and_stays(line, data: bytes) -> None:
-    """It is killed, unless what it has written looks like the beginning of an answer, which is awaited then."""
-    if data in (STRAY["a part of a frame"], STRAY["a frame and a part"]):
-        return
+@pytest.mark.parametrize("what", sorted(STRAY.keys() - {"a part of a frame", "a frame and a part"}))
+async def test_a_task_that_writes_to_the_connection_and_stays(line, what: str) -> None:
+    """It is killed, unless what it has written may be the beginning of an answer."""
     async with under_fault(line, survives=False) as fault:
-        error = await fault.error_of(stray_tasks.send_stray_and_stay, data, line().path, within=PROMPTLY)
+        error = await fault.error_of(stray_tasks.send_stray_and_stay, STRAY[what], line().path, within=PROMPTLY)
         assert isinstance(error, WorkerLostError)
         assert "garbled" in str(error)
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR], ids=["in", "out", "both"])
+async def test_a_task_that_shuts_the_connection_down(line, how: int) -> None:
+    """It is lost if its answer can't be sent any more; those behind it go on."""
+    async with under_fault(line, survives=False) as fault:
+        if how == socket.SHUT_RD:
+            handles = [fault.cpu.submit(stray_tasks.shut_connection, how), fault.cpu.submit(tasks.identity)]
+            with anyio.fail_after(PATIENCE):
+                assert [await handle for handle in handles] == [None, None]
+        else:
+            error = await fault.error_of(stray_tasks.shut_connection, how, within=PROMPTLY)
+            assert isinstance(error, WorkerLostError)
 
 
 async def test_a_task_that_takes_a_message_of_its_worker(line) -> None:
