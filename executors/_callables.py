@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from types import CodeType, FunctionType, MethodType
 
 from executors.context import is_awaitable
-from executors.errors import InvalidTaskError
+from executors.errors import InvalidTaskError, type_name
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
@@ -74,11 +74,12 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
 
 def name_of(function: Callable[..., Any]) -> str:
     """Return a readable name: the qualified name of what finally runs."""
-    if type(function) is FunctionType:
-        return function.__qualname__
-    found = innermost(function)
-    name = getattr(found, "__qualname__", None) or type(found).__qualname__
-    return str(name)
+    found = function if type(function) is FunctionType else innermost(function)
+    try:
+        name = found.__qualname__
+        return name if type(name) is str else str.__str__(name)
+    except Exception:  # noqa: BLE001  (an instance, or its own attribute raises or is no string)
+        return type_name(type(found))
 
 
 def refuse_awaitable(name: str, value: Any) -> InvalidTaskError:
@@ -88,11 +89,15 @@ def refuse_awaitable(name: str, value: Any) -> InvalidTaskError:
         name: The task's name.
         value: What the task returned.
     """
-    if isinstance(value, Coroutine):
-        value.close()
+    try:
+        if isinstance(value, Coroutine):
+            value.close()
+    except BaseException:  # noqa: BLE001, S110  (it is the user's code)
+        pass
     return InvalidTaskError(
-        f"task {name!r} is a sync callable that returned an awaitable ({type(value).__name__}), which nothing awaits: "
-        "declare the function with `async def`, or submit an `async def` function that awaits what this one returns"
+        f"task {name!r} is a sync callable that returned an awaitable ({type_name(type(value))}), which nothing "
+        "awaits: declare the function with `async def`, or submit an `async def` function that awaits what this one "
+        "returns"
     )
 
 

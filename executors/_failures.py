@@ -6,7 +6,8 @@ import logging
 import traceback
 from collections.abc import Callable
 
-from executors._loops import EventLoop
+from executors._loops import EventLoop, log_exception
+from executors.errors import describe
 
 logger = logging.getLogger("executors")
 
@@ -78,7 +79,8 @@ class _PendingRecord:
     def log(self) -> None:
         """Log the failure, with its traceback."""
         error, self._error = self._error, None
-        logger.error(UNSEEN, self._name, exc_info=error)
+        if error is not None:
+            log_exception(error, UNSEEN, self._name)
 
     def __del__(self) -> None:
         if self._error is not None:
@@ -86,16 +88,19 @@ class _PendingRecord:
 
 
 def formatted(error: BaseException) -> str:
-    """Format an error with its traceback, without the markers under its lines.
+    """Format an error with its traceback, without the markers under its lines; by type and message if that raises.
 
     For finalizers: the markers are computed with `ast`, which fails in Python 3.11.7, 3.12.1 and earlier if the
     finalizer runs within a call of `ast.parse` (python/cpython#106905). A formatter of `logging` would compute them.
     """
-    found = traceback.TracebackException.from_exception(error)
-    unmarked = [found]
-    while unmarked:
-        each = unmarked.pop()
-        for frame in each.stack:
-            frame.colno = frame.end_colno = None
-        unmarked += [linked for linked in (each.__cause__, each.__context__, *(each.exceptions or ())) if linked]
-    return "".join(found.format()).rstrip()
+    try:
+        found = traceback.TracebackException.from_exception(error)
+        unmarked = [found]
+        while unmarked:
+            each = unmarked.pop()
+            for frame in each.stack:
+                frame.colno = frame.end_colno = None
+            unmarked += [linked for linked in (each.__cause__, each.__context__, *(each.exceptions or ())) if linked]
+        return "".join(found.format()).rstrip()
+    except BaseException:  # noqa: BLE001  (its attributes are the user's code)
+        return describe(error)

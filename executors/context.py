@@ -104,11 +104,9 @@ def refuse_in_worker(what: str) -> None:
 def is_awaitable(value: object) -> bool:
     """Return whether a value is awaitable. The class of a proxy such as `current_app` has every special method, so the
     object behind the proxy decides."""
-    if not hasattr(type(value), "__await__"):
-        return False
     try:
-        return hasattr(value, "__await__")
-    except Exception:  # noqa: BLE001  (no object is behind the proxy, or the value's own property raises)
+        return hasattr(type(value), "__await__") and hasattr(value, "__await__")
+    except BaseException:  # noqa: BLE001  (no object is behind the proxy, or the value's own attribute raises)
         return False
 
 

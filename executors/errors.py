@@ -194,10 +194,26 @@ class SerializationError(ExecutorError):
     """An object that had to cross a process boundary can't be pickled or unpickled, or is too large."""
 
 
+_qualname_of = type.__dict__["__qualname__"].__get__
+
+
+def type_name(kind: type) -> str:
+    """Return the qualified name of a class, without a look-up that its metaclass may have overridden."""
+    return str(_qualname_of(kind))
+
+
 def describe(error: BaseException) -> str:
     """Return an exception's type and message, also where its `__str__` raises."""
     try:
         message = str(error)
     except BaseException as problem:  # noqa: BLE001  (it is the user's code)
-        message = f"[its message can't be shown: {type(problem).__name__}]"
-    return f"{type(error).__name__}: {message}"
+        message = f"[its message can't be shown: {type_name(type(problem))}]"
+    return f"{type_name(type(error)).rpartition('.')[2]}: {message}"
+
+
+def shown(value: object) -> str:
+    """Return the `repr` of an object, or the name of its type where that raises."""
+    try:
+        return repr(value)
+    except BaseException:  # noqa: BLE001  (it is the user's code)
+        return f"<{type_name(type(value))}>"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from executors._loops import log_exception
+from executors.errors import shown
+
 if TYPE_CHECKING:
     from executors.handle import TaskHandle, TaskState
-
-logger = logging.getLogger("executors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,5 +128,5 @@ class Hooks:
         for hook in self._hooks:
             try:
                 hook(event)
-            except BaseException:  # a SystemExit must not end the server
-                logger.exception("the hook %r failed on %s", hook, event_type.__name__)
+            except BaseException as error:  # noqa: BLE001  (a SystemExit must not end the server)
+                log_exception(error, "the hook %s failed on %s", shown(hook), event_type.__name__)

@@ -139,6 +139,8 @@ class TaskOptions:
         for key, text in (("tag", tag), ("name", name)):
             if text is not None:
                 some_text(text, f"the option {key}")
+        if name is not None:
+            name = str.__str__(name)  # the methods of a subclass are the user's code
         if timeout is not None:
             timeout = positive_seconds(timeout, "the option timeout")
         if max_concurrency is not None:

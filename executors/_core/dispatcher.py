@@ -196,7 +196,7 @@ class Dispatcher:
             job.handed_over = True
             try:
                 job.backend.submit(job)
-            except Exception as error:  # noqa: BLE001  (the task fails with the backend's error)
+            except BaseException as error:  # noqa: BLE001  (the task fails with it; pickling runs the user's code)
                 job.fail(error)
 
     # --- outcomes -----------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
@@ -13,12 +12,11 @@ import anyio
 
 from executors._core.admission import Phase
 from executors._core.dispatcher import Dispatcher
-from executors.backends.base import ExecutorBackend
-from executors.errors import ExecutorClosedError
+from executors._loops import log_exception
+from executors.backends.base import ExecutorBackend, Job
+from executors.errors import ExecutorClosedError, describe
 from executors.handle import SUCCEEDED, TaskHandle
 from executors.reports import DrainedTask, DrainReport
-
-logger = logging.getLogger("executors")
 
 STOP_TIMEOUT = 0.5
 """Seconds that work has to respond once the deadline has passed, before it is abandoned."""
@@ -105,7 +103,7 @@ class Drain:
             await dispatcher.wait_idle()
         for job in list(dispatcher.active.values()):
             dispatcher.abandon(job)
-        stacks = {job.handle.id: job.backend.stack_of(job) for job in dispatcher.still_running.values()}
+        stacks = {job.handle.id: _stack_of(job) for job in dispatcher.still_running.values()}
         await _close(self._backends, self._timeout - (time.monotonic() - began))
         handles = list((dispatcher.reported or {}).values())
         return _report(self._timeout, time.monotonic() - began, handles, stacks)
@@ -115,7 +113,7 @@ class Drain:
         for job in self._dispatcher.active.values():
             self._dispatcher.deadlines.forget(job)
         await _close(self._backends, 0.0)
-        self._dispatcher.give_up(f"the executor's drain failed: {self._failure!r}")
+        self._dispatcher.give_up(f"the executor's drain failed: {describe(self._failure)}")
 
 
 async def _close(backends: Iterable[ExecutorBackend], remaining: float) -> None:
@@ -131,8 +129,8 @@ async def _close(backends: Iterable[ExecutorBackend], remaining: float) -> None:
     async def close(backend: ExecutorBackend) -> None:
         try:
             await backend.close()
-        except Exception:
-            logger.exception("the backend %r failed to close", backend.name)
+        except Exception as error:  # noqa: BLE001  (the others have to close, too)
+            log_exception(error, "the backend %r failed to close", backend.name)
         else:
             unclosed.discard(backend)
 
@@ -142,6 +140,14 @@ async def _close(backends: Iterable[ExecutorBackend], remaining: float) -> None:
                 group.start_soon(close, backend)
     for backend in unclosed:
         backend.kill()
+
+
+def _stack_of(job: Job) -> str | None:
+    try:
+        return job.backend.stack_of(job)
+    except Exception as error:  # noqa: BLE001  (it is no part of the outcome)
+        log_exception(error, "the stack of task %r is unknown", job.handle.name)
+        return None
 
 
 def _report(

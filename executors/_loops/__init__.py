@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from executors._loops.base import Cancellable, EventLoop, Waiter, guarded
+from executors._loops.base import Cancellable, EventLoop, Waiter, guarded, log_exception
 from executors._loops.on_asyncio import AsyncioLoop
 from executors.errors import ExecutorClosedError
 
-__all__ = ["Cancellable", "EventLoop", "Waiter", "guarded", "running_loop"]
+__all__ = ["Cancellable", "EventLoop", "Waiter", "guarded", "log_exception", "running_loop"]
 
 
 def running_loop() -> EventLoop:

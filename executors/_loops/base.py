@@ -7,10 +7,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, Protocol
 
 from executors._loops.idle import IdleClock
+from executors.errors import describe, shown
 
 logger = logging.getLogger("executors")
 
@@ -71,8 +73,8 @@ class EventLoop(ABC):
             function, args = self._inbox.popleft()
             try:
                 function(*args)
-            except Exception:
-                logger.exception("a callback failed: %r", function)
+            except BaseException as error:  # noqa: BLE001  (a SystemExit must not end the server)
+                log_exception(error, "a callback failed: %s", shown(function))
 
     def owns_this_thread(self) -> bool:
         """Return whether the calling code runs in the loop's thread: inside the loop, or while it is blocked."""
@@ -150,5 +152,22 @@ def guarded(function: Callable[..., object], *args: Any) -> None:
     """Call `function(*args)` and log an exception. For callbacks whose exception has no caller to go to."""
     try:
         function(*args)
-    except Exception:
-        logger.exception("a callback failed: %r", function)
+    except BaseException as error:  # noqa: BLE001  (a SystemExit must not end the server)
+        log_exception(error, "a callback failed: %s", shown(function))
+
+
+def log_exception(error: BaseException, message: str, *args: object) -> None:
+    """Log an error with its traceback. Raises nothing.
+
+    Formatting an exception reads attributes that its class may have overridden. Where one of them raises, the error is
+    logged by its type and message.
+
+    Args:
+        error: The error.
+        message: The message, with `args` as in `logging`. None of them is a user's object.
+    """
+    try:
+        logger.error(message, *args, exc_info=error)
+    except BaseException:  # noqa: BLE001  (a handler or the error's own code: neither may end the server)
+        with suppress(BaseException):
+            logger.error(f"{message}: %s", *args, describe(error))  # noqa: TRY400  (it can't be formatted)

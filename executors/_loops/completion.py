@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -11,12 +10,11 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from executors._loops.base import EventLoop, Waiter
+from executors._loops.base import EventLoop, Waiter, log_exception
+from executors.errors import shown
 
 if TYPE_CHECKING:
     from executors.handle import TaskHandle
-
-logger = logging.getLogger("executors")
 
 LOOP_CHECK_INTERVAL = 1.0
 """Seconds after which a thread that waits for the event loop checks again whether the loop still runs."""
@@ -111,13 +109,13 @@ class Completion:
                 self._callbacks.append(function)
             if not self.done():
                 return True
-            self._callbacks.remove(function)
+            _remove(self._callbacks, function)
             return False
 
     def _remove_callback(self, function: Callable[[Any], object]) -> None:
         with completion_lock:
-            if self._callbacks is not None and function in self._callbacks:
-                self._callbacks.remove(function)
+            if self._callbacks is not None:
+                _remove(self._callbacks, function)
 
     def _notify(self, loop: EventLoop) -> None:
         """Wake the waiters and call the callbacks. On the loop's thread, after the end."""
@@ -130,9 +128,17 @@ class Completion:
             call_back(callback, self)
 
 
+def _remove(callbacks: list[Callable[[Any], object]], function: Callable[[Any], object]) -> None:
+    """Remove a callback, by its identity: `__eq__` of another one is the user's code."""
+    for index, each in enumerate(callbacks):
+        if each is function:
+            del callbacks[index]
+            return
+
+
 def call_back(function: Callable[[Any], object], completion: Completion) -> None:
     """Call a user's callback and log what it raises: its SystemExit must not end the server."""
     try:
         function(completion)
-    except BaseException:
-        logger.exception("a callback failed: %r", function)
+    except BaseException as error:  # noqa: BLE001
+        log_exception(error, "a callback failed: %s", shown(function))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 
 from executors._wire.pickling import TooLargeError, dumps
-from executors.errors import SerializationError
+from executors.errors import SerializationError, describe
 
 TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class _ByParts:
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, BaseException):
-            return _rebuild, (type(value), value.args), value.__dict__, None, None, _restore
+            return _rebuild, (type(value), own(value, "args")), own(value, "__dict__"), None, None, _restore
         override: Callable[[Any], Any] | None = getattr(super(), "reducer_override", None)
         return NotImplemented if override is None else override(value)
 
@@ -42,11 +42,26 @@ def _restore(error: BaseException, state: dict[str, Any]) -> None:
 
 
 def _set(error: BaseException, name: str, value: object) -> None:
-    """Set an attribute, also of an exception that forbids it, such as a frozen dataclass."""
-    BaseException.__setattr__(error, name, value)
+    """Set an attribute of `BaseException`, also where the exception's class forbids it or has overridden it."""
+    BaseException.__dict__[name].__set__(error, value)
+
+
+def own(error: BaseException, name: str) -> Any:
+    """Return an attribute of `BaseException`, also where the exception's class has overridden it."""
+    return BaseException.__dict__[name].__get__(error)
 
 
 # --- in the worker ----------------------------------------------------------------------------------------
+
+
+def format_error(error: BaseException) -> str:
+    """Return the formatted traceback of an exception; its type and message where formatting it raises."""
+    import traceback  # noqa: PLC0415  (slow to import, and needed for failures only)
+
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException:  # noqa: BLE001  (its attributes may be the user's code)
+        return describe(error)
 
 
 def dump_error(error: BaseException, trace: str, limit: int) -> bytes:
@@ -68,9 +83,9 @@ def _links(error: BaseException, limit: int, seen: set[int]) -> tuple[bytes, Any
     seen.add(id(error))
     return (
         _dump_one(error, limit),
-        _links_or_none(error.__cause__, limit, seen),
-        _links_or_none(error.__context__, limit, seen),
-        error.__suppress_context__,
+        _links_or_none(own(error, "__cause__"), limit, seen),
+        _links_or_none(own(error, "__context__"), limit, seen),
+        own(error, "__suppress_context__"),
     )
 
 

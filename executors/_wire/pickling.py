@@ -9,7 +9,7 @@ import functools
 import pickle
 
 from executors.context import resolve
-from executors.errors import SerializationError, describe
+from executors.errors import SerializationError, describe, type_name
 
 TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def loads_in_thread(parts: Sequence[Buffer]) -> Any:
 
 def unpicklable(value: Any, error: BaseException) -> SerializationError:
     """Return the error for a value that cannot be pickled. It names the value's type, and never shows the value."""
-    return SerializationError(f"a {type(value).__qualname__} can't be pickled: {describe(error)}")
+    return SerializationError(f"a {type_name(type(value))} can't be pickled: {describe(error)}")
 
 
 def is_small(value: Any) -> bool:

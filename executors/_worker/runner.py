@@ -231,13 +231,11 @@ class TaskRunner:
 
     def error(self, error: BaseException) -> Answer:
         """Return the outcome of a task that raised an exception."""
-        import traceback  # noqa: PLC0415  (slow to import, and needed for failures only)
-
-        trace = error.__traceback__
+        trace = exceptions.own(error, "__traceback__")
         while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
             trace = trace.tb_next  # frames of this package help nobody
         BaseException.with_traceback(error, trace)  # its own method, and an assignment, may be the user's
-        text = "".join(traceback.format_exception(error))
+        text = exceptions.format_error(error)
         try:
             return Outcome.ERROR, [exceptions.dump_error(error, text, self._max_payload)]
         except SerializationError as failure:

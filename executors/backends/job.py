@@ -20,6 +20,7 @@ from executors.errors import (
     TaskCancelledError,
     TaskExitedError,
     describe,
+    type_name,
 )
 from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
 from executors.options import TaskOptions
@@ -203,15 +204,16 @@ class Job:
 
         Call it in the very frame that called the function: that frame is removed from the traceback.
         """
-        if error.__traceback__ is not None:  # not by its own method, nor `__setattr__`: they may be the user's
-            BaseException.with_traceback(error, error.__traceback__.tb_next)
-        handle = self.handle
-        if isinstance(error, TaskCancelledError) and error.task_id == handle.id and handle.cancel_requested:
+        trace = exceptions.own(error, "__traceback__")  # the error's attributes, also `__class__`, may be the user's
+        if trace is not None:
+            BaseException.with_traceback(error, trace.tb_next)
+        handle, kind = self.handle, type(error)
+        if handle.cancel_requested and issubclass(kind, TaskCancelledError) and _task_id_of(error) == handle.id:
             self.finish(CANCELLED, error=error)
-        elif isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+        elif issubclass(kind, Exception) and not issubclass(kind, (StopIteration, StopAsyncIteration)):
             self.finish(FAILED, error=error)
         else:
-            exited = TaskExitedError(handle.name, handle.id, _shown(error))
+            exited = TaskExitedError(handle.name, handle.id, _message_of(error))
             exited.__cause__ = error
             self.finish(FAILED, error=exited)
 
@@ -238,11 +240,19 @@ class Job:
             owner.loop.post(owner.job_finished, self, state, value, error)
 
 
-def _shown(error: BaseException) -> str:
+def _task_id_of(error: Any) -> int | None:
     try:
-        return f"{type(error).__name__}({error})"
-    except Exception:  # noqa: BLE001  (asking for its text runs the user's code)
-        return type(error).__name__
+        return int(error.task_id)
+    except BaseException:  # noqa: BLE001  (a subclass of the user's)
+        return None
+
+
+def _message_of(error: BaseException) -> str:
+    kind = type_name(type(error)).rpartition(".")[2]
+    try:
+        return f"{kind}({error})"
+    except BaseException:  # noqa: BLE001  (asking for its text runs the user's code)
+        return kind
 
 
 def report_outcome(job: Job, outcome: int, parts: Sequence[Buffer], where: str) -> None:

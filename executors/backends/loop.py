@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
+from operator import attrgetter
+from types import CoroutineType, FrameType, GeneratorType
+from typing import Any
 
-from executors._loops import EventLoop
+from executors._loops import EventLoop, guarded
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
 from executors.handle import SUCCEEDED
@@ -96,7 +100,7 @@ class LoopBackend(ExecutorBackend):
         if job.token is None:  # an eager task that cancels itself before it has awaited anything
             self._loop.post(self.cancel, job)
             return
-        job.token.cancel()
+        guarded(job.token.cancel)  # what it awaits is cancelled with it, which may be an object of the user's
         if not job.entered:
             self._leave(job)
             job.cancelled()
@@ -112,9 +116,15 @@ class LoopBackend(ExecutorBackend):
             return None
         lines: list[str] = []
         awaited = get_coro()
-        while awaited is not None:  # from the outermost coroutine to the innermost
-            frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        while type(awaited) in _FRAME_AND_AWAITED:  # from the outermost coroutine to the innermost
+            frame, awaited = _FRAME_AND_AWAITED[type(awaited)](awaited)
             if frame is not None:
                 lines += traceback.format_stack(frame, limit=1)
-            awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
         return "".join(lines)
+
+
+_FRAME_AND_AWAITED: dict[type, Callable[[Any], tuple[FrameType | None, Any]]] = {
+    CoroutineType: attrgetter("cr_frame", "cr_await"),
+    GeneratorType: attrgetter("gi_frame", "gi_yieldfrom"),
+}
+"""What a stack is read from. The attributes of any other awaitable are the user's code."""

@@ -21,11 +21,11 @@ class SideThread:
     def __init__(self, name: str, loop: EventLoop) -> None:
         self._name = name
         self._loop = loop
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any, Exception | None], None]] | None]
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None]
         self._calls = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def call(self, function: Callable[[], Any], then: Callable[[Any, Exception | None], None]) -> None:
+    def call(self, function: Callable[[], Any], then: Callable[[Any, BaseException | None], None]) -> None:
         """Call `function` in the thread, and `then(value, error)` on the loop's thread. On the loop's thread."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)
@@ -40,10 +40,10 @@ class SideThread:
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             function, then = call
-            outcome: tuple[Any, Exception | None]
+            outcome: tuple[Any, BaseException | None]
             try:
                 outcome = function(), None
-            except Exception as error:  # noqa: BLE001  (reported on the loop's thread)
+            except BaseException as error:  # noqa: BLE001  (reported on the loop's thread)
                 outcome = None, error
             self._loop.post(then, *outcome)
             del call, function, then, outcome

@@ -17,7 +17,7 @@ from quart.globals import app_ctx
 from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import GatewayTimeout, HTTPException, ServiceUnavailable
 
-from executors._loops import EventLoop
+from executors._loops import EventLoop, log_exception
 from executors._serving.spawning import Spawned
 from executors.context import running
 from executors.errors import (
@@ -88,7 +88,7 @@ class FailureReports:
         try:
             name_task_in_log(self._app)
             async with self._app.app_context() as app_context:
-                traceback = error.__traceback__
+                traceback = _traceback_of(error)
                 try:
                     raise error  # the handler logs the exception that is being handled
                 except type(error):
@@ -97,8 +97,8 @@ class FailureReports:
         except loop.cancelled_error:
             _log_only(handle, error)
             raise
-        except BaseException:  # a receiver's SystemExit must not end the server
-            logger.exception("reporting the failure of task %r failed", handle.name)
+        except BaseException as problem:  # noqa: BLE001  (a receiver's SystemExit must not end the server)
+            log_exception(problem, "reporting the failure of task %r failed", handle.name)
         finally:
             del self._pending[handle.id], error
             if not self._pending:
@@ -125,9 +125,12 @@ class FailureReports:
         return not self._pending
 
 
+_traceback_of = BaseException.__dict__["__traceback__"].__get__  # an error's own attribute may be the user's code
+
+
 def _log_only(handle: TaskHandle[Any], error: BaseException) -> None:
     message = "task %r failed, and the app could not be notified: the event loop ended, or the report took too long"
-    logger.error(message, handle.name, exc_info=error)
+    log_exception(error, message, handle.name)
 
 
 def name_task_in_log(app: Quart) -> None:

@@ -419,7 +419,7 @@ async def test_a_hook_cancels_a_limited_task() -> None:
 
 
 async def test_a_callable_without_a_name_takes_no_slot() -> None:
-    """A callable whose name can't be determined is refused, and its slot is not lost."""
+    """A callable whose name can't be determined is named by its type, and its slot is not lost."""
 
     class Nameless:
         __call__ = staticmethod(int)
@@ -431,8 +431,9 @@ async def test_a_callable_without_a_name_takes_no_slot() -> None:
 
     async with Executor(threads=1, processes=0, queue_size=1) as executor:
         for _ in range(3):
-            with pytest.raises(LookupError):
-                executor.submit(Nameless())
+            handle = executor.submit(Nameless())
+            assert await handle == 0
+            assert handle.name.endswith("Nameless")
         assert await executor.run(int) == 0
         assert executor.snapshot().backends["thread"].queued == 0
 

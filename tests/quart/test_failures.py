@@ -12,6 +12,7 @@ import traceback
 import anyio
 import anyio.lowlevel
 import background
+import hostile
 import pytest
 import quart.ctx
 from quart import current_app
@@ -279,3 +280,19 @@ async def test_hanging_receiver_is_cancelled(app, executor, caplog, monkeypatch)
             assert len(ended) == runs
     texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert sum("1 reports of failed tasks took longer" in text for text in texts) == 2
+
+
+async def test_errors_whose_attributes_raise(app, executor, caplog):
+    """Such an error is reported or logged, and the app goes on and stops as usual."""
+
+    async def fail(kind):
+        raise kind
+
+    async with app.test_app():
+        for kind in hostile.ERRORS:
+            caplog.clear()
+            handle = app.add_background_task(fail, kind)
+            await handle.wait()
+            assert handle.state is TaskState.FAILED
+            await until(lambda: caplog.records)
+    assert executor.drain_report is not None

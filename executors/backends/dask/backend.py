@@ -186,7 +186,7 @@ class DaskBackend(ExecutorBackend):
         call = (job.handle.name, job.function, job.args, job.kwargs, variables)
         return pickling.dump_call(*call, limit, None, main_is_importable=False)[0]
 
-    def _dumped(self, job: Job, data: bytes | None, error: Exception | None) -> None:
+    def _dumped(self, job: Job, data: bytes | None, error: BaseException | None) -> None:
         if job.handle.done():
             return
         if isinstance(error, pickling.TooLargeError):

@@ -252,7 +252,7 @@ class FuturesBackend(ExecutorBackend):
                 job.cancelled()
             else:
                 job.fail(BackendUnavailableError(self.name, "its executor was shut down"))
-        elif isinstance(error := future.exception(), BrokenExecutor):
+        elif issubclass(type(error := future.exception()), BrokenExecutor):  # its `__class__` may be the user's code
             self._loop.post(self._replace, pool, error)
             detail = f": the executor of the backend {self.name!r} broke while it had the task ({error})"
             job.lost(WorkerLostError(job.handle.name, job.handle.id, None, None, detail))

@@ -190,15 +190,15 @@ class ProcessBackend(ExecutorBackend):
             "(EXECUTOR_MAX_PAYLOAD): hand over what identifies them (a path, a key)"
         )
 
-    def _on_dumped(self, job: Job, token: bytes | Payload | None, error: Exception | None) -> None:
+    def _on_dumped(self, job: Job, token: bytes | Payload | None, error: BaseException | None) -> None:
         if job.handle.done():
             return
-        if isinstance(error, pickling.TooLargeError):
-            error = self._too_large(job)
-        if token is None:
-            job.fail(error or RuntimeError("the call came to nothing"))
-        else:
+        if token is not None:
             self._send(job, token)
+        elif type(error) is pickling.TooLargeError:
+            job.fail(self._too_large(job))
+        elif error is not None:
+            job.fail(error)
 
     def _on_outcome(self, job: Job, kind: int, parts: Sequence[Buffer], where: str) -> None:
         if len(parts[0]) <= INLINE_LIMIT:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from executors._loops import Cancellable, EventLoop, Waiter, guarded
 from executors._wire.frames import FrameType, frame
@@ -128,7 +129,8 @@ class Pool:
         """A worker has ended a job: see to the worker first, so that it does not wait while the outcome is decoded."""
         garbled, worker.detail = worker.detail, ""
         if kind == FrameType.VALUE:
-            self._modules.add(getattr(job.function, "__module__", None) or "")
+            with suppress(BaseException):  # an object's own `__module__` is the user's code
+                self._modules.add(str.__str__(job.function.__module__))
         if self._redispatches:
             self._redispatches.pop(job.handle.id, None)
         if worker.tasks == 1:

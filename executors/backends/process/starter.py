@@ -131,7 +131,7 @@ class Starter:
 
         thread.call(launch, lambda worker, error: self._launched(thread, worker, error))
 
-    def _launched(self, thread: SideThread, worker: WorkerProcess | None, error: Exception | None) -> None:
+    def _launched(self, thread: SideThread, worker: WorkerProcess | None, error: BaseException | None) -> None:
         self.starting -= 1
         self._free_threads.append(thread)
         if worker is None:

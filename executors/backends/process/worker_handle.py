@@ -139,7 +139,7 @@ class WorkerHandle:
         self.copies += 1
         self._copier.call(encode, self._copied)
 
-    def _copied(self, encoded: Encoded | None, error: Exception | None) -> None:
+    def _copied(self, encoded: Encoded | None, error: BaseException | None) -> None:
         self.copies -= 1
         if self._is_released:
             if not self.copies:
