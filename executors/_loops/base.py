@@ -73,7 +73,9 @@ class EventLoop(ABC):
             function, args = self._inbox.popleft()
             try:
                 function(*args)
-            except BaseException as error:  # noqa: BLE001  (a SystemExit must not end the server)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  (a SystemExit of a user's object must not end the server)
                 log_exception(error, "a callback failed: %s", shown(function))
 
     def owns_this_thread(self) -> bool:
@@ -149,10 +151,16 @@ class EventLoop(ABC):
 
 
 def guarded(function: Callable[..., object], *args: Any) -> None:
-    """Call `function(*args)` and log an exception. For callbacks whose exception has no caller to go to."""
+    """Call `function(*args)` and log an exception. For callbacks whose exception has no caller to go to.
+
+    Raises:
+        KeyboardInterrupt: The user has pressed Ctrl-C meanwhile.
+    """
     try:
         function(*args)
-    except BaseException as error:  # noqa: BLE001  (a SystemExit must not end the server)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  (a SystemExit of a user's object must not end the server)
         log_exception(error, "a callback failed: %s", shown(function))
 
 

@@ -126,15 +126,17 @@ async def test_failing_post_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_guarded_logs(caplog: pytest.LogCaptureFixture) -> None:
-    """A guarded call never raises an Exception; what would end the program goes through."""
+    """A guarded call raises nothing but a KeyboardInterrupt: a SystemExit of a user's object does not end the server."""
+
+    def leave(error: type[BaseException]) -> None:
+        raise error
+
     guarded(int, "no number")
     assert "no number" in caplog.text
-
-    def leave() -> None:
-        raise SystemExit
-
-    with pytest.raises(SystemExit):
-        guarded(leave)
+    guarded(leave, SystemExit)
+    assert "SystemExit" in caplog.text
+    with pytest.raises(KeyboardInterrupt):
+        guarded(leave, KeyboardInterrupt)
 
 
 async def test_waiter() -> None:
