@@ -126,7 +126,7 @@ async def test_failing_post_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_guarded_logs(caplog: pytest.LogCaptureFixture) -> None:
-    """A guarded call raises nothing but a KeyboardInterrupt: a SystemExit of a user's object does not end the server."""
+    """A guarded call raises nothing but a KeyboardInterrupt: a SystemExit of a user's object ends no server."""
 
     def leave(error: type[BaseException]) -> None:
         raise error
