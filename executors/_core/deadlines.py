@@ -18,7 +18,8 @@ class Deadlines:
 
     Args:
         loop: The executor's loop.
-        grace: Seconds that running work has to respond once it is being stopped, before it is abandoned.
+        grace: Seconds that running work has to respond once it is being stopped, before it is abandoned. A drain sets it
+            to None: it abandons all work that is left itself.
         cancel_queued: Ends a job that hasn't started; returns False if it has started meanwhile.
         settle: Makes the state of a job's handle final, while the job itself is still with its backend.
         abandon: Gives up on a job that still runs.
@@ -27,13 +28,13 @@ class Deadlines:
     def __init__(
         self,
         loop: EventLoop,
-        grace: float,
+        grace: float | None,
         cancel_queued: Callable[[Job, BaseException], bool],
         settle: Settle,
         abandon: Callable[[Job], None],
     ) -> None:
         self._loop = loop
-        self._grace = grace
+        self.grace = grace
         self._cancel_queued = cancel_queued
         self._settle = settle
         self._abandon = abandon
@@ -60,7 +61,7 @@ class Deadlines:
             return
         handle.cancel_requested = True
         error = TaskCancelledError(handle.name, handle.id)
-        if not self._cancel_queued(job, error):
+        if handle.started_at is not None or not self._cancel_queued(job, error):
             job.stop = Stop(CANCELLED, error)
             self._stop(job)
 
@@ -80,7 +81,8 @@ class Deadlines:
             self._stop(job)
 
     def _stop(self, job: Job) -> None:
-        job.grace_timer = self._loop.call_later(self._grace, self._abandon, job)
+        if self.grace is not None:
+            job.grace_timer = self._loop.call_later(self.grace, self._abandon, job)
         job.backend.cancel(job)
 
 

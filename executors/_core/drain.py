@@ -14,15 +14,18 @@ from executors._core.admission import Phase
 from executors._core.dispatcher import Dispatcher
 from executors._loops import log_exception
 from executors.backends.base import ExecutorBackend, Job
-from executors.errors import ExecutorClosedError, describe
+from executors.errors import ExecutorClosedError, shown
 from executors.handle import SUCCEEDED, TaskHandle
 from executors.reports import DrainedTask, DrainReport
 
 STOP_TIMEOUT = 0.5
-"""Seconds that work has to respond once the deadline has passed, before it is abandoned."""
+"""Seconds after the deadline until work that has not responded to its cancellation is abandoned."""
 
 CLOSE_TIMEOUT = 0.4
 """Seconds that the backends have to close, before they are killed."""
+
+MIN_TIMEOUT = 0.1
+"""Seconds of both that are left where it takes long to cancel and abandon many tasks."""
 
 
 class Drain:
@@ -97,14 +100,17 @@ class Drain:
         dispatcher.admission.enter(Phase.CLOSED)
         for backend in self._backends:
             backend.expect_no_more()
+        stop_deadline = anyio.current_time() + STOP_TIMEOUT
+        dispatcher.deadlines.grace = None
         for job in reversed(list(dispatcher.active.values())):  # queued jobs before those whose workers they'd get
             dispatcher.deadlines.cancel(job)
-        with anyio.move_on_after(STOP_TIMEOUT):
+        with anyio.CancelScope(deadline=_at_least(stop_deadline)):
             await dispatcher.wait_idle()
         for job in list(dispatcher.active.values()):
             dispatcher.abandon(job)
         stacks = {job.handle.id: _stack_of(job) for job in dispatcher.still_running.values()}
-        await _close(self._backends, self._timeout - (time.monotonic() - began))
+        close_deadline = min(anyio.current_time(), stop_deadline) + CLOSE_TIMEOUT
+        await _close(self._backends, _at_least(close_deadline), self._timeout - (time.monotonic() - began))
         handles = list((dispatcher.reported or {}).values())
         return _report(self._timeout, time.monotonic() - began, handles, stacks)
 
@@ -112,15 +118,20 @@ class Drain:
         self._dispatcher.admission.enter(Phase.CLOSED)
         for job in self._dispatcher.active.values():
             self._dispatcher.deadlines.forget(job)
-        await _close(self._backends, 0.0)
-        self._dispatcher.give_up(f"the executor's drain failed: {describe(self._failure)}")
+        await _close(self._backends, anyio.current_time() + CLOSE_TIMEOUT, 0.0)
+        self._dispatcher.give_up(f"the executor's drain failed: {shown(self._failure)}")
 
 
-async def _close(backends: Iterable[ExecutorBackend], remaining: float) -> None:
+def _at_least(deadline: float) -> float:
+    return max(deadline, anyio.current_time() + MIN_TIMEOUT)
+
+
+async def _close(backends: Iterable[ExecutorBackend], deadline: float, remaining: float) -> None:
     """Close the backends, and kill those that take too long.
 
     Args:
         backends: The backends.
+        deadline: When to kill them, not counting `close_timeout`.
         remaining: Seconds until the drain's deadline, up to which `close_timeout` counts.
     """
     unclosed = set(backends)
@@ -134,7 +145,7 @@ async def _close(backends: Iterable[ExecutorBackend], remaining: float) -> None:
         else:
             unclosed.discard(backend)
 
-    with anyio.move_on_after(CLOSE_TIMEOUT + max(0.0, min(close_timeout, remaining))):
+    with anyio.CancelScope(deadline=deadline + max(0.0, min(close_timeout, remaining))):
         async with anyio.create_task_group() as group:
             for backend in tuple(unclosed):
                 group.start_soon(close, backend)

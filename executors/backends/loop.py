@@ -43,6 +43,7 @@ class LoopBackend(ExecutorBackend):
         self._running = set()
         self._backlog = Backlog()
         self._is_starting = False
+        self._stacks: dict[tuple[str | int, ...], str] = {}
 
     def submit(self, job: Job) -> None:
         """Start the job, or queue it while as many run as may."""
@@ -114,13 +115,19 @@ class LoopBackend(ExecutorBackend):
         get_coro = getattr(job.token, "get_coro", None)
         if get_coro is None:
             return None
-        lines: list[str] = []
+        frames: list[FrameType] = []
+        place: list[str | int] = []
         awaited = get_coro()
         while type(awaited) in _FRAME_AND_AWAITED:  # from the outermost coroutine to the innermost
             frame, awaited = _FRAME_AND_AWAITED[type(awaited)](awaited)
             if frame is not None:
-                lines += traceback.format_stack(frame, limit=1)
-        return "".join(lines)
+                frames.append(frame)
+                code = frame.f_code
+                place += code.co_filename, code.co_name, frame.f_lineno
+        key = tuple(place)
+        if key not in self._stacks:  # thousands of tasks may wait in one place
+            self._stacks[key] = "".join(line for frame in frames for line in traceback.format_stack(frame, limit=1))
+        return self._stacks[key]
 
 
 _FRAME_AND_AWAITED: dict[type, Callable[[Any], tuple[FrameType | None, Any]]] = {
