@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from executors._core.mapping import run_chunk, run_chunk_of_coroutines
 from executors._core.router import BackendName
-from executors.errors import WrongThreadError
+from executors._loops import EventLoop
+from executors._loops.completion import LOOP_CHECK_INTERVAL
+from executors.errors import ExecutorClosedError, WrongThreadError
 from executors.handle import CANCELLED, TaskHandle
 from executors.options import TaskOptions
 
@@ -24,9 +29,9 @@ T = TypeVar("T")
 class TaskFuture(futures.Future[T]):
     """The future of a task that was submitted through a `BackendFutures`."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         super().__init__()
-        self._executor = executor
+        self._loop = loop
         self._is_claimed: bool | None = None
 
     def result(self, timeout: float | None = None) -> T:
@@ -34,21 +39,32 @@ class TaskFuture(futures.Future[T]):
 
         Raises:
             WrongThreadError: Called on the thread of the event loop that the task needs, before the task has ended.
+            ExecutorClosedError: The event loop has ended without a drain, and the task can't end any more.
         """
-        self._refuse_to_block()
-        return super().result(timeout)
+        self._block(timeout)
+        return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the task in another thread, and return its error; None if it has a value. Raises as `result`."""
-        self._refuse_to_block()
-        return super().exception(timeout)
+        self._block(timeout)
+        return super().exception(0)
 
-    def _refuse_to_block(self) -> None:
-        if not self.done() and self._executor._owns_this_thread():
-            raise WrongThreadError(
-                "waiting for this future would block the event loop that its task needs: await "
-                "`asyncio.wrap_future(future)`, or use `executor.submit` and await the handle"
-            )
+    def _block(self, timeout: float | None = None) -> None:
+        """Block this thread until the end, for at most `timeout` seconds. The end of the event loop is its end, too."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.done():
+            if self._loop.has_ended():
+                self._end(ExecutorClosedError("the task will never end: its event loop ended without a drain"))
+                return
+            if self._loop.owns_this_thread():
+                raise WrongThreadError(
+                    "waiting for this future would block the event loop that its task needs: await "
+                    "`asyncio.wrap_future(future)`, or use `executor.submit` and await the handle"
+                )
+            if (left := deadline - time.monotonic()) <= 0:
+                return
+            with self._condition:
+                self._condition.wait_for(self.done, min(left, LOOP_CHECK_INTERVAL))
 
     def _claim(self) -> bool:
         """Mark the future as running as its task starts, or ends without having started. Any thread.
@@ -66,12 +82,13 @@ class TaskFuture(futures.Future[T]):
         error = handle.exception()
         if handle.state is CANCELLED:
             self.cancel()  # without effect if the task had started: then it ends with its error
-        if not self._claim():
-            return
-        if error is not None:
-            self.set_exception(error)
-        else:
-            self.set_result(handle.result())
+        self._end(error, None if error is not None else handle.result())
+
+    def _end(self, error: BaseException | None, value: Any = None) -> None:
+        """End with an error or a value, unless it has ended. Any thread."""
+        if self._claim():
+            with suppress(futures.InvalidStateError):  # it ended with its loop, and the executor started on another
+                self.set_result(value) if error is None else self.set_exception(error)
 
 
 class BackendFutures(futures.Executor):
@@ -105,7 +122,7 @@ class BackendFutures(futures.Executor):
         run: Callable[..., Any] | None = None
         if in_chunk:
             run, args = run_chunk_of_coroutines if route.is_coroutine else run_chunk, (fn, *args)
-        future: TaskFuture[Any] = TaskFuture(self._executor)
+        future: TaskFuture[Any] = TaskFuture(dispatcher.loop)
         with self._lock:
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
@@ -173,7 +190,8 @@ class BackendFutures(futures.Executor):
             for future in pending:
                 future.cancel()
         if wait:
-            futures.wait(pending)
+            for future in pending:
+                future._block()
 
 
 class _InChunks(futures.Executor):

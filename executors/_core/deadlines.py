@@ -18,8 +18,8 @@ class Deadlines:
 
     Args:
         loop: The executor's loop.
-        grace: Seconds that running work has to respond once it is being stopped, before it is abandoned. A drain sets it
-            to None: it abandons all work that is left itself.
+        grace: Seconds that running work has to respond once it is being stopped, before it is abandoned. A drain sets
+            it to None: it abandons all work that is left itself.
         cancel_queued: Ends a job that hasn't started; returns False if it has started meanwhile.
         settle: Makes the state of a job's handle final, while the job itself is still with its backend.
         abandon: Gives up on a job that still runs.

@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+import trio
 
 from executors import (
     ConfigurationError,
@@ -333,3 +334,39 @@ async def test_a_cancelled_future_does_not_hold_up_those_behind_it() -> None:
         with anyio.fail_after(10):
             await executor.wait_idle()
     assert ran == [1, 2]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, trio.run])
+def test_loop_that_ended_without_a_drain(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A future ends with its event loop: for who waits for it then, already or on the loop's own thread."""
+    executor, release, ended = Executor(threads=2, processes=0), threading.Event(), threading.Event()
+    waiting: list[threading.Thread] = []
+    errors: list[BaseException | None] = []
+
+    async def first() -> tuple[futures.Executor, list[futures.Future[bool]]]:
+        executor.start()
+        pool = executor.as_futures("thread")
+        found = [pool.submit(release.wait, PATIENCE) for _ in range(3)]
+        found[0].add_done_callback(lambda _: ended.set())
+        waiting.append(threading.Thread(target=lambda: errors.append(found[0].exception())))
+        waiting.append(threading.Thread(target=pool.shutdown))
+        for thread in waiting:
+            thread.start()
+        return pool, found
+
+    async def second() -> None:
+        async with executor:
+            assert await executor.run(int) == 0
+
+    _, found = run(first) if run is trio.run else run(first())
+    with pytest.raises(ExecutorClosedError, match="loop ended"):
+        found[1].result()
+    for thread in waiting:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert ended.is_set()
+    assert isinstance(errors[0], ExecutorClosedError)
+    assert all(future.done() for future in found)
+    asyncio.run(second())
+    release.set()
+    assert not caplog.records
