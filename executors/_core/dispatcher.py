@@ -51,7 +51,7 @@ class Dispatcher:
         self.router = router
         self.active: dict[int, Job] = {}
         self.still_running: dict[int, Job] = {}
-        """Jobs that were abandoned, and still run."""
+        """Jobs that have ended and still run: abandoned ones, and cancelled ones whose arguments are being pickled."""
         self.reported: dict[int, TaskHandle[Any]] | None = None
         """The handles that the drain will report on; None before it."""
         self.finished: dict[TaskState, int] = {}
@@ -154,20 +154,11 @@ class Dispatcher:
             function = self._wrap(function, route)
         handle: TaskHandle[Any] = TaskHandle(self, name, options.tag, backend.name, reporter)
         job = Job(
-            self,
-            backend,
-            handle,
-            function,
-            args,
-            kwargs,
-            copy_context(),
-            options,
+            self, backend, handle, function, args, kwargs, copy_context(), options,
             route.is_coroutine or route.runs_sync_on_loop,
             options.timeout is not None or self._hooks is not None,
-            queue,
-            None if queue is None else queue.limit,
-            claim,
-        )
+            queue, None if queue is None else queue.limit, claim,
+        )  # fmt: skip
         self.active[handle.id] = job
         if self.reported is not None:
             self.reported[handle.id] = handle
@@ -274,6 +265,8 @@ class Dispatcher:
             return False
         del self.active[job.handle.id]
         try:
+            if job.thread is not None:  # its arguments are being pickled
+                self.still_running[job.handle.id] = job
             if job.handed_over:
                 job.backend.cancel(job)
             elif job.limit is not None:
@@ -290,15 +283,20 @@ class Dispatcher:
         if self.active.pop(job.handle.id, None) is None:
             return
         self.deadlines.forget(job)
-        self.abandoned += 1
         self.still_running[job.handle.id] = job
         job.handle.abandoned = True
         job.backend.abandon(job)
         if job.stop is not None:
             self._settle(job, job.stop.state, None, job.stop.error)
+        self.record_abandoned(job)
+        self._after(job)
+
+    def record_abandoned(self, job: Job) -> None:
+        """Record that a job has ended whose code still runs."""
+        self.abandoned += 1
+        job.handle.abandoned = True
         if self._hooks is not None:
             self._hooks.notify(TaskAbandoned, job.handle)
-        self._after(job)
 
     async def wait_idle(self) -> None:
         """Wait until no job is active."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from threading import get_ident
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from threading import Thread, current_thread, get_ident
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from executors._callables import refuse_awaitable
 from executors._loops import Cancellable, EventLoop
@@ -27,6 +27,8 @@ from executors.options import TaskOptions
 
 if TYPE_CHECKING:
     from executors.backends.base import ExecutorBackend
+
+T = TypeVar("T")
 
 INLINE_LIMIT = 256 * 1024
 """Payloads of up to this many bytes are pickled and unpickled on the loop's thread; larger ones in another thread."""
@@ -86,6 +88,7 @@ class Job:
         stop: Set once the job is being stopped, by its timeout, `cancel()` or a drain.
         timer: The timer of its timeout.
         grace_timer: The timer after which it is abandoned, once it is being stopped.
+        thread: The thread that pickles its arguments or unpickles its outcome, while it does.
         token: For the backend's own use: whatever finds the job's work again.
     """
 
@@ -109,6 +112,7 @@ class Job:
         "owner",
         "slot",
         "stop",
+        "thread",
         "timer",
         "token",
     )
@@ -149,7 +153,20 @@ class Job:
         self.stop: Stop | None = None
         self.timer: Cancellable | None = None
         self.grace_timer: Cancellable | None = None
+        self.thread: Thread | None = None
         self.token: Any = None
+
+    def in_thread(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Return a function that calls `function`, and records meanwhile that the job occupies the thread."""
+
+        def call() -> T:
+            self.thread = current_thread()
+            try:
+                return function()
+            finally:
+                self.thread = None
+
+        return call
 
     def start(self) -> bool:
         """Start the job; it has to run next. Any thread.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextvars import Context
 from pathlib import Path
@@ -157,7 +158,7 @@ class ProcessBackend(ExecutorBackend):
             token = self._dump(job, variables, min(INLINE_LIMIT, self._max_payload))
         except pickling.TooLargeError:
             self._pickler.call(
-                lambda: self._dump(job, variables, self._max_payload),
+                job.in_thread(lambda: self._dump_queued(job, variables)),
                 lambda token, error: self._on_dumped(job, token, error),
             )
         else:
@@ -167,6 +168,10 @@ class ProcessBackend(ExecutorBackend):
         job.token = token  # which has all that follows: a queued job keeps no more memory and objects than it must
         job.args, job.kwargs, job.context = (), _NO_KWARGS, _NO_CONTEXT
         self._pool.submit(job)
+
+    def _dump_queued(self, job: Job, variables: dict[str, Any]) -> bytes | Payload | None:
+        """Pickle a large call, unless it has been cancelled while others were pickled. In the pickler's thread."""
+        return None if job.handle.done() else self._dump(job, variables, self._max_payload)
 
     def _dump(self, job: Job, variables: dict[str, Any], limit: int) -> bytes | Payload:
         """Pickle a call: as a frame or, if that is too large for a message, as a payload."""
@@ -192,8 +197,8 @@ class ProcessBackend(ExecutorBackend):
 
     def _on_dumped(self, job: Job, token: bytes | Payload | None, error: BaseException | None) -> None:
         if job.handle.done():
-            return
-        if token is not None:
+            job.cancelled()  # for a drain that has abandoned it, as its arguments were still being pickled
+        elif token is not None:
             self._send(job, token)
         elif type(error) is pickling.TooLargeError:
             job.fail(self._too_large(job))
@@ -204,11 +209,17 @@ class ProcessBackend(ExecutorBackend):
         if len(parts[0]) <= INLINE_LIMIT:
             report_outcome(job, kind, parts, where)
         else:
-            self._pickler.call(lambda: report_outcome(job, kind, parts, where), lambda _, __: None)
+            self._pickler.call(job.in_thread(lambda: report_outcome(job, kind, parts, where)), lambda _, __: None)
 
     def cancel(self, job: Job) -> None:
         """Drop a queued job; kill the worker of a running one, with its process group."""
         self._pool.cancel(job)
+
+    def stack_of(self, job: Job) -> str | None:
+        """Return the stack at which the arguments are pickled or the outcome is unpickled, while either happens."""
+        thread = job.thread
+        frame = None if thread is None else sys._current_frames().get(thread.ident or 0)
+        return None if frame is None else "".join(traceback.format_stack(frame))
 
     def expect_no_more(self) -> None:
         """Stop replacing workers that are killed, unless a queued job needs one."""

@@ -239,3 +239,48 @@ async def test_a_worker_that_is_killed_with_a_result_under_way(cpu, line) -> Non
         del handle
     assert await cpu.run(tasks.pid) != worker
     await until(lambda: mapped() == segments() == 0)
+
+
+class SlowToPickle:
+    """An argument whose pickling waits."""
+
+    def __init__(self) -> None:
+        self.entered, self.release = threading.Event(), threading.Event()
+
+    def __reduce__(self) -> tuple[Callable[[], int], tuple[()]]:
+        self.entered.set()
+        self.release.wait(20)
+        return int, ()
+
+
+async def test_drain_names_the_task_whose_arguments_are_being_pickled() -> None:
+    """The thread that pickles arguments is left running, and the report has its task and its stack."""
+    slow, large = SlowToPickle(), bytes(MEGABYTE // 2)
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        handle = cpu.options(name="slow").submit(tasks.identity, [large, slow])
+        waiting = cpu.submit(tasks.identity, [large, large])
+        assert await anyio.to_thread.run_sync(slow.entered.wait, 20)
+        report = await executor.drain(0)
+        assert (handle.state, handle.abandoned, waiting.state) == (CANCELLED, True, CANCELLED)
+        (task,) = report.abandoned
+        assert task.name == "slow"
+        assert "self.release.wait(20)" in str(task.stack)
+        assert report.duration < 1
+        assert executor.snapshot().abandoned == 1
+        slow.release.set()
+
+
+async def test_a_task_cancelled_while_its_arguments_are_pickled() -> None:
+    """It ends at once, and leaves nothing behind once its arguments are pickled."""
+    slow = SlowToPickle()
+    async with Executor(threads=1, processes=1) as executor:
+        handle = executor.options(tag="cpu").submit(tasks.identity, [bytes(MEGABYTE // 2), slow])
+        assert await anyio.to_thread.run_sync(slow.entered.wait, 20)
+        handle.cancel()
+        assert handle.state is CANCELLED
+        slow.release.set()
+        assert await executor.options(tag="cpu").run(tasks.identity, [bytes(MEGABYTE // 2)])
+        report = await executor.drain(20)
+    assert not handle.abandoned
+    assert report.clean
