@@ -27,6 +27,9 @@ MAIN_NAMES = ("__main__", "__mp_main__")
 BUFFER_SIZE = 16 * 1024
 """Minimum size in bytes of a buffer that is sent beside the pickle."""
 
+SLICE_SIZE = 8 * 1024 * 1024
+"""Maximum number of bytes that are copied, or freed, at a time while holding the GIL, for a few milliseconds."""
+
 _ATOMS = frozenset({int, float, bool, type(None), complex})
 _MAX_SMALL = 1000
 
@@ -142,7 +145,10 @@ class _Reader:
 
     def readinto(self, buffer: Any) -> int:
         size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = bytes(self._rest[:size]), self._rest[size:]
+        for at in range(0, size, SLICE_SIZE):  # the GIL is released in between
+            end = min(at + SLICE_SIZE, size)
+            buffer[at:end] = self._rest[at:end]
+        self._rest = self._rest[size:]
         return size
 
     def readline(self) -> bytes:
