@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from executors._wire.pickling import Buffer
 
 _MAX_MESSAGES_AT_ONCE = 8
-"""How many messages are received before the event loop has its turn."""
+"""How many messages are received, or sent, before the event loop has its turn."""
 
 
 class BlockingChannel:
@@ -136,7 +136,7 @@ class LoopChannel:
 
     def _write(self) -> None:
         try:
-            while self._unsent:
+            for _ in range(min(len(self._unsent), _MAX_MESSAGES_AT_ONCE)):  # the worker may read as fast
                 is_continued, message, descriptors = self._unsent[0]
                 sent = _send(self._socket, message, is_continued, descriptors)
                 if sent < len(message):

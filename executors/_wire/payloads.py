@@ -10,7 +10,7 @@ from array import array
 
 from executors._wire.frames import HEADER, TYPE_BITS, FrameType, frame
 from executors._wire.leases import Leases
-from executors._wire.segments import MIN_SIZE, Placed, Segments
+from executors._wire.segments import MIN_SIZE, Placed, Segments, pieces_of
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from executors._wire.pickling import Buffer
+    from executors._wire.segments import Part
 
     Encoded = tuple[Sequence[Buffer], Sequence[int]]
 
@@ -44,7 +45,7 @@ class PayloadCodec:
         self._leases = Leases()
         self.leased: set[int] = set()
 
-    def encode(self, kind: int, parts: Sequence[Buffer], task_id: int, cpu_time: float = 0.0) -> Encoded:
+    def encode(self, kind: int, parts: Sequence[Part], task_id: int, cpu_time: float = 0.0) -> Encoded:
         """Make a frame of a payload, and copy a large one into a segment. Any thread, one at a time.
 
         Returns:
@@ -61,12 +62,13 @@ class PayloadCodec:
                 body = _SEGMENT.pack(placed.segment, placed.size) + array("Q", placed.lengths).tobytes()
                 descriptors = () if placed.fd is None else (placed.fd,)
                 return [*closed, frame(kind | flags, body, task_id, cpu_time)], descriptors
-        elif len(parts) == 1:
-            return (frame(kind, parts[0], task_id, cpu_time),), ()
+        pieces = [piece for part in parts for piece in pieces_of(part)]
+        if size < MIN_SIZE and len(pieces) == 1:
+            return (frame(kind, pieces[0], task_id, cpu_time),), ()
         if len(parts) == 1:
-            return [*closed, HEADER.pack(kind, task_id, cpu_time, size), *parts], ()
+            return [*closed, HEADER.pack(kind, task_id, cpu_time, size), *pieces], ()
         table = _COUNT.pack(len(parts)) + array("Q", map(len, parts)).tobytes()
-        return [*closed, HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *parts], ()
+        return [*closed, HEADER.pack(kind | _IN_PARTS, task_id, cpu_time, len(table) + size) + table, *pieces], ()
 
     def decode(self, kind: int, body: Buffer, descriptors: deque[int]) -> tuple[int, Sequence[Buffer]]:
         """Return the type and the parts that the other side has encoded. Parts may be leased: do not keep them.

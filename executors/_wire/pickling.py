@@ -49,7 +49,11 @@ class _BoundedFile:
         self._size += size
         if self._size > self._limit:
             raise TooLargeError
-        self.parts.append(bytes(data))
+        if size <= SLICE_SIZE or type(data) is bytes:  # the latter is not copied
+            self.parts.append(bytes(data))
+        else:
+            view = memoryview(data).cast("B")
+            self.parts += (bytes(view[at : at + SLICE_SIZE]) for at in range(0, size, SLICE_SIZE))
         return size
 
 
@@ -74,6 +78,22 @@ def dumps(
         TooLargeError: The pickle exceeds `limit`.
         SerializationError: The value cannot be pickled.
     """
+    return _joined(_dumps(value, limit, by_value=by_value, buffers=buffers, mixin=mixin))
+
+
+def _joined(pieces: list[bytes]) -> bytes:
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _dumps(
+    value: Any,
+    limit: int,
+    *,
+    by_value: bool = False,
+    buffers: list[memoryview] | None = None,
+    mixin: type | None = None,
+) -> list[bytes]:
+    """Pickle a value in pieces. Otherwise as `dumps`."""
     if not by_value:
         try:
             return _dump(_plain_pickler(mixin), value, limit, buffers)
@@ -104,14 +124,14 @@ def _cloud_pickler(mixin: type | None) -> Any:
     return type("_CloudPickler", bases if mixin is None else (mixin, *bases), {})
 
 
-def _dump(pickler: Any, value: Any, limit: int, buffers: list[memoryview] | None) -> bytes:
+def _dump(pickler: Any, value: Any, limit: int, buffers: list[memoryview] | None) -> list[bytes]:
     file = _BoundedFile(limit)
     if buffers is None:
         pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
     else:
         buffers.clear()
         pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=_BufferCollector(buffers)).dump(value)
-    return file.parts[0] if len(file.parts) == 1 else b"".join(file.parts)
+    return file.parts
 
 
 class _BufferCollector:
@@ -215,7 +235,25 @@ def dump_call(
     *,
     main_is_importable: bool,
 ) -> tuple[bytes, bool]:
-    """Pickle a call, in the parent.
+    """Pickle a call, in the parent. As `dump_call_in_pieces`, whose arguments it takes, but in one piece."""
+    pieces, needs_main = dump_call_in_pieces(
+        name, function, args, kwargs, variables, limit, buffers, main_is_importable=main_is_importable
+    )
+    return _joined(pieces), needs_main
+
+
+def dump_call_in_pieces(
+    name: str,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    variables: dict[str, Any],
+    limit: int,
+    buffers: list[memoryview] | None,
+    *,
+    main_is_importable: bool,
+) -> tuple[list[bytes], bool]:
+    """Pickle a call, in the parent. No step handles a large pickle as a whole: that would hold the GIL.
 
     Args:
         name: The task's name.
@@ -228,7 +266,7 @@ def dump_call(
         main_is_importable: Whether a worker can import the main script.
 
     Returns:
-        The pickle, and whether the worker needs the main script to unpickle it.
+        The pieces of the pickle, and whether the worker needs the main script to unpickle it.
 
     Raises:
         TooLargeError: The pickle exceeds `limit`.
@@ -236,14 +274,15 @@ def dump_call(
     """
     call = (name, function, args, kwargs, variables)
     try:
-        data = dumps(call, limit, buffers=buffers)
-        if b"__main__" in data or b"__mp_main__" in data:  # `MAIN_NAMES`
-            if main_is_importable:
-                return data, True
-            data = dumps(call, limit, by_value=True, buffers=buffers)
+        pieces = _dumps(call, limit, buffers=buffers)
+        for piece in pieces:  # none ends within a name, and larger ones are a `bytes` alone
+            if len(piece) <= SLICE_SIZE and (b"__main__" in piece or b"__mp_main__" in piece):  # `MAIN_NAMES`
+                if main_is_importable:
+                    return pieces, True
+                return _dumps(call, limit, by_value=True, buffers=buffers), False
     except SerializationError as error:
         raise SerializationError(_culprit(name, function, args, kwargs, limit) or str(error)) from error.__cause__
-    return data, False
+    return pieces, False
 
 
 def _culprit(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int) -> str | None:

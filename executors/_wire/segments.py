@@ -46,6 +46,32 @@ class Placed(namedtuple("Placed", ("segment", "size", "lengths", "fd"))):
     __slots__ = ()
 
 
+class Pieces:
+    """A large part of a payload, in pieces that follow one another: a pickle of many megabytes."""
+
+    __slots__ = ("_size", "pieces")
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+        self._size = sum(map(len, pieces))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def free(self) -> None:
+        """Free the pieces one by one, in a thread beside the loop: freeing many megabytes at once takes long."""
+        while self.pieces:
+            self.pieces.pop()
+
+
+Part = memoryview | bytes | bytearray | Pieces
+
+
+def pieces_of(part: Part) -> Sequence[memoryview | bytes | bytearray]:
+    """Return the pieces of a part, which usually is one."""
+    return part.pieces if isinstance(part, Pieces) else (part,)
+
+
 class Segments:
     """The segments of a sender. One thread at a time may call `place`; the other methods may run concurrently.
 
@@ -71,7 +97,7 @@ class Segments:
     def _total(self) -> int:
         return sum(segment.size for table in (self._leased, self._free) for segment in table.values())
 
-    def place(self, parts: Sequence[memoryview | bytes | bytearray]) -> Placed | None:
+    def place(self, parts: Sequence[Part]) -> Placed | None:
         """Copy parts, each of them contiguous, into a segment.
 
         Blocks while it copies, and holds the GIL for small parts only. `retire` and `close` close the returned
@@ -81,16 +107,18 @@ class Segments:
             The location of the payload. None if there is no segment: the limit or the available memory is too small,
             or the system does not support segments. If `trim` closes segments, another attempt may succeed.
         """
-        views = [_as_bytes(part) for part in parts]
-        lengths = tuple(map(len, views))
+        views = [[_as_bytes(piece) for piece in pieces_of(part)] for part in parts]
+        lengths = tuple(sum(map(len, part)) for part in views)
         *offsets, needed = offsets_of(lengths)
         segment = self._take(needed) or self._add(needed)
         if segment is None:
             return None
         table = self._free
         try:
-            for view, offset in zip(views, offsets, strict=True):
-                segment.write(view, offset)
+            for part, offset in zip(views, offsets, strict=True):
+                for view in part:
+                    segment.write(view, offset)
+                    offset += len(view)  # noqa: PLW2901
             table = self._leased
         except OSError:  # the limit of file sizes has been lowered
             return None

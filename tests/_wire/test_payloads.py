@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,9 +18,9 @@ from pool_tasks import segments
 from shared_memory import mapped, output_of
 
 from executors._wire.channel import BlockingChannel
-from executors._wire.frames import SEGMENT_NOTICES, FrameType
+from executors._wire.frames import HEADER, SEGMENT_NOTICES, FrameType
 from executors._wire.payloads import PayloadCodec
-from executors._wire.segments import MIN_SIZE
+from executors._wire.segments import MIN_SIZE, Pieces
 from executors.backends.process.worker_process import JOB_SOCKET_TYPE
 
 MEGABYTE = 1024 * 1024
@@ -262,3 +263,24 @@ def test_a_segment_is_retired_where_its_descriptor_did_not_come() -> None:
     print(receive()[1] == [bytes({MEGABYTE})])
     """
     assert output_of(program) == ["True"] * 4
+
+
+@pytest.mark.parametrize("limit", [0, 10**9], ids=["socket", "segment"])
+def test_a_part_in_pieces(limit: int) -> None:
+    """A part that is given in pieces arrives as one, through a segment and through the socket."""
+    ours, theirs = PayloadCodec(limit), PayloadCodec(limit)
+    pieces = [bytes([number]) * 100_000 for number in range(5)]
+    for parts in ([Pieces(list(pieces))], [Pieces(list(pieces)), b"b" * 50_000]):
+        encoded, descriptors = ours.encode(FrameType.JOB, parts, 1)
+        kind, _, _, length = HEADER.unpack_from(data := b"".join(encoded))
+        assert len(data) == HEADER.size + length
+        received = deque(map(os.dup, descriptors))
+        decoded_kind, found = theirs.decode(kind, data[HEADER.size :], received)
+        assert decoded_kind == FrameType.JOB
+        assert [bytes(part) for part in found] == [b"".join(pieces), *parts[1:]]
+        del found
+    part = Pieces(list(pieces))
+    part.free()
+    assert part.pieces == []
+    ours.close()
+    theirs.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import random
 import sys
 import threading
 import traceback
+from typing import Any
 
 import anyio
 import pytest
@@ -300,3 +302,37 @@ def test_an_error_is_dumped_and_loaded_in_one_process() -> None:
         3,
         ["\nTraceback in somewhere:\ntrace"],
     )
+
+
+class RecordedBuffer(bytearray):
+    """A buffer that records how many bytes are written to it at a time."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.sizes: list[int] = []
+
+    def __setitem__(self, at: Any, data: Any) -> None:
+        self.sizes.append(len(data))
+        super().__setitem__(at, data)
+
+
+def test_large_bytes_are_read_in_slices() -> None:
+    """No step of unpickling copies more than a slice while it holds the GIL, and all bytes arrive."""
+    data = random.Random(1).randbytes(2 * pickling.SLICE_SIZE + 1000)
+    buffer = RecordedBuffer(len(data))
+    assert pickling._Reader(data).readinto(buffer) == len(data)
+    assert buffer == data
+    assert buffer.sizes == [pickling.SLICE_SIZE, pickling.SLICE_SIZE, 1000]
+    for value in (data, bytearray(data)):
+        assert pickling.loads_in_thread([pickle.dumps(value, pickle.HIGHEST_PROTOCOL)]) == value
+
+
+def test_large_calls_are_pickled_in_pieces() -> None:
+    """A bytearray is copied in slices, bytes are not copied, and together the pieces are the pickle."""
+    data = random.Random(1).randbytes(2 * pickling.SLICE_SIZE + 1000)
+    call = ("name", len, (data, bytearray(data)), {}, {})
+    pieces, needs_main = pickling.dump_call_in_pieces(*call, 10**9, None, main_is_importable=True)
+    assert not needs_main
+    assert any(piece is data for piece in pieces)
+    assert all(len(piece) <= pickling.SLICE_SIZE for piece in pieces if piece is not data)
+    assert pickle.loads(b"".join(pieces)) == call

@@ -16,6 +16,7 @@ from executors._wire import pickling
 from executors._wire.frames import HEADER, MESSAGE_SIZE, FrameType, frame
 from executors._wire.memory import shared_limit
 from executors._wire.pickling import MAIN_NAME, Buffer
+from executors._wire.segments import Pieces
 from executors._wire.small_calls import SmallCalls
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.job import INLINE_LIMIT, report_outcome
@@ -177,13 +178,16 @@ class ProcessBackend(ExecutorBackend):
         """Pickle a call: as a frame or, if that is too large for a message, as a payload."""
         handle = job.handle
         buffers: list[memoryview] = []
-        data, needs_main = pickling.dump_call(
+        pieces, needs_main = pickling.dump_call_in_pieces(
             handle.name, job.function, job.args, job.kwargs, variables, limit, buffers,
             main_is_importable=self._main is not None,
         )  # fmt: skip
         kind = FrameType.JOB_OF_MAIN if needs_main else FrameType.JOB
-        if not buffers and len(data) <= MAX_BODY:
-            return frame(kind, data, handle.id)
+        data: bytes | Pieces = Pieces(pieces)
+        if len(data) <= pickling.SLICE_SIZE:
+            data = b"".join(pieces)
+            if not buffers and len(data) <= MAX_BODY:
+                return frame(kind, data, handle.id)
         size = len(data) + sum(map(len, buffers))
         if size > self._max_payload:
             raise self._too_large(job)
@@ -206,6 +210,9 @@ class ProcessBackend(ExecutorBackend):
             job.fail(error)
 
     def _on_outcome(self, job: Job, kind: int, parts: Sequence[Buffer], where: str) -> None:
+        if type(job.token) is Payload and isinstance(job.token.parts[0], Pieces):
+            self._pickler.call(job.token.parts[0].free, lambda _, __: None)
+            job.token = None
         if len(parts[0]) <= INLINE_LIMIT:
             report_outcome(job, kind, parts, where)
         else:

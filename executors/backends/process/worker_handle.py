@@ -21,6 +21,7 @@ from executors.backends.side_thread import SideThread
 
 if TYPE_CHECKING:
     from executors._wire.payloads import Encoded
+    from executors._wire.segments import Part
     from executors.backends.process.prefetch import PendingJobs
 
 CHECK_INTERVAL = 1.0
@@ -34,7 +35,7 @@ class Payload(NamedTuple):
     """The pickled call of a job that is too large for one message: such a job's `token`. Any other job's is a frame."""
 
     kind: FrameType
-    parts: Sequence[Buffer]
+    parts: Sequence[Part]
     size: int
 
 
