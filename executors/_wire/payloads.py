@@ -10,7 +10,7 @@ from array import array
 
 from executors._wire.frames import HEADER, TYPE_BITS, FrameType, frame
 from executors._wire.leases import Leases
-from executors._wire.segments import MIN_SIZE, Placed, Segments, pieces_of
+from executors._wire.segments import MIN_SIZE, Pieces, Placed, Segments, pieces_of
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class PayloadCodec:
                 body = _SEGMENT.pack(placed.segment, placed.size) + array("Q", placed.lengths).tobytes()
                 descriptors = () if placed.fd is None else (placed.fd,)
                 return [*closed, frame(kind | flags, body, task_id, cpu_time)], descriptors
+        elif len(parts) == 1 and not isinstance(parts[0], Pieces):
+            return (frame(kind, parts[0], task_id, cpu_time),), ()
         pieces = [piece for part in parts for piece in pieces_of(part)]
-        if size < MIN_SIZE and len(pieces) == 1:
-            return (frame(kind, pieces[0], task_id, cpu_time),), ()
         if len(parts) == 1:
             return [*closed, HEADER.pack(kind, task_id, cpu_time, size), *pieces], ()
         table = _COUNT.pack(len(parts)) + array("Q", map(len, parts)).tobytes()
