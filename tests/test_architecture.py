@@ -22,10 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SHARED_WITH_WORKERS = {"_wire", "_loops", "errors", "context", "options", "_callables", "_cpus"}
 """The only modules and packages of the library that both the server side and `_worker` import."""
 
-WORKER_ENTRIES = {
-    "executors._worker.dask_entry": {"executors.backends.dask"},
-    "executors._worker.futures_entry": {"executors.backends.futures"},
-}
+WORKER_ENTRIES = {"executors._worker.dask_entry": {"executors.backends.dask"}}
 """The functions that a backend sends to its workers, and which package may import each."""
 
 WORKER_API = "executors.backends.in_worker"

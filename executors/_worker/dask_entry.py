@@ -7,7 +7,6 @@ unpickles tasks, needs neither this package nor the user's modules.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import functools
 import os
@@ -21,9 +20,8 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 from executors import context
-from executors._wire import pickling
-from executors._worker.runner import RunningJob, TaskRunner, here, unready, unsendable
-from executors.errors import ConfigurationError, describe
+from executors._worker.calls import HostedRunner, run_call
+from executors._worker.runner import RunningJob, here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distributed import Nanny, Worker
-
-    Setup = tuple[str, tuple[Any, ...]] | None
 
 REFUSED, STOPPED = 0, 1
 """Outcomes besides those of `Outcome`: the task was not run; its coroutine was cancelled on request."""
@@ -73,18 +69,14 @@ class Call(NamedTuple):
         key: The task's key in Dask.
         topic: The topic under which the client is notified of the start.
         task_id: The task's number in the client's process.
-        name: The task's name.
-        setup: What a worker calls before its first task; see `ExecutorBackend.setup`.
-        max_payload: The maximum size of the answer in bytes.
+        terms: The result of `dump_terms`.
         data: The pickled function and arguments.
     """
 
     key: str
     topic: str
     task_id: int
-    name: str
-    setup: Setup
-    max_payload: int
+    terms: bytes
     data: bytes
 
     def dump(self) -> bytes:
@@ -128,14 +120,12 @@ def run(client: tuple[int, bytes], *fields: Any) -> Answer:
     call = Call(*fields)
     worker: Worker = get_worker()
     place = Place(worker.address, os.getpid(), worker.state.nthreads, worker.nanny)
-    if client != here():
-        context.WorkerState.active = True
-    job = _jobs[call.key] = _Job(call.task_id, call.name)
+    job = _jobs[call.key] = _Job(call.task_id, "")
     try:
         if not asyncio.run_coroutine_threadsafe(_may_start(worker, call, place), worker.loop.asyncio_loop).result():
             return Answer(REFUSED, [], 0.0, place)
         began = time.thread_time()
-        outcome, parts = _answer(call, job, place)
+        outcome, parts = run_call(job, client, call.terms, call.data, f"on {place}", _DaskRunner)
     finally:
         del _jobs[call.key]
     if job.was_cancelled:
@@ -164,18 +154,6 @@ async def _may_start(worker: Worker, call: Call, place: Place) -> bool:
     return next(iter(records), None) == record and states[call.key] is not None
 
 
-def _answer(call: Call, job: _Job, place: Place) -> tuple[int, Any]:
-    try:
-        runner = _runner(call.setup, call.max_payload)
-    except BaseException as error:  # noqa: BLE001  (it runs the app's code)
-        return unready(error, call.max_payload)
-    try:
-        _, function, args, kwargs, variables = pickling.load_call([call.data])
-    except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
-        return unsendable(f"the call can't be unpickled on {place}: {describe(error)}")
-    return runner.run(job, function, args, kwargs, variables)
-
-
 class _Job(RunningJob):
     """A task that runs in this process."""
 
@@ -201,21 +179,16 @@ class _Job(RunningJob):
                 cancel()
 
 
-class _DaskRunner(TaskRunner):
+class _DaskRunner(HostedRunner):
     """Runs coroutine functions of all threads of the worker on one event loop, in a thread of its own."""
 
-    _loop: asyncio.AbstractEventLoop | None = None
-
-    def import_main(self) -> None:
-        """Refuse: the main script is on another machine.
-
-        Raises:
-            ConfigurationError: Always.
-        """
-        raise ConfigurationError("the app is in the main script, which Dask workers do not have: move it to a module")
+    def __init__(self, max_payload: int) -> None:
+        super().__init__(max_payload)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_lock = threading.Lock()
 
     def _run_on_asyncio(self, function: Callable[[], Any], in_context: contextvars.Context) -> Any:
-        with _setup_lock:
+        with self._loop_lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="executors-loop", daemon=True).start()
@@ -239,21 +212,6 @@ class _DaskRunner(TaskRunner):
 
 
 _jobs: dict[str, _Job] = {}
-_runners: dict[tuple[Setup, int], TaskRunner] = {}
-_setup_lock = threading.RLock()
-
-
-def _runner(setup: Setup, max_payload: int) -> TaskRunner:
-    """Return the runner of one app's tasks, which lasts as long as this process."""
-    with _setup_lock:
-        runner = _runners.get((setup, max_payload))
-        if runner is None:
-            runner = _DaskRunner(max_payload)
-            runner.set_up(setup)
-            runner.begin()
-            atexit.register(runner.end)
-            _runners[setup, max_payload] = runner
-        return runner
 
 
 def stop(key: str) -> None:

@@ -39,7 +39,7 @@ class ExecutorBackend(ABC):
 
     supports_context: bool = True
     """Whether a job runs in this process, in the context that it brings along. If not, the executor sets `setup` and
-    `carried` before `start`, so that the workers can establish the context."""
+    `carried` before `start`, with which `in_worker` establishes the context in a worker."""
 
     requires_pickle: bool = False
     """Whether functions, arguments, results and errors travel by pickle."""

@@ -104,6 +104,7 @@ class DaskBackend(ExecutorBackend):
         if loop.library != "asyncio":
             raise ConfigurationError(f"the backend {self.name!r} needs asyncio: Dask's client does not run on trio")
         self._topic = f"executors-{uuid.uuid4().hex}"
+        self._terms = dask_entry.dump_terms(self.setup, max_payload=self._max_payload)
         self._backlog = Backlog()
         self._tasks: set[RemoteTask] = set()
         self._still_running: set[RemoteTask] = set()  # tasks of abandoned jobs
@@ -210,8 +211,7 @@ class DaskBackend(ExecutorBackend):
         while self._client is not None and len(self._tasks) < self._in_flight:
             if (job := self._backlog.popleft()) is None:
                 return
-            handle = job.handle
-            call = Call("", self._topic, handle.id, handle.name, self.setup, self._max_payload, job.token)
+            call = Call("", self._topic, job.handle.id, self._terms, job.token)
             job.token = self._new_task(
                 self._client, job, call, self._worker_timeout, self._occupied, self._pickler, self._task_ended
             )

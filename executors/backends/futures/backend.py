@@ -12,11 +12,9 @@ from functools import partial
 from typing import Any
 
 from executors._loops import EventLoop
-from executors._wire import pickling
-from executors._worker import futures_entry
+from executors.backends import in_worker
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
-from executors.backends.job import report_outcome
 from executors.backends.side_thread import SideThread
 from executors.errors import BackendUnavailableError, ConfigurationError, WorkerLostError
 from executors.options import whole_number
@@ -138,7 +136,6 @@ class FuturesBackend(ExecutorBackend):
         """
         self._loop = loop
         self._side_thread = SideThread("executors-futures", loop)
-        self._common = futures_entry.common_fields(self.setup, on_trio=loop.library == "trio")
         self._in_flight, self._abandoned, self._backlog = {}, set(), Backlog()
         self._opened()
         _ = self.requires_pickle, self.survives_worker_loss, self.workers  # known from here on, also after `close`
@@ -146,9 +143,7 @@ class FuturesBackend(ExecutorBackend):
     def submit(self, job: Job) -> None:
         """Pickle the call if necessary, and submit the job once a worker is free."""
         if self.requires_pickle:
-            variables = self.carried.capture(job.context) if self.carried else {}
-            call = (job.handle.name, job.function, job.args, job.kwargs, variables)
-            job.token = pickling.dump_call(*call, futures_entry.NO_LIMIT, None, main_is_importable=False)[0]
+            job.token = in_worker.dump(job)
             job.args, job.kwargs = (), {}  # `token` has them: keep queued tasks small
         self._backlog.append(job)
         self._schedule()
@@ -170,7 +165,7 @@ class FuturesBackend(ExecutorBackend):
 
     def _submit_to_pool(self, box: list[Job]) -> tuple[Executor, Future[Any]]:
         (job,) = box
-        call = (futures_entry.run, job.token, job.handle.id, self._common) if self.requires_pickle else (_run, box)
+        call = (in_worker.run, job.token) if self.requires_pickle else (_run, box)
         pool = self._opened()
         try:
             return pool, pool.submit(*call)
@@ -259,8 +254,7 @@ class FuturesBackend(ExecutorBackend):
         elif error is not None:
             job.fail(error)
         elif self.requires_pickle:
-            outcome, parts, job.handle.cpu_time = future.result()
-            report_outcome(job, outcome, parts, f"a worker of the backend {self.name!r}")
+            in_worker.report(job, future.result(), f"a worker of the backend {self.name!r}")
         self._loop.post(self._freed, job)
 
 
