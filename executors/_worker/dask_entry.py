@@ -20,7 +20,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 from executors import context
-from executors._worker.calls import HostedRunner, run_call
+from executors._worker.calls import HostedRunner, dump_terms, run_call
 from executors._worker.runner import RunningJob, here
 
 TYPE_CHECKING = False
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distributed import Nanny, Worker
+
+__all__ = ["REFUSED", "STOPPED", "Answer", "Call", "Place", "dump_terms", "kill", "run", "stop", "versions"]
 
 REFUSED, STOPPED = 0, 1
 """Outcomes besides those of `Outcome`: the task was not run; its coroutine was cancelled on request."""
@@ -125,11 +127,10 @@ def run(client: tuple[int, bytes], *fields: Any) -> Answer:
         if not asyncio.run_coroutine_threadsafe(_may_start(worker, call, place), worker.loop.asyncio_loop).result():
             return Answer(REFUSED, [], 0.0, place)
         began = time.thread_time()
-        outcome, parts = run_call(job, client, call.terms, call.data, f"on {place}", _DaskRunner)
+        answer = run_call(job, client, call.terms, call.data, f"on {place}", _DaskRunner)
     finally:
         del _jobs[call.key]
-    if job.was_cancelled:
-        outcome, parts = STOPPED, []
+    outcome, parts = (STOPPED, ()) if job.was_cancelled else answer
     return Answer(outcome, [bytes(part) for part in parts], time.thread_time() - began, place)
 
 
