@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -15,97 +15,15 @@ import pytest
 
 from executors.backends.base import ExecutorBackend
 from executors.errors import ConfigurationError, SerializationError, TaskExitedError, TaskTimeoutError, WorkerLostError
-from executors.executor import Executor
-from executors.handle import CANCELLED, LOST, SUCCEEDED, TaskHandle
-from executors.testing import tasks
+from executors.handle import CANCELLED, LOST, SUCCEEDED
+from executors.testing import leftovers, tasks
+from executors.testing.run import Run
 
-STUCK_TIMEOUT = 30.0
-"""Seconds after which a backend counts as stuck."""
+QUEUED_TASKS = 100
+"""The number of tasks that `submit` has to queue without blocking."""
 
-CANCEL_GRACE = 0.2
-"""Seconds until a task is abandoned, on a backend that can't stop running tasks."""
-
-
-class Run:
-    """An executor with the backend under test, and the steps that tests share.
-
-    Args:
-        backend: The backend.
-        folder: An empty directory for files that tests and tasks share.
-    """
-
-    def __init__(self, backend: ExecutorBackend, folder: Path) -> None:
-        self.backend = backend
-        self.folder = folder
-        self.reaches_tasks = backend.stops_running_tasks or backend.supports_context
-        """Whether running tasks end soon after a cancellation: they are stopped, or see it by `current_task()`."""
-        self._stays = 0
-        self._releases = 0
-        self._began: dict[int, Path] = {}
-        self.executor = Executor(
-            threads=1,
-            processes=0,
-            cancel_grace=STUCK_TIMEOUT if self.reaches_tasks else CANCEL_GRACE,
-            contextvars=["executors.testing.tasks:declared"],
-            backends={"contract": backend},
-            tags={"contract": "contract"},
-        )
-
-    def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> TaskHandle[Any]:
-        return self.executor.options(tag="contract", **options).submit(function, *args)
-
-    def forms(self, plain: Callable[..., Any], asynchronous: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-        """Yield those of the two functions that the backend can run."""
-        if self.backend.supports_functions and not (self.backend.runs_sync_on_loop and plain is tasks.stay):
-            yield plain
-        if self.backend.supports_coroutines:
-            yield asynchronous
-
-    def stay(self, form: Callable[..., Any], **options: Any) -> TaskHandle[Any]:
-        """Submit a task that runs until it is stopped or released."""
-        self._stays += 1
-        began = self.folder / f"began-{self._stays}"
-        handle = self.submit(form, str(began), str(self.folder / f"release-{self._releases}"), **options)
-        self._began[handle.id] = began
-        return handle
-
-    async def release(self) -> None:
-        """End the tasks of `stay`, stopped or not, so that their workers are free again."""
-        (self.folder / f"release-{self._releases}").touch()
-        self._releases += 1
-        await self._until(lambda: self.backend.unavailable is None, "the backend has been unavailable")
-
-    async def inside(self, handle: TaskHandle[Any]) -> TaskHandle[Any]:
-        """Wait until the function of a `stay` task has been called, and its start was reported."""
-        await self._until(lambda: self.has_begun(handle), f"the function of {handle!r} has not been called")
-        await self._until(lambda: handle.started_at is not None, f"`job.start()` of {handle!r} has not been called")
-        return handle
-
-    def has_begun(self, handle: TaskHandle[Any]) -> bool:
-        """Return whether the function of a `stay` task has been called."""
-        return self._began[handle.id].exists()
-
-    async def _until(self, condition: Callable[[], bool], problem: str) -> None:
-        with anyio.move_on_after(STUCK_TIMEOUT):
-            while not condition():  # noqa: ASYNC110  (it may depend on another process)
-                await anyio.sleep(0.005)
-        assert condition(), f"for {STUCK_TIMEOUT:g} s {problem}"
-
-    def value_of(self, function: Callable[..., Any], *args: Any) -> Any:
-        return self.submit(function, *args).result(STUCK_TIMEOUT)[0]  # in another thread
-
-    async def error_of(self, handle: TaskHandle[Any]) -> BaseException | None:
-        with anyio.move_on_after(STUCK_TIMEOUT):
-            await handle.wait()
-        assert handle.done(), f"for {STUCK_TIMEOUT:g} s the outcome of {handle!r} has not been reported"
-        return handle.exception()
-
-    async def still_works(self) -> None:
-        for form in self.forms(tasks.identify, tasks.identify_later):
-            handle = self.submit(form, 6)
-            error = await self.error_of(handle)
-            assert error is None, f"afterwards {form.__name__} failed with {error!r}"
-            assert (await handle)[0] == 6, f"afterwards {form.__name__}(6) returned {handle.result()!r}"
+MAX_BLOCKING = 0.5
+"""Seconds that `start` or `submit` may take at most, on a busy machine."""
 
 
 class BackendContract:
@@ -220,6 +138,101 @@ class BackendContract:
                     assert error is None, f"{handle!r} was released, and ended with {error!r}"
                 await run.still_works()
                 assert not run.has_begun(queued), f"{queued!r} has run: drop a job whose `start()` returns False"
+
+    async def test_no_more_run_than_it_has_workers(self) -> None:
+        """While all its workers are busy, no other task runs."""
+        async with self.run() as run:
+            for form in run.forms(tasks.stay, tasks.stay_on):
+                if run.backend.workers is None:
+                    continue
+                handles = [await run.inside(run.stay(form)) for _ in range(run.backend.workers)]
+                handles.append(run.stay(form))
+                is_queued = await run.is_left_queued(handles[-1])
+                await run.release()
+                assert is_queued, f"`workers` is {run.backend.workers}, and {len(handles)} tasks have run at a time"
+                for handle in handles:
+                    error = await run.error_of(handle)
+                    assert error is None, f"{handle!r} was released, and ended with {error!r}"
+
+    async def test_a_function_is_called_once(self) -> None:
+        """Each task's function is called once, whether it returns or raises."""
+        async with self.run() as run:
+            file = run.folder / "calls"
+            for number, form in enumerate([*run.forms(tasks.record, tasks.record_later)] * 5):
+                await run.error_of(run.submit(form, str(file), 2 * number))
+                await run.error_of(run.submit(form, str(file), 2 * number + 1, LookupError))
+            await run.executor.drain()
+            calls = Counter(file.read_text().split())
+            repeated = [number for number, times in calls.items() if times > 1]
+            assert not repeated, f"the functions of {len(repeated)} of {len(calls)} tasks were called more than once"
+
+    async def test_it_never_blocks_the_event_loop(self) -> None:
+        """`start` and `submit` return at once, also while all workers are busy and many tasks are queued."""
+        async with self.run() as run:
+            times: dict[str, list[float]] = {}
+            for _ in range(3):  # the fastest of equal calls counts: others may have waited for a CPU
+                await run.executor.drain()
+                with run.timed(times):
+                    run.executor.start()
+                    for form in run.forms(tasks.stay, tasks.stay_on):
+                        handles = [run.stay(form) for _ in range(run.backend.workers or 1)]
+                        quick = tasks.identify if form is tasks.stay else tasks.identify_later
+                        with run.released_if_blocked():
+                            handles += [run.submit(quick, number) for number in range(QUEUED_TASKS)]
+                        await run.release()
+                        for handle in handles:
+                            await run.error_of(handle)
+            for call, durations in times.items():
+                assert min(durations) < MAX_BLOCKING, f"{call} has blocked the event loop for {min(durations):.2f} s"
+
+    async def test_it_keeps_no_jobs(self) -> None:
+        """It forgets a job that has ended. An idle worker may keep its last one, until the drain."""
+        async with self.run() as run:
+            workers = run.backend.workers or 0
+            for form in run.forms(tasks.identify, tasks.identify_later):
+                for number in range(2 * workers + 20):
+                    await run.error_of(run.submit(form, number))
+            for form in run.forms(tasks.stay, tasks.stay_on):
+                handles = [await run.inside(run.stay(form)) for _ in range(workers)]
+                for handle in [run.stay(form) for _ in range(2 * workers)]:
+                    handle.cancel()
+                await run.release()
+                for handle in handles:
+                    await run.error_of(handle)
+            await run.still_works()
+            await run.forgets_jobs(workers, "while it is idle")
+            await run.executor.drain()
+            await run.forgets_jobs(0, "after a drain")
+
+    async def test_it_leaves_nothing_behind(self) -> None:
+        """After a drain no thread, task of the event loop, descriptor or child process is left.
+
+        What a library keeps for the next start does not count.
+        """
+        async with self.run() as run:
+            left = []
+            for _ in range(3):
+                await run.executor.drain()
+                before = leftovers.resources()
+                run.executor.start()
+                await run.still_works()
+                if run.backend.survives_worker_loss and not run.backend.is_remote:
+                    for form in run.forms(tasks.die, tasks.die_later):
+                        await run.error_of(run.submit(form, str(run.folder / "deaths")))
+                forms = list(run.forms(tasks.stay, tasks.stay_on))
+                for form in forms:
+                    handle = await run.inside(run.stay(form))
+                    handle.cancel()
+                    await run.error_of(handle)
+                    await run.release()
+                await run.inside(run.stay(forms[-1]))
+                await run.executor.drain(0)
+                run.end_stays()
+                left.append(await leftovers.since(before))
+            now = leftovers.resources()
+            for kind in left[1].keys() & left[2].keys():
+                grown = [*(left[1][kind] & now[kind]), *left[2][kind]]
+                assert grown == [*left[2][kind]], f"each start and drain leaves {kind} behind: {grown}"
 
     async def test_cancellation_and_timeout(self) -> None:
         """A running task that is cancelled or times out ends when it has stopped, or is abandoned. Later tasks run.

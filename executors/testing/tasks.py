@@ -56,6 +56,20 @@ async def fail_later(kind: type[BaseException] | None = None) -> None:
     fail(kind)
 
 
+def record(file: str, number: int, error: type[Exception] | None = None) -> int:
+    """Append a number to a file, as a line, and return it or raise an exception."""
+    with Path(file).open("a") as lines:
+        lines.write(f"{number}\n")
+    if error is not None:
+        raise error(number)
+    return number
+
+
+async def record_later(file: str, number: int, error: type[Exception] | None = None) -> int:
+    """The same as a coroutine."""
+    return record(file, number, error)
+
+
 def stay(began: str, until: str) -> None:
     """Create the file `began`, and run until cancellation is requested or the file `until` exists."""
     _make(began)
@@ -79,13 +93,13 @@ def _is_there(file: str) -> bool:
     return Path(file).exists()
 
 
-def die(record: str) -> None:
+def die(file: str) -> None:
     """Append a line to a file, and kill its own process."""
-    with Path(record).open("a") as file:
-        file.write("once\n")
+    with Path(file).open("a") as lines:
+        lines.write("once\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def die_later(record: str) -> None:
+async def die_later(file: str) -> None:
     """The same as a coroutine."""
-    die(record)
+    die(file)

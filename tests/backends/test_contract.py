@@ -9,7 +9,7 @@ import loky
 import pytest
 
 from executors.backends import FuturesBackend, InlineBackend, LoopBackend, ProcessBackend, ThreadBackend
-from executors.testing import BackendContract, contract, tasks
+from executors.testing import BackendContract, run, tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -88,11 +88,11 @@ class MuteBackend(InlineBackend):
 @ASYNCIO
 async def test_a_backend_that_reports_nothing(tmp_path, monkeypatch) -> None:
     """The failure names the missing report, instead of a bare TimeoutError."""
-    monkeypatch.setattr(contract, "STUCK_TIMEOUT", 0.01)
-    run = contract.Run(MuteBackend(), tmp_path)
-    async with run.executor:
+    monkeypatch.setattr(run, "STUCK_TIMEOUT", 0.01)
+    case = run.Run(MuteBackend(), tmp_path)
+    async with case.executor:
         with pytest.raises(AssertionError, match=r"the outcome of <TaskHandle .* has not been reported"):
-            await run.error_of(run.submit(tasks.identify, 1))
+            await case.error_of(case.submit(tasks.identify, 1))
         with pytest.raises(AssertionError, match=r"the function of <TaskHandle .* has not been called"):
-            await run.inside(run.stay(tasks.stay))
-        await run.executor.drain(0)
+            await case.inside(case.stay(tasks.stay))
+        await case.executor.drain(0)
