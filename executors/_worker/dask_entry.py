@@ -51,6 +51,11 @@ class Place(NamedTuple):
     threads: int
     nanny: str | None
 
+    @property
+    def can_be_killed(self) -> bool:
+        """Whether no other task runs there, and a nanny restarts the worker."""
+        return self.threads == 1 and self.nanny is not None
+
     def __str__(self) -> str:
         return f"the Dask worker {self.worker} (process {self.pid})"
 

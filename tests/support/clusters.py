@@ -59,6 +59,13 @@ class Cluster:
         """Kill the scheduler."""
         _kill(self._scheduler)
 
+    def stop_scheduler(self) -> None:
+        """Have the scheduler stop by itself, and wait until it has."""
+        self._scheduler.terminate()
+        self._scheduler.wait(30)
+        assert self._scheduler.stdin is not None
+        self._scheduler.stdin.close()
+
     def freeze_scheduler(self) -> None:
         """Have the scheduler say no more, and keep its connections."""
         os.kill(self._scheduler.pid, signal.SIGSTOP)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -103,7 +102,6 @@ class DaskBackend(ExecutorBackend):
         """
         if loop.library != "asyncio":
             raise ConfigurationError(f"the backend {self.name!r} needs asyncio: Dask's client does not run on trio")
-        self._topic = f"executors-{uuid.uuid4().hex}"
         self._terms = dask_entry.dump_terms(self.setup, max_payload=self._max_payload)
         self._backlog = Backlog()
         self._tasks: set[RemoteTask] = set()
@@ -133,7 +131,7 @@ class DaskBackend(ExecutorBackend):
         reason = self._connection.unavailable or ""
         if self._client is not None:
             self._occupied = Counter()
-            self._client.subscribe_topic(self._topic, self._task_started)
+            self._client.subscribe_topic(self._client.id, self._on_event)  # which the scheduler has for each client
             self._schedule()
         elif before is not None:  # queued jobs wait for the scheduler to come back
             for task in list(self._tasks):
@@ -142,8 +140,12 @@ class DaskBackend(ExecutorBackend):
             while (job := self._backlog.popleft()) is not None:
                 job.fail(BackendUnavailableError(self.name, reason))
 
-    def _task_started(self, event: tuple[float, tuple[str, tuple[Any, ...], dict[str, str]]]) -> None:
-        _, (key, fields, versions) = event
+    def _on_event(self, event: tuple[float, Any]) -> None:
+        """Record the start of a task, which its worker reports."""
+        _, message = event
+        if isinstance(message, Mapping):  # an event of the scheduler's own about this client
+            return
+        key, fields, versions = message
         place = Place(*fields)
         self._check_worker(place, versions)
         for task in self._tasks:
@@ -152,7 +154,7 @@ class DaskBackend(ExecutorBackend):
 
     def _check_worker(self, place: Place, theirs: dict[str, str]) -> None:
         """Warn, once each, of workers whose tasks can't be stopped, and of versions that differ from this process."""
-        if place.threads > 1 or place.nanny is None:
+        if not place.can_be_killed:
             self._warn_once(
                 "threads",
                 f"{place} has {'no nanny' if place.nanny is None else f'{place.threads} threads'}: a task there that "
@@ -211,7 +213,7 @@ class DaskBackend(ExecutorBackend):
         while self._client is not None and len(self._tasks) < self._in_flight:
             if (job := self._backlog.popleft()) is None:
                 return
-            call = Call("", self._topic, job.handle.id, self._terms, job.token)
+            call = Call("", self._client.id, job.handle.id, self._terms, job.token)
             job.token = self._new_task(
                 self._client, job, call, self._worker_timeout, self._occupied, self._pickler, self._task_ended
             )
@@ -240,11 +242,8 @@ class DaskBackend(ExecutorBackend):
         self._schedule()
 
     def stack_of(self, job: Job) -> str | None:
-        """Return which worker the job occupies."""
-        place = getattr(job.token, "place", None)
-        return (
-            None if place is None else f"{place}: only a worker with a single thread and a nanny is killed for a task"
-        )
+        """Return which worker the job occupies, and why that has not been killed."""
+        return job.token.why_it_stays() if isinstance(job.token, self._new_task) else None
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -252,6 +251,8 @@ class DaskBackend(ExecutorBackend):
         """Disconnect from the scheduler, which then drops all tasks."""
         for task in [*self._tasks, *self._still_running]:
             task.drop()
+        if self._client is not None:
+            self._client.unsubscribe_topic(self._client.id)
         await self._connection.close()
         await self._pickler.wait_closed()
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from itertools import chain
 
 import dask.config
-from distributed import Client, Event, Security
+from distributed import Client, Security
 from distributed.comm.registry import get_backend
 
 from executors.errors import ConfigurationError, describe
@@ -156,7 +156,9 @@ class Connection:
         self._set(client, None)
         checking = asyncio.create_task(_check_scheduler(client))
         try:
-            await Event(f"{client.id} is connected", client=client).wait()  # never set: it fails with the connection
+            comm = await client.rpc.connect(client.scheduler.address)
+            while True:  # nothing comes: it fails when the scheduler has ended, and leaves nothing there
+                await comm.read()
         except OSError:
             self._was_lost = True
             self._set(None, f"the connection to the Dask scheduler at {self._address} was lost")

@@ -81,6 +81,15 @@ class RemoteTask:
         """Stop the job, as far as possible."""
         self._helpers.append(self._spawn(self._stop))
 
+    def why_it_stays(self) -> str | None:
+        """Return which worker the job occupies, and why that has not been killed; None if no worker is known."""
+        place = self.place
+        if place is None:
+            return None
+        if not place.can_be_killed:
+            return f"{place}: only a worker with a single thread and a nanny is killed for a task"
+        return f"{place}: the Dask scheduler at {self._address} has not answered the request to kill it"
+
     def lose(self, reason: str) -> None:
         """Report that the outcome will never be known, and drop the job."""
         self._report_lost(reason)
@@ -224,7 +233,7 @@ class RemoteTask:
         if (place := self.place) is not None:
             self._helpers.append(self._spawn(self._request_cancellation))
             await asyncio.sleep(STOP_TIMEOUT)
-            if place.threads > 1 or place.nanny is None:  # others run there, or nothing would restart the worker
+            if not place.can_be_killed:
                 return
             self._task.cancel()  # no outcome counts from here on
             if not await self._kill(place):
