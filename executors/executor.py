@@ -43,6 +43,7 @@ class Executor(BoundExecutor):
             if None.
         worker_idle_timeout: Seconds without a task after which a worker ends; never if None.
         worker_preload: Whether workers are forked from a process that has imported the app, where that is safe.
+        worker_env: Environment variables of worker processes, besides the server's.
         max_payload: How many bytes a task's pickled arguments, or its result, may have.
         contextvars: Context variables that travel to workers, as ``"package.module:variable"``.
         backends: Further backends by name, or replacements of ``"loop"``, ``"thread"`` and ``"process"``: instances, or
@@ -71,6 +72,7 @@ class Executor(BoundExecutor):
         worker_max_memory_growth: int | None = None,
         worker_idle_timeout: float | None = 300.0,
         worker_preload: bool = True,
+        worker_env: Mapping[str, str] | None = None,
         max_payload: int = 256 * 1024 * 1024,
         contextvars: Sequence[str] = (),
         backends: Mapping[str, Spec] | None = None,

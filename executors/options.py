@@ -72,6 +72,29 @@ def whole_number(value: object, what: str, *, least: int) -> int:
     return value
 
 
+def checked_env(value: object, what: str) -> dict[str, str]:
+    """Return environment variables, checked.
+
+    Args:
+        value: The variables: a mapping of names to strings.
+        what: How the error message names it. Values, which may be secrets, are not shown.
+
+    Raises:
+        ConfigurationError: It is not a mapping of names to strings.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"{what} is of type {type(value).__name__}, and must be a mapping of environment variables to strings"
+        )
+    for name, text in value.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise ConfigurationError(f"{what} has {name!r}, which is not the name of an environment variable")
+        if not isinstance(text, str) or "\0" in text:
+            problem = "a string with a null character" if isinstance(text, str) else f"of type {type(text).__name__}"
+            raise ConfigurationError(f"{what}: the value of {name!r} is {problem}, and must be a plain string")
+    return dict(value)
+
+
 def some_text(value: object, what: str) -> str:
     """Return a name, checked.
 

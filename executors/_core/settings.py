@@ -13,7 +13,7 @@ from executors._cpus import available_cpus, checked_niceness
 from executors.backends.base import ExecutorBackend
 from executors.backends.loop import LoopBackend
 from executors.errors import ConfigurationError
-from executors.options import positive_seconds, whole_number
+from executors.options import checked_env, positive_seconds, whole_number
 
 
 def _at_least(least: int) -> Callable[[object, str], Any]:
@@ -77,6 +77,7 @@ class Settings:
     worker_max_memory_growth: int | None = _setting(_or_none(_at_least(1)))
     worker_idle_timeout: float | None = _setting(_or_none(positive_seconds), 300.0)
     worker_preload: bool = _setting(_switch, True)
+    worker_env: Mapping[str, str] | None = _setting(_or_none(checked_env))
     max_payload: int = _setting(_at_least(1), 256 * 1024 * 1024)
     contextvars: tuple[str, ...] = _setting(_variables, ())
     backends: Mapping[str, Spec] | None = _setting(_or_none(checked_specs))
@@ -179,5 +180,6 @@ def _process_options(settings: Settings) -> dict[str, Any]:
         "max_memory_growth": settings.worker_max_memory_growth,
         "idle_timeout": settings.worker_idle_timeout,
         "preload": settings.worker_preload,
+        "env": settings.worker_env,
         "max_payload": settings.max_payload,
     }

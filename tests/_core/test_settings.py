@@ -22,6 +22,10 @@ BAD: list[tuple[str, Any]] = [
     *[("worker_max_memory_growth", value) for value in (0, -1, 1.5)],
     *[("worker_idle_timeout", value) for value in (0, -1, math.nan, "5")],
     *[("worker_preload", value) for value in (1, None, "yes")],
+    *[
+        ("worker_env", value)
+        for value in ([], "A=1", {"A": 1}, {"A": None}, {"": "1"}, {"A=B": "1"}, {5: "1"}, {"A": "\0"})
+    ],
     *[("max_payload", value) for value in (0, None, "1")],
     *[("contextvars", value) for value in ("a.b:c", ["a.b"], [":c"], [5], 5)],
     *[
@@ -53,6 +57,15 @@ def test_bad_value_of_an_app_is_named_as_the_app_names_it() -> None:
         Settings.checked({"threads": -2}, label=lambda name: f"EXECUTOR_{name.upper()}")
     with pytest.raises(ConfigurationError, match=r"EXECUTOR_WORKER_APP is 'app'.*'package\.module:app'"):
         Settings.checked({"worker_app": "app"}, label=lambda name: f"EXECUTOR_{name.upper()}")
+
+
+def test_values_of_environment_variables_are_not_shown() -> None:
+    """They may be secrets; the message has the names of the setting and of the variable."""
+    with pytest.raises(
+        ConfigurationError, match=r"^EXECUTOR_WORKER_ENV: the value of 'TOKEN' is of type bytes"
+    ) as caught:
+        Settings.checked({"worker_env": {"TOKEN": b"secret"}}, label=lambda name: f"EXECUTOR_{name.upper()}")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_switch_out_of_the_environment_is_told_how_to_be_written() -> None:

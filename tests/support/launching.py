@@ -27,6 +27,7 @@ kept: list[Any] = []
 def config(**changes: Any) -> dict[str, Any]:
     """Return the configuration of a worker."""
     return {
+        "authkey": None,
         "argv": sys.argv,
         "library": "asyncio",
         "log_levels": {},
@@ -36,6 +37,7 @@ def config(**changes: Any) -> dict[str, Any]:
         "parent": os.getpid(),
         "path": sys.path,
         "preload": True,
+        "env": {},
         "shared": 0,
         "setup": None,
         **changes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from executors.backends.process.worker_handle import Payload
 from executors.backends.side_thread import SideThread
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
-from executors.options import whole_number
+from executors.options import checked_env, whole_number
 
 _NO_CONTEXT = Context()
 _NO_KWARGS: dict[str, Any] = {}
@@ -49,6 +49,8 @@ class ProcessBackend(ExecutorBackend):
         preload: Whether workers are forked, where that is safe, from a process that has imported the app and the
             modules of earlier tasks. Otherwise each worker imports them.
         max_payload: How many bytes a pickled call or result may have.
+        env: Environment variables of the workers, besides those of the server's process. They precede the limit of
+            one thread for native libraries.
         carried: The context variables that travel with each task.
         setup: What a worker calls before its first task: ``"package.module:function"`` and its arguments. The function
             is called with the worker and these arguments, and returns what wraps each task's function.
@@ -73,6 +75,7 @@ class ProcessBackend(ExecutorBackend):
         idle_timeout: float | None = 300.0,
         preload: bool = True,
         max_payload: int = 256 * 1024 * 1024,
+        env: Mapping[str, str] | None = None,
         carried: CarriedVariables | None = None,
         setup: tuple[str, tuple[Any, ...]] | None = None,
     ) -> None:
@@ -85,6 +88,7 @@ class ProcessBackend(ExecutorBackend):
         )
         self._preload = preload
         self._max_payload = max_payload
+        self._env = {} if env is None else checked_env(env, "the environment of workers")
         self.carried = carried
         self.setup = setup
 
@@ -111,6 +115,8 @@ class ProcessBackend(ExecutorBackend):
         """Return the configuration of a new worker."""
         return {
             "argv": sys.argv,
+            "authkey": authkey(),
+            "env": self._env,
             "library": self._library,
             "log_levels": logs.levels_of_loggers(),
             "main": self._main,
@@ -241,6 +247,12 @@ class ProcessBackend(ExecutorBackend):
         """Kill and reap every worker, now. Any thread."""
         self._pool.kill()
         self._pickler.close(wait=False)
+
+
+def authkey() -> bytes | None:
+    """Return the key that proxies of `multiprocessing` authenticate with; None if that has not been imported."""
+    module = sys.modules.get("multiprocessing.process")
+    return None if module is None else bytes(module.current_process().authkey)
 
 
 def main_script() -> dict[str, str] | None:

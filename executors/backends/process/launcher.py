@@ -107,17 +107,12 @@ class Launcher:
 
     def _spawn(self) -> WorkerProcess:
         """Start a worker that is not forked, and send it its configuration."""
-        config = frame(FrameType.CONFIG, self._pickled_config())
-        worker = self._start(lambda: WorkerProcess.spawn(self._orphans.add))
+        config = self._config()
+        body = frame(FrameType.CONFIG, pickle.dumps(config))
+        worker = self._start(lambda: WorkerProcess.spawn(config["env"], self._orphans.add))
         with suppress(OSError):  # it has ended, which `_wait_until_ready` reports
-            BlockingChannel(worker.sock).send([config])
+            BlockingChannel(worker.sock).send([body])
         return worker
-
-    def _pickled_config(self) -> bytes:
-        """Return the configuration of a worker, with the key that proxies of `multiprocessing` authenticate with."""
-        module = sys.modules.get("multiprocessing.process")
-        authkey = None if module is None else bytes(module.current_process().authkey)
-        return pickle.dumps({**self._config(), "authkey": authkey})
 
     def _wait_until_ready(self, worker: WorkerProcess) -> None:
         """Wait until a worker reports that it is ready; kill and close it if it fails to start."""
@@ -222,11 +217,12 @@ class Launcher:
         return None
 
     def _start_zygote(self) -> ZygoteProcess:
-        config = self._pickled_config()
-        zygote = self._start(ZygoteProcess)
+        config = self._config()
+        body = pickle.dumps(config)
+        zygote = self._start(lambda: ZygoteProcess(config["env"]))
         try:
             with self._killed_in_time(zygote):
-                zygote.send(FrameType.CONFIG, config)
+                zygote.send(FrameType.CONFIG, body)
                 self._receive_from(zygote)
         except (EOFError, ConnectionError):
             raise StartError(f"the process ended with exit code {self._end(zygote, _EXIT_TIMEOUT)}") from None

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -96,10 +96,11 @@ class WorkerProcess:
         self._is_reaped = False
 
     @classmethod
-    def spawn(cls, on_reap: Callable[[int], None]) -> WorkerProcess:
+    def spawn(cls, env: Mapping[str, str], on_reap: Callable[[int], None]) -> WorkerProcess:
         """Start a worker that is a child of this process. It waits for its configuration.
 
         Args:
+            env: Environment variables, besides those of this process.
             on_reap: As above.
 
         Raises:
@@ -108,7 +109,7 @@ class WorkerProcess:
         pipes = Pipes()
         popen = None
         try:
-            popen = start_interpreter("executors._worker.startup", pipes.fds())
+            popen = start_interpreter("executors._worker.startup", pipes.fds(), env)
             return cls(popen.pid, pipes, on_reap, popen=popen)
         except BaseException:
             pipes.close()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -19,12 +19,13 @@ _PACKAGE_PARENT = str(Path(__file__).parents[3])
 _STDERR = 2
 
 
-def start_interpreter(module: str, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+def start_interpreter(module: str, fds: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start an interpreter that calls the `main` function of a module.
 
     Args:
         module: The module's name.
         fds: Descriptors that the process inherits; the arguments of `main`.
+        env: Environment variables, besides those of this process.
 
     Raises:
         OSError: The system has no process, descriptor or memory left.
@@ -38,6 +39,7 @@ def start_interpreter(module: str, fds: Sequence[int]) -> subprocess.Popen[bytes
             # -P: the working directory is on the path only where it is on the server's.
             [sys.executable, *flags, "-P", "-c", code, _PACKAGE_PARENT],
             pass_fds=fds,
+            env={**os.environ, **env},
             stdin=subprocess.DEVNULL,
             stderr=None if _is_stderr_open() else subprocess.DEVNULL,
             # A group of its own, to kill it together with its child programs. Not a session: the kernel schedules by
@@ -65,11 +67,14 @@ def _is_stderr_open() -> bool:
 class ZygoteProcess:
     """The zygote, and the server's end of its control connection.
 
+    Args:
+        env: Environment variables, besides those of this process.
+
     Raises:
         OSError: The system has no process, descriptor or memory left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, env: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
         self._control = ControlChannel(ours)
         self._send_lock = threading.Lock()
@@ -77,7 +82,7 @@ class ZygoteProcess:
         """Whether it may be the parent of workers."""
         try:
             with theirs:
-                self.popen = start_interpreter("executors._worker.zygote", [theirs.fileno()])
+                self.popen = start_interpreter("executors._worker.zygote", [theirs.fileno()], env)
         except BaseException:
             ours.close()
             raise
