@@ -19,3 +19,10 @@ def process_pools() -> Iterator[None]:
     forkserver.ensure_running()
     yield
     forkserver._forkserver._stop()
+
+
+@pytest.fixture
+def forgotten_processes() -> Iterator[None]:
+    """Have multiprocessing forget processes that have ended, as it does by itself when it starts the next one."""
+    yield
+    multiprocessing.active_children()

@@ -59,7 +59,7 @@ class TestThreadPoolExecutor(BackendContract):
         return FuturesBackend(lambda: ThreadPoolExecutor(2))
 
 
-@pytest.mark.usefixtures("process_pools")
+@pytest.mark.usefixtures("process_pools", "forgotten_processes")
 @ASYNCIO_AND_TRIO
 class TestProcessPoolExecutor(BackendContract):
     """The standard library's processes."""
@@ -69,7 +69,7 @@ class TestProcessPoolExecutor(BackendContract):
         return FuturesBackend(lambda: ProcessPoolExecutor(2, mp_context=context))
 
 
-@pytest.mark.usefixtures("process_pools")
+@pytest.mark.usefixtures("process_pools", "forgotten_processes")
 @ASYNCIO
 class TestLokyExecutor(BackendContract):
     """loky's processes."""
