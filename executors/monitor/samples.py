@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from executors.backends.base import Job
 from executors.backends.loop import LoopBackend
+from executors.monitor.alarm import RING
 from executors.monitor.clocks import CpuTimes
 from executors.monitor.report import BlameKind
 
@@ -169,6 +170,11 @@ def capture(frame: FrameType) -> Stack:
     next_frame: FrameType | None = frame
     while next_frame is not None:
         code = next_frame.f_code
+        if code is RING and next_frame.f_back is not None:  # what the alarm has interrupted is of interest
+            next_frame = next_frame.f_back
+            position = id(next_frame), next_frame.f_lasti
+            frames.clear()
+            continue
         job, cpu_began = None, math.inf
         if code in TASK_ENTRIES:
             variables = next_frame.f_locals

@@ -8,9 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from types import CodeType
+from operator import attrgetter
+from types import CodeType, FrameType
 from typing import NamedTuple
 
+from executors.monitor.alarm import Alarm
 from executors.monitor.attribution import Key, Share, attribute
 from executors.monitor.clocks import CpuClocks, CpuTimes
 from executors.monitor.samples import RawSample, Stack, capture, code_of_loop
@@ -31,6 +33,14 @@ look as if nobody kept the GIL.
 
 SAMPLE_INTERVAL = 0.005
 """Seconds between two samples while the loop is late."""
+
+FIRST_ALARM_DELAY, MAX_ALARM_INTERVAL, MAX_ALARM_DELAY = 0.005, 0.05, 10.0
+"""Seconds from when a beat is due to the first alarm, between two alarms, and to the last one.
+
+A call of C code that keeps the GIL for as long as the interval is seen. The interval grows with the delay, because each
+alarm interrupts what blocks the loop. They end because some C code starts a wait anew after each signal, which
+would never time out.
+"""
 
 MAX_SAMPLES = 2000
 """Samples kept per delay, the latest ones: ten seconds."""
@@ -53,8 +63,9 @@ class LateBeat(NamedTuple):
 class Watchdog:
     """Watches the heartbeat of one event loop, and attributes its delays.
 
-    It takes a sample shortly after each beat is due, and further ones while the beat does not come. Create and `stop`
-    it on the loop's thread.
+    It takes a sample shortly after each beat is due, and further ones while the beat does not come. A thread that waits
+    for the GIL among many gets it too late to see who kept it. So an alarm samples, too, if the loop runs on the main
+    thread. Create and `stop` the watchdog on the loop's thread.
 
     Args:
         period: Seconds from one beat to the next.
@@ -79,6 +90,9 @@ class Watchdog:
         self._used: dict[int, float] = {}
         self._due = time.monotonic() + period
         self._late_beats: deque[LateBeat] = deque()
+        self._alarmed: deque[RawSample] = deque(maxlen=MAX_SAMPLES)
+        self._alarm = Alarm(self._ring)
+        self._alarm.set(period + FIRST_ALARM_DELAY)
         self._stopped = threading.Lock()
         self._stopped.acquire()
         self._thread = threading.Thread(target=self._watch, name="executors-monitor", daemon=True)
@@ -88,12 +102,25 @@ class Watchdog:
         """Record a beat that was due at `due`. Called on the loop's thread, by the event loop itself."""
         if now - due > MIN_DELAY:
             self._late_beats.append(LateBeat(due, now, code_of_loop()))
-        self._due = now + self._period  # last: until then the watchdog keeps the samples that explain the delay
+        self._due = now + self._period  # late: until then the watchdog keeps the samples that explain the delay
+        self._alarm.set(self._period + FIRST_ALARM_DELAY)
 
     def stop(self) -> None:
         """End the thread. On the loop's thread, once."""
+        self._alarm.close()
         self._stopped.release()
         self._thread.join()
+
+    def _ring(self, interrupted: FrameType) -> None:
+        """Take a sample on the main thread, amid whatever runs there: without locks, and without logging."""
+        if self._has_ended():
+            self._alarm.close()
+            return
+        delay = time.monotonic() - self._due
+        if delay > MIN_DELAY:
+            self._alarmed.append(self._sample(self._alarm.due, stacks=True, interrupted=interrupted))
+        if delay < MAX_ALARM_DELAY:
+            self._alarm.set(min(max(delay, FIRST_ALARM_DELAY - delay), MAX_ALARM_INTERVAL))
 
     def _watch(self) -> None:
         samples: deque[RawSample] = deque([self._sample(time.monotonic(), stacks=False)], MAX_SAMPLES)
@@ -103,21 +130,26 @@ class Watchdog:
                 break
             is_late = time.monotonic() > self._due or bool(self._late_beats)
             samples.append(self._sample(planned, stacks=is_late))
+            if self._alarmed:
+                samples.extend(self._alarmed.popleft() for _ in range(len(self._alarmed)))
+                samples = deque(sorted(samples, key=attrgetter("at")), MAX_SAMPLES)
             try:
                 self._attribute(samples)
             except Exception:
                 logger.exception("failed to find out what delayed the event loop")
         self._clocks.close()
 
-    def _sample(self, planned: float, *, stacks: bool) -> RawSample:
+    def _sample(self, planned: float, *, stacks: bool, interrupted: FrameType | None = None) -> RawSample:
         at = time.monotonic()
         late = max(0.0, at - planned)
         before, self._used = self._used, self._clocks.threads()
-        loop, threads = self._capture_stacks(before) if stacks else (None, {})
+        loop, threads = self._capture_stacks(before, interrupted) if stacks else (None, {})
         cpu = CpuTimes(self._clocks.loop(), self._clocks.waiting(), self._used)  # `waiting` releases the GIL: last
         return RawSample(at, late, cpu, loop, threads)
 
-    def _capture_stacks(self, before: Mapping[int, float]) -> tuple[Stack | None, dict[int, Stack]]:
+    def _capture_stacks(
+        self, before: Mapping[int, float], interrupted: FrameType | None
+    ) -> tuple[Stack | None, dict[int, Stack]]:
         """Capture the stacks of the loop's thread and of threads that have used the CPU: many may be idle."""
         frames = sys._current_frames()
         del frames[threading.get_ident()]  # this very frame, which would keep itself and all the others alive
@@ -127,7 +159,8 @@ class Watchdog:
             for thread in threading.enumerate()
             if (number := thread.native_id) in busy and thread.ident in frames
         }
-        return capture(frames[self._loop_thread]) if self._loop_thread in frames else None, threads
+        on_loop = interrupted or frames.get(self._loop_thread)
+        return capture(on_loop) if on_loop is not None else None, threads
 
     def _attribute(self, samples: deque[RawSample]) -> None:
         """Attribute the delays that are over, and drop the samples that no delay needs any more."""

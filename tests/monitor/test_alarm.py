@@ -1,0 +1,32 @@
+"""The alarm, in processes of their own: here pytest-timeout has its signal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import alarms
+import pytest
+
+from executors.monitor.alarm import AVAILABLE
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="there is no such timer")
+
+
+def run(program: alarms.Program, loop: str) -> None:
+    command = [sys.executable, "-W", "error", alarms.__file__, program.__name__, loop]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+@pytest.mark.parametrize("program", alarms.ON_ANY_LOOP, ids=lambda program: program.__name__)
+def test_on_any_loop(program: alarms.Program, loop: str) -> None:
+    """The alarm samples what keeps the GIL, disturbs no call, and gives back what it takes."""
+    run(program, loop)
+
+
+@pytest.mark.parametrize("program", alarms.ON_ONE_LOOP, ids=lambda program: program.__name__)
+def test_on_one_loop(program: alarms.Program) -> None:
+    """The alarm takes nothing from other users of its signal."""
+    run(program, "asyncio")
