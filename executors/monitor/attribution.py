@@ -43,6 +43,10 @@ MIN_IN_THREADS = 0.002
 MIN_SHARE = 0.1
 """The smallest share of a delay that is blamed, relative to the largest share."""
 
+MIN_THREAD_SHARE = 0.5
+"""The smallest CPU time of a thread, relative to the largest, from which on it may have kept the GIL in a slice. Others
+may have computed without it."""
+
 MAX_NAMES = 1000
 """Names, and locations of a name, that totals keep. Further ones are ignored: generated names must not fill memory."""
 
@@ -56,13 +60,11 @@ class Share:
     Attributes:
         seconds: Seconds of the delay.
         cpu: CPU seconds used in them.
-        run: For a task in a thread, CPU seconds used since its function was called.
         locations: Seconds by location.
     """
 
     seconds: float = 0.0
     cpu: float = 0.0
-    run: float = 0.0
     locations: dict[CodeLocation, float] = field(default_factory=dict)
 
     def add(self, location: CodeLocation, seconds: float, cpu: float) -> None:
@@ -139,19 +141,21 @@ def _stuck_positions(samples: Sequence[Sample]) -> set[tuple[int, int]]:
 
 def _used_by_threads(before: Sample, after: Sample) -> dict[int, float]:
     """Return the CPU seconds that each other thread used between two samples."""
-    return {number: seconds - before.cpu.threads.get(number, 0.0) for number, seconds in after.cpu.threads.items()}
+    used = {number: seconds - before.cpu.threads.get(number, 0.0) for number, seconds in after.cpu.threads.items()}
+    return {number: seconds for number, seconds in used.items() if seconds > 0}
 
 
 def _attribute_to_threads(
     shares: Mapping[Key, Share], before: Sample, after: Sample, used: Mapping[int, float], seconds: float
 ) -> None:
+    least = MIN_THREAD_SHARE * max(used.values(), default=0.0)
+    used = {number: cpu for number, cpu in used.items() if cpu >= least}
     total = sum(used.values())
     for number, cpu in used.items():
         seen = after.threads.get(number) or before.threads.get(number)
-        if seen is not None and cpu > 0:
+        if seen is not None:
             share = shares[seen.kind, seen.name]
             share.add(seen.location, seconds * cpu / total, min(cpu, seconds))
-            share.run = max(share.run, after.cpu.threads[number] - seen.cpu_began)
 
 
 @dataclass
@@ -164,7 +168,6 @@ class _Total(Share):
         self.worst = max(self.worst, share.seconds)
         self.seconds += share.seconds
         self.cpu += share.cpu
-        self.run = max(self.run, share.run)
         for location, seconds in share.locations.items():
             if location in self.locations or len(self.locations) < MAX_NAMES:
                 self.locations[location] = self.locations.get(location, 0.0) + seconds
@@ -175,8 +178,7 @@ class _Total(Share):
 
     def blame(self, key: Key) -> Blame:
         kind, name = key
-        cpu = self.run if kind == "thread" else self.cpu
-        return Blame(name, kind, self.count, self.seconds, self.worst, cpu, str(self.location()))
+        return Blame(name, kind, self.count, self.seconds, self.worst, self.cpu, str(self.location()))
 
 
 class Totals:

@@ -14,8 +14,8 @@ THRESHOLDS = (0.01, 0.05, 0.1)
 MIN_STALL = 0.05
 """Seconds of a single delay from which on `advise` gives advice on code that runs on the event loop."""
 
-MIN_THREAD_CPU = 0.25
-"""CPU seconds of a task's run from which on `advise` gives advice on a task in a thread."""
+MIN_THREAD_DELAY = 0.1
+"""Seconds of delay in all from which on `advise` gives advice on a task in a thread."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Blame:
         count: The number of delays.
         total: Seconds of delay in all.
         worst: Seconds of the longest delay.
-        cpu: CPU seconds used during the delays. A value far below `total` means blocking calls. For a task in a
-            thread, the CPU seconds of its longest run.
+        cpu: CPU seconds used during the delays. A value far below `total` means blocking calls.
         where: The line seen most often, as ``"render (reports.py:14)"``, or None.
     """
 
@@ -85,13 +84,13 @@ class LoopReport:
 
 def advise(blame: Blame) -> str | None:
     """Return a sentence on what to do about the delays, None if they are too short to matter."""
-    if blame.cpu < MIN_THREAD_CPU if blame.kind == "thread" else blame.worst < MIN_STALL:
+    if blame.total < MIN_THREAD_DELAY if blame.kind == "thread" else blame.worst < MIN_STALL:
         return None
     verb, remedies = ("computed", _IF_IT_COMPUTES) if blame.cpu > blame.total / 2 else ("blocked", _IF_IT_BLOCKS)
     worst, where = seconds(blame.worst), "in `{}` ({}".format(*(blame.where or "").rsplit(" (", 1))
     match blame.kind:
         case "thread":
-            what = f"computed for {seconds(blame.cpu)} on a thread and delayed the loop by up to {worst}"
+            what = f"computed on a thread and delayed the loop by {seconds(blame.total)}, up to {worst} at once"
         case "other":
             what = f"is not a task of the executor, {verb} and delayed the loop by up to {worst}, {where}"
         case _ if verb == "computed":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import math
 import os
 import sys
 import sysconfig
@@ -14,15 +13,20 @@ from typing import NamedTuple
 
 from executors.backends.base import Job
 from executors.backends.loop import LoopBackend
+from executors.events import Hooks
 from executors.monitor.alarm import RING
 from executors.monitor.clocks import CpuTimes
 from executors.monitor.report import BlameKind
 
 TASK_ENTRIES = {LoopBackend._run.__code__: "job", Job.run.__code__: "self"}
-"""The functions that call a task's function, and which of their local variables has the job. In a thread the local
-variable `cpu_began` has the thread's CPU time at that call."""
+"""The functions that call a task's function, and which of their local variables has the job."""
 
-MACHINERY = frozenset({"asyncio", "anyio", "concurrent", "executors", "selectors", "threading", "trio", "uvloop"})
+HOOK_CALLER = Hooks.notify.__code__
+"""The code that calls hooks, also amid the end of a task."""
+
+MACHINERY = frozenset(
+    {"asyncio", "anyio", "concurrent", "executors", "outcome", "selectors", "threading", "trio", "uvloop"}
+)
 """Packages that only run other code, and are never to blame."""
 
 FRAMEWORKS = ("quart", "flask", "werkzeug", "hypercorn", "uvicorn")
@@ -61,14 +65,12 @@ class Activity(NamedTuple):
         name: The task's name; outside of tasks the module and function.
         location: The innermost line of the user's code.
         position: Equal in two samples while the thread stays at one instruction.
-        cpu_began: The thread's CPU time when the task's function was called.
     """
 
     kind: BlameKind
     name: str
     location: CodeLocation
     position: tuple[int, int]
-    cpu_began: float = math.inf
 
 
 class Sample(NamedTuple):
@@ -96,7 +98,6 @@ class CapturedFrame(NamedTuple):
     instruction: int
     module: str
     job: Job | None
-    cpu_began: float
 
     @property
     def name(self) -> str:
@@ -175,22 +176,27 @@ def capture(frame: FrameType) -> Stack:
             position = id(next_frame), next_frame.f_lasti
             frames.clear()
             continue
-        job, cpu_began = None, math.inf
-        if code in TASK_ENTRIES:
-            variables = next_frame.f_locals
-            job, cpu_began = variables.get(TASK_ENTRIES[code]), variables.get("cpu_began", math.inf)
+        job = next_frame.f_locals.get(TASK_ENTRIES[code]) if code in TASK_ENTRIES else None
         module = next_frame.f_globals.get("__name__", "?")
-        frames.append(CapturedFrame(code, next_frame.f_lasti, module, job, cpu_began))
+        frames.append(CapturedFrame(code, next_frame.f_lasti, module, job))
         next_frame = next_frame.f_back
     return Stack(frames, position)
 
 
 def code_of_loop() -> CodeType:
-    """Return the code that called this library: the event loop's own, or what runs a loop that has no frames."""
+    """Return the code of the event loop that called this library, or what runs a loop that has no frames.
+
+    asyncio and trio have one function for each callback or step. Its caller also runs signal handlers and destructors.
+    """
     frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
-    return frame.f_code
+    caller = frame.f_back
+    return caller.f_code if caller is not None and _package(caller) == _package(frame) else frame.f_code
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "?")).partition(".")[0]
 
 
 def activity_of_loop(stack: Stack, loop: CodeType, handlers: Collection[CodeType]) -> Activity | None:
@@ -210,6 +216,8 @@ def activity_of_loop(stack: Stack, loop: CodeType, handlers: Collection[CodeType
             return _activity("step", inside[: index or 1], stack.position, entry.job)
         if entry.code in handlers:
             return _activity("route", inside[:index], stack.position)
+        if entry.code is HOOK_CALLER:
+            return _activity("other", inside[:index], stack.position)
     return _activity("other", inside, stack.position)
 
 
@@ -217,8 +225,7 @@ def activity_of_thread(stack: Stack) -> Activity | None:
     """Return what another thread is doing; None if it runs nobody's code."""
     for index, entry in enumerate(stack.frames):
         if entry.job is not None:
-            found = _activity("thread", stack.frames[: index or 1], stack.position, entry.job)
-            return found and found._replace(cpu_began=entry.cpu_began)
+            return _activity("thread", stack.frames[: index or 1], stack.position, entry.job)
     return _activity("other", stack.frames, stack.position)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import anyio
 import culprits
 import pytest
+import trio
 
 from executors import Executor
+from executors.events import TaskEvent, TaskFinished
 from executors.monitor import Blame, LoopMonitor
 from executors.monitor.watchdog import MIN_DELAY
 
@@ -80,6 +86,79 @@ async def test_culprits_and_innocents() -> None:
 async def test_culprits_and_innocents_again_and_again() -> None:
     """The same over many more runs."""
     await check(40)
+
+
+async def kind_of(name: str, monitor: LoopMonitor) -> str:
+    """Wait until someone of that name is blamed, and return the kind of blame."""
+    with anyio.fail_after(5):
+        while True:
+            for entry in monitor.report().blame:
+                if entry.name.endswith(name):
+                    return entry.kind
+            await anyio.sleep(QUIET)
+
+
+@contextlib.contextmanager
+def handling(function: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    before = signal.signal(signal.SIGUSR1, function)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+class Argument:
+    """An argument of a callback, which delays whoever drops it."""
+
+    def __del__(self) -> None:
+        culprits.compute(culprits.HELD)
+
+
+async def call_soon(function: Callable[[Argument], object], argument: Argument) -> None:
+    if trio.lowlevel.in_trio_run():
+        trio.lowlevel.current_trio_token().run_sync_soon(function, argument)
+    else:
+        asyncio.get_running_loop().call_soon(function, argument)
+
+
+def test_a_signal_handler(anyio_backend: tuple[str, dict[str, object]]) -> None:
+    """A signal handler that runs while the loop waits for events is blamed."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        culprits.compute(culprits.HELD)
+
+    async def measure() -> None:
+        async with LoopMonitor(period=0.02) as monitor:
+            with handling(handler):
+                await anyio.sleep(QUIET)
+                timer = threading.Timer(QUIET, os.kill, (os.getpid(), signal.SIGUSR1))
+                timer.start()
+                await anyio.sleep(4 * QUIET)
+                timer.join()
+            assert await kind_of("handler", monitor) == "other"
+
+    backend, options = anyio_backend
+    anyio.run(measure, backend=backend, backend_options=options)  # pytest's plugin runs trio as a guest
+
+
+async def test_a_destructor_between_callbacks() -> None:
+    """The destructor of a callback's argument is blamed."""
+    async with LoopMonitor(period=0.02) as monitor:
+        await anyio.sleep(QUIET)
+        await call_soon(id, Argument())
+        assert await kind_of("Argument.__del__", monitor) == "other"
+
+
+async def test_a_hook() -> None:
+    """A hook that delays the loop is blamed, and not the task of the event."""
+
+    def hook(event: TaskEvent) -> None:
+        if isinstance(event, TaskFinished):
+            culprits.compute(culprits.HELD)
+
+    async with Executor(threads=1, processes=0, hooks=[hook]) as executor, LoopMonitor(period=0.02) as monitor:
+        await anyio.sleep(QUIET)
+        await executor.run(culprits.polite_coroutine)
+        assert await kind_of("hook", monitor) == "other"
+        assert not [entry for entry in monitor.report().blame if entry.name == "polite_coroutine"]
 
 
 async def test_most_delays_by_a_computing_thread_are_explained() -> None:
