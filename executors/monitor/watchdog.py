@@ -46,6 +46,11 @@ MAX_SAMPLES = 2000
 """Samples kept per delay, the latest ones: ten seconds."""
 
 
+MAX_SAMPLE_TIME, MAX_ATTEMPTS = 0.001, 3
+"""Seconds that a sample may take: if the thread loses its CPU or the GIL meanwhile, what it reads afterwards belongs to
+another moment. It takes the sample again then, but not for ever."""
+
+
 class LateBeat(NamedTuple):
     """A heartbeat of the event loop that came late.
 
@@ -140,12 +145,16 @@ class Watchdog:
         self._clocks.close()
 
     def _sample(self, planned: float, *, stacks: bool, interrupted: FrameType | None = None) -> RawSample:
-        at = time.monotonic()
-        late = max(0.0, at - planned)
-        before, self._used = self._used, self._clocks.threads()
-        loop, threads = self._capture_stacks(before, interrupted) if stacks else (None, {})
-        cpu = CpuTimes(self._clocks.loop(), self._clocks.waiting(), self._used)  # `waiting` releases the GIL: last
-        return RawSample(at, late, cpu, loop, threads)
+        before = self._used
+        for _ in range(MAX_ATTEMPTS):
+            at = time.monotonic()
+            self._used = self._clocks.threads()
+            loop, threads = self._capture_stacks(before, interrupted) if stacks else (None, {})
+            on_loop = self._clocks.loop()
+            if time.monotonic() - at < MAX_SAMPLE_TIME:
+                break
+        cpu = CpuTimes(on_loop, self._clocks.waiting(), self._used)  # `waiting` releases the GIL: last
+        return RawSample(at, max(0.0, at - planned), cpu, loop, threads)
 
     def _capture_stacks(
         self, before: Mapping[int, float], interrupted: FrameType | None

@@ -14,7 +14,7 @@ import pytest
 
 from executors import Executor
 from executors.monitor import LoopMonitor
-from executors.monitor.clocks import AVAILABLE
+from executors.monitor.clocks import AVAILABLE, CpuClocks
 from executors.monitor.watchdog import LateBeat, Watchdog
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
@@ -102,5 +102,35 @@ async def test_a_late_beat_is_recorded_before_the_next_one_is_due() -> None:
         watchdog.beat(due, now)
         assert due_then == [due]
         assert watchdog._due > now
+    finally:
+        watchdog.stop()
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_a_sample_is_of_one_moment() -> None:
+    """A sample that was interrupted is taken again: its time, its clocks and its stacks belong together."""
+
+    class SlowOnce(CpuClocks):
+        """Loses the CPU while it reads the clocks, once."""
+
+        readings = 0
+
+        def threads(self) -> dict[int, float]:
+            found = super().threads()
+            if threading.get_ident() == caller:
+                self.readings += 1
+                if self.readings == 1:
+                    time.sleep(0.05)
+            return found
+
+    caller = threading.get_ident()
+    watchdog = Watchdog(60.0, frozenset(), lambda charges: None, lambda: False)
+    try:
+        watchdog._clocks.close()
+        watchdog._clocks = clocks = SlowOnce()
+        began = time.monotonic()
+        sample = watchdog._sample(began, stacks=True)
+        assert clocks.readings > 1
+        assert sample.at - began >= 0.05
     finally:
         watchdog.stop()
