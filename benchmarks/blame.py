@@ -244,7 +244,8 @@ async def run(library: str, planted: dict[str, Planted]) -> list[Blame]:
         for plant in order:
             await anyio.sleep(QUIET)
             await plant(site)
-        await anyio.sleep(2 * QUIET)
+        for _ in range(3):  # the first sleep may end together with the last delay, before that is explained
+            await anyio.sleep(QUIET)
         stopped.set()
         innocents[0].cancel()
         return monitor.report().blame
