@@ -158,7 +158,8 @@ async def test_a_hook() -> None:
         await anyio.sleep(QUIET)
         await executor.run(culprits.polite_coroutine)
         assert await kind_of("hook", monitor) == "other"
-        assert not [entry for entry in monitor.report().blame if entry.name == "polite_coroutine"]
+        tasks = [entry for entry in monitor.report().blame if entry.name == "polite_coroutine"]
+        assert all(entry.worst < culprits.HELD / 2 for entry in tasks)
 
 
 async def test_most_delays_by_a_computing_thread_are_explained() -> None:

@@ -134,7 +134,8 @@ async def handler_while_it_runs() -> None:
         before = signal.signal(signal.SIGALRM, other_handler)
         await anyio.sleep(5 * BEAT)
         time.sleep(5 * BEAT)  # noqa: ASYNC251
-        assert not rung
+        assert len(rung) <= 1  # what the alarm had set may still come if the loop is late just then
+        rung.clear()
         began = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         while not rung:
