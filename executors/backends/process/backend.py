@@ -132,7 +132,7 @@ class ProcessBackend(ExecutorBackend):
     @property
     def unavailable(self) -> str | None:  # type: ignore[override]
         """Why workers fail to start, while they do and none is left."""
-        return None if self._pool.workers else self._pool.start_failure
+        return None if self._pool.workers else self._pool.starter.reason
 
     def resize(self, size: int) -> None:
         """Set how many workers there may be. On the loop's thread, while the backend is started.

@@ -45,6 +45,7 @@ class Pool:
 
     Attributes:
         workers: The workers that take jobs.
+        starter: Starts them; its `reason` is why none starts, while that fails again and again.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Pool:
     ) -> None:
         self._loop = loop
         self._size = size
-        self._starter = Starter(loop, launcher, self._on_started, self._on_start_failed)
+        self.starter = Starter(loop, launcher, self._on_started, self._on_start_failed)
         self._shared = shared
         self._recycling = recycling
         self._on_outcome = on_outcome
@@ -76,11 +77,6 @@ class Pool:
         self._spares = 1  # how many workers are started for one that is killed, even if no job is queued
         self._all_gone: Waiter | None = None
 
-    @property
-    def start_failure(self) -> str | None:
-        """Why no worker starts, while that fails again and again. Any thread."""
-        return self._starter.reason
-
     # --- jobs -------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
@@ -92,8 +88,8 @@ class Pool:
         queued = len(self._backlog)
         if queued == 1:  # the jobs before it have used up the workers otherwise
             self._assign()
-        elif len(self.workers) + self._starter.starting < self._size:
-            self._start_workers(queued - self._starter.starting)
+        elif len(self.workers) + self.starter.starting < self._size:
+            self._start_workers(queued - self.starter.starting)
 
     def _assign(self) -> None:
         """Run pending jobs in idle workers, start workers for those that remain, and have busy workers prefetch."""
@@ -101,8 +97,8 @@ class Pool:
             self._run(job)
         if self._backlog:
             if len(self.workers) < self._size:
-                self._start_workers(len(self._backlog) - self._starter.starting)
-            if len(self.workers) + self._starter.starting >= self._size:
+                self._start_workers(len(self._backlog) - self.starter.starting)
+            if len(self.workers) + self.starter.starting >= self._size:
                 self._pending.prefetch(self.workers)
         elif self._idle and self._prefetch_check is None:
             for worker in self.workers:
@@ -134,7 +130,7 @@ class Pool:
         if self._redispatches:
             self._redispatches.pop(job.handle.id, None)
         if worker.tasks == 1:
-            self._starter.succeeded()
+            self.starter.succeeded()
         following = worker.job
         is_cancelled = following is not None and not following.start()
         if worker not in self._leaving:
@@ -175,10 +171,10 @@ class Pool:
 
     def _start_workers(self, count: int) -> None:
         """Start `count` workers, or as many as there may be."""
-        available = self._size - len(self.workers) - self._starter.starting
-        if available > 0 and not self._closing and self._starter.may_start():
+        available = self._size - len(self.workers) - self.starter.starting
+        if available > 0 and not self._closing and self.starter.may_start():
             for _ in range(min(count, available)):
-                self._starter.start(frozenset(self._modules))
+                self.starter.start(frozenset(self._modules))
 
     def _on_started(self, process: WorkerProcess) -> None:
         worker = WorkerHandle(
@@ -195,8 +191,8 @@ class Pool:
 
     def _on_start_failed(self) -> None:
         """A start has failed, or may be tried again."""
-        if not self.workers and self.start_failure:
-            self._pending.lose_all(f": {self.start_failure}")
+        if not self.workers and self.starter.reason:
+            self._pending.lose_all(f": {self.starter.reason}")
         self._assign()
         self._check_all_gone()
 
@@ -264,7 +260,7 @@ class Pool:
         self._pending.recover(worker, exitcode)
         worker.release()
         if is_unused and not self._closing:
-            self._starter.failed(f"the process ended with exit code {exitcode} before it had a task")
+            self.starter.failed(f"the process ended with exit code {exitcode} before it had a task")
         self._assign()
         self._check_all_gone()
 
@@ -281,7 +277,7 @@ class Pool:
             close_timeout: How many seconds idle workers have beyond `EXIT_TIMEOUT`.
         """
         self._closing = True
-        self._starter.stop()
+        self.starter.stop()
         self._all_gone = self._loop.new_waiter()
         for timer in (self._idle_check, self._prefetch_check):
             if timer is not None:
@@ -297,14 +293,14 @@ class Pool:
         await self._all_gone
         kill_timer.cancel()
         await self._copier.wait_closed()
-        await self._starter.close()
+        await self.starter.close()
 
     def _kill_leaving(self) -> None:
         for worker in self._leaving:
             worker.process.kill()
 
     def _check_all_gone(self) -> None:
-        if self._all_gone is not None and not (self.workers or self._leaving or self._starter.starting):
+        if self._all_gone is not None and not (self.workers or self._leaving or self.starter.starting):
             self._loop.wake(self._all_gone)
 
     def kill(self) -> None:
@@ -317,5 +313,5 @@ class Pool:
             worker.process.reap()
             worker.release()
         self._idle.clear()
-        self._starter.kill()
+        self.starter.kill()
         self._copier.close(wait=False)
