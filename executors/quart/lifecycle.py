@@ -62,7 +62,8 @@ class Lifecycle:
         if self._executor._is_without_loop():
             self._start()
         elif self._executor.phase != "open":
-            await self._executor._drain_shielded()
+            if self._executor.phase == "draining":
+                await self._executor._drain_shielded()
             await self._leave_server()  # the guard of the drained run would end this one
             self._start()
         if self._serving is not None:  # started twice, and not stopped in between

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
@@ -108,9 +108,9 @@ def test_nothing_is_started_once_stopped(launcher, launch, line, tmp_path, monke
     started_modules = []
     real_start = zygote_process.start_interpreter
 
-    def start(module: str, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+    def start(module: str, fds: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         started_modules.append(module)
-        return real_start(module, fds)
+        return real_start(module, fds, env)
 
     monkeypatch.setattr(zygote_process, "start_interpreter", start)
     monkeypatch.setattr(worker_process, "start_interpreter", start)

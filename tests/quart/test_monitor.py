@@ -9,6 +9,7 @@ import warnings
 import anyio
 import pytest
 from quart import websocket
+from until import until
 
 from executors import ExecutorWarning
 
@@ -100,6 +101,7 @@ async def test_routes_of_an_installed_package(app, executor):
         for path in ("/sell", "/buy"):
             await app.test_client().get(path)
             await anyio.sleep(2 * INTERVAL)
+        await until(lambda: len(executor.monitor.report().blame) == 2)
         report = executor.monitor.report()
     assert {blame.name for blame in report.blame} == {"shop.routes.sell", "shop.routes.buy"}
     assert all(blame.where.endswith("(routes.py:3)") for blame in report.blame)
