@@ -27,6 +27,7 @@ TRIO = ("trio", {})
 
 COROUTINES = [(ASYNCIO, 10_000), (UVLOOP, 10_000), (TRIO, 4_000)]
 MANY_COROUTINES = [(ASYNCIO, 50_000), (UVLOOP, 50_000), (TRIO, 10_000)]
+MANY_DEAF_COROUTINES = [(ASYNCIO, 30_000), (UVLOOP, 30_000), (TRIO, 10_000)]
 
 
 def cases(usual: list[Any], many: list[Any]) -> Any:
@@ -81,7 +82,7 @@ class Deaf:
             future.set_result(None)
 
 
-@cases(COROUTINES, MANY_COROUTINES)
+@cases(COROUTINES, MANY_DEAF_COROUTINES)
 async def test_deaf_coroutines(anyio_backend: tuple[str, Any], number: int) -> None:
     """Each of many coroutines that do not respond is named, on asyncio with its stack."""
     deaf = Deaf()
