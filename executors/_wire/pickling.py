@@ -78,11 +78,7 @@ def dumps(
         TooLargeError: The pickle exceeds `limit`.
         SerializationError: The value cannot be pickled.
     """
-    return _joined(_dumps(value, limit, by_value=by_value, buffers=buffers, mixin=mixin))
-
-
-def _joined(pieces: list[bytes]) -> bytes:
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return b"".join(_dumps(value, limit, by_value=by_value, buffers=buffers, mixin=mixin))
 
 
 def _dumps(
@@ -225,24 +221,6 @@ class _ByName:
 
 
 def dump_call(
-    name: str,
-    function: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    variables: dict[str, Any],
-    limit: int,
-    buffers: list[memoryview] | None,
-    *,
-    main_is_importable: bool,
-) -> tuple[bytes, bool]:
-    """Pickle a call, in the parent. As `dump_call_in_pieces`, whose arguments it takes, but in one piece."""
-    pieces, needs_main = dump_call_in_pieces(
-        name, function, args, kwargs, variables, limit, buffers, main_is_importable=main_is_importable
-    )
-    return _joined(pieces), needs_main
-
-
-def dump_call_in_pieces(
     name: str,
     function: Any,
     args: tuple[Any, ...],

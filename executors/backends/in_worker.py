@@ -36,8 +36,8 @@ def dump(job: Job) -> bytes:
     terms = calls.dump_terms(backend.setup, on_trio=job.owner.loop.library == "trio")
     variables = backend.carried.capture(job.context) if backend.carried else {}
     call = (job.handle.name, job.function, job.args, job.kwargs, variables)
-    data, _ = pickling.dump_call(*call, calls.NO_LIMIT, None, main_is_importable=False)
-    return pickle.dumps((job.handle.id, here(), terms, data), pickle.HIGHEST_PROTOCOL)
+    pieces, _ = pickling.dump_call(*call, calls.NO_LIMIT, None, main_is_importable=False)
+    return pickle.dumps((job.handle.id, here(), terms, b"".join(pieces)), pickle.HIGHEST_PROTOCOL)
 
 
 def run(call: bytes) -> bytes:

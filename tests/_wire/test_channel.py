@@ -191,7 +191,7 @@ def test_a_message_that_was_taken_back_is_not_read() -> None:
     ids=["of no kind", "of an impossible length"],
 )
 def test_what_is_no_frame_is_refused(pair: Pair, garbage: bytes) -> None:
-    """What a task has written into the socket is told from frames, and asks for no memory that isn't there."""
+    """What a task has written to the socket is not taken for a frame, and allocates no memory."""
     ours, theirs = pair
     theirs.send(garbage)
     with pytest.raises(GarbledError):
@@ -237,7 +237,7 @@ STRAY = {
 @pytest.mark.anyio
 @pytest.mark.parametrize("stray", STRAY.values(), ids=STRAY.keys())
 async def test_a_stray_message_harms_no_other(stray: bytes) -> None:
-    """Where messages are kept it is told from those of the channel, and all of them arrive, large ones too."""
+    """Where messages are kept, it is distinguished from the channel's own, which all arrive, large ones too."""
     bodies = [b"before", b"", b"after", b"y" * 150_000, b"last"]
     heard: list[str] = []
     found: list[bytes] = []

@@ -264,7 +264,10 @@ def test_a_call_tells_whether_it_needs_the_main_script(monkeypatch) -> None:
     """It does where something in the call lives in `__main__`, and a worker can import that; else it goes by value."""
 
     def dump(function: object, *args: object, importable: bool = True) -> tuple[bytes, bool]:
-        return pickling.dump_call("task", function, args, {}, {}, MEGABYTE, [], main_is_importable=importable)
+        pieces, needs_main = pickling.dump_call(
+            "task", function, args, {}, {}, MEGABYTE, [], main_is_importable=importable
+        )
+        return b"".join(pieces), needs_main
 
     def of_main() -> str:
         return "done"
@@ -331,7 +334,7 @@ def test_large_calls_are_pickled_in_pieces() -> None:
     """A bytearray is copied in slices, bytes are not copied, and together the pieces are the pickle."""
     data = random.Random(1).randbytes(2 * pickling.SLICE_SIZE + 1000)
     call = ("name", len, (data, bytearray(data)), {}, {})
-    pieces, needs_main = pickling.dump_call_in_pieces(*call, 10**9, None, main_is_importable=True)
+    pieces, needs_main = pickling.dump_call(*call, 10**9, None, main_is_importable=True)
     assert not needs_main
     assert any(piece is data for piece in pieces)
     assert all(len(piece) <= pickling.SLICE_SIZE for piece in pieces if piece is not data)

@@ -56,8 +56,8 @@ def send(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     from executors._wire.frames import FrameType, frame  # noqa: PLC0415
 
     channel = BlockingChannel(worker.sock)
-    data, _ = pickling.dump_call("call", function, args, {}, {}, 1024 * 1024, [], main_is_importable=False)
-    channel.send([frame(FrameType.JOB, data, 1)])
+    pieces, _ = pickling.dump_call("call", function, args, {}, {}, 1024 * 1024, [], main_is_importable=False)
+    channel.send([frame(FrameType.JOB, b"".join(pieces), 1)])
     return channel
 
 

@@ -187,7 +187,8 @@ class DaskBackend(ExecutorBackend):
     def _dump(self, job: Job, limit: int) -> bytes:
         variables = {} if self.carried is None else self.carried.capture(job.context)
         call = (job.handle.name, job.function, job.args, job.kwargs, variables)
-        return pickling.dump_call(*call, limit, None, main_is_importable=False)[0]
+        pieces, _ = pickling.dump_call(*call, limit, None, main_is_importable=False)
+        return b"".join(pieces)
 
     def _dumped(self, job: Job, data: bytes | None, error: BaseException | None) -> None:
         if job.handle.done():

@@ -184,7 +184,7 @@ class ProcessBackend(ExecutorBackend):
         """Pickle a call: as a frame or, if that is too large for a message, as a payload."""
         handle = job.handle
         buffers: list[memoryview] = []
-        pieces, needs_main = pickling.dump_call_in_pieces(
+        pieces, needs_main = pickling.dump_call(
             handle.name, job.function, job.args, job.kwargs, variables, limit, buffers,
             main_is_importable=self._main is not None,
         )  # fmt: skip
