@@ -9,6 +9,7 @@ TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     from typing import Any
 
+    from executors._states import TaskState
     from executors.context import current_task
     from executors.errors import (
         AppNotFoundError,
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
         WrongThreadError,
     )
     from executors.executor import Executor
-    from executors.handle import TaskHandle, TaskState
+    from executors.handle import TaskHandle
     from executors.options import TaskOptions, cpu_bound, io_bound, task
-    from executors.reports import DrainReport, ExecutorSnapshot
+    from executors.reports import DrainReport, ExecutorSnapshot, TaskProgress, TaskRecord
 
 _HOMES = {
     "context": ("current_task",),
@@ -58,9 +59,10 @@ _HOMES = {
         "WrongThreadError",
     ),
     "executor": ("Executor",),
-    "handle": ("TaskHandle", "TaskState"),
+    "_states": ("TaskState",),
+    "handle": ("TaskHandle",),
     "options": ("TaskOptions", "cpu_bound", "io_bound", "task"),
-    "reports": ("DrainReport", "ExecutorSnapshot"),
+    "reports": ("DrainReport", "ExecutorSnapshot", "TaskProgress", "TaskRecord"),
 }
 _MODULE_OF = {name: f"executors.{module}" for module, names in _HOMES.items() for name in names}
 
@@ -86,6 +88,8 @@ __all__ = [
     "TaskHandle",
     "TaskNotFinishedError",
     "TaskOptions",
+    "TaskProgress",
+    "TaskRecord",
     "TaskState",
     "TaskTimeoutError",
     "WorkerLostError",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         """The task's handle, or in a worker process a record of the job."""
 
         @property
-        def id(self) -> int: ...
+        def id(self) -> str: ...
         @property
         def name(self) -> str: ...
         @property
@@ -40,8 +40,8 @@ class CurrentTask:
         self._task = task
 
     @property
-    def id(self) -> int | None:
-        """The task's number, unique in the process that submitted it; None outside of a task."""
+    def id(self) -> str | None:
+        """The task's id, as in `TaskHandle.id`; None outside of a task."""
         return self._task.id if self._task else None
 
     @property

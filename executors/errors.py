@@ -99,10 +99,10 @@ class TaskError(ExecutorError):
 
     Attributes:
         task_name: The task's name.
-        task_id: The task's number, unique in its process.
+        task_id: The task's id.
     """
 
-    def __init__(self, task_name: str, task_id: int, *details: object) -> None:
+    def __init__(self, task_name: str, task_id: str, *details: object) -> None:
         super().__init__()
         self.args = (task_name, task_id, *details)  # not by super(): an OSError would read them as errno and file
         self.task_name = task_name
@@ -113,7 +113,7 @@ class TaskCancelledError(TaskError, Interruption):
     """The task was cancelled. Waiters get this error, never the event loop's own cancellation exception."""
 
     def __str__(self) -> str:
-        return f"task {self.task_name!r} ({self.task_id}) was cancelled"
+        return f"task {self.task_name!r} was cancelled"
 
 
 class TaskTimeoutError(TaskError, TimeoutError, Interruption):
@@ -123,12 +123,12 @@ class TaskTimeoutError(TaskError, TimeoutError, Interruption):
         timeout: Seconds, from the task's start.
     """
 
-    def __init__(self, task_name: str, task_id: int, timeout: float) -> None:
+    def __init__(self, task_name: str, task_id: str, timeout: float) -> None:
         super().__init__(task_name, task_id, timeout)
         self.timeout = timeout
 
     def __str__(self) -> str:
-        return f"task {self.task_name!r} ({self.task_id}) ran longer than its timeout of {self.timeout:g} s"
+        return f"task {self.task_name!r} ran longer than its timeout of {self.timeout:g} s"
 
 
 class TaskExitedError(TaskError):
@@ -140,13 +140,13 @@ class TaskExitedError(TaskError):
         exception: The type and message of that exception.
     """
 
-    def __init__(self, task_name: str, task_id: int, exception: str) -> None:
+    def __init__(self, task_name: str, task_id: str, exception: str) -> None:
         super().__init__(task_name, task_id, exception)
         self.exception = exception
 
     def __str__(self) -> str:
         return (
-            f"task {self.task_name!r} ({self.task_id}) raised {self.exception}, which a task may not raise: "
+            f"task {self.task_name!r} raised {self.exception}, which a task may not raise: "
             "return a value, or raise an Exception"
         )
 
@@ -160,7 +160,7 @@ class WorkerLostError(TaskError):
         detail: Further information, appended to the message.
     """
 
-    def __init__(self, task_name: str, task_id: int, pid: int | None, exitcode: int | None, detail: str = "") -> None:
+    def __init__(self, task_name: str, task_id: str, pid: int | None, exitcode: int | None, detail: str = "") -> None:
         super().__init__(task_name, task_id, pid, exitcode, detail)
         self.pid = pid
         self.exitcode = exitcode
@@ -178,16 +178,14 @@ class WorkerLostError(TaskError):
 
     def __str__(self) -> str:
         if self.pid is None:
-            return f"task {self.task_name!r} ({self.task_id}) has no worker process{self.detail}"
+            return f"task {self.task_name!r} has no worker process{self.detail}"
         ended = "ended in an unknown way"
         if self.exitcode is not None:
             ended = f"exited with code {self.exitcode}"
             if self.exitcode < 0:
                 name = self.signal.name if self.signal else str(-self.exitcode)
                 ended = f"was killed by signal {name}"
-        return (
-            f"task {self.task_name!r} ({self.task_id}) lost its worker: worker process {self.pid} {ended}{self.detail}"
-        )
+        return f"task {self.task_name!r} lost its worker: worker process {self.pid} {ended}{self.detail}"
 
 
 class SerializationError(ExecutorError):

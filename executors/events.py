@@ -10,7 +10,8 @@ from executors._loops import log_exception
 from executors.errors import shown
 
 if TYPE_CHECKING:
-    from executors.handle import TaskHandle, TaskState
+    from executors._states import TaskState
+    from executors.handle import TaskHandle
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +19,13 @@ class TaskEvent:
     """Base class of the events. Arguments and results are never part of one.
 
     Attributes:
-        task_id: The task's number, unique in its process.
+        task_id: The task's id.
         name: The task's name.
         tag: The task's tag, if it has one.
         backend: The name of its backend.
     """
 
-    task_id: int
+    task_id: str
     name: str
     tag: str | None
     backend: str

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 import anyio
 
+from executors._checks import positive_seconds
 from executors._core.admission import Phase
 from executors._core.bound import BoundExecutor
 from executors._core.dispatcher import Dispatcher, Wrap
@@ -22,7 +23,6 @@ from executors.context import CarriedVariables, WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook
 from executors.handle import TaskHandle
-from executors.options import positive_seconds
 from executors.reports import BackendSnapshot, DrainReport, ExecutorSnapshot
 
 

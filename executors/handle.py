@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import itertools
 import time
 from collections.abc import Callable, Generator
@@ -11,31 +10,17 @@ from typing import Any, Generic, Protocol, TypeVar
 from executors._failures import UnseenFailure
 from executors._loops import EventLoop
 from executors._loops.completion import Completion, call_back, completion_lock
+from executors._states import CANCELLED, QUEUED, RUNNING, TaskState
+from executors._wire.task_ids import IdKey, task_id
 from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError, describe
-
-
-class TaskState(enum.StrEnum):
-    """The states of a task. The last five are final, and the first transition to one of them wins."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed_out"
-    LOST = "lost"
-
-
-QUEUED, RUNNING = TaskState.QUEUED, TaskState.RUNNING
-SUCCEEDED, FAILED, CANCELLED = TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED
-TIMED_OUT, LOST = TaskState.TIMED_OUT, TaskState.LOST
+from executors.reports import TaskRecord
 
 T = TypeVar("T")
 
 LOG, APP = "log", "app"
 """Where a failure goes that nobody retrieves: to the log, or to the app, which logs it."""
 
-_ids = itertools.count(1)
+_numbers = itertools.count(1)
 _EPOCH = time.time() - time.monotonic()
 
 
@@ -45,7 +30,7 @@ class HandleOwner(Protocol):
     @property
     def loop(self) -> EventLoop: ...
 
-    def request_cancel(self, task_id: int) -> None:
+    def request_cancel(self, number: int) -> None:
         """Cancel the task, if it hasn't ended. Any thread."""
 
 
@@ -55,7 +40,6 @@ class TaskHandle(Completion, Generic[T]):
     `await handle` returns the task's value or raises its error. Cancelling the waiter doesn't cancel the task.
 
     Attributes:
-        id: A number, unique in this process.
         name: The function's qualified name, or the option `name`.
         tag: The tag that routed it, if one did.
         backend: The name of the backend that runs it.
@@ -68,6 +52,8 @@ class TaskHandle(Completion, Generic[T]):
         "__weakref__",
         "_error",
         "_finished",
+        "_id",
+        "_number",
         "_owner",
         "_reporter",
         "_started",
@@ -79,7 +65,6 @@ class TaskHandle(Completion, Generic[T]):
         "backend",
         "cancel_requested",
         "cpu_time",
-        "id",
         "name",
         "tag",
     )
@@ -87,7 +72,8 @@ class TaskHandle(Completion, Generic[T]):
     def __init__(
         self, owner: HandleOwner, name: str, tag: str | None, backend: str, reporter: str | None = LOG
     ) -> None:
-        self.id = next(_ids)
+        self._number = next(_numbers)
+        self._id: str | None = None
         self.name = name
         self.tag = tag
         self.backend = backend
@@ -106,6 +92,16 @@ class TaskHandle(Completion, Generic[T]):
         self._unseen: UnseenFailure | None = None
 
     # --- reading ----------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The task's id: 128 bits as hex that nobody can guess, fit for a URL. Workers know it as `current_task().id`.
+
+        Whoever has an id can ask for the task: a page still has to check whose task it is.
+        """
+        if self._id is None:
+            self._id = task_id(IdKey.value, self._number)
+        return self._id
 
     @property
     def state(self) -> TaskState:
@@ -157,9 +153,17 @@ class TaskHandle(Completion, Generic[T]):
         """Return whether `owner` created it."""
         return self._owner is owner
 
+    @property
+    def record(self) -> TaskRecord:
+        """The task at this moment, without its value. Reading it doesn't count as retrieving an error."""
+        return TaskRecord(
+            self.id, self.name, self.tag, self.backend, self._state, self.submitted_at, self.started_at,
+            self.finished_at, None, self._error_text,
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         abandoned = ", abandoned" if self.abandoned else ""
-        return f"<TaskHandle {self.id} {self.name!r} {self._state} on {self.backend!r}{abandoned}>"
+        return f"<TaskHandle {self._number} {self.name!r} {self._state} on {self.backend!r}{abandoned}>"
 
     # --- waiting ----------------------------------------------------------------------------------------
 
@@ -266,7 +270,7 @@ class TaskHandle(Completion, Generic[T]):
         if self.done():
             return False
         self.cancel_requested = True
-        self._owner.request_cancel(self.id)
+        self._owner.request_cancel(self._number)
         return True
 
     def _cancel_soon(self) -> None:

@@ -5,14 +5,14 @@ A worker process imports this module with every marked function, so it imports a
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from executors._checks import amounts, positive_seconds, some_text, whole_number
 from executors.errors import ConfigurationError, InvalidTaskError
 
 if TYPE_CHECKING:
-    from typing import Self, TypedDict, TypeGuard, Unpack
+    from typing import TypedDict, Unpack
 
     class MarkKeywords(TypedDict, total=False):
         """The options of a decorator, for type checkers."""
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         timeout: float | None
         name: str | None
         max_concurrency: int | None
-        resources: Mapping[str, float] | None
+        resources: Mapping[str, float] | Sequence[tuple[str, float]] | None
 
     class CallKeywords(MarkKeywords, total=False):
         """The options of a call, for type checkers."""
@@ -34,97 +34,14 @@ MARK = "__executors_mark__"
 """The attribute of a marked function. It holds the pair of its options and whether it is a coroutine function."""
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    """Return whether `value` is a finite number that fits a float."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def positive_seconds(value: object, what: str, *, zero: bool = False) -> float:
-    """Return a duration in seconds, checked.
-
-    Args:
-        value: The value.
-        what: How the error message names it.
-        zero: Whether 0 is allowed.
-
-    Raises:
-        ConfigurationError: It is not a finite number above 0 (with `zero`: of at least 0).
-    """
-    if not _is_number(value) or value < 0 or (value == 0 and not zero):
-        bound = "of at least 0" if zero else "above 0"
-        raise ConfigurationError(f"{what} is {value!r}, and must be a finite number of seconds {bound}")
-    return float(value)
-
-
-def whole_number(value: object, what: str, *, least: int) -> int:
-    """Return a count or a size, checked.
-
-    Args:
-        value: The value.
-        what: How the error message names it.
-        least: The minimum.
-
-    Raises:
-        ConfigurationError: It is not a whole number of at least `least`.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigurationError(f"{what} is {value!r}, and must be a whole number of at least {least}")
-    return value
-
-
-def checked_env(value: object, what: str) -> dict[str, str]:
-    """Return environment variables, checked.
-
-    Args:
-        value: The variables: a mapping of names to strings.
-        what: How the error message names it. Values, which may be secrets, are not shown.
-
-    Raises:
-        ConfigurationError: It is not a mapping of names to strings.
-    """
-    if not isinstance(value, Mapping):
-        raise ConfigurationError(
-            f"{what} is of type {type(value).__name__}, and must be a mapping of environment variables to strings"
-        )
-    for name, text in value.items():
-        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-            raise ConfigurationError(f"{what} has {name!r}, which is not the name of an environment variable")
-        if not isinstance(text, str) or "\0" in text:
-            problem = "a string with a null character" if isinstance(text, str) else f"of type {type(text).__name__}"
-            raise ConfigurationError(f"{what}: the value of {name!r} is {problem}, and must be a plain string")
-    return dict(value)
-
-
-def some_text(value: object, what: str) -> str:
-    """Return a name, checked.
-
-    Args:
-        value: The value.
-        what: How the error message names it.
-
-    Raises:
-        ConfigurationError: It is not a string, or it is empty.
-    """
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{what} is {value!r}, and must be a string that is not empty")
-    return value
-
-
-def _amounts(value: object, what: str) -> tuple[tuple[str, float], ...]:
-    """Return amounts by name, given as a mapping or as pairs, as pairs sorted by name.
-
-    Raises:
-        ConfigurationError: It is neither, or an amount is not a number above 0.
-    """
-    try:
-        amounts = dict(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{what} is {value!r}, and must map names to amounts, as in {{'gpu': 1}}") from None
-    for name, amount in amounts.items():
-        some_text(name, f"a name in {what}")
-        if not _is_number(amount) or amount <= 0:
-            raise ConfigurationError(f"{what} has {amount!r} of {name!r}, which must be a finite number above 0")
-    return tuple(sorted(amounts.items()))
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "tag": some_text,
+    "timeout": positive_seconds,
+    "name": lambda value, what: str.__str__(some_text(value, what)),  # the methods of a subclass are the user's code
+    "max_concurrency": lambda value, what: whole_number(value, what, least=1),
+    "resources": amounts,
+}
+"""Each option, with the function that checks a value and returns what is stored."""
 
 
 class TaskOptions:
@@ -139,10 +56,10 @@ class TaskOptions:
             backends with `supports_resources`.
 
     Raises:
-        ConfigurationError: A value can't be used.
+        ConfigurationError: An option is unknown, or its value can't be used.
     """
 
-    __slots__ = ("max_concurrency", "name", "resources", "tag", "timeout")
+    __slots__ = tuple(_CHECKS)
 
     tag: str | None
     timeout: float | None
@@ -150,50 +67,13 @@ class TaskOptions:
     max_concurrency: int | None
     resources: tuple[tuple[str, float], ...] | None
 
-    def __init__(
-        self,
-        *,
-        tag: str | None = None,
-        timeout: float | None = None,
-        name: str | None = None,
-        max_concurrency: int | None = None,
-        resources: Mapping[str, float] | tuple[tuple[str, float], ...] | None = None,
-    ) -> None:
-        for key, text in (("tag", tag), ("name", name)):
-            if text is not None:
-                some_text(text, f"the option {key}")
-        if name is not None:
-            name = str.__str__(name)  # the methods of a subclass are the user's code
-        if timeout is not None:
-            timeout = positive_seconds(timeout, "the option timeout")
-        if max_concurrency is not None:
-            whole_number(max_concurrency, "the option max_concurrency", least=1)
-        if resources is not None:
-            resources = _amounts(resources, "the option resources")
-        values = {
-            "tag": tag,
-            "timeout": timeout,
-            "name": name,
-            "max_concurrency": max_concurrency,
-            "resources": resources,
-        }
-        for key, value in values.items():
-            object.__setattr__(self, key, value)
-
-    @classmethod
-    def checked(cls, options: dict[str, Any]) -> Self:
-        """Create options from keyword arguments of the user.
-
-        Args:
-            options: The keyword arguments.
-
-        Raises:
-            ConfigurationError: A keyword is unknown, or a value can't be used.
-        """
-        unknown = sorted(options.keys() - set(cls.__slots__))
+    def __init__(self, **options: Unpack[CallKeywords]) -> None:
+        unknown = sorted(options.keys() - _CHECKS.keys())
         if unknown:
-            raise ConfigurationError(f"there is no option {unknown[0]!r}; the options are {', '.join(cls.__slots__)}")
-        return cls(**options)
+            raise ConfigurationError(f"there is no option {unknown[0]!r}; the options are {', '.join(sorted(_CHECKS))}")
+        for key, check in _CHECKS.items():
+            value = options.get(key)
+            object.__setattr__(self, key, None if value is None else check(value, f"the option {key}"))
 
     def over(self, other: TaskOptions) -> TaskOptions:
         """Return these options, completed by those of `other`.
@@ -221,11 +101,15 @@ class TaskOptions:
         return hash(tuple(getattr(self, key) for key in self.__slots__))
 
     def __reduce__(self) -> tuple[Callable[..., TaskOptions], tuple[dict[str, Any]]]:
-        return TaskOptions.checked, ({key: getattr(self, key) for key in self.__slots__},)
+        return _unpickled, ({key: getattr(self, key) for key in self.__slots__},)
 
     def __repr__(self) -> str:
         overrides = (f"{key}={value!r}" for key in self.__slots__ if (value := getattr(self, key)) is not None)
         return f"TaskOptions({', '.join(overrides)})"
+
+
+def _unpickled(options: dict[str, Any]) -> TaskOptions:
+    return TaskOptions(**options)
 
 
 NO_OPTIONS = TaskOptions()
@@ -260,7 +144,7 @@ def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
     """
     if not isinstance(tag, str):
         raise ConfigurationError(f'the option tag is {tag!r}: write @task("a tag")')
-    checked = TaskOptions.checked({"tag": tag, **options})
+    checked = TaskOptions(tag=tag, **options)
     return lambda function: _mark(function, checked)
 
 

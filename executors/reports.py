@@ -5,10 +5,59 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from executors.handle import CANCELLED, TaskState
+from executors._states import CANCELLED, TaskState
 
 MAX_NAMED = 50
 """The maximum number of tasks in the string form of a report."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How far a task is, as it reported itself.
+
+    Attributes:
+        done: How much is done, in units of the task's own.
+        total: How much there is to do; None if the task doesn't know.
+        message: What it is doing; None if it didn't say.
+    """
+
+    done: float
+    total: float | None = None
+    message: str | None = None
+
+    @property
+    def fraction(self) -> float | None:
+        """The part that is done, from 0 to 1; None if the total is unknown."""
+        return None if not self.total else min(1.0, max(0.0, self.done / self.total))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A task at one moment, without its arguments.
+
+    Attributes:
+        id: The task's id.
+        name: The task's name.
+        tag: The tag that routed it, if one did.
+        backend: The name of its backend.
+        state: Its state.
+        submitted_at: When it was submitted, in seconds since the epoch.
+        started_at: When it was started last, in seconds since the epoch; None before.
+        finished_at: When its state became final, in seconds since the epoch; None before.
+        progress: How far it is; None if it hasn't reported that.
+        error: The type and message of its error; None if it has none.
+    """
+
+    id: str
+    name: str
+    tag: str | None
+    backend: str
+    state: TaskState
+    submitted_at: float
+    started_at: float | None
+    finished_at: float | None
+    progress: TaskProgress | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +101,8 @@ class DrainedTask:
     """A task that did not succeed during a drain.
 
     Attributes:
-        id: The task's number.
+        id: The task's id.
+        number: The task's number, as in log records.
         name: The task's name.
         backend: The name of its backend.
         state: Its final state.
@@ -61,7 +111,8 @@ class DrainedTask:
         stack: The stack of its function when it was abandoned, if known.
     """
 
-    id: int
+    id: str
+    number: int
     name: str
     backend: str
     state: TaskState
@@ -72,7 +123,7 @@ class DrainedTask:
     def __str__(self) -> str:
         error = f": {self.error}" if self.error else ""
         abandoned = ", and its work still runs" if self.abandoned else ""
-        lines = [f"task {self.name!r} ({self.id}) on {self.backend!r} {self.state}{abandoned}{error}"]
+        lines = [f"task {self.name!r} ({self.number}) on {self.backend!r} {self.state}{abandoned}{error}"]
         if self.stack:
             lines += ["  stack:", *(f"  {line}" for line in self.stack.rstrip().splitlines())]
         return "\n".join(lines)

@@ -29,10 +29,10 @@ SAMPLES = [
     errors.QueueFullError("thread", 7),
     errors.BackendUnavailableError("thread", "a reason"),
     errors.TaskError("render", 3),
-    errors.TaskCancelledError("render", 3),
-    errors.TaskTimeoutError("render", 3, 1.5),
-    errors.TaskExitedError("render", 3, "SystemExit(1)"),
-    errors.WorkerLostError("render", 3, 4711, -9, ": memory"),
+    errors.TaskCancelledError("render", "3"),
+    errors.TaskTimeoutError("render", "3", 1.5),
+    errors.TaskExitedError("render", "3", "SystemExit(1)"),
+    errors.WorkerLostError("render", "3", 4711, -9, ": memory"),
     errors.SerializationError("a text"),
 ]
 
@@ -70,13 +70,13 @@ def test_error_has_base_docstring_and_name(error: errors.ExecutorError) -> None:
     [
         (errors.QueueFullError("thread", 7), ["'thread'", "7", "executor.run"]),
         (errors.BackendUnavailableError("thread", "it is full of stuck tasks"), ["'thread'", "stuck tasks"]),
-        (errors.TaskCancelledError("render", 3), ["'render'", "3", "cancelled"]),
-        (errors.TaskTimeoutError("render", 3, 1.5), ["'render'", "1.5 s"]),
-        (errors.TaskExitedError("render", 3, "SystemExit(1)"), ["'render'", "SystemExit(1)", "may not"]),
-        (errors.WorkerLostError("render", 3, 4711, -9), ["'render'", "4711", "SIGKILL"]),
-        (errors.WorkerLostError("render", 3, 4711, 2, ": why"), ["exited with code 2", ": why"]),
-        (errors.WorkerLostError("render", 3, None, None, ": no memory"), ["has no worker", ": no memory"]),
-        (errors.WorkerLostError("render", 3, 99, None), ["worker process 99", "unknown"]),
+        (errors.TaskCancelledError("render", "3"), ["'render'", "cancelled"]),
+        (errors.TaskTimeoutError("render", "3", 1.5), ["'render'", "1.5 s"]),
+        (errors.TaskExitedError("render", "3", "SystemExit(1)"), ["'render'", "SystemExit(1)", "may not"]),
+        (errors.WorkerLostError("render", "3", 4711, -9), ["'render'", "4711", "SIGKILL"]),
+        (errors.WorkerLostError("render", "3", 4711, 2, ": why"), ["exited with code 2", ": why"]),
+        (errors.WorkerLostError("render", "3", None, None, ": no memory"), ["has no worker", ": no memory"]),
+        (errors.WorkerLostError("render", "3", 99, None), ["worker process 99", "unknown"]),
     ],
     ids=lambda value: named(value) if isinstance(value, Exception) else None,
 )
@@ -88,10 +88,10 @@ def test_message(error: errors.ExecutorError, parts: list[str]) -> None:
 
 def test_signal_of_a_lost_worker() -> None:
     """A lost worker's signal is derived from its exit code, if it has a name."""
-    assert errors.WorkerLostError("t", 1, 2, -11).signal is signal.SIGSEGV
-    assert errors.WorkerLostError("t", 1, 2, 1).signal is None
-    assert errors.WorkerLostError("t", 1, 2, None).signal is None
-    unnamed = errors.WorkerLostError("t", 1, 2, -200)
+    assert errors.WorkerLostError("t", "1", 2, -11).signal is signal.SIGSEGV
+    assert errors.WorkerLostError("t", "1", 2, 1).signal is None
+    assert errors.WorkerLostError("t", "1", 2, None).signal is None
+    unnamed = errors.WorkerLostError("t", "1", 2, -200)
     assert unnamed.signal is None
     assert "200" in str(unnamed)
 
@@ -106,8 +106,8 @@ def test_refusals_are_marked_last() -> None:
 
 def test_timeouts_are_timeouts() -> None:
     """Code that catches TimeoutError catches these errors; their arguments aren't taken for an errno."""
-    error = errors.TaskTimeoutError("render", 3, 1.5)
+    error = errors.TaskTimeoutError("render", "3", 1.5)
     assert isinstance(error, TimeoutError)
     assert error.errno is None
     assert isinstance(errors.TaskNotFinishedError("x"), TimeoutError)
-    assert not isinstance(errors.TaskCancelledError("render", 3), TimeoutError)
+    assert not isinstance(errors.TaskCancelledError("render", "3"), TimeoutError)

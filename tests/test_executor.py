@@ -29,8 +29,8 @@ from executors import (
     task,
 )
 from executors._loops import EventLoop
+from executors._states import CANCELLED, FAILED, LOST, RUNNING, SUCCEEDED
 from executors.backends import InlineBackend, LoopBackend, ThreadBackend
-from executors.handle import CANCELLED, FAILED, LOST, RUNNING, SUCCEEDED
 
 pytestmark = pytest.mark.anyio
 

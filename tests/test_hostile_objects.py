@@ -17,6 +17,7 @@ import hostile
 import pytest
 
 from executors import Executor, SerializationError, TaskHandle, TaskNotFinishedError
+from executors._states import FAILED, SUCCEEDED
 from executors.backends import (
     ExecutorBackend,
     FuturesBackend,
@@ -25,7 +26,6 @@ from executors.backends import (
     ProcessBackend,
     ThreadBackend,
 )
-from executors.handle import FAILED, SUCCEEDED
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from executors import ConfigurationError, InvalidTaskError, TaskOptions, cpu_bound, io_bound, task
-from executors.options import MARK, NO_OPTIONS, positive_seconds, whole_number
+from executors._checks import positive_seconds, whole_number
+from executors.options import MARK, NO_OPTIONS
 
 BAD_SECONDS: list[Any] = [-1, 0, -0.0, math.nan, math.inf, -math.inf, "5", True, [], 10**400]
 BAD_COUNTS: list[Any] = [-1, 0, 1.5, math.nan, "3", True, []]
@@ -39,7 +40,7 @@ def test_bad_concurrency_is_refused(value: Any) -> None:
 def test_bad_string_is_refused(option: str, value: Any) -> None:
     """A tag or a name that is empty or not a string is refused."""
     with pytest.raises(ConfigurationError, match=option):
-        TaskOptions.checked({option: value})
+        TaskOptions(**{option: value})  # type: ignore[arg-type]
 
 
 BAD_RESOURCES: list[Any] = [
@@ -92,7 +93,7 @@ def test_zero_seconds_where_allowed() -> None:
 def test_unknown_option_is_refused() -> None:
     """An unknown option is refused, with the list of options."""
     with pytest.raises(ConfigurationError, match=r"'time_out'.*max_concurrency.*timeout"):
-        TaskOptions.checked({"time_out": 5})
+        TaskOptions(time_out=5)  # type: ignore[call-arg]
 
 
 def test_options_are_immutable() -> None:

@@ -12,9 +12,9 @@ import pytest
 from thread_work import ThreadWork
 
 from executors import BackendUnavailableError, DeadlockError, Executor
+from executors._states import CANCELLED, QUEUED, SUCCEEDED
 from executors.backends import ThreadBackend
 from executors.events import TaskAbandoned, TaskEvent
-from executors.handle import CANCELLED, QUEUED, SUCCEEDED
 
 pytestmark = pytest.mark.anyio
 

@@ -15,8 +15,9 @@ from executors._core.mapping import run_chunk, run_chunk_of_coroutines
 from executors._core.router import BackendName
 from executors._loops import EventLoop
 from executors._loops.completion import LOOP_CHECK_INTERVAL
+from executors._states import CANCELLED
 from executors.errors import ExecutorClosedError, WrongThreadError
-from executors.handle import CANCELLED, TaskHandle
+from executors.handle import TaskHandle
 from executors.options import TaskOptions
 
 if TYPE_CHECKING:

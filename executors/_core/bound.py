@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from executors._checks import whole_number
 from executors._core.mapping import MapResults
-from executors.options import NO_OPTIONS, TaskOptions, whole_number
+from executors.options import NO_OPTIONS, TaskOptions
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -38,7 +39,7 @@ class BoundExecutor:
         """
         bound = BoundExecutor()
         bound._executor = self._executor
-        bound._overrides = TaskOptions.checked({**options}).over(self._overrides)
+        bound._overrides = TaskOptions(**options).over(self._overrides)
         return bound
 
     @overload

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from executors._loops import EventLoop
+from executors._states import CANCELLED, SUCCEEDED, TIMED_OUT, TaskState
 from executors.backends.base import Job, Stop
 from executors.errors import TaskCancelledError, TaskTimeoutError
-from executors.handle import CANCELLED, SUCCEEDED, TIMED_OUT, TaskState
 
 Settle = Callable[[Job, TaskState, Any, BaseException | None], None]
 

@@ -14,11 +14,12 @@ from executors._core.admission import Admission, Phase, Queue
 from executors._core.deadlines import Deadlines, outcome
 from executors._core.router import Route, Router
 from executors._loops import EventLoop
+from executors._states import CANCELLED, LOST, QUEUED, TaskState
 from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
 from executors.errors import ExecutorClosedError, QueueFullError, WrongThreadError
 from executors.events import Hook, Hooks, TaskAbandoned, TaskFinished, TaskStarted, TaskSubmitted
-from executors.handle import CANCELLED, LOG, LOST, QUEUED, TaskHandle, TaskState
+from executors.handle import LOG, TaskHandle
 
 Wrap = Callable[[Callable[..., Any], Route], Callable[..., Any]]
 """Returns what runs instead of a task's function: an app's extension puts the app context around it."""
@@ -159,9 +160,9 @@ class Dispatcher:
             options.timeout is not None or self._hooks is not None,
             queue, None if queue is None else queue.limit, claim,
         )  # fmt: skip
-        self.active[handle.id] = job
+        self.active[job.number] = job
         if self.reported is not None:
-            self.reported[handle.id] = handle
+            self.reported[job.number] = handle
         if on_loop:
             self._dispatch(job)
         else:
@@ -209,8 +210,8 @@ class Dispatcher:
 
     def job_finished(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         """Record the outcome of a job that has left its backend; that of an abandoned job is dropped."""
-        if self.active.pop(job.handle.id, None) is None:
-            self.still_running.pop(job.handle.id, None)
+        if self.active.pop(job.number, None) is None:
+            self.still_running.pop(job.number, None)
             return
         if job.timer is not None or job.stop is not None:
             self.deadlines.forget(job)
@@ -252,21 +253,21 @@ class Dispatcher:
         """Accept only tasks of unfinished tasks, and record the handles to report on."""
         self.reported = reported = {}  # before it is filled: other threads go on submitting
         for job in [*self.still_running.values(), *list(self.active.values())]:
-            reported[job.handle.id] = job.handle
+            reported[job.number] = job.handle
         self.admission.enter(Phase.DRAINING)
 
-    def request_cancel(self, task_id: int) -> None:
+    def request_cancel(self, number: int) -> None:
         """Cancel a task, if it hasn't ended. Any thread."""
-        if (job := self.active.get(task_id)) is not None:
+        if (job := self.active.get(number)) is not None:
             self._call_on_loop(self.deadlines.cancel, job)
 
     def _cancel_queued(self, job: Job, error: BaseException) -> bool:
         if job.handle._finish(CANCELLED, None, error, unless_started=True) is None:
             return False
-        del self.active[job.handle.id]
+        del self.active[job.number]
         try:
             if job.thread is not None:  # its arguments are being pickled
-                self.still_running[job.handle.id] = job
+                self.still_running[job.number] = job
             if job.handed_over:
                 job.backend.cancel(job)
             elif job.limit is not None:
@@ -280,10 +281,10 @@ class Dispatcher:
 
     def abandon(self, job: Job) -> None:
         """Give up on a job that is being stopped and still runs."""
-        if self.active.pop(job.handle.id, None) is None:
+        if self.active.pop(job.number, None) is None:
             return
         self.deadlines.forget(job)
-        self.still_running[job.handle.id] = job
+        self.still_running[job.number] = job
         job.handle.abandoned = True
         job.backend.abandon(job)
         if job.stop is not None:

@@ -13,9 +13,10 @@ import anyio
 from executors._core.admission import Phase
 from executors._core.dispatcher import Dispatcher
 from executors._loops import log_exception
+from executors._states import SUCCEEDED
 from executors.backends.base import ExecutorBackend, Job
 from executors.errors import ExecutorClosedError, shown
-from executors.handle import SUCCEEDED, TaskHandle
+from executors.handle import TaskHandle
 from executors.reports import DrainedTask, DrainReport
 
 STOP_TIMEOUT = 0.5
@@ -113,7 +114,7 @@ class Drain:
         for job in dispatcher.still_running.values():
             if not job.handle.abandoned:
                 dispatcher.record_abandoned(job)
-        stacks = {job.handle.id: _stack_of(job) for job in dispatcher.still_running.values()}
+        stacks = {job.number: _stack_of(job) for job in dispatcher.still_running.values()}
         handles = list((dispatcher.reported or {}).values())
         return _report(self._timeout, time.monotonic() - began, handles, stacks)
 
@@ -170,12 +171,13 @@ def _report(
     unsuccessful = tuple(
         DrainedTask(
             handle.id,
+            handle._number,
             handle.name,
             handle.backend,
             handle.state,
-            handle.id in stacks,
+            handle._number in stacks,
             handle._error_text,
-            stacks.get(handle.id),
+            stacks.get(handle._number),
         )
         for handle in handles
         if handle.state is not SUCCEEDED

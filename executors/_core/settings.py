@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from executors._checks import checked_env, positive_seconds, whole_number
 from executors._core.registry import Spec, checked_specs, make
 from executors._cpus import available_cpus, checked_niceness
 from executors.backends.base import ExecutorBackend
 from executors.backends.loop import LoopBackend
 from executors.errors import ConfigurationError
-from executors.options import checked_env, positive_seconds, whole_number
 
 
 def _at_least(least: int) -> Callable[[object, str], Any]:

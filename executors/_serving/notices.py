@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from executors._loops import Cancellable, EventLoop
-from executors.handle import CANCELLED, TaskHandle
+from executors._states import CANCELLED
+from executors.handle import TaskHandle
 
 logger = logging.getLogger("executors")
 
@@ -103,4 +104,4 @@ def log_tasks(message: str, handles: Iterable[TaskHandle[Any]]) -> None:
 
 
 def _describe(handle: TaskHandle[Any]) -> str:
-    return f"task {handle.name!r} ({handle.id})"
+    return f"task {handle.name!r} ({handle._number})"

@@ -75,14 +75,14 @@ class Call(NamedTuple):
     Attributes:
         key: The task's key in Dask.
         topic: The topic under which the client is notified of the start.
-        task_id: The task's number in the client's process.
+        task_id: The task's id.
         terms: The result of `dump_terms`.
         data: The pickled function and arguments.
     """
 
     key: str
     topic: str
-    task_id: int
+    task_id: str
     terms: bytes
     data: bytes
 
@@ -165,7 +165,7 @@ class _Job(RunningJob):
 
     was_cancelled = False
 
-    def __init__(self, task_id: int, name: str) -> None:
+    def __init__(self, task_id: str, name: str) -> None:
         super().__init__(task_id, name)
         self._lock = threading.Lock()
         self._cancel: Callable[[], object] | None = None

@@ -51,6 +51,7 @@ class Worker(TaskRunner):
         sys.argv[:] = config["argv"]
         set_niceness(config["nice"])
         context.WorkerState.active = True
+        RunningJob.id_key = config["id_key"]
         self._main: dict[str, str] | None = config["main"]
         self._codec = PayloadCodec(config["shared"])
         self._small_calls = SmallCalls()

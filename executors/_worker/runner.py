@@ -9,7 +9,7 @@ import pickle
 
 from executors import context
 from executors._callables import is_coroutine_function, refuse_awaitable
-from executors._wire import exceptions, pickling
+from executors._wire import exceptions, pickling, task_ids
 from executors._wire.frames import Outcome
 from executors.errors import SerializationError
 
@@ -38,14 +38,29 @@ def here() -> tuple[int, bytes]:
 
 
 class RunningJob:
-    """A task as `current_task` sees it in a worker."""
+    """A task as `current_task` sees it in a worker.
+
+    Args:
+        task_id: The task's id, or its number, from which the id is computed if it is read.
+        name: The task's name.
+    """
+
+    id_key = b""
+    """The key with which ids are computed; see `task_ids`."""
 
     cancel_requested = False
     """Stays False where a running task is stopped by killing its worker."""
 
-    def __init__(self, task_id: int, name: str) -> None:
-        self.id = task_id
+    def __init__(self, task_id: int | str, name: str) -> None:
+        self._id = task_id
         self.name = name
+
+    @property
+    def id(self) -> str:
+        """The task's id, as in `TaskHandle.id`."""
+        if isinstance(self._id, int):
+            self._id = task_ids.task_id(self.id_key, self._id)
+        return self._id
 
 
 class TaskRunner:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from executors._callables import refuse_awaitable
 from executors._loops import Cancellable, EventLoop
+from executors._states import CANCELLED, FAILED, LOST, SUCCEEDED, TaskState
 from executors._wire import exceptions, pickling
 from executors._wire.frames import Outcome
 from executors._wire.pickling import Buffer
@@ -22,7 +23,7 @@ from executors.errors import (
     describe,
     type_name,
 )
-from executors.handle import CANCELLED, FAILED, LOST, SUCCEEDED, TaskHandle, TaskState
+from executors.handle import TaskHandle
 from executors.options import TaskOptions
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Job:
         owner: The run of the executor that it belongs to.
         backend: The backend that runs it.
         handle: The caller's view of the task.
+        number: The task's number, unique in this process.
         function: The callable to call, with `args` and `kwargs`.
         is_coroutine: Whether calling it returns a coroutine.
         context: The submitter's context variables, a copy of this job's own.
@@ -108,6 +110,7 @@ class Job:
         "is_observed",
         "kwargs",
         "limit",
+        "number",
         "options",
         "owner",
         "slot",
@@ -136,6 +139,7 @@ class Job:
         self.owner = owner
         self.backend = backend
         self.handle = handle
+        self.number = handle._number
         self.function = function
         self.args = args
         self.kwargs = kwargs or _NO_KWARGS
@@ -257,9 +261,9 @@ class Job:
             owner.loop.post(owner.job_finished, self, state, value, error)
 
 
-def _task_id_of(error: Any) -> int | None:
+def _task_id_of(error: Any) -> str | None:
     try:
-        return int(error.task_id)
+        return str(error.task_id)
     except BaseException:  # noqa: BLE001  (a subclass of the user's)
         return None
 

@@ -8,11 +8,11 @@ from operator import attrgetter
 from types import CoroutineType, FrameType, GeneratorType
 from typing import Any
 
+from executors._checks import whole_number
 from executors._loops import EventLoop, guarded
+from executors._states import SUCCEEDED
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
-from executors.handle import SUCCEEDED
-from executors.options import whole_number
 
 
 class LoopBackend(ExecutorBackend):

@@ -18,13 +18,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from executors._checks import positive_seconds, whole_number
 from executors._loops import EventLoop, Waiter
 from executors._loops.completion import blocking_wait
+from executors._states import QUEUED
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
 from executors.errors import BackendUnavailableError, DeadlockError
-from executors.handle import QUEUED, TaskHandle
-from executors.options import positive_seconds, whole_number
+from executors.handle import TaskHandle
 
 _numbers = itertools.count(1)
 

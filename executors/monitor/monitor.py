@@ -11,6 +11,7 @@ from contextlib import suppress
 from types import CodeType, TracebackType
 from typing import Self
 
+from executors._checks import positive_seconds
 from executors._loops import Cancellable, EventLoop, running_loop
 from executors._loops.idle import IdleClock
 from executors.errors import ExecutorClosedError, ExecutorWarning
@@ -20,7 +21,6 @@ from executors.monitor.histogram import Histogram
 from executors.monitor.report import THRESHOLDS, LoopReport, advise
 from executors.monitor.samples import CodeLocation
 from executors.monitor.watchdog import Watchdog
-from executors.options import positive_seconds
 
 logger = logging.getLogger("executors")
 

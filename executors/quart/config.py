@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from executors._checks import positive_seconds
 from executors._core.settings import Settings
-from executors.options import positive_seconds
 
 EXTENSION = "executor"
 """The key of an app's executor, an `AppExecutor`, in ``app.extensions``."""

@@ -52,7 +52,7 @@ class CurrentExecutor(BoundExecutor):
 
     def options(self, **options: Unpack[CallKeywords]) -> BoundExecutor:
         """Bind options as `Executor.options` does. The app's executor is looked up anew for each task."""
-        return CurrentExecutor(self._find, TaskOptions.checked({**options}).over(self._overrides))
+        return CurrentExecutor(self._find, TaskOptions(**options).over(self._overrides))
 
 
 class QuartExecutor(CurrentExecutor):

@@ -19,6 +19,7 @@ from werkzeug.exceptions import GatewayTimeout, HTTPException, ServiceUnavailabl
 
 from executors._loops import EventLoop, log_exception
 from executors._serving.spawning import Spawned
+from executors._states import CANCELLED
 from executors.context import running
 from executors.errors import (
     BackendUnavailableError,
@@ -28,7 +29,7 @@ from executors.errors import (
     TaskCancelledError,
     TaskTimeoutError,
 )
-from executors.handle import CANCELLED, TaskHandle
+from executors.handle import TaskHandle
 
 logger = logging.getLogger("executors")
 
@@ -64,7 +65,7 @@ class FailureReports:
 
     def __init__(self, app: Quart) -> None:
         self._app = app
-        self._pending: dict[int, Spawned | None] = {}  # by the task's id
+        self._pending: dict[int, Spawned | None] = {}  # by the task's number
         self._none_left = anyio.Event()
 
     def report(self, loop: EventLoop, context: Context, handle: TaskHandle[Any]) -> None:
@@ -72,15 +73,15 @@ class FailureReports:
         error = handle._error  # doesn't count as retrieving it, unlike `exception()`
         if error is None or handle.state is CANCELLED:
             return
-        self._pending[handle.id] = None
+        self._pending[handle._number] = None
         try:
             spawned = Spawned(loop, functools.partial(self._report, loop, handle, error), context)
         except RuntimeError:  # trio accepts no new tasks while it ends
-            del self._pending[handle.id]
+            del self._pending[handle._number]
             _log_only(handle, error)
             return
-        if handle.id in self._pending:  # an eager task may have ended already
-            self._pending[handle.id] = spawned
+        if handle._number in self._pending:  # an eager task may have ended already
+            self._pending[handle._number] = spawned
 
     async def _report(self, loop: EventLoop, handle: TaskHandle[Any], error: BaseException) -> None:
         running.set(handle)  # for `current_task` in the app's handlers
@@ -100,7 +101,7 @@ class FailureReports:
         except BaseException as problem:  # noqa: BLE001  (a receiver's SystemExit must not end the server)
             log_exception(problem, "reporting the failure of task %r failed", handle.name)
         finally:
-            del self._pending[handle.id], error
+            del self._pending[handle._number], error
             if not self._pending:
                 self._none_left.set()
                 self._none_left = anyio.Event()
@@ -146,7 +147,7 @@ def _name_task(record: logging.LogRecord) -> bool:
     task = running.get()
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(task, TaskHandle) and error is not None and error is task._error and not hasattr(record, "task_id"):
-        record.msg, record.args = f"{record.getMessage()} in task {task.name!r} ({task.id})", ()
+        record.msg, record.args = f"{record.getMessage()} in task {task.name!r} ({task._number})", ()
         record.taskName, record.task_id = task.name, task.id  # as in records from worker processes
     return True
 

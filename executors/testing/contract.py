@@ -13,9 +13,9 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from executors._states import CANCELLED, LOST, SUCCEEDED
 from executors.backends.base import ExecutorBackend
 from executors.errors import ConfigurationError, SerializationError, TaskExitedError, TaskTimeoutError, WorkerLostError
-from executors.handle import CANCELLED, LOST, SUCCEEDED
 from executors.testing import leftovers, tasks
 from executors.testing.run import Run
 

@@ -43,7 +43,7 @@ class Run:
         """Whether running tasks end soon after a cancellation: they are stopped, or see it by `current_task()`."""
         self._stays = 0
         self._releases = 0
-        self._began: dict[int, Path] = {}
+        self._began: dict[str, Path] = {}
         self.executor = Executor(
             threads=1,
             processes=0,

@@ -25,12 +25,12 @@ class ContractError(Exception):
         self.code = code
 
 
-def identify(value: int, *, factor: int = 1) -> tuple[int, int | None, str]:
+def identify(value: int, *, factor: int = 1) -> tuple[int, str | None, str]:
     """Return a value, and the task's id and name as seen inside."""
     return value * factor, current_task().id, current_task().name
 
 
-async def identify_later(value: int, *, factor: int = 1) -> tuple[int, int | None, str]:
+async def identify_later(value: int, *, factor: int = 1) -> tuple[int, str | None, str]:
     """The same as a coroutine that waits."""
     await anyio.lowlevel.checkpoint()
     return identify(value, factor=factor)

@@ -25,10 +25,10 @@ from executors import (
 from executors._core.admission import Admission, Phase, Queue
 from executors._core.router import Route
 from executors._loops import running_loop
+from executors._states import CANCELLED, QUEUED, RUNNING, SUCCEEDED
 from executors.backends import InlineBackend, LoopBackend, ThreadBackend
 from executors.backends.base import Job
 from executors.events import TaskEvent, TaskStarted, TaskSubmitted
-from executors.handle import CANCELLED, QUEUED, RUNNING, SUCCEEDED
 from executors.options import NO_OPTIONS
 
 pytestmark = pytest.mark.anyio

@@ -14,8 +14,8 @@ from thread_work import Abandoned, ThreadWork
 from executors import Executor, TaskCancelledError, TaskHandle, TaskTimeoutError, current_task
 from executors import handle as handle_module
 from executors._core.deadlines import outcome
+from executors._states import CANCELLED, FAILED, RUNNING, SUCCEEDED, TIMED_OUT
 from executors.backends.base import Stop
-from executors.handle import CANCELLED, FAILED, RUNNING, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
 

@@ -13,10 +13,10 @@ import pytest
 from thread_work import ThreadWork
 
 from executors import ConfigurationError, DrainReport, Executor, ExecutorClosedError, TaskState, WrongThreadError
+from executors._states import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT
 from executors.backends import ExecutorBackend, Job, LoopBackend
 from executors.context import current_task
 from executors.events import TaskAbandoned, TaskEvent
-from executors.handle import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
 

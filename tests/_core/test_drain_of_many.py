@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from executors import Executor
-from executors.handle import CANCELLED
+from executors._states import CANCELLED
 from executors.reports import DrainReport
 
 pytestmark = pytest.mark.anyio

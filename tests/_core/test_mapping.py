@@ -15,7 +15,7 @@ import pytest
 from executors import ConfigurationError, Executor, ExecutorClosedError, InvalidTaskError, TaskCancelledError
 from executors._core.mapping import UNBOUNDED_BUFFER
 from executors._loops.completion import completion_lock
-from executors.handle import CANCELLED
+from executors._states import CANCELLED
 
 pytestmark = pytest.mark.anyio
 

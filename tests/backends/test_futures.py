@@ -30,9 +30,9 @@ from executors import (
     current_task,
 )
 from executors._core.bound import BoundExecutor
+from executors._states import CANCELLED, FAILED, LOST, QUEUED, RUNNING, SUCCEEDED
 from executors.backends import FuturesBackend
 from executors.context import WorkerState
-from executors.handle import CANCELLED, FAILED, LOST, QUEUED, RUNNING, SUCCEEDED
 
 pytestmark = [
     pytest.mark.anyio,

@@ -9,8 +9,8 @@ import anyio.to_thread
 import pytest
 
 from executors import Executor, TaskCancelledError, TaskExitedError, current_task
+from executors._states import CANCELLED, FAILED, RUNNING, SUCCEEDED
 from executors.backends import InlineBackend
-from executors.handle import CANCELLED, FAILED, RUNNING, SUCCEEDED
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,8 @@ import anyio.lowlevel
 import pytest
 
 from executors import ConfigurationError, Executor, TaskTimeoutError
+from executors._states import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from executors.backends import LoopBackend
-from executors.handle import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 
 pytestmark = pytest.mark.anyio
 

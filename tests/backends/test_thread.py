@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from executors import BackendUnavailableError, ConfigurationError, DeadlockError, Executor, current_task
+from executors._states import CANCELLED, SUCCEEDED, TIMED_OUT
 from executors.backends import ThreadBackend
-from executors.handle import CANCELLED, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
 

@@ -28,6 +28,7 @@ def config(**changes: Any) -> dict[str, Any]:
     """Return the configuration of a worker."""
     return {
         "authkey": None,
+        "id_key": b"key",
         "argv": sys.argv,
         "library": "asyncio",
         "log_levels": {},

@@ -356,7 +356,7 @@ def square(number: int) -> int:
     return number * number
 
 
-def task_identity() -> tuple[int | None, str]:
+def task_identity() -> tuple[str | None, str]:
     return current_task().id, current_task().name
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from executors._checks import positive_seconds, whole_number
 from executors._loops import EventLoop
 from executors._wire import pickling
 from executors._worker import dask_entry
@@ -16,7 +17,6 @@ from executors.backends.base import ExecutorBackend, Job
 from executors.backends.job import INLINE_LIMIT
 from executors.backends.side_thread import SideThread
 from executors.errors import BackendUnavailableError, ConfigurationError, SerializationError
-from executors.options import positive_seconds, whole_number
 
 if TYPE_CHECKING:
     from distributed import Client, Security

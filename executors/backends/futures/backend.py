@@ -11,13 +11,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from executors._checks import whole_number
 from executors._loops import EventLoop
 from executors.backends import in_worker
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.side_thread import SideThread
 from executors.errors import BackendUnavailableError, ConfigurationError, WorkerLostError
-from executors.options import whole_number
 
 DAEMONIC = (
     "this is a daemonic process of multiprocessing, such as a worker of Hypercorn, and may not start processes by "

@@ -10,6 +10,7 @@ from contextvars import Context
 from pathlib import Path
 from typing import Any, Literal
 
+from executors._checks import checked_env, whole_number
 from executors._cpus import checked_niceness
 from executors._loops import EventLoop
 from executors._wire import pickling
@@ -18,6 +19,7 @@ from executors._wire.memory import shared_limit
 from executors._wire.pickling import MAIN_NAME, Buffer
 from executors._wire.segments import Pieces
 from executors._wire.small_calls import SmallCalls
+from executors._wire.task_ids import IdKey
 from executors.backends.base import ExecutorBackend, Job
 from executors.backends.job import INLINE_LIMIT, report_outcome
 from executors.backends.process import logs
@@ -28,7 +30,6 @@ from executors.backends.process.worker_handle import Payload
 from executors.backends.side_thread import SideThread
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError, SerializationError
-from executors.options import checked_env, whole_number
 
 _NO_CONTEXT = Context()
 _NO_KWARGS: dict[str, Any] = {}
@@ -117,6 +118,7 @@ class ProcessBackend(ExecutorBackend):
             "argv": sys.argv,
             "authkey": authkey(),
             "env": self._env,
+            "id_key": IdKey.value,
             "library": self._library,
             "log_levels": logs.levels_of_loggers(),
             "main": self._main,
@@ -159,7 +161,7 @@ class ProcessBackend(ExecutorBackend):
         if not job.kwargs and not variables:
             body = self._small_calls.dump(handle.name, job.function, job.args)
             if body is not None and len(body) <= self._max_payload:
-                self._send(job, frame(FrameType.SMALL_JOB, body, handle.id))
+                self._send(job, frame(FrameType.SMALL_JOB, body, job.number))
                 return
         try:
             token = self._dump(job, variables, min(INLINE_LIMIT, self._max_payload))
@@ -193,7 +195,7 @@ class ProcessBackend(ExecutorBackend):
         if len(data) <= pickling.SLICE_SIZE:
             data = b"".join(pieces)
             if not buffers and len(data) <= MAX_BODY:
-                return frame(kind, data, handle.id)
+                return frame(kind, data, job.number)
         size = len(data) + sum(map(len, buffers))
         if size > self._max_payload:
             raise self._too_large(job)

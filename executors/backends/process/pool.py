@@ -113,7 +113,7 @@ class Pool:
     def _run(self, job: Job) -> None:
         """Run a job in an idle worker."""
         worker = self._idle.pop()  # first: a hook that is called as the job starts may submit another
-        if job.handle.id not in self._redispatches and not job.start():
+        if job.number not in self._redispatches and not job.start():
             self._idle.append(worker)
         elif job.stop is not None:  # a hook has cancelled it as it started
             self._idle.append(worker)
@@ -128,7 +128,7 @@ class Pool:
             with suppress(BaseException):  # an object's own `__module__` is the user's code
                 self._modules.add(str.__str__(job.function.__module__))
         if self._redispatches:
-            self._redispatches.pop(job.handle.id, None)
+            self._redispatches.pop(job.number, None)
         if worker.tasks == 1:
             self.starter.succeeded()
         following = worker.job

@@ -55,18 +55,18 @@ class PendingJobs:
             if not job.handle.done():
                 self.backlog.put_back(job)
                 if job is started:
-                    self.redispatches.setdefault(job.handle.id, 0)
+                    self.redispatches.setdefault(job.number, 0)
 
     def forget(self, job: Job) -> None:
         """Drop a cancelled job, and report its end if it had been started."""
         self.backlog.forget(job)
-        if self.redispatches.pop(job.handle.id, None) is not None:
+        if self.redispatches.pop(job.number, None) is not None:
             job.cancelled()
 
     def lose_all(self, detail: str) -> None:
         """Report every job in the backlog as lost, as there is no worker."""
         while (job := self.backlog.popleft()) is not None:
-            self.redispatches.pop(job.handle.id, None)
+            self.redispatches.pop(job.number, None)
             lose(job, None, None, detail)
 
     def next_job(self, workers: Sequence[WorkerHandle]) -> Job | None:
@@ -90,7 +90,7 @@ class PendingJobs:
         if job is None:
             return False
         token = job.token
-        if job.handle.id in self.redispatches or type(token) is not bytes or not worker.channel.try_send(token):
+        if job.number in self.redispatches or type(token) is not bytes or not worker.channel.try_send(token):
             self.backlog.put_back(job)
             return False
         worker.prefetched.append(job)
@@ -118,7 +118,7 @@ class PendingJobs:
         for job in jobs[1:begun]:  # which have ended if there is another behind, and their outcomes are lost
             if job.start():
                 lose(job, worker.pid, exitcode, worker.detail)
-        job, task_id = worker.job, worker.job.handle.id
+        job, task_id = worker.job, worker.job.number
         dispatches = self.redispatches.pop(task_id, 0) + 1
         if begun or dispatches == MAX_DISPATCHES or job.stop is not None or job.handle.done():
             lose(job, worker.pid, exitcode, worker.detail)
@@ -131,7 +131,7 @@ def _count_begun(worker: WorkerHandle, jobs: list[Job]) -> int:
     """Return how many of a dead worker's jobs, in their order, it may have begun."""
     entered_task_id = worker.process.entered_task_id()
     for at, job in enumerate(jobs):
-        if job.handle.id == entered_task_id:
+        if job.number == entered_task_id:
             return at + 1
     if entered_task_id == worker.ended_task_id:
         return 0
@@ -176,7 +176,7 @@ def _take_unread_jobs(worker: WorkerHandle) -> list[Job]:
     current = worker.job
     if current is None or not worker.prefetched:
         return []
-    if type(current.token) is not bytes and worker.process.entered_task_id() != current.handle.id:
+    if type(current.token) is not bytes and worker.process.entered_task_id() != current.number:
         return []  # parts of the current job may be unread
     unread = _take_unread_messages(worker)
     taken = [job for job in worker.prefetched if job.token in unread]

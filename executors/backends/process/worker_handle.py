@@ -125,7 +125,7 @@ class WorkerHandle:
 
     def _run_large(self, job: Job, payload: Payload) -> None:
         def encode() -> Encoded:
-            return self.codec.encode(payload.kind, payload.parts, job.handle.id)
+            return self.codec.encode(payload.kind, payload.parts, job.number)
 
         releases = self.codec.releases()
         if payload.size <= COPY_SIZE:
@@ -166,7 +166,7 @@ class WorkerHandle:
             except Exception as error:  # noqa: BLE001  (a task has written to the socket)
                 self._on_garbled(f"{type(error).__name__}: {error}")
                 return False
-        if (self.job is None or self.job.handle.id != task_id) and not self._skip_to(task_id):
+        if (self.job is None or self.job.number != task_id) and not self._skip_to(task_id):
             return False
         job = self.job
         assert job is not None
@@ -232,12 +232,12 @@ class WorkerHandle:
 
         A worker reads its messages in order, so a task has taken theirs.
         """
-        if task_id not in [job.handle.id for job in self.prefetched]:
+        if task_id not in [job.number for job in self.prefetched]:
             return False
         self.is_due = True
         skipped = []
         current = self.job
-        while self.job is not None and self.job.handle.id != task_id:
+        while self.job is not None and self.job.number != task_id:
             skipped.append(self.job)
             self.job = self.prefetched.popleft()
         assert self.job is not None

@@ -20,8 +20,8 @@ from clusters import Cluster
 from servers import find_port
 
 from executors import BackendUnavailableError, Executor, ExecutorClosedError, WorkerLostError
+from executors._states import LOST, QUEUED
 from executors.backends import DaskBackend
-from executors.handle import LOST, QUEUED
 
 pytestmark = pytest.mark.anyio
 

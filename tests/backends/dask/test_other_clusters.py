@@ -15,9 +15,9 @@ from clusters import Cluster
 from distributed import Client, Security
 
 from executors import BackendUnavailableError
+from executors._states import CANCELLED, LOST
 from executors.backends import DaskBackend
 from executors.backends.dask import remote_task
-from executors.handle import CANCELLED, LOST
 
 pytestmark = pytest.mark.anyio
 

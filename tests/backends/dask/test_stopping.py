@@ -15,9 +15,9 @@ from processes import is_alive
 from servers import until
 
 from executors import TaskTimeoutError, WorkerLostError
+from executors._states import CANCELLED, LOST, SUCCEEDED, TIMED_OUT
 from executors.backends import DaskBackend
 from executors.backends.dask import remote_task
-from executors.handle import CANCELLED, LOST, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
 

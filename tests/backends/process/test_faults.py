@@ -13,7 +13,7 @@ from faults import PROMPTLY, under_fault
 from processes import ended, is_alive
 
 from executors import TaskCancelledError, TaskExitedError, TaskTimeoutError, WorkerLostError
-from executors.handle import LOST, TIMED_OUT
+from executors._states import LOST, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
 

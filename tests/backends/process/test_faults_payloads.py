@@ -18,7 +18,7 @@ import worker_tasks as tasks
 from faults import PATIENCE, Fault, under_fault
 
 from executors import SerializationError, TaskExitedError, WorkerLostError
-from executors.handle import RUNNING
+from executors._states import RUNNING
 
 pytestmark = pytest.mark.anyio
 

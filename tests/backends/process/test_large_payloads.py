@@ -21,9 +21,9 @@ from processes import ended
 from shared_memory import mapped
 
 from executors import Executor, TaskTimeoutError
+from executors._states import CANCELLED, LOST, SUCCEEDED, TIMED_OUT
 from executors._wire.segments import Segments
 from executors.backends.process import pool, worker_handle
-from executors.handle import CANCELLED, LOST, SUCCEEDED, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
 

@@ -20,11 +20,11 @@ from launching import call, config, setup
 from processes import is_alive, wait_for_end
 
 from executors import BackendUnavailableError, Executor, WorkerLostError
+from executors._states import LOST
 from executors._wire.channel import BlockingChannel
 from executors._wire.frames import FrameType, frame
 from executors.backends import ProcessBackend
 from executors.backends.process.launcher import StartError
-from executors.handle import LOST
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ import worker_tasks as tasks
 from processes import ended, is_alive
 
 from executors import Executor, WorkerLostError
+from executors._states import CANCELLED, LOST
 from executors.events import TaskEvent, TaskStarted
-from executors.handle import CANCELLED, LOST
 
 pytestmark = pytest.mark.anyio
 

@@ -17,11 +17,11 @@ import worker_tasks as tasks
 
 from executors import Executor
 from executors._loops import running_loop
+from executors._states import CANCELLED, LOST, SUCCEEDED
 from executors._wire.channel import LoopChannel
 from executors._wire.frames import Frame, FrameType, frame
 from executors.backends import ProcessBackend
 from executors.backends.process import prefetch
-from executors.handle import CANCELLED, LOST, SUCCEEDED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("long_prefetch_window")]
 

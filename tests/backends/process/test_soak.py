@@ -18,7 +18,7 @@ from machine import children_of
 from pool_tasks import record_number
 
 from executors import Executor, TaskHandle
-from executors.handle import LOST, SUCCEEDED
+from executors._states import LOST, SUCCEEDED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform != "linux", reason="it looks for processes in /proc")]
 

@@ -16,10 +16,10 @@ from lines import Line
 from processes import ended
 
 from executors import Executor, TaskHandle
+from executors._states import CANCELLED, LOST, QUEUED, SUCCEEDED
 from executors.backends.process import prefetch
 from executors.backends.process.worker_handle import WorkerHandle
 from executors.backends.process.worker_process import JOB_SOCKET_TYPE
-from executors.handle import CANCELLED, LOST, QUEUED, SUCCEEDED
 
 pytestmark = [
     pytest.mark.anyio,

@@ -14,7 +14,7 @@ kept: list[bytes] = []
 
 
 @cpu_bound
-def task_id() -> int | None:
+def task_id() -> str | None:
     return current_task().id
 
 
