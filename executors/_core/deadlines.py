@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from executors._loops import EventLoop
-from executors._states import CANCELLED, SUCCEEDED, TIMED_OUT, TaskState
+from executors._states import CANCELLED, QUEUED, SUCCEEDED, TIMED_OUT, TaskState
 from executors.backends.base import Job, Stop
 from executors.errors import TaskCancelledError, TaskTimeoutError
+from executors.events import TaskAbandoned, TaskSubmitted
 
-Settle = Callable[[Job, TaskState, Any, BaseException | None], None]
+if TYPE_CHECKING:
+    from executors._core.dispatcher import Dispatcher
 
 
 class Deadlines:
     """Stops jobs. On the loop's thread.
 
     Args:
-        loop: The executor's loop.
+        dispatcher: The run of the executor that the jobs belong to.
         grace: Seconds that running work has to respond once it is being stopped, before it is abandoned. A drain sets
             it to None: it abandons all work that is left itself.
-        cancel_queued: Ends a job that hasn't started; returns False if it has started meanwhile.
-        settle: Makes the state of a job's handle final, while the job itself is still with its backend.
-        abandon: Gives up on a job that still runs.
     """
 
-    def __init__(
-        self,
-        loop: EventLoop,
-        grace: float | None,
-        cancel_queued: Callable[[Job, BaseException], bool],
-        settle: Settle,
-        abandon: Callable[[Job], None],
-    ) -> None:
-        self._loop = loop
+    def __init__(self, dispatcher: Dispatcher, grace: float | None) -> None:
+        self._dispatcher = dispatcher
+        self._loop = dispatcher.loop
         self.grace = grace
-        self._cancel_queued = cancel_queued
-        self._settle = settle
-        self._abandon = abandon
 
     def watch(self, job: Job) -> None:
         """Set the timer of a job that has started and has a timeout."""
@@ -65,6 +53,26 @@ class Deadlines:
             job.stop = Stop(CANCELLED, error)
             self._stop(job)
 
+    def _cancel_queued(self, job: Job, error: BaseException) -> bool:
+        """End a job that hasn't started; return False if it has started meanwhile."""
+        if job.handle._finish(CANCELLED, None, error, unless_started=True) is None:
+            return False
+        dispatcher = self._dispatcher
+        del dispatcher.active[job.number]
+        try:
+            if job.thread is not None:  # its arguments are being pickled
+                dispatcher.still_running[job.number] = job
+            if job.handed_over:
+                job.backend.cancel(job)
+            elif job.limit is not None:
+                job.limit.forget(job)
+            if not job.dispatched:  # another thread submitted it, and the loop hasn't come to it yet
+                dispatcher.notify(TaskSubmitted, job)
+        finally:
+            dispatcher.ended(job, QUEUED)
+            dispatcher.after(job)
+        return True
+
     def _time_out(self, job: Job) -> None:
         handle, timeout = job.handle, job.options.timeout
         if handle.done() or timeout is None or handle.run_time is None:
@@ -76,14 +84,34 @@ class Deadlines:
         is_stopping = job.stop is not None
         job.stop = Stop(TIMED_OUT, TaskTimeoutError(handle.name, handle.id, timeout))
         if not job.backend.stops_running_tasks:  # its waiters need not wait for work that may never end
-            self._settle(job, TIMED_OUT, None, job.stop.error)
+            self._dispatcher.settle(job, TIMED_OUT, None, job.stop.error)
         if not is_stopping:
             self._stop(job)
 
     def _stop(self, job: Job) -> None:
         if self.grace is not None:
-            job.grace_timer = self._loop.call_later(self.grace, self._abandon, job)
+            job.grace_timer = self._loop.call_later(self.grace, self.abandon, job)
         job.backend.cancel(job)
+
+    def abandon(self, job: Job) -> None:
+        """Give up on a job that is being stopped and still runs."""
+        dispatcher = self._dispatcher
+        if dispatcher.active.pop(job.number, None) is None:
+            return
+        self.forget(job)
+        dispatcher.still_running[job.number] = job
+        job.handle.abandoned = True
+        job.backend.abandon(job)
+        if job.stop is not None:
+            dispatcher.settle(job, job.stop.state, None, job.stop.error)
+        self.record_abandoned(job)
+        dispatcher.after(job)
+
+    def record_abandoned(self, job: Job) -> None:
+        """Record that a job has ended whose code still runs."""
+        self._dispatcher.abandoned += 1
+        job.handle.abandoned = True
+        self._dispatcher.notify(TaskAbandoned, job)
 
 
 def outcome(

@@ -14,11 +14,11 @@ from executors._core.admission import Admission, Phase, Queue
 from executors._core.deadlines import Deadlines, outcome
 from executors._core.router import Route, Router
 from executors._loops import EventLoop
-from executors._states import CANCELLED, LOST, QUEUED, TaskState
+from executors._states import LOST, QUEUED, TaskState
 from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
 from executors.errors import ExecutorClosedError, QueueFullError, WrongThreadError
-from executors.events import Hook, Hooks, TaskAbandoned, TaskFinished, TaskStarted, TaskSubmitted
+from executors.events import Hook, Hooks, TaskEvent, TaskFinished, TaskStarted, TaskSubmitted
 from executors.handle import LOG, TaskHandle
 
 Wrap = Callable[[Callable[..., Any], Route], Callable[..., Any]]
@@ -58,7 +58,7 @@ class Dispatcher:
         self.finished: dict[TaskState, int] = {}
         self.abandoned = 0
         self.admission = Admission(loop, backends, queue_size, self.is_inside)
-        self.deadlines = Deadlines(loop, grace, self._cancel_queued, self._settle, self.abandon)
+        self.deadlines = Deadlines(self, grace)
         self._backends = backends
         self._hooks = Hooks(hooks) if hooks else None
         self._wrap = wrap
@@ -218,16 +218,17 @@ class Dispatcher:
             state, value, error = outcome(job, state, value, error)
         before = job.handle._finish(state, value, error)
         if before is not None:
-            self._ended(job, before)
+            self.ended(job, before)
         if job.counted or self._idle is not None:
-            self._after(job)
+            self.after(job)
 
-    def _settle(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
+    def settle(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
+        """Make the state of a job's handle final, if it isn't, while the job itself may still be with its backend."""
         before = job.handle._finish(state, value, error)
         if before is not None:
-            self._ended(job, before)
+            self.ended(job, before)
 
-    def _ended(self, job: Job, before: TaskState) -> None:
+    def ended(self, job: Job, before: TaskState) -> None:
         """Notify everyone who waits for the job's final state."""
         handle = job.handle
         if before is QUEUED and job.slot is not None:
@@ -238,7 +239,7 @@ class Dispatcher:
         if handle._waiters is not None or handle._callbacks is not None:
             handle._notify(self.loop)
 
-    def _after(self, job: Job) -> None:
+    def after(self, job: Job) -> None:
         """Dispatch the jobs that were held back for one that has ended, and report that the executor is idle."""
         if job.counted:
             job.limit.leave(job)
@@ -261,43 +262,10 @@ class Dispatcher:
         if (job := self.active.get(number)) is not None:
             self._call_on_loop(self.deadlines.cancel, job)
 
-    def _cancel_queued(self, job: Job, error: BaseException) -> bool:
-        if job.handle._finish(CANCELLED, None, error, unless_started=True) is None:
-            return False
-        del self.active[job.number]
-        try:
-            if job.thread is not None:  # its arguments are being pickled
-                self.still_running[job.number] = job
-            if job.handed_over:
-                job.backend.cancel(job)
-            elif job.limit is not None:
-                job.limit.forget(job)
-            if not job.dispatched and self._hooks is not None:  # `_dispatch` has not run: another thread submitted it
-                self._hooks.notify(TaskSubmitted, job.handle)
-        finally:
-            self._ended(job, QUEUED)
-            self._after(job)
-        return True
-
-    def abandon(self, job: Job) -> None:
-        """Give up on a job that is being stopped and still runs."""
-        if self.active.pop(job.number, None) is None:
-            return
-        self.deadlines.forget(job)
-        self.still_running[job.number] = job
-        job.handle.abandoned = True
-        job.backend.abandon(job)
-        if job.stop is not None:
-            self._settle(job, job.stop.state, None, job.stop.error)
-        self.record_abandoned(job)
-        self._after(job)
-
-    def record_abandoned(self, job: Job) -> None:
-        """Record that a job has ended whose code still runs."""
-        self.abandoned += 1
-        job.handle.abandoned = True
+    def notify(self, event_type: type[TaskEvent], job: Job) -> None:
+        """Notify the hooks of an event of a job."""
         if self._hooks is not None:
-            self._hooks.notify(TaskAbandoned, job.handle)
+            self._hooks.notify(event_type, job.handle)
 
     async def wait_idle(self) -> None:
         """Wait until no job is active."""

@@ -108,12 +108,12 @@ class Drain:
         with anyio.CancelScope(deadline=_at_least(stop_deadline)):
             await dispatcher.wait_idle()
         for job in list(dispatcher.active.values()):
-            dispatcher.abandon(job)
+            dispatcher.deadlines.abandon(job)
         close_deadline = min(anyio.current_time(), stop_deadline) + CLOSE_TIMEOUT
         await _close(self._backends, _at_least(close_deadline), self._timeout - (time.monotonic() - began))
         for job in dispatcher.still_running.values():
             if not job.handle.abandoned:
-                dispatcher.record_abandoned(job)
+                dispatcher.deadlines.record_abandoned(job)
         stacks = {job.number: _stack_of(job) for job in dispatcher.still_running.values()}
         handles = list((dispatcher.reported or {}).values())
         return _report(self._timeout, time.monotonic() - began, handles, stacks)
