@@ -79,7 +79,7 @@ async def test_failure_is_signalled_and_logged_once(app, reported, caplog, funct
     assert reported == [handle.exception()]
     assert logged(caplog) == reported
     [record] = records_of(caplog, handle)
-    assert record.getMessage() == f"Exception in task {handle.name!r} ({handle.id})"
+    assert record.getMessage() == f"Exception in task {handle.name!r} ({handle._number})"
     assert (record.name, record.levelno) == ("background", logging.ERROR)
     assert (record.taskName, record.task_id) == (handle.name, handle.id)
 
