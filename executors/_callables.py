@@ -18,8 +18,27 @@ _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x10
 KIND_FLAGS = _GENERATOR | _COROUTINE | _ITERABLE_COROUTINE | _ASYNC_GENERATOR
 """The flags of a code object that decide what calling it returns."""
 
+_VAR_KEYWORDS = 0x8
+
 COROUTINE_MARK = "_is_coroutine_mark"
 """The attribute that `inspect.markcoroutinefunction` sets on a function."""
+
+
+def takes_keyword(function: Callable[..., Any], name: str) -> bool:
+    """Return whether a callable may be called with a keyword argument; True if its signature is unknown."""
+    try:
+        if type(function) is FunctionType:
+            code = function.__code__
+            parameters = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
+            return name in parameters or bool(code.co_flags & _VAR_KEYWORDS)
+        import inspect  # noqa: PLC0415  (slow to import)
+
+        inspect.signature(function).bind_partial(**{name: None})
+    except TypeError:
+        return False
+    except Exception:  # noqa: BLE001  (a callable of C code, or one whose attributes are the user's code)
+        return True
+    return True
 
 
 def innermost(function: Callable[..., Any]) -> Any:
@@ -46,6 +65,11 @@ def _flags(function: Callable[..., Any]) -> int:
     if hasattr(found, COROUTINE_MARK):
         flags |= _COROUTINE
     return flags
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Return whether calling `function` returns a coroutine. Unlike `is_coroutine_function` it takes any callable."""
+    return bool(_flags(function) & (_COROUTINE | _ITERABLE_COROUTINE))
 
 
 def is_coroutine_function(function: Callable[..., Any]) -> bool:

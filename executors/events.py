@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from executors._callables import is_async
 from executors._loops import log_exception
-from executors.errors import shown
+from executors.errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
     from executors._states import TaskState
@@ -94,7 +95,7 @@ class TaskFinished(TaskEvent):
             handle.wait_time,
             handle.run_time,
             handle.cpu_time,
-            handle._error_type,
+            None if handle._error is None else type(handle._error),
         )
 
 
@@ -105,6 +106,24 @@ class Hook(Protocol):
     """
 
     def __call__(self, event: TaskEvent, /) -> None: ...
+
+
+def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
+    """Return hooks, checked.
+
+    Raises:
+        ConfigurationError: One is not callable, or is a coroutine function, which nothing would await.
+    """
+    found = tuple(hooks)
+    for hook in found:
+        if not callable(hook):
+            raise ConfigurationError(f"the hook {shown(hook)} is not callable: it is called with each event")
+        if is_async(hook):
+            raise ConfigurationError(
+                f"the hook {shown(hook)} is a coroutine function, and a hook is only called: make it a plain function, "
+                "which may submit a task"
+            )
+    return found
 
 
 class Hooks:

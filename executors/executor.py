@@ -21,7 +21,7 @@ from executors._loops import running_loop
 from executors.backends.base import ExecutorBackend
 from executors.context import CarriedVariables, WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
-from executors.events import Hook
+from executors.events import Hook, checked_hooks
 from executors.handle import TaskHandle
 from executors.reports import BackendSnapshot, DrainReport, ExecutorSnapshot
 
@@ -83,7 +83,7 @@ class Executor(BoundExecutor):
         values = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
         self._executor = self
         self._settings = Settings.checked(values)
-        self._hooks = tuple(hooks)
+        self._hooks = checked_hooks(hooks)
         self._dispatcher: Dispatcher | None = None
         self._drain: Drain | None = None
 

@@ -9,13 +9,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from executors._failures import UnseenFailure
 from executors._loops import EventLoop
-from executors._loops.completion import Completion, call_back, completion_lock
+from executors._loops.completion import Completion, call_back, completion_lock, refuse_coroutine_function
 from executors._states import CANCELLED, QUEUED, RUNNING, TaskState
 from executors._wire.task_ids import IdKey, task_id
 from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError, describe
 from executors.reports import TaskRecord
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 LOG, APP = "log", "app"
 """Where a failure goes that nobody retrieves: to the log, or to the app, which logs it."""
@@ -34,7 +34,7 @@ class HandleOwner(Protocol):
         """Cancel the task, if it hasn't ended. Any thread."""
 
 
-class TaskHandle(Completion, Generic[T]):
+class TaskHandle(Completion, Generic[T_co]):
     """A task as its caller sees it. Created by an executor; safe to read from any thread.
 
     `await handle` returns the task's value or raises its error. Cancelling the waiter doesn't cancel the task.
@@ -86,7 +86,7 @@ class TaskHandle(Completion, Generic[T]):
         self._submitted = time.monotonic()
         self._started: float | None = None
         self._finished: float | None = None
-        self._value: T | None = None
+        self._value: T_co | None = None
         self._error: BaseException | None = None
         self._waiters = self._callbacks = None
         self._unseen: UnseenFailure | None = None
@@ -111,6 +111,10 @@ class TaskHandle(Completion, Generic[T]):
     def done(self) -> bool:
         """Return whether the state is final."""
         return self._state is not QUEUED and self._state is not RUNNING
+
+    def cancelled(self) -> bool:
+        """Return whether it ended as cancelled."""
+        return self._state is CANCELLED
 
     @property
     def submitted_at(self) -> float:
@@ -138,11 +142,6 @@ class TaskHandle(Completion, Generic[T]):
         return None if self._started is None else (self._finished or time.monotonic()) - self._started
 
     @property
-    def _error_type(self) -> type[BaseException] | None:
-        """The type of its error, if it has one. Reading it doesn't count as retrieving the error."""
-        return None if self._error is None else type(self._error)
-
-    @property
     def _error_text(self) -> str | None:
         """The type and message of its error; None for a success or a cancellation. Doesn't count as retrieving."""
         if self._error is None or self._state is CANCELLED:
@@ -167,7 +166,7 @@ class TaskHandle(Completion, Generic[T]):
 
     # --- waiting ----------------------------------------------------------------------------------------
 
-    def __await__(self) -> Generator[Any, Any, T]:
+    def __await__(self) -> Generator[Any, Any, T_co]:
         if not self.done():
             yield from self._wait(self._loop_to_wait_on())
         return self._outcome()
@@ -190,7 +189,7 @@ class TaskHandle(Completion, Generic[T]):
             "`handle.result(timeout)` in another thread, or await it where its executor was started"
         )
 
-    def result(self, timeout: float | None = None) -> T:
+    def result(self, timeout: float | None = None) -> T_co:
         """Block this thread until the task has ended, and return its value or raise its error.
 
         Args:
@@ -226,7 +225,7 @@ class TaskHandle(Completion, Generic[T]):
         self._mark_seen()
         return self._error
 
-    def _outcome(self) -> T:
+    def _outcome(self) -> T_co:
         error = self._error
         if error is None:
             return self._value  # type: ignore[return-value]
@@ -249,11 +248,18 @@ class TaskHandle(Completion, Generic[T]):
         if self._unseen is not None:  # it has failed already
             self._unseen.is_logged = False
 
-    def add_done_callback(self, function: Callable[[TaskHandle[T]], object]) -> None:
+    def add_done_callback(self, function: Callable[[TaskHandle[T_co]], object]) -> None:
         """Have `function(handle)` called on the loop's thread once the state is final. Any thread.
 
         An exception that it raises is logged.
+
+        Raises:
+            InvalidTaskError: It is a coroutine function, which nothing would await.
         """
+        refuse_coroutine_function(function)
+        self._call_when_done(function)
+
+    def _call_when_done(self, function: Callable[[TaskHandle[T_co]], object]) -> None:
         if not self._add_callback(function):
             self._owner.loop.post(call_back, function, self)
 

@@ -115,6 +115,26 @@ def _unpickled(options: dict[str, Any]) -> TaskOptions:
 NO_OPTIONS = TaskOptions()
 
 
+def refuse_options(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Check that no keyword argument of a task was meant as an option.
+
+    Args:
+        function: The task's function.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        InvalidTaskError: One has an option's name, and the function does not take it.
+    """
+    for name in _CHECKS.keys() & kwargs.keys():
+        from executors._callables import name_of, takes_keyword  # noqa: PLC0415  (it imports this module)
+
+        if not takes_keyword(function, name):
+            raise InvalidTaskError(
+                f"{name_of(function)} takes no argument {name!r}: for the task's option of that name write "
+                f"`executor.options({name}=…).submit(…)`"
+            )
+
+
 def _mark(function: F, options: TaskOptions) -> F:
     from executors._callables import is_coroutine_function  # noqa: PLC0415  (it imports this module)
 

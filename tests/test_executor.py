@@ -31,6 +31,7 @@ from executors import (
 from executors._loops import EventLoop
 from executors._states import CANCELLED, FAILED, LOST, RUNNING, SUCCEEDED
 from executors.backends import InlineBackend, LoopBackend, ThreadBackend
+from executors.events import TaskEvent
 
 pytestmark = pytest.mark.anyio
 
@@ -393,6 +394,40 @@ async def test_invalid_tasks_are_refused() -> None:
             executor.submit()  # type: ignore[call-overload]
         assert executor.tasks == ()
     coroutine.close()
+
+
+async def test_an_option_among_the_arguments_is_refused() -> None:
+    """An option that is passed as if it were an argument is refused, unless the function takes it."""
+
+    def named(name: str) -> str:
+        return name
+
+    class Callable:
+        def __call__(self, **timeouts: float) -> float:
+            return timeouts["timeout"]
+
+    async with Executor(threads=1, processes=0) as executor:
+        with pytest.raises(
+            InvalidTaskError, match=r"double takes no argument 'timeout'.*executor\.options\(timeout=…\)"
+        ):
+            executor.submit(double, 1, timeout=3)  # type: ignore[call-arg]
+        with pytest.raises(InvalidTaskError, match="takes no argument 'tag'"):
+            await executor.run(functools.partial(double, 1), tag="cpu")
+        assert await executor.run(named, name="its own") == "its own"
+        assert await executor.run(Callable(), timeout=3) == 3
+        with pytest.raises(TypeError, match="nonsense"):
+            await executor.run(double, 1, nonsense=3)  # type: ignore[call-arg]
+
+
+def test_hooks_are_checked() -> None:
+    """A hook that is a coroutine function would never run, and is refused."""
+
+    async def hook(event: TaskEvent) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"hook.*is a coroutine function"):
+        Executor(hooks=[hook])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="'a name' is not callable"):
+        Executor(hooks=["a name"])  # type: ignore[list-item]
 
 
 async def test_invalid_routes_are_refused() -> None:

@@ -14,11 +14,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from executors import (
     Executor,
+    InvalidTaskError,
     TaskCancelledError,
     TaskHandle,
     TaskNotFinishedError,
@@ -191,7 +193,7 @@ async def test_await_raises_the_original_error() -> None:
             assert caught.value is error
         assert handle.state is FAILED
         assert handle.exception() is error
-        assert handle._error_type is LookupError
+        assert type(handle._error) is LookupError
         assert handle._error_text == "LookupError: broken"
 
 
@@ -482,12 +484,53 @@ async def test_retrieved_errors_are_not_logged(errors_logged: Callable[[], Await
         assert await errors_logged() == []
 
 
+async def test_done_callbacks_are_removed_and_checked() -> None:
+    """A callback is removed, also a method, which is another object at each access; a coroutine function is refused."""
+    called: list[str] = []
+
+    class Caller:
+        def method(self, handle: TaskHandle[Any]) -> None:
+            called.append("method")
+
+    async def coroutine(handle: TaskHandle[Any]) -> None: ...
+
+    caller, kept = Caller(), Caller()
+    async with Executor(processes=0) as executor:
+        handle = executor.submit(anyio.lowlevel.checkpoint)
+        for method in (caller.method, kept.method):
+            handle.add_done_callback(method)
+        assert handle.remove_done_callback(caller.method) == 1
+        assert handle.remove_done_callback(caller.method) == 0
+        with pytest.raises(InvalidTaskError, match="is a coroutine function, and a callback is only called"):
+            handle.add_done_callback(coroutine)
+        await handle
+    assert called == ["method"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("until", [asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED])
+async def test_asyncio_waits_for_handles(until: str) -> None:
+    """`asyncio.wait` takes handles, as it takes futures."""
+    release = asyncio.Event()
+    async with Executor(processes=0) as executor:
+        blocked = executor.submit(release.wait)
+        failed = executor.submit(fail)
+        if until is asyncio.ALL_COMPLETED:
+            release.set()
+        done, pending = await asyncio.wait([blocked, failed], return_when=until)  # type: ignore[type-var]
+        assert failed in done
+        assert (blocked in pending) is (until is not asyncio.ALL_COMPLETED)
+        release.set()
+        await blocked
+        assert isinstance(failed.exception(), LookupError)
+
+
 async def test_wait_does_not_retrieve_the_error(errors_logged: Callable[[], Awaitable[list[str]]]) -> None:
     """Waiting, or reading the error's type, doesn't count as retrieving the error."""
     async with Executor(processes=0) as executor:
         handle = executor.submit(fail)
         await handle.wait()
-        assert handle._error_type is LookupError
+        assert type(handle._error) is LookupError
         assert await errors_logged() == []
         del handle
         assert len(await errors_logged()) == 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from executors._checks import whole_number
 from executors._core.mapping import MapResults
-from executors.options import NO_OPTIONS, TaskOptions
+from executors.options import NO_OPTIONS, TaskOptions, refuse_options
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -66,6 +66,8 @@ class BoundExecutor:
         """
         dispatcher = self._executor._ready()
         route = dispatcher.router.find(function, self._overrides)
+        if kwargs:
+            refuse_options(function, kwargs)
         return dispatcher.submit(route, function, args, kwargs)
 
     @overload
@@ -94,6 +96,8 @@ class BoundExecutor:
         """
         dispatcher = self._executor._ready()
         route = dispatcher.router.find(function, self._overrides)
+        if kwargs:
+            refuse_options(function, kwargs)
         handle = await dispatcher.submit_when_admitted(route, function, args, kwargs)
         try:
             await handle._wait(dispatcher.loop)

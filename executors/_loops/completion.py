@@ -10,8 +10,9 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from executors._callables import is_async, name_of
 from executors._loops.base import EventLoop, Waiter, log_exception
-from executors.errors import shown
+from executors.errors import InvalidTaskError, shown
 
 if TYPE_CHECKING:
     from executors.handle import TaskHandle
@@ -93,7 +94,7 @@ class Completion:
                     if time.monotonic() >= deadline:
                         return False
         finally:
-            self._remove_callback(wake)
+            self.remove_done_callback(wake)
         return True
 
     def _add_callback(self, function: Callable[[Any], object]) -> bool:
@@ -112,10 +113,10 @@ class Completion:
             _remove(self._callbacks, function)
             return False
 
-    def _remove_callback(self, function: Callable[[Any], object]) -> None:
+    def remove_done_callback(self, function: Callable[[Any], object]) -> int:
+        """Drop a callback that has not been called, and return how many were dropped: 0 or 1. Any thread."""
         with completion_lock:
-            if self._callbacks is not None:
-                _remove(self._callbacks, function)
+            return 0 if self._callbacks is None else _remove(self._callbacks, function)
 
     def _notify(self, loop: EventLoop) -> None:
         """Wake the waiters and call the callbacks. On the loop's thread, after the end."""
@@ -128,12 +129,33 @@ class Completion:
             call_back(callback, self)
 
 
-def _remove(callbacks: list[Callable[[Any], object]], function: Callable[[Any], object]) -> None:
-    """Remove a callback, by its identity: `__eq__` of another one is the user's code."""
+def _remove(callbacks: list[Callable[[Any], object]], function: Callable[[Any], object]) -> int:
+    """Remove a callback, by its identity: `__eq__` of another one is the user's code. Return how many were removed."""
     for index, each in enumerate(callbacks):
-        if each is function:
+        if each is function or _is_method(each, function):
             del callbacks[index]
-            return
+            return 1
+    return 0
+
+
+def _is_method(one: object, other: object) -> bool:
+    """Return whether both are the same method of the same object: each access makes a new one."""
+    if type(one) is not types.MethodType or type(other) is not types.MethodType:
+        return False
+    return one.__self__ is other.__self__ and one.__func__ is other.__func__
+
+
+def refuse_coroutine_function(function: Callable[..., object]) -> None:
+    """Check a user's callback.
+
+    Raises:
+        InvalidTaskError: It is a coroutine function, which nothing would await.
+    """
+    if is_async(function):
+        raise InvalidTaskError(
+            f"{name_of(function)} is a coroutine function, and a callback is only called: use a plain function, which "
+            "may submit a task"
+        )
 
 
 def call_back(function: Callable[[Any], object], completion: Completion) -> None:

@@ -15,13 +15,17 @@ EXTENSION = "executor"
 
 PREFIX = "EXECUTOR_"
 QUART_TIMEOUT = "BACKGROUND_TASK_SHUTDOWN_TIMEOUT"
+QUART_DEFAULT = 5
+
+DEBUG_TIMEOUT = 0.5
+"""Seconds that a drain waits for tasks in debug mode, in which a reloader restarts the server at each save."""
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
     """Read and check every ``EXECUTOR_`` key of an app's configuration.
 
     Without ``EXECUTOR_SHUTDOWN_TIMEOUT``, Quart's own ``BACKGROUND_TASK_SHUTDOWN_TIMEOUT`` applies, in which None
-    means no timeout.
+    means no timeout. If neither is set, the timeout is short in debug mode.
 
     Args:
         config: The app's configuration.
@@ -33,6 +37,8 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     settings = Settings.checked(values, lambda name: PREFIX + name.upper())
     if "shutdown_timeout" in values:
         return settings
-    timeout = config.get(QUART_TIMEOUT, 5.0)
+    timeout = config.get(QUART_TIMEOUT, QUART_DEFAULT)
+    if timeout == QUART_DEFAULT and config.get("DEBUG"):
+        timeout = DEBUG_TIMEOUT
     timeout = math.inf if timeout is None else positive_seconds(timeout, QUART_TIMEOUT, zero=True)
     return dataclasses.replace(settings, shutdown_timeout=timeout)

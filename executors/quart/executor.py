@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from contextvars import copy_context
-from typing import Any, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 from quart import Quart
 
@@ -17,14 +16,23 @@ from executors.backends.inline import InlineBackend
 from executors.context import refuse_in_worker
 from executors.events import Hook
 from executors.executor import Executor
-from executors.handle import TaskHandle
 from executors.monitor import LoopMonitor
+from executors.quart.bound import BoundAppExecutor
 from executors.quart.config import settings_of
 from executors.quart.context import run_on_loop, wrap_coroutine_function, wrap_for_thread
 from executors.quart.failures import ErrorResponses, FailureReports
 from executors.quart.lifecycle import Lifecycle
 from executors.quart.monitor import AppMonitor
-from executors.quart.worker import EXIT_TIMEOUT, SETUP, InlineWorker, WorkerFunctions, app_not_found, find_app
+from executors.quart.routes import warn_of_marked_routes
+from executors.quart.worker import (
+    EXIT_TIMEOUT,
+    SETUP,
+    InlineWorker,
+    WorkerFunctions,
+    app_not_found,
+    find_app,
+    refuse_to_pickle_uploads,
+)
 from executors.reports import DrainReport
 
 P = ParamSpec("P")
@@ -32,7 +40,7 @@ T = TypeVar("T")
 logger = logging.getLogger("executors")
 
 
-class AppExecutor(Executor):
+class AppExecutor(BoundAppExecutor, Executor):
     """The executor of one app, in ``app.extensions["executor"]``. `QuartExecutor.init_app` makes it.
 
     It is an `Executor` with the app's configuration, which starts and drains with the app and runs tasks in the
@@ -65,39 +73,14 @@ class AppExecutor(Executor):
         """
         return self._monitor.monitor
 
-    @overload
-    def add_background_task(
-        self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskHandle[T]: ...
-    @overload
-    def add_background_task(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
-    def add_background_task(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
-        """Replace Quart's method: submit a function, and report its failure as Quart does. Any thread, never blocks.
-
-        An error goes to `app.handle_background_exception`, which sends `got_background_exception` and logs it.
-
-        Args:
-            func: The function to run.
-            args: Its arguments.
-            kwargs: Its keyword arguments.
-
-        Returns:
-            The task's handle.
-
-        Raises:
-            ExecutorError: As `submit`.
-        """
-        handle = self.submit(func, *args, **kwargs)
-        handle._report_to_app()
-        handle.add_done_callback(functools.partial(self._reports.report, self._started().loop, copy_context()))
-        return handle
-
     # --- starting and draining ------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start inside the running event loop. An app that is served does so by itself. Else as `Executor.start`."""
         refuse_in_worker("the app's executor")
         self._worker_warning = None
+        warn_of_marked_routes(self.app)
+        refuse_to_pickle_uploads()
         super().start()
         if self.worker_functions.exit:
             for backend in self._backends.values():

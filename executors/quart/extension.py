@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor as FuturesExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
 
 from quart import Quart, current_app, has_app_context
 from werkzeug.local import LocalProxy
 
-from executors._core.bound import BoundExecutor
 from executors.backends.base import ExecutorBackend
 from executors.context import WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError
-from executors.events import Hook
+from executors.events import Hook, checked_hooks
 from executors.handle import TaskHandle
 from executors.monitor import LoopMonitor
 from executors.options import NO_OPTIONS, TaskOptions
+from executors.quart.bound import BoundAppExecutor
 from executors.quart.config import EXTENSION
 from executors.quart.executor import AppExecutor
 from executors.quart.worker import WorkerFunctions
@@ -34,7 +34,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[[], object])
 
 
-class CurrentExecutor(BoundExecutor):
+class CurrentExecutor(BoundAppExecutor):
     """Submits to the executor of the current app. Made by `QuartExecutor.options`.
 
     Args:
@@ -50,7 +50,7 @@ class CurrentExecutor(BoundExecutor):
     def _executor(self) -> AppExecutor:  # type: ignore[override]
         return self._find()
 
-    def options(self, **options: Unpack[CallKeywords]) -> BoundExecutor:
+    def options(self, **options: Unpack[CallKeywords]) -> BoundAppExecutor:
         """Bind options as `Executor.options` does. The app's executor is looked up anew for each task."""
         return CurrentExecutor(self._find, TaskOptions(**options).over(self._overrides))
 
@@ -76,7 +76,7 @@ class QuartExecutor(CurrentExecutor):
 
     def __init__(self, app: Quart | None = None, *, hooks: Iterable[Hook] = ()) -> None:
         super().__init__(self._of_current_app)
-        self._hooks = tuple(hooks)
+        self._hooks = checked_hooks(hooks)
         self._worker_functions = WorkerFunctions()
         self._only: AppExecutor | None = None
         self._executors: WeakSet[AppExecutor] = WeakSet()  # the apps have them
@@ -171,16 +171,6 @@ class QuartExecutor(CurrentExecutor):
             ConfigurationError: There is no app yet, or there are several and no app context.
         """
         return self._executor.app
-
-    @overload
-    def add_background_task(
-        self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskHandle[T]: ...
-    @overload
-    def add_background_task(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
-    def add_background_task(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
-        """Submit a function, and report its failure as Quart does; see `AppExecutor.add_background_task`."""
-        return self._executor.add_background_task(func, *args, **kwargs)
 
     @property
     def monitor(self) -> LoopMonitor | None:

@@ -5,6 +5,8 @@ The app's `before_serving` functions don't run in workers, and its executor is i
 
 from __future__ import annotations
 
+import ast
+import copyreg
 import functools
 import logging
 import sys
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 from quart import Quart
 from quart import globals as quart_globals
+from werkzeug.datastructures import FileStorage
 from werkzeug.local import LocalProxy
 
 from executors._callables import is_coroutine_function
@@ -35,6 +38,7 @@ KEY = "EXECUTOR_WORKER_APP"
 EXIT_TIMEOUT = 5.0
 """Seconds that a drain gives idle workers to run their exit functions, within the drain's own timeout."""
 
+Arguments: TypeAlias = tuple[list[Any], dict[str, Any]]
 Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -176,11 +180,12 @@ def import_app(worker: TaskRunner, path: str) -> Quart:
     """Import the app, or call the function that makes it. Raises as `setup`."""
     if path.startswith("__main__:"):
         worker.import_main()
-    calls = path.endswith("()")
+    name, call = split_call(path)
     try:
-        app = resolve(path.removesuffix("()"), KEY)
-        if calls:
-            app = app()
+        app = resolve(name, KEY)
+        if call is not None:
+            args, keywords = call
+            app = app(*args, **keywords)
     except ConfigurationError:  # its message is complete
         raise
     except BaseException as error:
@@ -192,6 +197,36 @@ def import_app(worker: TaskRunner, path: str) -> Quart:
             "one write 'package.module:create_app()'"
         )
     return app
+
+
+def split_call(path: str) -> tuple[str, Arguments | None]:
+    """Split the path of a function that makes the app from the arguments that it is called with.
+
+    Args:
+        path: ``"package.module:app"``, or a call with literal arguments as on Flask's command line:
+            ``"package.module:create_app('testing', debug=True)"``.
+
+    Returns:
+        The path of the app or of the function, and the arguments; None if nothing is called.
+
+    Raises:
+        ConfigurationError: An argument is no literal.
+    """
+    name, parenthesis, _ = path.partition("(")
+    if not parenthesis:
+        return path, None
+    _, _, source = path.partition(":")
+    try:
+        call = ast.parse(source, mode="eval").body
+        assert isinstance(call, ast.Call)
+        args = [ast.literal_eval(each) for each in call.args]
+        keywords = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    except (AssertionError, SyntaxError, ValueError):
+        raise ConfigurationError(
+            f"{KEY} is {path!r}, and must be 'package.module:app', or a call whose arguments are literals, as in "
+            "\"package.module:create_app('testing')\""
+        ) from None
+    return name.rstrip(), (args, keywords)
 
 
 def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -232,3 +267,18 @@ def pickle_proxies_by_name(*modules: ModuleType) -> None:
         for attribute, value in vars(module).items():
             if type(value) is LocalProxy:
                 pickle_by_name(value, f"{module.__name__}:{attribute}")
+
+
+def refuse_to_pickle_uploads() -> None:
+    """Let a task that gets an uploaded file fail with an explanation. Its pickle could not be unpickled in a worker."""
+    kinds: list[type] = [FileStorage]
+    while kinds:
+        kind = kinds.pop()
+        copyreg.pickle(kind, _refuse_upload)
+        kinds += kind.__subclasses__()  # those of Quart and of Quart-Trio
+
+
+def _refuse_upload(upload: object) -> Any:
+    raise TypeError(
+        "an uploaded file belongs to its request: pass its content, `file.read()`, or save it and pass the path"
+    )

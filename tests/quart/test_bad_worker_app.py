@@ -87,6 +87,12 @@ async def test_app_that_fails_to_load(app, executor, caplog, path, expected):
         ("worker_app:missing", "EXECUTOR_WORKER_APP is 'worker_app:missing', and 'worker_app' has no 'missing'"),
         ("worker_app:create_nothing()", "is of type str and not a Quart app"),
         ("worker_app:create_app", r"is of type function and not a Quart app.*create_app\(\)'"),
+        (
+            "worker_app:create_for(name)",
+            r"'worker_app:create_for\(name\)', and must be .* whose arguments are literals",
+        ),
+        ("worker_app:create_for('a') + 1", "whose arguments are literals"),
+        ("worker_app:create_for('a'", "whose arguments are literals"),
         ("worker_app.app", "EXECUTOR_WORKER_APP is 'worker_app.app', which should look like"),
     ],
 )
@@ -94,6 +100,12 @@ def test_invalid_paths(path, expected):
     """The error says what `EXECUTOR_WORKER_APP` refers to if that isn't an app."""
     with pytest.raises((ConfigurationError, ImportError), match=expected):
         import_app(None, path)
+
+
+@pytest.mark.parametrize("arguments", ["'made'", "name='made'", " 'ma' 'de', "])
+def test_arguments_of_a_factory(arguments):
+    """A factory is called with the literal arguments of the path."""
+    assert import_app(None, f"worker_app:create_for({arguments})").name == "made"
 
 
 async def test_second_executor_is_refused(app, executor):

@@ -133,6 +133,8 @@ async def test_tag_without_a_backend(app, executor):
 async def test_shutdown_timeout(app):
     """Quart's timeout applies, None means no limit, and `EXECUTOR_SHUTDOWN_TIMEOUT` takes precedence."""
     assert settings_of(app.config).shutdown_timeout == 5
+    assert settings_of({**app.config, "DEBUG": True}).shutdown_timeout == 0.5
+    assert settings_of({**app.config, "DEBUG": True, "EXECUTOR_SHUTDOWN_TIMEOUT": 5}).shutdown_timeout == 5
     app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
     assert settings_of(app.config).shutdown_timeout == math.inf
     app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = 0

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import functools
+import io
 import threading
 
 import anyio
 import anyio.lowlevel
 import background
 import pytest
-from quart import Quart, current_app
+from quart import Quart, current_app, request
+from quart.datastructures import FileStorage
 from until import until
 
 from executors import (
     ConfigurationError,
     ExecutorClosedError,
     InvalidTaskError,
+    SerializationError,
     TaskHandle,
     TaskState,
+    cpu_bound,
     io_bound,
 )
 from executors.quart import QuartExecutor, current_executor
@@ -279,3 +283,42 @@ async def test_hooks(app):
     async with app.test_app():
         await app.add_background_task(background.quadruple, 1)
     assert hook.events == ["TaskSubmitted", "TaskStarted", "TaskFinished"]
+
+
+async def test_marked_routes_are_named(app, executor, caplog):
+    """A mark on a route has no effect, and is warned of, wherever in the order of decorators it is."""
+
+    @app.route("/inside")
+    @cpu_bound
+    def inside():
+        return "inside"
+
+    @cpu_bound
+    @app.route("/outside")
+    def outside():
+        return "outside"
+
+    @app.route("/waiting")
+    @io_bound
+    async def waiting():
+        return "waiting"
+
+    async with app.test_app():
+        pass
+    warnings = [record.getMessage() for record in caplog.records if "has no effect on a route" in record.getMessage()]
+    assert [message.split()[2] for message in warnings] == ["'inside'", "'outside'"]
+    assert "executor.run" in warnings[0]
+
+
+async def test_uploads_are_refused_as_arguments(app, executor):
+    """An uploaded file is refused as an argument of a process task, with what to pass instead."""
+
+    @app.post("/")
+    async def upload():
+        with pytest.raises(SerializationError, match=r"argument 1: a (Trio)?FileStorage can't be pickled: .*`file\.read\(\)`"):
+            await executor.options(tag="cpu").run(len, (await request.files)["photo"])
+        return {}
+
+    async with app.test_app() as test_app:
+        response = await test_app.test_client().post("/", files={"photo": FileStorage(io.BytesIO(b"pixels"), "a.png")})
+        assert response.status_code == 200

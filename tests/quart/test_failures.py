@@ -84,6 +84,16 @@ async def test_failure_is_signalled_and_logged_once(app, reported, caplog, funct
     assert (record.taskName, record.task_id) == (handle.name, handle.id)
 
 
+async def test_options_report_failures(app, executor, reported):
+    """Background tasks with options report their failures, as those without do."""
+    async with app.test_app():
+        for each in (executor, app.extensions["executor"]):
+            handle = each.options(name="named").options(timeout=5).add_background_task(fail_on_loop)
+            await handle.wait()
+            assert handle.name == "named"
+    assert [str(error) for error in reported] == ["wrong", "wrong"]
+
+
 async def test_traceback_contains_only_frames_of_the_task(app, executor):
     """The exception that the handler gets has the frames of the task and none of the reporting code."""
     frames = []
