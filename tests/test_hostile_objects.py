@@ -29,7 +29,7 @@ from executors.backends import (
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 BACKENDS: dict[str, Callable[[], ExecutorBackend]] = {
     "loop": LoopBackend,
@@ -57,7 +57,7 @@ def of(name: str, kind: str) -> Callable[..., Any]:
 
 
 async def ended(handle: TaskHandle[Any]) -> TaskHandle[Any]:
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         await handle.wait()
     return handle
 
@@ -80,7 +80,7 @@ async def test_values(name: str) -> None:
                 assert handle.state is FAILED, kind
                 assert type(handle.exception()).__module__ == "executors.errors"
             assert await tagged.run(of(name, "double"), 2) == 4
-        report = await executor.drain(PATIENCE)
+        report = await executor.drain(TIMEOUT)
     assert not report.unsuccessful
 
 
@@ -90,7 +90,7 @@ async def test_errors(name: str, caplog: pytest.LogCaptureFixture) -> None:
     events: list[Any] = []
 
     async def until(happened: Callable[[], object]) -> None:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             while not happened():
                 gc.collect()
                 await anyio.sleep(0)
@@ -142,7 +142,7 @@ async def test_a_thread_stops_waiting_beside_a_hostile_callback() -> None:
     """Waiting in a thread does not compare the callbacks of others."""
     release = threading.Event()
     async with executor_of("thread") as executor:
-        handle = executor.options(tag="t").submit(release.wait, PATIENCE)
+        handle = executor.options(tag="t").submit(release.wait, TIMEOUT)
         handle.add_done_callback(hostile.HostileObserver(ValueError))
         with pytest.raises(TaskNotFinishedError):
             await anyio.to_thread.run_sync(handle.result, 0.01)
@@ -219,7 +219,7 @@ async def test_names(name: str) -> None:
             await ended(tagged.submit(function)),
             await ended(tagged.options(name=Name("named")).submit(function)),
         ]
-        report = await executor.drain(PATIENCE)
+        report = await executor.drain(TIMEOUT)
         assert [str(handle.name) for handle in handles] == ["named", "named"]
         assert all("'named'" in repr(handle) and handle.state is FAILED for handle in handles)
         assert not report.unsuccessful

@@ -1,4 +1,4 @@
-"""What is let in: bounds on what is queued, waiters in turn, limits per function, kinds of refusal."""
+"""Admission: queue limits, waiters in order, limits per function, and refusals."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from executors.options import NO_OPTIONS
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 class Gate:
-    """A thread task that says that it runs, and goes on when it is let."""
+    """A thread task that reports its start and runs until released."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -45,14 +45,14 @@ class Gate:
 
     def __call__(self) -> None:
         self.entered.set()
-        assert self.open.wait(PATIENCE)
+        assert self.open.wait(TIMEOUT)
 
     async def wait_entered(self) -> None:
-        assert await anyio.to_thread.run_sync(self.entered.wait, PATIENCE)
+        assert await anyio.to_thread.run_sync(self.entered.wait, TIMEOUT)
 
 
 async def test_full_queue_refuses() -> None:
-    """`submit` refuses at once when the queue is full; what runs takes no room there."""
+    """`submit` is refused at once when the queue is full; running tasks do not count."""
     gate = Gate()
     async with Executor(threads=1, processes=0, queue_size=2) as executor:
         running = executor.submit(gate)
@@ -67,8 +67,8 @@ async def test_full_queue_refuses() -> None:
         assert await executor.submit(int) == 0
 
 
-async def test_cancelled_queued_tasks_make_room() -> None:
-    """A queued task that is cancelled gives its room back at once."""
+async def test_cancelled_queued_tasks_free_their_slots() -> None:
+    """Cancelling a queued task frees its slot at once."""
     gate = Gate()
     async with Executor(threads=1, processes=0, queue_size=1) as executor:
         executor.submit(gate)
@@ -83,14 +83,14 @@ async def test_cancelled_queued_tasks_make_room() -> None:
 
 
 async def test_loop_tasks_start_at_once() -> None:
-    """Coroutines start at once, however many: the bound on the queue doesn't hold them up."""
+    """Coroutines start at once, however many: the queue limit does not delay them."""
     async with Executor(processes=0, queue_size=1, shutdown_timeout=0) as executor:
         handles = [executor.submit(anyio.sleep_forever) for _ in range(50)]
         assert {handle.state for handle in handles} == {RUNNING}
 
 
 async def test_loop_tasks_wait_with_max_running() -> None:
-    """With `max_running` coroutines queue up, in order, within the bound."""
+    """With `max_running`, coroutines are queued, in order, within the limit."""
     running, most = 0, 0
 
     async def work() -> None:
@@ -124,8 +124,8 @@ async def submit_in_turn(executor: Executor, group: Any, done: list[int], count:
         await anyio.wait_all_tasks_blocked()
 
 
-async def test_run_waits_for_room_in_turn() -> None:
-    """`run` waits for room instead of failing, and those that wait get it in their order."""
+async def test_run_waits_for_a_slot_in_order() -> None:
+    """`run` waits for a free slot instead of failing, and waiters get one in order."""
     gate, done = Gate(), []
     async with Executor(threads=1, processes=0, queue_size=1) as executor, anyio.create_task_group() as group:
         executor.submit(gate)
@@ -138,7 +138,7 @@ async def test_run_waits_for_room_in_turn() -> None:
 
 
 async def test_waiting_runs_go_before_new_submits() -> None:
-    """Room that comes free goes to whoever waits: a `submit` that comes later is refused."""
+    """A freed slot goes to a waiter: a later `submit` is refused."""
     gate, done = Gate(), []
     async with Executor(threads=1, processes=0, queue_size=1) as executor, anyio.create_task_group() as group:
         executor.submit(gate)
@@ -152,8 +152,8 @@ async def test_waiting_runs_go_before_new_submits() -> None:
     assert done == [0]
 
 
-async def test_cancelled_waiter_passes_its_place_on() -> None:
-    """A waiter that is cancelled leaves the line; one cancelled just as it got room hands that on."""
+async def test_cancelled_waiter_passes_its_slot_on() -> None:
+    """A cancelled waiter leaves the queue; one cancelled just as it was granted a slot passes it on."""
     gate, done = Gate(), []
     async with Executor(threads=1, processes=0, queue_size=1) as executor, anyio.create_task_group() as group:
         executor.submit(gate)
@@ -171,7 +171,7 @@ async def test_cancelled_waiter_passes_its_place_on() -> None:
             await anyio.wait_all_tasks_blocked()
         scopes[0].cancel()
         await anyio.wait_all_tasks_blocked()
-        queued.cancel()  # its room goes to the second
+        queued.cancel()  # its slot goes to the second
         scopes[1].cancel()  # who has it, and doesn't know yet
         await anyio.wait_all_tasks_blocked()
         assert len(executor.tasks) == 2
@@ -188,8 +188,8 @@ def single_slot() -> tuple[Admission, Queue]:
     return admission, admission.queue_for(Route(backend, NO_OPTIONS, False), int)
 
 
-def test_waiter_cancelled_with_its_place_in_hand_gives_it_back() -> None:
-    """asyncio's own cancellation may hit a waiter that has been woken with its place: the next one gets that."""
+def test_waiter_cancelled_with_a_granted_slot_returns_it() -> None:
+    """asyncio's own cancellation may hit a waiter that has just been granted a slot: the next one gets it."""
 
     async def main() -> None:
         admission, queue = single_slot()
@@ -198,7 +198,7 @@ def test_waiter_cancelled_with_its_place_in_hand_gives_it_back() -> None:
         await asyncio.sleep(0)
         queue.release()
         first.cancel()
-        await asyncio.wait_for(second, PATIENCE)
+        await asyncio.wait_for(second, TIMEOUT)
         assert first.cancelled()
         assert admission.queued("inline") == 1
         queue.release()
@@ -207,8 +207,8 @@ def test_waiter_cancelled_with_its_place_in_hand_gives_it_back() -> None:
     asyncio.run(main())
 
 
-async def test_waiter_is_turned_away_by_a_drain() -> None:
-    """A `run` that waits for room when a drain begins is refused, as it isn't accepted yet."""
+async def test_waiter_is_refused_by_a_drain() -> None:
+    """A `run` that waits for a slot when a drain begins is refused, as it is not accepted yet."""
     gate, refused = Gate(), []
     async with Executor(threads=1, processes=0, queue_size=1) as executor, anyio.create_task_group() as group:
         executor.submit(gate)
@@ -223,13 +223,13 @@ async def test_waiter_is_turned_away_by_a_drain() -> None:
 
         group.start_soon(run)
         await anyio.wait_all_tasks_blocked()
-        report = await executor.drain(PATIENCE)
+        report = await executor.drain(TIMEOUT)
     assert refused == [True]
     assert report.states == {SUCCEEDED: 2}
 
 
-async def test_place_granted_as_the_executor_closes_is_given_back() -> None:
-    """Whoever gets room in the moment of the closing doesn't slip in behind the drain."""
+async def test_slot_granted_while_the_executor_closes_is_returned() -> None:
+    """A waiter that is granted a slot while the executor closes is not accepted behind the drain."""
     admission, queue = single_slot()
     assert queue.take()
     refused = []
@@ -249,7 +249,7 @@ async def test_place_granted_as_the_executor_closes_is_given_back() -> None:
 
 
 async def test_max_concurrency() -> None:
-    """A function with a limit runs so often at a time and no more, on whatever backend."""
+    """A limited function runs at most that many times at once, on every backend."""
     running, most, lock = 0, 0, threading.Lock()
     barrier = threading.Barrier(2)  # two of them have to meet, each time
 
@@ -259,7 +259,7 @@ async def test_max_concurrency() -> None:
         with lock:
             running += 1
             most = max(most, running)
-        barrier.wait(PATIENCE)
+        barrier.wait(TIMEOUT)
         with lock:
             running -= 1
 
@@ -270,8 +270,8 @@ async def test_max_concurrency() -> None:
     assert most == 2
 
 
-async def test_held_tasks_do_not_hold_others_up() -> None:
-    """What exceeds a function's limit stays queued, and others pass it."""
+async def test_held_back_tasks_do_not_delay_others() -> None:
+    """Tasks beyond a function's limit stay queued, and other tasks overtake them."""
     gate = Gate()
     limited = io_bound(max_concurrency=1)(gate)
     async with Executor(threads=2, processes=0) as executor:
@@ -286,8 +286,8 @@ async def test_held_tasks_do_not_hold_others_up() -> None:
             await handle
 
 
-async def test_held_task_can_be_cancelled() -> None:
-    """A task that is held back is cancelled at once, and the next one goes in its turn."""
+async def test_held_back_task_can_be_cancelled() -> None:
+    """A held-back task is cancelled at once, and the next one starts in its turn."""
     release = anyio.Event()
     ran = []
 
@@ -307,8 +307,8 @@ async def test_held_task_can_be_cancelled() -> None:
     assert ran == [0, 2, 3]
 
 
-async def test_held_task_of_another_thread_can_be_cancelled_at_once() -> None:
-    """A limited task is cancelled on the loop before word of its submission has arrived there."""
+async def test_held_back_task_of_another_thread_can_be_cancelled_at_once() -> None:
+    """A limited task is cancelled on the loop before the notice of its submission has arrived there."""
     async with Executor(processes=0) as executor:
         handles: list[TaskHandle[int]] = []
         limited = executor.options(max_concurrency=1)
@@ -317,7 +317,7 @@ async def test_held_task_of_another_thread_can_be_cancelled_at_once() -> None:
         thread.join()
         assert handles[0].cancel()
         assert handles[0].state is CANCELLED
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await handles[0].wait()
         assert await limited.run(int) == 0
 
@@ -343,7 +343,7 @@ async def test_limit_counts_the_function_itself() -> None:
 
 
 async def test_limited_tasks_end_after_failures_and_timeouts() -> None:
-    """However a limited task ends, the next one gets its place."""
+    """However a limited task ends, the next one gets its slot."""
 
     async def work(number: int) -> int:
         if number == 0:
@@ -363,8 +363,8 @@ async def test_limited_tasks_end_after_failures_and_timeouts() -> None:
         assert [handle.state for handle in handles] == ["failed", "timed_out", "succeeded", "succeeded"]
 
 
-async def test_refusals_take_no_room() -> None:
-    """What is refused as no task doesn't count as queued afterwards."""
+async def test_refused_tasks_take_no_slot() -> None:
+    """Refused tasks do not count as queued afterwards."""
     async with Executor(threads=1, processes=0, queue_size=1) as executor:
         for _ in range(3):
             with pytest.raises(InvalidTaskError):
@@ -374,7 +374,7 @@ async def test_refusals_take_no_room() -> None:
 
 
 async def test_held_back_tasks_have_slots_of_their_own() -> None:
-    """Tasks held back by `max_concurrency` fill the queue of their function, and not that of others."""
+    """Tasks held back by `max_concurrency` fill the queue of their function only."""
     gate = Gate()
     limited = io_bound(max_concurrency=1)(gate)
     async with Executor(threads=2, processes=0, queue_size=2) as executor:
@@ -398,7 +398,7 @@ async def test_held_back_tasks_have_slots_of_their_own() -> None:
 
 
 async def test_a_hook_cancels_a_limited_task() -> None:
-    """A hook that cancels a task as it is submitted ends that task alone: its function's next tasks run."""
+    """A hook that cancels a task on submission ends only that task: the function's next tasks run."""
 
     def cancel(event: TaskEvent) -> None:
         if isinstance(event, TaskSubmitted) and event.name == "unwanted":
@@ -451,18 +451,18 @@ async def test_a_long_row_of_held_back_tasks_that_are_refused() -> None:
     async with Executor(
         threads=1, processes=0, backends={"refusing": Refusing(1)}, tags={"no": "refusing"}
     ) as executor:
-        first = executor.options(max_concurrency=1).submit(release.wait, PATIENCE)
+        first = executor.options(max_concurrency=1).submit(release.wait, TIMEOUT)
         handles = [executor.options(max_concurrency=1, tag="no").submit(release.wait) for _ in range(2000)]
         release.set()
         await first
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await executor.wait_idle()
         assert {type(handle.exception()) for handle in handles} == {LookupError}
         assert executor.snapshot().backends["refusing"].queued == 0
 
 
 async def test_a_limited_function_is_not_kept_alive() -> None:
-    """A function with a limit is released with its last task, without a garbage collection."""
+    """The record of a limited function is released with its last task, without a garbage collection."""
     async with Executor(processes=0) as executor:
 
         async def limited() -> None:
@@ -502,7 +502,7 @@ class Failing(ThreadBackend):
     """A backend that can't drop a queued job."""
 
     def submit(self, job: Job) -> None:
-        """Keep it queued."""
+        """Leave it queued."""
 
     def cancel(self, job: Job) -> None:
         raise LookupError("can't cancel")
@@ -517,7 +517,7 @@ async def test_a_cancellation_that_fails_in_the_backend() -> None:
             handle = failing.submit(int)
             with pytest.raises(LookupError):
                 handle.cancel()
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(TIMEOUT):
                 await handle.wait()
             assert handle.state is CANCELLED
         assert executor.snapshot().backends["failing"].queued == 0

@@ -1,4 +1,4 @@
-"""Timeouts and cancellation: who is told to stop, when, and what if it doesn't listen."""
+"""Timeouts and cancellation: what is asked to stop, when, and what happens if it does not respond."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from executors.backends.base import Stop
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
-async def deaf(release: anyio.Event, told: anyio.Event) -> str:
-    """Go on until released, whatever it is told."""
+async def unresponsive(release: anyio.Event, cancelled: anyio.Event) -> str:
+    """Run until released, and ignore every cancellation."""
     while not release.is_set():
         try:
             with anyio.CancelScope(shield=True):
                 await release.wait()
         except anyio.get_cancelled_exc_class():
-            told.set()
-    return "deaf"
+            cancelled.set()
+    return "unresponsive"
 
 
-def until_told() -> None:
+def until_cancelled() -> None:
     while True:
         current_task().check_cancelled()
         threading.Event().wait(0.001)
@@ -42,8 +42,8 @@ def until_told() -> None:
 # --- cancellation -----------------------------------------------------------------------------------------
 
 
-async def test_cancelled_coroutine_is_told_and_ends() -> None:
-    """A running coroutine gets the loop's cancellation; its waiters a TaskCancelledError."""
+async def test_cancelled_coroutine_ends() -> None:
+    """A running coroutine gets the loop's cancellation; its waiters get a TaskCancelledError."""
     cleaned_up = []
 
     async def work() -> None:
@@ -80,7 +80,7 @@ async def test_coroutine_cancelled_before_its_first_step() -> None:
 
 
 async def test_cancelled_coroutine_may_succeed_or_fail() -> None:
-    """A coroutine that takes its cancellation as an occasion to return has succeeded; to raise, has failed."""
+    """A coroutine that returns on its cancellation has succeeded; one that raises another error has failed."""
 
     async def work(error: Exception | None) -> str:
         try:
@@ -102,7 +102,7 @@ async def test_cancelled_coroutine_may_succeed_or_fail() -> None:
 
 
 async def test_coroutine_cancelled_in_a_task_group() -> None:
-    """A cancelled coroutine that has children ends as cancelled, with them."""
+    """A cancelled coroutine with child tasks ends as cancelled, with them."""
 
     async def work() -> None:
         async with anyio.create_task_group() as group:
@@ -119,7 +119,7 @@ async def test_coroutine_cancelled_in_a_task_group() -> None:
 
 
 async def test_cancelled_thread_that_returns_has_succeeded() -> None:
-    """A thread task sees that it should stop, and succeeds if it returns all the same."""
+    """A thread task sees the request to stop, and succeeds if it returns all the same."""
     work = ThreadWork(lambda: current_task().cancel_requested)
     async with Executor(threads=1, processes=0) as executor:
         handle = executor.submit(work)
@@ -132,9 +132,9 @@ async def test_cancelled_thread_that_returns_has_succeeded() -> None:
 
 
 async def test_cancelled_thread_that_checks_is_cancelled() -> None:
-    """A thread task that leaves by check_cancelled has been cancelled."""
+    """A thread task that raises from `check_cancelled` is cancelled."""
     async with Executor(threads=1, processes=0) as executor:
-        handle = executor.submit(until_told)
+        handle = executor.submit(until_cancelled)
         handle.cancel()
         with pytest.raises(TaskCancelledError):
             await handle
@@ -142,7 +142,7 @@ async def test_cancelled_thread_that_checks_is_cancelled() -> None:
 
 
 async def test_cancelled_thread_that_raises_has_failed() -> None:
-    """A thread task that raises something else once told has failed, with that."""
+    """A thread task that raises another error after the request has failed with that error."""
     work = ThreadWork(lambda: int("x"))
     async with Executor(threads=1, processes=0) as executor:
         handle = executor.submit(work)
@@ -155,7 +155,7 @@ async def test_cancelled_thread_that_raises_has_failed() -> None:
 
 
 async def test_cancellation_of_another_task_is_an_ordinary_error() -> None:
-    """A TaskCancelledError of another task, let out of a task, fails that one."""
+    """A TaskCancelledError of another task that leaves a task is an ordinary failure."""
 
     async def work() -> None:
         inner = executor.submit(anyio.sleep_forever)
@@ -186,20 +186,20 @@ async def test_queued_thread_task_is_cancelled_at_once() -> None:
 
 
 async def test_cancel_from_another_thread() -> None:
-    """Another thread may cancel, also what runs on the loop."""
+    """Any thread may cancel, also a coroutine on the loop."""
     async with Executor(processes=0) as executor:
         handle = executor.submit(anyio.sleep_forever)
         assert await anyio.to_thread.run_sync(handle.cancel)
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await handle.wait()
     assert handle.state is CANCELLED
 
 
-async def test_deaf_coroutine_is_abandoned_after_its_cancellation() -> None:
-    """A coroutine that doesn't listen is abandoned after the grace: cancelled, and its late value dropped."""
-    release, told, abandoned = anyio.Event(), anyio.Event(), Abandoned()
+async def test_unresponsive_coroutine_is_abandoned_after_its_cancellation() -> None:
+    """A coroutine that does not respond is abandoned after the grace period; its late value is dropped."""
+    release, cancelled, abandoned = anyio.Event(), anyio.Event(), Abandoned()
     async with Executor(processes=0, cancel_grace=0.02, hooks=[abandoned]) as executor:
-        handle = executor.submit(deaf, release, told)
+        handle = executor.submit(unresponsive, release, cancelled)
         await anyio.wait_all_tasks_blocked()
         handle.cancel()
         assert handle.state is RUNNING
@@ -218,7 +218,7 @@ async def test_deaf_coroutine_is_abandoned_after_its_cancellation() -> None:
 
 
 async def test_coroutine_times_out() -> None:
-    """A coroutine that listens is ended at its timeout."""
+    """A coroutine that responds is ended at its timeout."""
     async with Executor(processes=0) as executor:
         handle = executor.options(timeout=0.02, name="slow").submit(anyio.sleep_forever)
         with pytest.raises(TaskTimeoutError, match=r"'slow'.*0\.02 s") as caught:
@@ -232,7 +232,7 @@ async def test_coroutine_times_out() -> None:
 
 
 async def test_timeout_runs_from_the_start() -> None:
-    """Time in the queue doesn't count."""
+    """Time in the queue does not count."""
     work = ThreadWork()
     async with Executor(threads=1, processes=0) as executor:
         executor.submit(work)
@@ -244,7 +244,7 @@ async def test_timeout_runs_from_the_start() -> None:
         assert handle.wait_time > 0.3
 
 
-async def test_timed_out_coroutine_stays_so_whatever_it_does() -> None:
+async def test_timed_out_coroutine_stays_timed_out() -> None:
     """A coroutine that returns or raises after its timeout has timed out; its error is the cause."""
 
     async def work(error: Exception | None) -> str:
@@ -266,11 +266,11 @@ async def test_timed_out_coroutine_stays_so_whatever_it_does() -> None:
     assert (returning.state, raising.state) == (TIMED_OUT, TIMED_OUT)
 
 
-async def test_deaf_coroutine_is_abandoned_after_its_timeout() -> None:
-    """A coroutine that doesn't listen to its timeout is abandoned within the grace."""
-    release, told, abandoned = anyio.Event(), anyio.Event(), Abandoned()
+async def test_unresponsive_coroutine_is_abandoned_after_its_timeout() -> None:
+    """A coroutine that does not respond to its timeout is abandoned after the grace period."""
+    release, cancelled, abandoned = anyio.Event(), anyio.Event(), Abandoned()
     async with Executor(processes=0, cancel_grace=0.02, hooks=[abandoned]) as executor:
-        handle = executor.options(timeout=0.01).submit(deaf, release, told)
+        handle = executor.options(timeout=0.01).submit(unresponsive, release, cancelled)
         with pytest.raises(TaskTimeoutError):
             await handle
         assert handle.abandoned
@@ -281,7 +281,7 @@ async def test_deaf_coroutine_is_abandoned_after_its_timeout() -> None:
 
 
 async def test_thread_times_out_at_once_and_is_abandoned_later() -> None:
-    """A thread task's waiters get the timeout at once; it is abandoned only after the grace."""
+    """A thread task's waiters get the timeout at once; the task is abandoned only after the grace period."""
     work, abandoned = ThreadWork(), Abandoned()
     async with Executor(threads=1, processes=0, cancel_grace=0.05, hooks=[abandoned]) as executor:
         handle = executor.options(timeout=0.01).submit(work)
@@ -295,10 +295,10 @@ async def test_thread_times_out_at_once_and_is_abandoned_later() -> None:
         work.release.set()
 
 
-async def test_thread_that_listens_to_its_timeout_is_not_abandoned() -> None:
-    """A thread task that stops within the grace has timed out, and that is all."""
-    async with Executor(threads=1, processes=0, cancel_grace=PATIENCE) as executor:
-        handle = executor.options(timeout=0.01).submit(until_told)
+async def test_thread_that_responds_to_its_timeout_is_not_abandoned() -> None:
+    """A thread task that stops within the grace period has timed out and is not abandoned."""
+    async with Executor(threads=1, processes=0, cancel_grace=TIMEOUT) as executor:
+        handle = executor.options(timeout=0.01).submit(until_cancelled)
         with pytest.raises(TaskTimeoutError):
             await handle
         await executor.wait_idle()
@@ -308,7 +308,7 @@ async def test_thread_that_listens_to_its_timeout_is_not_abandoned() -> None:
 
 
 async def test_late_failure_of_a_thread_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    """What a timed-out thread raises later reaches nobody and is logged nowhere."""
+    """An error raised by a thread after its timeout reaches no waiter and is not logged."""
     work = ThreadWork(lambda: int("late"))
     async with Executor(threads=1, processes=0) as executor:
         with pytest.raises(TaskTimeoutError):
@@ -319,10 +319,10 @@ async def test_late_failure_of_a_thread_is_dropped(caplog: pytest.LogCaptureFixt
 
 
 async def test_timeout_after_a_cancellation() -> None:
-    """A task that was cancelled, and runs into its timeout while it tidies up, has timed out."""
-    release, told = anyio.Event(), anyio.Event()
-    async with Executor(processes=0, cancel_grace=PATIENCE) as executor:
-        handle = executor.options(timeout=0.05).submit(deaf, release, told)
+    """A cancelled task that exceeds its timeout while it cleans up has timed out."""
+    release, cancelled = anyio.Event(), anyio.Event()
+    async with Executor(processes=0, cancel_grace=TIMEOUT) as executor:
+        handle = executor.options(timeout=0.05).submit(unresponsive, release, cancelled)
         await anyio.wait_all_tasks_blocked()
         handle.cancel()
         await anyio.to_thread.run_sync(threading.Event().wait, 0.1)
@@ -332,16 +332,16 @@ async def test_timeout_after_a_cancellation() -> None:
 
 
 async def test_timeout_does_not_follow_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wall clock that was set back after the start of the program doesn't put timeouts off."""
+    """Setting the wall clock back does not postpone timeouts."""
     monkeypatch.setattr(handle_module, "_EPOCH", handle_module._EPOCH + 3600)
     async with Executor(processes=0) as executor:
         handle = executor.options(timeout=0.02).submit(anyio.sleep_forever)
-        with anyio.fail_after(PATIENCE), pytest.raises(TaskTimeoutError):
+        with anyio.fail_after(TIMEOUT), pytest.raises(TaskTimeoutError):
             await handle
 
 
 async def test_timeout_that_is_not_reached_leaves_nothing() -> None:
-    """A task that ends in time isn't disturbed, and its timer goes."""
+    """A task that ends in time is not disturbed, and its timer is removed."""
     async with Executor(threads=1, processes=0) as executor:
         assert await executor.options(timeout=3600).run(anyio.lowlevel.checkpoint) is None
         assert await executor.options(timeout=3600).run(int) == 0
@@ -349,7 +349,7 @@ async def test_timeout_that_is_not_reached_leaves_nothing() -> None:
 
 ERROR = LookupError("its own")
 CANCEL = Stop(CANCELLED, TaskCancelledError("n", 1))
-TIMEOUT = Stop(TIMED_OUT, TaskTimeoutError("n", 1, 1.0))
+REACHED_TIMEOUT = Stop(TIMED_OUT, TaskTimeoutError("n", 1, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -360,14 +360,14 @@ TIMEOUT = Stop(TIMED_OUT, TaskTimeoutError("n", 1, 1.0))
         (CANCEL, SUCCEEDED, SUCCEEDED),
         (CANCEL, FAILED, FAILED),
         (CANCEL, CANCELLED, CANCELLED),
-        (TIMEOUT, SUCCEEDED, TIMED_OUT),
-        (TIMEOUT, FAILED, TIMED_OUT),
-        (TIMEOUT, CANCELLED, TIMED_OUT),
+        (REACHED_TIMEOUT, SUCCEEDED, TIMED_OUT),
+        (REACHED_TIMEOUT, FAILED, TIMED_OUT),
+        (REACHED_TIMEOUT, CANCELLED, TIMED_OUT),
     ],
     ids=lambda value: getattr(value, "state", value),
 )
 async def test_outcome(stop: Stop | None, state: Any, expected: Any) -> None:
-    """What a task was told and how it left decide together how it has ended."""
+    """The request to stop and the way a task ended together determine its state."""
     job: Any = type("Job", (), {"stop": stop})
     value, error = ("value", None) if state is SUCCEEDED else (None, ERROR)
     ended, got, raised = outcome(job, state, value, error)
@@ -381,5 +381,5 @@ async def test_outcome(stop: Stop | None, state: Any, expected: Any) -> None:
 
 
 def test_handles_are_generic() -> None:
-    """A handle's type names its value."""
+    """The type of a handle includes the type of its value."""
     assert TaskHandle[int].__origin__ is TaskHandle  # type: ignore[attr-defined]

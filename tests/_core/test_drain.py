@@ -1,4 +1,4 @@
-"""The drain: one deadline over all backends, and a report of what became of every task."""
+"""The drain: one deadline over all backends, and a report that accounts for every task."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from executors.events import TaskAbandoned, TaskEvent
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 SLACK = 1.0
-"""What a drain may take beyond its timeout."""
+"""Seconds that a drain may take beyond its timeout."""
 
 
-async def deaf(release: anyio.Event) -> None:
+async def unresponsive(release: anyio.Event) -> None:
     while not release.is_set():
         try:
             with anyio.CancelScope(shield=True):
@@ -34,7 +34,7 @@ async def deaf(release: anyio.Event) -> None:
             continue
 
 
-def until_told() -> None:
+def until_cancelled() -> None:
     while True:
         current_task().check_cancelled()
         threading.Event().wait(0.001)
@@ -45,11 +45,11 @@ async def fail() -> None:
     raise LookupError("broken")
 
 
-async def test_nothing_under_way() -> None:
+async def test_idle_executor() -> None:
     """A drain of an idle executor is over at once, and clean."""
     async with Executor(processes=0) as executor:
         assert await executor.run(int) == 0
-        report = await executor.drain(PATIENCE)
+        report = await executor.drain(TIMEOUT)
         assert report.clean
         assert report.states == {}
         assert report.duration < SLACK
@@ -57,25 +57,25 @@ async def test_nothing_under_way() -> None:
 
 
 async def test_brought_forward() -> None:
-    """A second call brings the deadline of the drain forward if it says a shorter timeout, and never puts it off."""
+    """A second call with a shorter timeout brings the drain's deadline forward; none postpones it."""
     async with Executor(processes=0, shutdown_timeout=SLACK) as executor:
         handle = executor.submit(anyio.sleep_forever)
         async with anyio.create_task_group() as group:
-            group.start_soon(executor.drain, PATIENCE)
+            group.start_soon(executor.drain, TIMEOUT)
             await anyio.lowlevel.checkpoint()
             group.start_soon(executor.drain)
-            group.start_soon(executor.drain, 2 * PATIENCE)
+            group.start_soon(executor.drain, 2 * TIMEOUT)
             with anyio.move_on_after(1.5 * SLACK):
                 await handle.wait()
             assert not handle.done()
             report = await executor.drain(0)
     assert handle.state is CANCELLED
-    assert report.timeout == PATIENCE
-    assert report.duration < PATIENCE / 2
+    assert report.timeout == TIMEOUT
+    assert report.duration < TIMEOUT / 2
 
 
-async def test_waits_for_what_is_under_way() -> None:
-    """Running and queued tasks get the time to end well, and count in the report."""
+async def test_waits_for_running_and_queued_tasks() -> None:
+    """Running and queued tasks may finish within the timeout, and are counted in the report."""
     work, event = ThreadWork(), anyio.Event()
     async with Executor(threads=1, processes=0) as executor:
         handles: list[Any] = [executor.submit(work), executor.submit(int), executor.submit(event.wait)]
@@ -88,7 +88,7 @@ async def test_waits_for_what_is_under_way() -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(release)
-            report = await executor.drain(PATIENCE)
+            report = await executor.drain(TIMEOUT)
         assert [handle.state for handle in handles] == [SUCCEEDED] * 3
         assert report.states == {SUCCEEDED: 3}
         assert report.clean
@@ -96,14 +96,14 @@ async def test_waits_for_what_is_under_way() -> None:
 
 
 async def test_report_names_what_did_not_succeed() -> None:
-    """Every task that failed, timed out or had to be stopped is in the report, by name, state and error."""
+    """Every task that failed, timed out or was cancelled is in the report, with its name, state and error."""
     work = ThreadWork(current_task().check_cancelled)
     async with Executor(threads=1, processes=0) as executor:
         executor.options(name="fine").submit(anyio.lowlevel.checkpoint)
         failed = executor.options(name="failed").submit(fail)
         slow = executor.options(name="slow", timeout=0.01).submit(anyio.sleep_forever)
         endless = executor.options(name="endless").submit(anyio.sleep_forever)
-        listening = executor.options(name="listening").submit(until_told)
+        responsive = executor.options(name="responsive").submit(until_cancelled)
         queued = executor.options(name="queued").submit(work)
         report = await executor.drain(0.05)
     found = {task.name: (task.id, task.state, task.backend, task.abandoned) for task in report.unsuccessful}
@@ -111,7 +111,7 @@ async def test_report_names_what_did_not_succeed() -> None:
         "failed": (failed.id, FAILED, "loop", False),
         "slow": (slow.id, TIMED_OUT, "loop", False),
         "endless": (endless.id, CANCELLED, "loop", False),
-        "listening": (listening.id, CANCELLED, "thread", False),
+        "responsive": (responsive.id, CANCELLED, "thread", False),
         "queued": (queued.id, CANCELLED, "thread", False),
     }
     assert report.states == {SUCCEEDED: 1, FAILED: 1, TIMED_OUT: 1, CANCELLED: 3}
@@ -124,7 +124,7 @@ async def test_report_names_what_did_not_succeed() -> None:
 
 
 async def test_stuck_thread_is_named_with_its_stack() -> None:
-    """A thread that doesn't listen is abandoned, and the report shows where it stands."""
+    """A thread that does not respond is abandoned, and the report has its stack."""
     work = ThreadWork()
     async with Executor(threads=1, processes=0) as executor:
         handle = executor.options(name="stuck").submit(work)
@@ -135,7 +135,7 @@ async def test_stuck_thread_is_named_with_its_stack() -> None:
     (task,) = report.abandoned
     assert (task.name, task.state) == ("stuck", CANCELLED)
     assert task.stack is not None
-    assert "self.release.wait(PATIENCE)" in task.stack
+    assert "self.release.wait(TIMEOUT)" in task.stack
     assert "its work still runs" in str(report)
     assert "release.wait" in str(report)
     assert handle.abandoned
@@ -143,7 +143,7 @@ async def test_stuck_thread_is_named_with_its_stack() -> None:
 
 
 async def test_thread_abandoned_before_the_drain_is_named() -> None:
-    """A thread that was abandoned earlier and is still stuck is left after the drain: the report names it."""
+    """A thread abandoned before the drain that is still stuck is named in the report."""
     stuck, back = ThreadWork(), ThreadWork()
     abandoned: list[TaskEvent] = []
     both = anyio.Event()
@@ -157,35 +157,35 @@ async def test_thread_abandoned_before_the_drain_is_named() -> None:
     async with Executor(threads=2, processes=0, cancel_grace=0.01, hooks=[hook]) as executor:
         for work, name in ((stuck, "stuck"), (back, "back")):
             executor.options(timeout=0.01, name=name).submit(work)._mark_seen()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await both.wait()
         assert executor._dispatcher is not None
         back.release.set()
         while len(executor._dispatcher.still_running) > 1:
             await anyio.lowlevel.checkpoint()
-        report = await executor.drain(PATIENCE)
+        report = await executor.drain(TIMEOUT)
         assert report.duration < SLACK
     assert [(task.name, task.state) for task in report.abandoned] == [("stuck", TIMED_OUT)]
     assert "release.wait" in str(report)
     stuck.release.set()
 
 
-async def test_deaf_coroutine_is_named() -> None:
-    """A coroutine that doesn't listen is abandoned and named; the drain doesn't wait for it."""
+async def test_unresponsive_coroutine_is_named() -> None:
+    """A coroutine that does not respond is abandoned and named; the drain does not wait for it."""
     release = anyio.Event()
     async with Executor(processes=0) as executor:
-        executor.options(name="deaf").submit(deaf, release)
+        executor.options(name="unresponsive").submit(unresponsive, release)
         await anyio.wait_all_tasks_blocked()
         report = await executor.drain(0)
-    assert [(task.name, task.state) for task in report.abandoned] == [("deaf", CANCELLED)]
+    assert [(task.name, task.state) for task in report.abandoned] == [("unresponsive", CANCELLED)]
     assert report.duration < SLACK
     release.set()
 
 
 async def test_drain_zero_stops_at_once() -> None:
-    """With no time to wait, work is told to stop at once, and may still listen."""
+    """With a timeout of zero, tasks are cancelled at once, and may still respond."""
     async with Executor(threads=1, processes=0) as executor:
-        handles: list[Any] = [executor.submit(anyio.sleep_forever), executor.submit(until_told)]
+        handles: list[Any] = [executor.submit(anyio.sleep_forever), executor.submit(until_cancelled)]
         report = await executor.drain(0)
     assert [handle.state for handle in handles] == [CANCELLED] * 2
     assert report.abandoned == ()
@@ -193,13 +193,13 @@ async def test_drain_zero_stops_at_once() -> None:
 
 
 async def test_second_drain_shares_the_first() -> None:
-    """All who drain get the one report of the one drain, also after it."""
+    """All callers get the same report of one drain, also after it."""
     release, reports = anyio.Event(), []
     async with Executor(processes=0) as executor:
         executor.submit(release.wait)
 
         async def drain() -> None:
-            reports.append(await executor.drain(PATIENCE))
+            reports.append(await executor.drain(TIMEOUT))
 
         async with anyio.create_task_group() as group:
             for _ in range(3):
@@ -218,7 +218,7 @@ async def test_cancelled_drain_goes_on() -> None:
     async with Executor(processes=0) as executor:
         handle = executor.submit(release.wait)
         with anyio.move_on_after(0.01) as scope:
-            await executor.drain(PATIENCE)
+            await executor.drain(TIMEOUT)
         assert scope.cancelled_caught
         assert executor.phase == "draining"
         assert not handle.done()
@@ -227,7 +227,7 @@ async def test_cancelled_drain_goes_on() -> None:
 
 
 async def test_outside_is_refused_and_inside_accepted() -> None:
-    """During a drain, unfinished tasks may submit, from loop and thread; nobody else may."""
+    """During a drain, unfinished tasks may submit, from the loop and from threads; nobody else may."""
     begun, release = anyio.Event(), ThreadWork()
     inner: list[Any] = []
 
@@ -240,7 +240,7 @@ async def test_outside_is_refused_and_inside_accepted() -> None:
 
     def in_thread() -> None:
         release()
-        inner.append(executor.submit(int).result(PATIENCE))
+        inner.append(executor.submit(int).result(TIMEOUT))
 
     async with Executor(threads=2, processes=0) as executor:
         handles = [executor.options(name="outer").submit(function) for function in (on_loop, in_thread)]
@@ -259,7 +259,7 @@ async def test_outside_is_refused_and_inside_accepted() -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(meddle)
-            report = await executor.drain(PATIENCE)
+            report = await executor.drain(TIMEOUT)
         assert [handle.state for handle in handles] == [SUCCEEDED] * 2
         assert len(inner) == 5
         assert report.states == {SUCCEEDED: 7}  # two outer ones, and what they submitted
@@ -268,7 +268,7 @@ async def test_outside_is_refused_and_inside_accepted() -> None:
 
 
 async def test_finished_task_is_outside() -> None:
-    """What a task left behind in its context isn't inside any more once the task has ended."""
+    """A finished task is not inside any more, whatever it has left in its context."""
     release, refused = anyio.Event(), anyio.Event()
 
     async def straggler() -> None:
@@ -284,14 +284,14 @@ async def test_finished_task_is_outside() -> None:
 
         blocker = executor.submit(refused.wait)
         await executor.run(work)
-        group.start_soon(executor.drain, PATIENCE)
+        group.start_soon(executor.drain, TIMEOUT)
         await anyio.wait_all_tasks_blocked()
         release.set()
         await blocker
 
 
 async def test_inside_is_refused_after_the_deadline() -> None:
-    """A task that is told to stop at the deadline can't submit any more."""
+    """A task that is cancelled at the deadline can't submit any more."""
     refused = []
 
     async def work() -> None:
@@ -310,7 +310,7 @@ async def test_inside_is_refused_after_the_deadline() -> None:
 
 
 class Unclosable(ExecutorBackend):
-    """A backend that doesn't close in time, or fails to."""
+    """A backend whose close takes too long, or fails."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -341,10 +341,10 @@ async def test_backends_that_do_not_close_are_killed(caplog: pytest.LogCaptureFi
 
 
 async def test_a_thousand_queued_tasks_are_cancelled_before_any_starts() -> None:
-    """At the deadline what is queued is cancelled: none of it starts when running work gets out of the way."""
+    """At the deadline all queued tasks are cancelled before any of them can start in a freed worker."""
     ran = []
     async with Executor(threads=1, processes=0) as executor:
-        first = executor.submit(until_told)
+        first = executor.submit(until_cancelled)
         for number in range(3000):
             executor.submit(ran.append, number)
         report = await executor.drain(0)
@@ -354,12 +354,12 @@ async def test_a_thousand_queued_tasks_are_cancelled_before_any_starts() -> None
 
 
 async def test_submissions_race_with_a_drain() -> None:
-    """Whatever other threads get accepted while a drain runs has ended, and nothing runs, when it is over."""
+    """A task that another thread submits during a drain has ended when the drain ends, or was refused."""
     for _ in range(10):
         accepted, barrier = [], threading.Barrier(4)
 
         def submit(executor: Executor, accepted: list[Any] = accepted, barrier: threading.Barrier = barrier) -> None:
-            barrier.wait(PATIENCE)
+            barrier.wait(TIMEOUT)
             while True:
                 try:
                     accepted.append(executor.submit(int))
@@ -370,8 +370,8 @@ async def test_submissions_race_with_a_drain() -> None:
             threads = [threading.Thread(target=submit, args=(executor,)) for _ in range(3)]
             for thread in threads:
                 thread.start()
-            barrier.wait(PATIENCE)
-            report = await executor.drain(PATIENCE)
+            barrier.wait(TIMEOUT)
+            report = await executor.drain(TIMEOUT)
             for thread in threads:
                 thread.join()
             await anyio.wait_all_tasks_blocked()
@@ -381,7 +381,7 @@ async def test_submissions_race_with_a_drain() -> None:
 
 
 async def test_bad_timeouts_are_refused() -> None:
-    """A drain's timeout is a finite number of at least zero; a bad one begins no drain."""
+    """A drain's timeout is a finite number of at least zero; an invalid one starts no drain."""
     async with Executor(processes=0) as executor:
         for timeout in (-1, float("nan"), float("inf"), "5"):
             with pytest.raises(ConfigurationError, match="timeout"):
@@ -404,7 +404,7 @@ async def test_drain_before_the_start_and_from_elsewhere() -> None:
 
 
 async def test_waiting_coroutines_are_cancelled_with_max_running() -> None:
-    """Coroutines that queue for a bounded loop never start once the deadline has passed."""
+    """Coroutines queued for a bounded loop never start after the deadline."""
     started = []
 
     async def work(number: int) -> None:
@@ -421,7 +421,7 @@ async def test_waiting_coroutines_are_cancelled_with_max_running() -> None:
 
 
 def test_report_is_a_value() -> None:
-    """A report is frozen, and tells the numbers by state."""
+    """A report is frozen, and has the number of tasks in each state."""
     report = DrainReport(5.0, 0.25, {TaskState.SUCCEEDED: 2}, ())
     with pytest.raises(AttributeError):
         report.timeout = 1.0  # type: ignore[misc]

@@ -31,7 +31,7 @@ MANY_DEAF_COROUTINES = [(ASYNCIO, 30_000), (UVLOOP, 30_000), (TRIO, 10_000)]
 
 
 def cases(usual: list[Any], many: list[Any]) -> Any:
-    """Parametrise a test by loop and number. The numbers of the promise are for a machine with nothing else to do."""
+    """Parametrise a test by loop and number. The numbers of the promise are for an otherwise idle machine."""
     marked = [pytest.param(*case, marks=pytest.mark.stress) for case in many]
     return pytest.mark.parametrize(("anyio_backend", "number"), [*usual, *marked])
 
@@ -54,7 +54,7 @@ async def drained(executor: Executor, release: Callable[[], object] = int) -> Dr
     return report
 
 
-class Deaf:
+class Unresponsive:
     """Coroutines that do not respond to their cancellation."""
 
     def __init__(self) -> None:
@@ -83,15 +83,15 @@ class Deaf:
 
 
 @cases(COROUTINES, MANY_DEAF_COROUTINES)
-async def test_deaf_coroutines(anyio_backend: tuple[str, Any], number: int) -> None:
+async def test_unresponsive_coroutines(anyio_backend: tuple[str, Any], number: int) -> None:
     """Each of many coroutines that do not respond is named, on asyncio with its stack."""
-    deaf = Deaf()
-    work: Callable[[], Any] = deaf.on_trio if anyio_backend is TRIO else deaf.on_asyncio
+    unresponsive = Unresponsive()
+    work: Callable[[], Any] = unresponsive.on_trio if anyio_backend is TRIO else unresponsive.on_asyncio
     async with Executor(processes=0) as executor:
         for _ in range(number):
             executor.submit(work)
         await anyio.sleep(0)
-        report = await drained(executor, deaf.release)
+        report = await drained(executor, unresponsive.release)
     abandoned = len(report.abandoned)
     assert abandoned == number
     if anyio_backend is not TRIO:

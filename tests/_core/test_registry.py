@@ -1,4 +1,4 @@
-"""What may be said of a backend in a configuration, what is made of it, and what is said of mistakes."""
+"""Backends in a configuration: names, URLs and entry points, and the errors for mistakes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ shelf = 5
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Install a distribution with a module and entry points, as an installer would leave it behind."""
+    """Install a distribution with a module and entry points, as an installer does."""
 
     def install(distribution: str, module: str, **entry_points: str) -> None:
         site = tmp_path / distribution
@@ -67,7 +67,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
 @pytest.fixture
 def shelves(install: Callable[..., None]) -> None:
-    """One plug-in's distribution."""
+    """A distribution with one plug-in."""
     install(
         "shelves",
         "shelf_plugin",
@@ -84,7 +84,7 @@ def made(spec: Any, **defaults: Any) -> Any:
 
 
 def test_an_instance_is_kept() -> None:
-    """A backend that is given is the one that is used."""
+    """A backend instance is used as it is."""
     backend = ThreadBackend(1)
     assert made(backend) is backend
 
@@ -93,14 +93,14 @@ def test_an_instance_is_kept() -> None:
     ("text", "kind", "workers"),
     [("thread:3", ThreadBackend, 3), ("process:2", ProcessBackend, 2), ("loop:10", LoopBackend, 10)],
 )
-def test_names_of_our_own(text: str, kind: type[ExecutorBackend], workers: int) -> None:
-    """A backend of ours is made of its name and its size, and no entry point takes the name."""
+def test_names_of_built_in_backends(text: str, kind: type[ExecutorBackend], workers: int) -> None:
+    """A built-in backend is created from its name and size, and no entry point replaces the name."""
     backend = made(text)
     assert (type(backend), backend.workers) == (kind, workers)
 
 
 def test_a_name_alone() -> None:
-    """What needs nothing is made of its name, or of its name and options."""
+    """A backend without required arguments is created from its name, or from its name and options."""
     assert made("loop").workers is None
     assert made({"backend": "thread", "size": 2, "idle_timeout": 1.5}).workers == 2
 
@@ -121,14 +121,14 @@ def test_a_name_alone() -> None:
     ids=str,
 )
 def test_plug_ins(spec: Any, expected: tuple[str, int, str]) -> None:
-    """An entry point's name, a text that follows it, an import string, and options lead to a plug-in's backend."""
+    """A plug-in is found by its entry point's name, with or without an argument, by import string, or with options."""
     backend = made(spec)
     assert (type(backend).__name__, backend.workers, backend.colour) == expected
 
 
 @pytest.mark.usefixtures("shelves")
-def test_no_entry_point_takes_a_name_of_ours() -> None:
-    """`thread` stays what it is, whatever is installed."""
+def test_no_entry_point_replaces_a_built_in_backend() -> None:
+    """`thread` is the built-in backend, whatever is installed."""
     assert type(made("thread:1")) is ThreadBackend
 
 
@@ -156,14 +156,14 @@ def test_no_entry_point_takes_a_name_of_ours() -> None:
     ],
     ids=str,
 )
-def test_mistakes_are_told(spec: Any, match: str) -> None:
-    """A text that leads nowhere is answered with what there is, close names first; a bad option with the options."""
+def test_mistakes_are_errors(spec: Any, match: str) -> None:
+    """The error for an unknown backend lists the known ones, close names first; for a bad option, the options."""
     with pytest.raises(ConfigurationError, match=match):
         made(spec)
 
 
 def test_a_name_of_two_packages_is_refused(install: Callable[..., None]) -> None:
-    """Two plug-ins that take one name are both named."""
+    """If two plug-ins have the same name, the error names both."""
     install("first", "first_plugin", shelf="first_plugin:Shelf")
     install("second", "second_plugin", shelf="second_plugin:Shelf")
     with pytest.raises(
@@ -173,15 +173,15 @@ def test_a_name_of_two_packages_is_refused(install: Callable[..., None]) -> None
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backend of ours that needs another library says what to install."""
+    """The error for a built-in backend whose library is missing names the extra to install."""
     monkeypatch.setitem(sys.modules, "executors.backends.dask.connection", None)
     monkeypatch.delattr(dask_backend, "connection", raising=False)
     with pytest.raises(ConfigurationError, match=r"'extra' is 'dask://.*pip install 'quart-executors\[dask\]'"):
         made("dask://127.0.0.1:8786")
 
 
-def test_a_module_that_misses_another_is_no_typo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a plug-in's module is there and fails to import, its own error is told, and which backend it is of."""
+def test_a_plug_in_that_fails_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the module of a plug-in fails to import, its own error is raised, with a note that names the backend."""
     (tmp_path / "half_plugin.py").write_text("import no_such_library")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_library") as caught:
@@ -190,14 +190,14 @@ def test_a_module_that_misses_another_is_no_typo(tmp_path: Path, monkeypatch: py
     assert note == "This happened while the backend 'extra' was imported, which is 'half_plugin:Backend'."
 
 
-def test_the_loop_stays_a_loop() -> None:
-    """Another kind of backend can't take the loop's name, by a text neither."""
+def test_no_other_backend_is_named_loop() -> None:
+    """No other backend can have the loop's name, not even by a string."""
     with pytest.raises(ConfigurationError, match=r"'loop'.*must be a LoopBackend"):
         make("loop", "thread:1", {})
 
 
-async def test_each_start_makes_new_ones() -> None:
-    """A backend that is configured by a text is made anew when the executor starts again; an instance is kept."""
+async def test_each_start_creates_new_backends() -> None:
+    """A backend configured by a string is created anew at each start; an instance is kept."""
 
     @task("extra")
     def work() -> int:
@@ -214,8 +214,8 @@ async def test_each_start_makes_new_ones() -> None:
     assert seen[0] is not seen[1]
 
 
-async def test_a_process_pool_by_its_text_has_the_executors_settings() -> None:
-    """What the executor is set to holds for a second pool of processes, unless its options say otherwise."""
+async def test_a_process_pool_of_a_string_has_the_executors_settings() -> None:
+    """The executor's settings apply to a second process pool, unless its options override them."""
     backends = {"second": "process:1", "third": {"backend": "process:1", "nice": 3}}
     async with Executor(processes=0, worker_nice=7, max_payload=5000, backends=backends) as executor:
         second, third = executor.backend("second"), executor.backend("third")
@@ -225,8 +225,8 @@ async def test_a_process_pool_by_its_text_has_the_executors_settings() -> None:
         assert [third._config()[key] for key in ("nice", "max_payload")] == [3, 5000]
 
 
-async def test_inline_takes_the_place_of_a_configured_one() -> None:
-    """For tests a backend that is configured by a text runs in place as well, and refuses what that would."""
+async def test_inline_replaces_configured_backends() -> None:
+    """In inline mode a backend configured by a string runs inline, and refuses what that backend would refuse."""
     async with Executor(inline=True, backends={"extra": "thread:1"}) as executor:
         backend = executor.backend("extra")
         assert isinstance(backend, InlineBackend)
@@ -234,6 +234,6 @@ async def test_inline_takes_the_place_of_a_configured_one() -> None:
 
 
 def test_an_apps_configuration_is_named() -> None:
-    """The form is checked when the settings are read, under the name that their author has used."""
+    """The settings are checked when they are read; an error has the name that the author used."""
     with pytest.raises(ConfigurationError, match=r"EXECUTOR_BACKENDS maps 'db' to 4, .*'thread:4'"):
         Settings.checked({"backends": {"db": 4}}, label=lambda name: f"EXECUTOR_{name.upper()}")

@@ -1,4 +1,4 @@
-"""Which backend a callable goes to: its kind, its mark, the call's options, the tags."""
+"""Which backend a callable runs on: its kind, its mark, the call's options, the tags."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def wrapping(function: Callable[..., Any], *, asynchronous: bool) -> Callable[..
     ],
 )
 def test_kind(function: Callable[..., Any], expected: bool) -> None:
-    """The kind is that of the outermost callable, through partials, methods and __call__, never __wrapped__."""
+    """The outermost callable determines the kind, through partials, methods and __call__, never __wrapped__."""
     assert is_coroutine_function(function) is expected
 
 
@@ -114,13 +114,13 @@ async def async_numbers() -> Any:
     ids=["plain", "async", "partial", "method"],
 )
 def test_generator_function_is_refused(function: Callable[..., Any]) -> None:
-    """A generator function is no task, and the error names it and an alternative."""
+    """A generator function is refused, and the error names it and an alternative."""
     with pytest.raises(InvalidTaskError, match=r"generator function.*executor\.map"):
         decide(function, NO_OPTIONS, TAGS)
 
 
 def test_coroutine_object_is_refused() -> None:
-    """A coroutine object is refused with the way to write it."""
+    """A coroutine object is refused; the error shows how to write the call."""
     under_way = coroutine()
     with pytest.raises(InvalidTaskError, match=r"submit\(fn, x\)"):
         decide(under_way, NO_OPTIONS, TAGS)  # type: ignore[arg-type]
@@ -129,19 +129,19 @@ def test_coroutine_object_is_refused() -> None:
 
 @pytest.mark.parametrize("value", [None, 5, "render", b"", ()], ids=repr)
 def test_what_is_not_callable_is_refused(value: Any) -> None:
-    """What can't be called is refused, by value and type."""
+    """What is not callable is refused, with its value and type."""
     with pytest.raises(InvalidTaskError, match=type(value).__name__):
         decide(value, NO_OPTIONS, TAGS)
 
 
 def test_kinds_without_tags() -> None:
-    """Without tags the kind decides: coroutine functions to the loop, others to threads."""
+    """Without tags the kind decides: coroutine functions run on the loop, others in threads."""
     assert decide(plain, NO_OPTIONS, TAGS) == Decision("thread", NO_OPTIONS, False)
     assert decide(coroutine, NO_OPTIONS, TAGS) == Decision("loop", NO_OPTIONS, True)
 
 
 def test_io_tag_goes_by_kind() -> None:
-    """The io tag says nothing that the kind doesn't say."""
+    """The io tag does not change the backend."""
     assert decide(io_bound(lambda: None), NO_OPTIONS, TAGS).backend == "thread"
 
     @io_bound
@@ -153,13 +153,13 @@ def test_io_tag_goes_by_kind() -> None:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_cpu_tag_goes_to_processes(asynchronous: bool) -> None:
-    """A function marked cpu goes to the process backend, sync or async."""
+    """A function marked cpu runs on the process backend, sync or async."""
     function = cpu_bound(wrapping(plain, asynchronous=asynchronous))
     assert decide(function, NO_OPTIONS, TAGS) == Decision("process", TaskOptions(tag="cpu"), asynchronous)
 
 
 def test_precedence() -> None:
-    """The call's options go over the mark, the mark over the kind; what neither says stays unsaid."""
+    """The call's options override the mark, the mark overrides the kind; other options stay unset."""
 
     @task("reports", timeout=5, name="marked")
     def report() -> None: ...
@@ -174,7 +174,7 @@ def test_precedence() -> None:
 
 
 def test_unknown_tag_is_refused() -> None:
-    """A tag that is mapped nowhere is refused, by task, tag and the tags that there are."""
+    """A tag without a backend is refused; the error has the task, the tag and the known tags."""
     with pytest.raises(ConfigurationError, match=r"plain.*'reports'.*cpu, io"):
         decide(plain, TaskOptions(tag="reports"), TAGS)
 
@@ -199,14 +199,14 @@ def test_marks_are_found_through_partials_and_methods() -> None:
 @pytest.mark.parametrize("inner", [False, True], ids=["plain inside", "async inside"])
 @pytest.mark.parametrize("outer", [False, True], ids=["plain outside", "async outside"])
 def test_wraps_inherits_between_one_kind_only(inner: bool, outer: bool) -> None:
-    """A mark that functools.wraps copied counts only where wrapper and wrapped are of one kind."""
+    """A mark copied by functools.wraps counts only if wrapper and wrapped function are of one kind."""
     wrapper = wrapping(cpu_bound(wrapping(plain, asynchronous=inner)), asynchronous=outer)
     expected = "process" if inner is outer else "loop" if outer else "thread"
     assert decide(wrapper, NO_OPTIONS, TAGS).backend == expected
 
 
 def test_names() -> None:
-    """A task is named after what is called in the end."""
+    """A task is named after the innermost callable."""
     assert name_of(plain) == "plain"
     assert name_of(functools.partial(plain)) == "plain"
     assert name_of(Plain().method) == "Plain.method"

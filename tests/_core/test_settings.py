@@ -1,4 +1,4 @@
-"""What an executor is set to: names, defaults, and checks with messages that help."""
+"""The settings of an executor: names, defaults, and checks with helpful messages."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ BAD: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{name}={value!r}"[:40] for name, value in BAD])
 def test_bad_value_is_refused(name: str, value: Any) -> None:
-    """A value that can't be used is refused when the executor is made, by the setting's name."""
+    """An invalid value is refused when the executor is created; the error names the setting."""
     with pytest.raises(ConfigurationError, match=name):
         Executor(**{name: value})
 
 
 def test_bad_value_of_an_app_is_named_as_the_app_names_it() -> None:
-    """The message calls a setting what its author called it, and shows the value."""
+    """The message has the setting's name as its author wrote it, and the value."""
     with pytest.raises(ConfigurationError, match=r"EXECUTOR_THREADS is -2"):
         Settings.checked({"threads": -2}, label=lambda name: f"EXECUTOR_{name.upper()}")
     with pytest.raises(ConfigurationError, match=r"EXECUTOR_WORKER_APP is 'app'.*'package\.module:app'"):
@@ -60,7 +60,7 @@ def test_bad_value_of_an_app_is_named_as_the_app_names_it() -> None:
 
 
 def test_values_of_environment_variables_are_not_shown() -> None:
-    """They may be secrets; the message has the names of the setting and of the variable."""
+    """They may be secrets; the message has only the names of the setting and the variable."""
     with pytest.raises(
         ConfigurationError, match=r"^EXECUTOR_WORKER_ENV: the value of 'TOKEN' is of type bytes"
     ) as caught:
@@ -68,8 +68,8 @@ def test_values_of_environment_variables_are_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_switch_out_of_the_environment_is_told_how_to_be_written() -> None:
-    """Quart reads environment variables as JSON, where True is a text."""
+def test_a_boolean_of_an_environment_variable() -> None:
+    """Quart reads environment variables as JSON, where True is a string."""
     with pytest.raises(ConfigurationError, match=r"^monitor is 'True', and .* \(in an environment variable: true or"):
         Settings.checked({"monitor": "True"}, label=str)
     with pytest.raises(ConfigurationError, match=r"^monitor is 1, and must be True or False$"):
@@ -77,7 +77,7 @@ def test_a_switch_out_of_the_environment_is_told_how_to_be_written() -> None:
 
 
 def test_unknown_setting_is_refused_with_a_hint() -> None:
-    """A misspelt setting is answered with the one that was meant, another with all of them."""
+    """The error for a misspelt setting suggests the closest one; for another, it lists all."""
     with pytest.raises(ConfigurationError, match="thread_s: did you mean threads"):
         Settings.checked({"thread_s": 2})
     with pytest.raises(ConfigurationError, match="there are threads, processes"):
@@ -91,7 +91,7 @@ def test_executor_refuses_unknown_keywords() -> None:
 
 
 def test_defaults() -> None:
-    """The defaults are those of the design."""
+    """The defaults match the documentation."""
     settings = Settings()
     assert settings.thread_count() == min(32, available_cpus() + 4)
     assert settings.process_count() == available_cpus()
@@ -102,14 +102,14 @@ def test_defaults() -> None:
 
 
 def test_zero_where_it_is_allowed() -> None:
-    """No processes, no grace and no patience can be asked for."""
+    """Zero is accepted for processes, the grace period and the shutdown timeout."""
     settings = Settings.checked({"processes": 0, "cancel_grace": 0, "shutdown_timeout": 0})
     assert settings.process_count() == 0
     assert "turned off" in settings.no_process_backend()
 
 
 def test_backends_are_checked_and_copied() -> None:
-    """Backends are taken by name, and changing the mapping afterwards changes nothing."""
+    """Backends are looked up by name, and changing the mapping afterwards has no effect."""
     given: dict[str, Any] = {"loop": LoopBackend(max_running=1), "second": ThreadBackend(1)}
     settings = Settings.checked({"backends": given})
     del given["second"]
@@ -119,7 +119,7 @@ def test_backends_are_checked_and_copied() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True], ids=repr)
 def test_bad_sizes_of_backends_are_refused(value: Any) -> None:
-    """A backend made by hand checks its sizes as well."""
+    """A backend created by hand checks its sizes as well."""
     with pytest.raises(ConfigurationError, match="number of threads"):
         ThreadBackend(value)
     with pytest.raises(ConfigurationError, match="max_running"):

@@ -23,13 +23,13 @@ from executors._loops import EventLoop, guarded, running_loop
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 colour: ContextVar[str] = ContextVar("colour", default="none")
 
 
 async def seen(event: anyio.Event) -> None:
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         await event.wait()
 
 

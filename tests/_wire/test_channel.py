@@ -1,4 +1,4 @@
-"""Framing: whatever the sizes, and however the bytes arrive, frames come out as they went in."""
+"""Framing: frames arrive as they were sent, whatever their sizes and however the bytes arrive."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_any_frames_are_read_in_any_chunks(sizes: list[int], cuts: list[int]) ->
 @settings(max_examples=50, deadline=None)
 @given(sizes=st.lists(SIZES, max_size=6), cuts=CUTS)
 def test_the_worker_reads_any_frames_in_any_chunks(sizes: list[int], cuts: list[int]) -> None:
-    """The worker's end waits for what is missing, and tells when the parent is gone."""
+    """The worker's end waits for the missing bytes, and reports when the parent is gone."""
     bodies = [body_of(size, number) for number, size in enumerate(sizes)]
     stream = b"".join(frame(FrameType.JOB, body, number) for number, body in enumerate(bodies))
 
@@ -172,8 +172,8 @@ def test_a_large_frame_leaves_the_next_message_in_the_socket() -> None:
 
 
 @KEEPS_MESSAGES
-def test_a_message_that_was_taken_back_is_not_read() -> None:
-    """Who takes a message from a duplicate of the worker's end has it, and the worker goes on with the next."""
+def test_a_revoked_message_is_not_read() -> None:
+    """A message taken from a duplicate of the worker's end is received once; the worker reads the next one."""
     with opened(socket.SOCK_SEQPACKET) as (ours, theirs), theirs.dup() as duplicate:
         for body in (b"first", b"second", b"third"):
             ours.send(frame(FrameType.JOB, body))
@@ -190,8 +190,8 @@ def test_a_message_that_was_taken_back_is_not_read() -> None:
     [b"x" * 1000, frame(FrameType.VALUE, b"")[:-8] + b"\xff" * 8],
     ids=["of no kind", "of an impossible length"],
 )
-def test_what_is_no_frame_is_refused(pair: Pair, garbage: bytes) -> None:
-    """What a task has written to the socket is not taken for a frame, and allocates no memory."""
+def test_garbage_is_refused(pair: Pair, garbage: bytes) -> None:
+    """Bytes that a task has written to the socket are not read as a frame, and allocate no memory."""
     ours, theirs = pair
     theirs.send(garbage)
     with pytest.raises(GarbledError):
@@ -199,24 +199,24 @@ def test_what_is_no_frame_is_refused(pair: Pair, garbage: bytes) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_parent_hears_once_of_garbage_in_a_byte_stream() -> None:
+async def test_garbage_in_a_byte_stream_is_reported_once() -> None:
     """After it nothing more is read."""
-    heard: list[str] = []
-    told = anyio.Event()
+    details: list[str] = []
+    notified = anyio.Event()
 
     def on_garbled(detail: str) -> None:
-        heard.append(detail)
-        told.set()
+        details.append(detail)
+        notified.set()
 
     with (
         opened(socket.SOCK_STREAM) as (ours, theirs),
         closing(LoopChannel(ours, running_loop(), lambda _: None, on_garbled)),
     ):
         theirs.send(b"x" * 100)
-        await told.wait()
+        await notified.wait()
         theirs.send(b"x" * 100)
         await anyio.wait_all_tasks_blocked()
-    assert len(heard) == 1
+    assert len(details) == 1
 
 
 LARGE = frame(FrameType.VALUE, b"x" * 100_000, 1)
@@ -239,7 +239,7 @@ STRAY = {
 async def test_a_stray_message_harms_no_other(stray: bytes) -> None:
     """Where messages are kept, it is distinguished from the channel's own, which all arrive, large ones too."""
     bodies = [b"before", b"", b"after", b"y" * 150_000, b"last"]
-    heard: list[str] = []
+    details: list[str] = []
     found: list[bytes] = []
     done = anyio.Event()
 
@@ -258,17 +258,17 @@ async def test_a_stray_message_harms_no_other(stray: bytes) -> None:
 
     with (
         opened(socket.SOCK_SEQPACKET) as (ours, theirs),
-        closing(LoopChannel(ours, running_loop(), on_frame, heard.append)),
+        closing(LoopChannel(ours, running_loop(), on_frame, details.append)),
     ):
         await anyio.to_thread.run_sync(write)
         await done.wait()
     assert [body for body in found if body != b"of the task"] == bodies
-    assert len(heard) == 4
+    assert len(details) == 4
 
 
 @KEEPS_MESSAGES
 def test_a_channel_whose_socket_was_replaced_sends_nothing() -> None:
-    """A task has closed the socket, and another has its number now."""
+    """A task has closed the socket, and another socket has its number now."""
     with opened(socket.SOCK_SEQPACKET) as (ours, theirs), opened(socket.SOCK_SEQPACKET) as (other, their_other):
         channel = BlockingChannel(theirs)
         os.dup2(their_other.fileno(), theirs.fileno())
@@ -312,7 +312,7 @@ def test_messages_are_cut_and_joined(shapes: list[tuple[int, type]]) -> None:
 
 @pytest.mark.anyio
 async def test_both_ends_carry_more_than_the_socket_holds(pair: Pair) -> None:
-    """Bodies of megabytes, small ones among them, travel both ways at once without either end losing its place."""
+    """Large and small bodies travel both ways at once, and neither end loses its place."""
     ours, theirs = pair
     received: list[bytes] = []
     done = anyio.Event()
@@ -345,7 +345,7 @@ async def test_both_ends_carry_more_than_the_socket_holds(pair: Pair) -> None:
 
 @pytest.mark.anyio
 async def test_several_frames_go_out_in_one_message(pair: Pair) -> None:
-    """What the worker sends together is received at once and in order, the empty ones too."""
+    """Frames that the worker sends together are received at once and in order, the empty ones too."""
     ours, theirs = pair
     kinds = []
     channel = LoopChannel(ours, running_loop(), lambda found: kinds.append((found[0], bytes(found[3]))), fail)
@@ -356,15 +356,15 @@ async def test_several_frames_go_out_in_one_message(pair: Pair) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_tried_is_sent_at_once_or_not_at_all(pair: Pair) -> None:
-    """A frame that finds the socket full, or others waiting, isn't sent; those that were arrive whole and in order."""
+async def test_try_send_sends_at_once_or_not_at_all(pair: Pair) -> None:
+    """A frame that finds the socket full, or others waiting, is not sent; the sent ones arrive whole and in order."""
     ours, theirs = pair
     with closing(LoopChannel(ours, running_loop(), lambda _: None, fail)) as channel:
         sent = [b"%d" % number + b"x" * 5000 for number in range(1000)]
         count = next(number for number, body in enumerate(sent) if not channel.try_send(frame(FrameType.JOB, body)))
         channel.send([frame(FrameType.JOB, b"waits")])
         worker = BlockingChannel(theirs)
-        received = texts(worker, 20)  # there is room again, and the loop has yet to see it
+        received = texts(worker, 20)  # writable again, and the loop hasn't noticed yet
         assert not channel.try_send(frame(FrameType.JOB, b"must not pass it"))
         received += await anyio.to_thread.run_sync(texts, worker, count + 1 - len(received))
         assert received == [*sent[:count], b"waits"]
@@ -373,8 +373,8 @@ async def test_what_is_tried_is_sent_at_once_or_not_at_all(pair: Pair) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_a_byte_stream_takes_in_part_follows() -> None:
-    """A frame of which only a part could be sent counts as sent, and its rest goes when there is room."""
+async def test_a_frame_sent_in_part_is_completed() -> None:
+    """A frame that is sent in part counts as sent; the rest follows when the socket is writable."""
     with opened(socket.SOCK_STREAM) as (ours, theirs):
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the system's least, some kilobytes
         with closing(LoopChannel(ours, running_loop(), lambda _: None, fail)) as channel:
@@ -384,8 +384,8 @@ async def test_what_a_byte_stream_takes_in_part_follows() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_hung_up_worker_is_no_error(pair: Pair) -> None:
-    """Writing to, and reading from, a worker that is gone does nothing: its death is seen elsewhere."""
+async def test_a_closed_connection_is_no_error(pair: Pair) -> None:
+    """Writing to and reading from a worker that is gone does nothing: its death is detected elsewhere."""
     ours, theirs = pair
     channel = LoopChannel(ours, running_loop(), lambda _: None, fail)
     theirs.close()
@@ -408,7 +408,7 @@ def pipes(count: int) -> Iterator[list[tuple[int, int]]]:
 
 
 def answer_to(fd: int, number: int, made: list[tuple[int, int]]) -> bytes:
-    """Write through a descriptor that was received, and return what comes out of its pipe."""
+    """Write through a received descriptor, and return what its pipe contains."""
     assert not os.get_inheritable(fd)
     os.write(fd, b"%d" % number)
     os.close(fd)
@@ -417,8 +417,8 @@ def answer_to(fd: int, number: int, made: list[tuple[int, int]]) -> bytes:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [0, 200_000], ids=["small", "large"])
-async def test_descriptors_go_along_with_frames(pair: Pair, size: int) -> None:
-    """Those who handle a frame find its descriptors, in order, also where it is cut into many messages; both ways."""
+async def test_descriptors_travel_with_frames(pair: Pair, size: int) -> None:
+    """A frame's handler gets its descriptors, in order, also if the frame is cut into many messages; both ways."""
     ours, theirs = pair
     with pipes(6) as made:
         back: list[bytes] = []
@@ -451,7 +451,7 @@ async def test_descriptors_go_along_with_frames(pair: Pair, size: int) -> None:
 
 @pytest.mark.anyio
 async def test_descriptors_wait_with_their_frame(pair: Pair) -> None:
-    """Those of a frame that finds the socket full go when it does."""
+    """Descriptors of a frame that finds the socket full are sent with it later."""
     ours, theirs = pair
     with pipes(1) as made, closing(LoopChannel(ours, running_loop(), lambda _: None, fail)) as channel:
         channel.send([frame(FrameType.JOB, bytes(1_000_000))])
@@ -463,7 +463,7 @@ async def test_descriptors_wait_with_their_frame(pair: Pair) -> None:
 
 @pytest.mark.anyio
 async def test_descriptors_that_nobody_takes_are_closed(pair: Pair) -> None:
-    """A channel that is closed closes what came along with frames: the guard of the suite finds none left."""
+    """Closing a channel closes received descriptors that nobody took: the suite's check finds none left."""
     ours, theirs = pair
     with pipes(1) as made:
         channel = LoopChannel(ours, running_loop(), lambda _: None, fail)

@@ -1,4 +1,4 @@
-"""What lies in shared memory is handed out where it lies, and never written again while anybody has it."""
+"""Values in shared memory are handed out in place, and not overwritten while anything refers to them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Sides:
         self.leases = Leases()
 
     def place(self, *parts: bytes) -> tuple[Placed, int | None]:
-        """Place parts; return what is told, and the descriptor that arrives."""
+        """Place parts; return the references to send, and the descriptor."""
         placed = self.segments.place(parts)
         assert placed is not None
         return placed, None if placed.fd is None else os.dup(placed.fd)
 
     def send(self, *parts: bytes) -> tuple[int, list[memoryview]]:
-        """Let parts travel; return the segment's id, and what arrives."""
+        """Send parts; return the segment's id, and the received parts."""
         self.segments.free(self.leases.released())
         placed, fd = self.place(*parts)
         return placed.segment, self.leases.lease(placed, fd)
@@ -39,7 +39,7 @@ class Sides:
 
 @pytest.fixture
 def sides() -> Iterator[Sides]:
-    """A sender and a receiver, of which nothing may be left mapped."""
+    """A sender and a receiver, which must leave nothing mapped."""
     sides = Sides()
     yield sides
     sides.segments.close()
@@ -51,8 +51,8 @@ def content(letter: str) -> bytes:
     return letter.encode() * SIZE
 
 
-def test_a_lease_ends_with_the_last_that_was_made_from_it(sides: Sides) -> None:
-    """A slice of a slice of one part keeps the segment, and what it shows; other payloads take another."""
+def test_a_lease_ends_with_its_last_slice(sides: Sides) -> None:
+    """A slice of a slice of a part keeps the segment and its content; other payloads use another segment."""
     first, parts = sides.send(content("a"), content("b"))
     kept = parts[1][10:1000].toreadonly()[5:15:2]
     del parts
@@ -68,7 +68,7 @@ def test_a_lease_ends_with_the_last_that_was_made_from_it(sides: Sides) -> None:
 
 
 def test_leases_of_one_segment_in_turn(sides: Sides) -> None:
-    """A segment is leased and let go again and again, and mapped once on each side."""
+    """A segment is leased and released again and again, and mapped once on each side."""
     ids = set()
     for letter in "abcdef":
         segment, parts = sides.send(content(letter))
@@ -80,7 +80,7 @@ def test_leases_of_one_segment_in_turn(sides: Sides) -> None:
 
 
 def test_parts_are_writable(sides: Sides) -> None:
-    """The receiver may change what it has, as if it were its own; the next payload doesn't show it."""
+    """The receiver may change a received part; the next payload in the segment does not show the change."""
     first, parts = sides.send(content("a"), content("b"))
     parts[0][:] = content("z")
     assert parts == [content("z"), content("b")]
@@ -91,7 +91,7 @@ def test_parts_are_writable(sides: Sides) -> None:
 
 
 def test_empty_parts_hold_nothing(sides: Sides) -> None:
-    """What has no bytes needs no segment, nor does a payload without parts."""
+    """An empty part, or a payload without parts, needs no segment."""
     segment, parts = sides.send(b"", content("a"), b"")
     empty = parts[0], parts[2]
     del parts
@@ -101,8 +101,8 @@ def test_empty_parts_hold_nothing(sides: Sides) -> None:
     assert (parts, sides.leases.released()) == ([], [segment])
 
 
-def test_let_go_in_another_thread(sides: Sides) -> None:
-    """It doesn't matter which thread has the last of it."""
+def test_released_in_another_thread(sides: Sides) -> None:
+    """Any thread may drop the last reference."""
     segment, parts = sides.send(content("a"))
     thread = threading.Thread(target=parts.clear)
     thread.start()
@@ -113,8 +113,8 @@ def test_let_go_in_another_thread(sides: Sides) -> None:
 # --- the end ----------------------------------------------------------------------------------------------
 
 
-def test_what_the_sender_closed_is_forgotten(sides: Sides) -> None:
-    """A segment that the sender has trimmed is unmapped here, too."""
+def test_trimmed_segments_are_unmapped(sides: Sides) -> None:
+    """A segment that the sender has trimmed is unmapped by the receiver, too."""
     segment, parts = sides.send(content("a"))
     del parts
     sides.segments.free(sides.leases.released())
@@ -124,8 +124,8 @@ def test_what_the_sender_closed_is_forgotten(sides: Sides) -> None:
     assert mapped() == 0
 
 
-def test_what_is_held_outlives_both_sides(sides: Sides) -> None:
-    """When both sides are closed, what is held stays as it is, and is unmapped when it is let go."""
+def test_leased_parts_outlive_both_sides(sides: Sides) -> None:
+    """Parts stay valid when both sides are closed, and are unmapped when they are released."""
     _, parts = sides.send(content("a"), content("b"))
     kept = parts[1][1:]
     del parts
@@ -141,8 +141,8 @@ def test_what_is_held_outlives_both_sides(sides: Sides) -> None:
 # --- failures ---------------------------------------------------------------------------------------------
 
 
-def test_a_descriptor_got_lost(sides: Sides) -> None:
-    """An error says so, and the sender hears that the segment can't be used."""
+def test_a_lost_descriptor(sides: Sides) -> None:
+    """The error names the lost descriptor, and the sender is notified that the segment is unusable."""
     placed, fd = sides.place(content("a"))
     assert fd is not None
     os.close(fd)  # as the system does for a process that may open no more
@@ -157,7 +157,7 @@ def test_a_descriptor_got_lost(sides: Sides) -> None:
 
 
 def test_no_address_space() -> None:
-    """A segment that can't be mapped is an error, not a death; its descriptor is closed, and the sender hears of it."""
+    """A segment that can't be mapped is an error, not a crash; its descriptor is closed, and the sender is notified."""
     output_of("""
         import mmap, os, resource
         from executors._wire.leases import Leases
@@ -180,7 +180,7 @@ def test_no_address_space() -> None:
 
 
 def test_a_fork() -> None:
-    """What a child may have is never written again: its segment is retired, while others are used on."""
+    """A segment that a forked child may use is never written again: it is retired, while others are reused."""
     output_of("""
         import os
         from executors._wire.leases import Leases

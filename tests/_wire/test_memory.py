@@ -1,4 +1,4 @@
-"""How much memory may be used: what the system has, and the limits of control groups of both versions."""
+"""How much memory may be used: available memory, and the limits of control groups, versions 1 and 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ V1 = {"memory/a/memory.limit_in_bytes": "500000\n", "memory/a/memory.usage_in_by
 
 
 def available(tmp_path: Path, listing: str, files: dict[str, str], meminfo: str = MEMINFO) -> int:
-    """Write what the system tells, and read it."""
+    """Write the files of a fake system, and return the available memory."""
     for name, text in {"meminfo": meminfo, "cgroup": listing, **files}.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,16 +60,16 @@ def available(tmp_path: Path, listing: str, files: dict[str, str], meminfo: str 
     ],
 )
 def test_available(tmp_path: Path, listing: str, files: dict[str, str], expected: int) -> None:
-    """What the system has available, or less where the group or one of its parents leaves less."""
+    """The memory available to the system, or less if the group or one of its parents allows less."""
     assert available(tmp_path, listing, files) == expected
 
 
 def test_no_groups(tmp_path: Path) -> None:
-    """Where there are no control groups the system's memory counts."""
+    """Without control groups, the system's memory counts."""
     (tmp_path / "meminfo").write_text(MEMINFO)
     assert available_memory(tmp_path / "meminfo", tmp_path / "missing", tmp_path) == ALL
 
 
 def test_unknown(tmp_path: Path) -> None:
-    """A system that tells nothing has nothing to give away."""
+    """A system that reports nothing counts as having none."""
     assert available_memory(tmp_path / "missing", tmp_path / "missing", tmp_path) == 0

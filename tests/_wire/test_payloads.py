@@ -1,4 +1,4 @@
-"""PayloadCodec: a payload arrives whichever way it takes, and what is let go on one side is free on the other."""
+"""PayloadCodec: a payload arrives whichever way it travels; what one side releases is free on the other."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ HAS_SEGMENTS = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the s
 
 
 class Side:
-    """One of two that send each other payloads."""
+    """One of two sides that send each other payloads."""
 
     def __init__(self, sock: socket.socket, limit: int) -> None:
         self.channel = BlockingChannel(sock)
         self.codec = PayloadCodec(limit)
-        self.heard: list[int] = []
+        self.received: list[int] = []
 
     def send(self, *parts: Any, task_id: int = 7) -> list[int]:
-        """Send a payload with the releases; return the descriptors that went along."""
+        """Send a payload with the releases; return the descriptors sent with it."""
         frames, descriptors = self.codec.encode(FrameType.VALUE, parts, task_id, 0.5)
         # In a thread, as the other side reads in this one.
         thread = threading.Thread(target=self.channel.send, args=([*self.codec.releases(), *frames], descriptors))
@@ -48,7 +48,7 @@ class Side:
         return list(descriptors)
 
     def receive(self, sender: Side) -> tuple[int, Sequence[Any]]:
-        """Wait for the payload that `sender` has sent, and handle its releases."""
+        """Wait for the payload sent by `sender`, and handle its releases."""
         while True:
             kind, task_id, _, body = self.channel.receive()
             if kind not in SEGMENT_NOTICES:
@@ -61,11 +61,11 @@ class Side:
         return decoded
 
     def on_release(self, kind: int, body: Any) -> None:
-        self.heard.append(kind)
+        self.received.append(kind)
         self.codec.on_release(kind, body)
 
-    def tell(self, frames: list[bytes], other: Side) -> None:
-        """Send the other side what is to be known of segments."""
+    def notify(self, frames: list[bytes], other: Side) -> None:
+        """Send the other side frames about segments."""
         self.channel.send(frames)
         for _ in frames:
             kind, _, _, body = other.channel.receive()
@@ -89,7 +89,7 @@ def sides(limit: int = PLENTY, kind: int = JOB_SOCKET_TYPE) -> Iterator[tuple[Si
     kind=st.sampled_from(sorted({socket.SOCK_STREAM, JOB_SOCKET_TYPE})),
 )
 def test_whatever_is_wrapped_is_decoded(sizes: list[int], limit: int, kind: int) -> None:
-    """Parts of any sizes arrive as they were, there and back, however much shared memory there may be."""
+    """Parts of any sizes arrive unchanged, both ways, however much shared memory is available."""
     contents = [random.Random(size).randbytes(size) for size in sizes]
     with sides(limit, kind) as (here, there):
         here.send(*contents)
@@ -104,7 +104,7 @@ def test_whatever_is_wrapped_is_decoded(sizes: list[int], limit: int, kind: int)
 @pytest.mark.parametrize("limit", [0, PLENTY], ids=["socket", "shared"])
 @pytest.mark.parametrize("size", [20_000, 40_000, MIN_SIZE, MEGABYTE])
 def test_parts_are_writable_after_the_first(limit: int, size: int) -> None:
-    """The buffers of a payload, which are what an object is made of, can be written to where they arrive."""
+    """The buffers of a received payload are writable."""
     with sides(limit) as (here, there):
         here.send(b"pickle", bytearray(size))
         _, (_, buffer) = there.receive(here)
@@ -126,7 +126,7 @@ def test_without_shared_memory_large_payloads_go_by_the_socket() -> None:
 
 @HAS_SEGMENTS
 def test_a_payload_beyond_the_limit_goes_by_the_socket() -> None:
-    """While the one segment that may be had is leased, the next payload takes the other way; then it has it again."""
+    """While the only available segment is leased, the next payload uses the socket; later payloads use it again."""
     with sides(limit=MEGABYTE) as (here, there):
         content = bytes(range(256)) * 4096
         assert len(here.send(content)) == 1
@@ -136,7 +136,7 @@ def test_a_payload_beyond_the_limit_goes_by_the_socket() -> None:
         assert mapped() == 2  # the first alone, on both sides
         assert leased[0] == content
         del leased
-        there.tell(there.codec.releases(), here)
+        there.notify(there.codec.releases(), here)
         assert here.send(content) == []
         assert bytes(there.receive(here)[1][0]) == content
         assert mapped() == 2
@@ -144,7 +144,7 @@ def test_a_payload_beyond_the_limit_goes_by_the_socket() -> None:
 
 @HAS_SEGMENTS
 def test_a_segment_is_used_again_without_its_descriptor() -> None:
-    """Once the receiver's news say that it is free, the next payload lies in it, and nothing else need travel."""
+    """Once the receiver's releases mark a segment as free, the next payload reuses it without a descriptor."""
     with sides() as (here, there):
         for number in range(5):
             content = random.Random(number).randbytes(MEGABYTE)
@@ -152,14 +152,14 @@ def test_a_segment_is_used_again_without_its_descriptor() -> None:
             _, parts = there.receive(here)
             assert parts == [content]
             del parts
-            there.tell(there.codec.releases(), here)
-        assert here.heard == [FrameType.FREED] * 5
+            there.notify(there.codec.releases(), here)
+        assert here.received == [FrameType.FREED] * 5
         assert mapped() == 2
 
 
 @HAS_SEGMENTS
-def test_what_is_held_is_no_news() -> None:
-    """A segment that is still leased is neither told of nor written to."""
+def test_a_leased_segment_is_not_released() -> None:
+    """A segment that is still leased is neither released nor overwritten."""
     with sides() as (here, there):
         here.send(b"1" * MEGABYTE)
         _, held = there.receive(here)
@@ -174,26 +174,26 @@ def test_what_is_held_is_no_news() -> None:
 
 
 @HAS_SEGMENTS
-def test_trimming_gives_everything_back() -> None:
-    """After both sides have trimmed and heard of it there is no segment, descriptor or mapping left of what is free."""
+def test_trimming_releases_everything() -> None:
+    """When both sides have trimmed and been notified, free segments, their descriptors and mappings are gone."""
     with sides() as (here, there):
         here.send(bytes(MEGABYTE))
         there.send(there.receive(here)[1][0])
         here.receive(there)
         assert mapped() == 4
-        there.tell(there.codec.releases(), here)
-        here.tell(here.codec.trim(), there)
-        there.tell(there.codec.trim(), here)
-        assert there.heard == [FrameType.FREED, FrameType.CLOSED]
-        assert here.heard == [FrameType.FREED, FrameType.CLOSED]
+        there.notify(there.codec.releases(), here)
+        here.notify(here.codec.trim(), there)
+        there.notify(there.codec.trim(), here)
+        assert there.received == [FrameType.FREED, FrameType.CLOSED]
+        assert here.received == [FrameType.FREED, FrameType.CLOSED]
         assert not here.codec.in_use
         assert not there.codec.in_use
         assert mapped() == segments() == 0
 
 
 @HAS_SEGMENTS
-def test_trimming_leaves_what_is_held() -> None:
-    """What the receiver holds stays valid, and its segment is in use until it is let go and trimmed again."""
+def test_trimming_keeps_leased_segments() -> None:
+    """Received values stay valid, and their segment stays in use until they are released and it is trimmed again."""
     with sides() as (here, there):
         here.send(b"x" * MEGABYTE)
         _, parts = there.receive(here)
@@ -202,15 +202,15 @@ def test_trimming_leaves_what_is_held() -> None:
         assert there.codec.in_use
         assert parts == [b"x" * MEGABYTE]
         del parts
-        there.tell(there.codec.trim(), here)
-        here.tell(here.codec.trim(), there)
+        there.notify(there.codec.trim(), here)
+        here.notify(here.codec.trim(), there)
         assert not here.codec.in_use
         assert not there.codec.in_use
 
 
 @HAS_SEGMENTS
-def test_what_was_received_outlives_both_sides() -> None:
-    """A payload stays valid when sender and receiver have closed."""
+def test_received_values_outlive_both_sides() -> None:
+    """A payload stays valid when sender and receiver are closed."""
     with sides() as (here, there):
         here.send(b"x" * MEGABYTE)
         _, parts = there.receive(here)
@@ -220,8 +220,8 @@ def test_what_was_received_outlives_both_sides() -> None:
 
 
 @HAS_SEGMENTS
-def test_a_segment_is_retired_where_its_descriptor_did_not_come() -> None:
-    """A receiver without a descriptor left says so; the sender closes the segment, and the next one has its own."""
+def test_a_segment_whose_descriptor_is_lost_is_retired() -> None:
+    """A receiver that runs out of descriptors reports it; the sender closes the segment, and the next one works."""
     program = f"""
     import os, resource, socket, sys
     from executors._wire.channel import BlockingChannel
@@ -267,7 +267,7 @@ def test_a_segment_is_retired_where_its_descriptor_did_not_come() -> None:
 
 @pytest.mark.parametrize("limit", [0, 10**9], ids=["socket", "segment"])
 def test_a_part_in_pieces(limit: int) -> None:
-    """A part that is given in pieces arrives as one, through a segment and through the socket."""
+    """A part passed in pieces arrives as one, through a segment and through the socket."""
     ours, theirs = PayloadCodec(limit), PayloadCodec(limit)
     pieces = [bytes([number]) * 100_000 for number in range(5)]
     for parts in ([Pieces(list(pieces))], [Pieces(list(pieces)), b"b" * 50_000]):

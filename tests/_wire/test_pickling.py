@@ -1,4 +1,4 @@
-"""What crosses the process boundary, and what fails to: alone, with a sentence that names it."""
+"""Pickling across the process boundary: what fails, fails alone, with an error that names it."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 
 @pytest.fixture
 async def cpu():
-    """One worker, of which the same one must be left in the end: nothing here may cost it."""
+    """One worker, which must still be the same one in the end: no failure here may cost it."""
     async with Executor(threads=1, processes=1) as executor:
-        submitter = executor.options(tag="cpu")
-        worker = await submitter.run(tasks.pid)
-        yield submitter
-        assert await submitter.run(tasks.pid) == worker
+        bound = executor.options(tag="cpu")
+        worker = await bound.run(tasks.pid)
+        yield bound
+        assert await bound.run(tasks.pid) == worker
 
 
-async def error_of(submitter, *call) -> BaseException:
-    handle = submitter.submit(*call)
+async def error_of(bound, *call) -> BaseException:
+    handle = bound.submit(*call)
     await handle.wait()
     error = handle.exception()
     assert error is not None
@@ -49,8 +49,8 @@ async def error_of(submitter, *call) -> BaseException:
 # --- errors of tasks --------------------------------------------------------------------------------------
 
 
-async def test_an_error_keeps_what_belongs_to_it(cpu) -> None:
-    """Type, attributes, text, notes, cause and the worker's traceback arrive."""
+async def test_an_error_keeps_its_attributes(cpu) -> None:
+    """Type, attributes, message, notes, cause and the worker's traceback arrive."""
     error = await error_of(cpu, tasks.raise_richly)
     assert type(error) is tasks.TwoArgumentsError
     assert (error.code, str(error)) == (7, "no luck (7)")
@@ -64,7 +64,7 @@ async def test_an_error_keeps_what_belongs_to_it(cpu) -> None:
 
 
 async def test_an_error_keeps_its_context(cpu) -> None:
-    """What was being handled when it was raised arrives as well."""
+    """The error's context arrives as well."""
     error = await error_of(cpu, tasks.raise_while_handling)
     assert repr(error) == "ValueError('second')"
     assert repr(error.__context__) == "KeyError('missing')"
@@ -86,14 +86,14 @@ async def test_an_error_keeps_its_context(cpu) -> None:
     ],
 )
 async def test_errors_of_all_kinds_come_back_unchanged(cpu, factory, args, text) -> None:
-    """Whatever its `__init__` takes and does, an exception shows the same text here as there."""
+    """Whatever its `__init__` does, an exception has the same message in both processes."""
     error = await error_of(cpu, tasks.raise_it, factory, *args)
     assert type(error) is factory
     assert str(error) == text
 
 
 async def test_an_error_that_cannot_be_pickled(cpu) -> None:
-    """It fails its task with an error that shows what was raised, and where."""
+    """It fails its task with an error that shows the original and its traceback."""
     error = await error_of(cpu, tasks.raise_it, tasks.LockedError)
     assert isinstance(error, SerializationError)
     assert "worker_tasks.LockedError: locked" in str(error)
@@ -101,21 +101,21 @@ async def test_an_error_that_cannot_be_pickled(cpu) -> None:
 
 
 async def test_an_error_that_cannot_be_unpickled(cpu) -> None:
-    """It fails its task with an error that says what unpickling raised."""
+    """It fails its task with an error that has the error of unpickling."""
     error = await error_of(cpu, tasks.raise_it, tasks.ExplosiveError)
     assert isinstance(error, SerializationError)
     assert "unpickled elsewhere" in str(error)
 
 
-async def test_an_immense_chain_of_errors(cpu) -> None:
-    """A chain of hundreds of causes arrives, shortened, in no time."""
+async def test_a_long_chain_of_errors(cpu) -> None:
+    """A chain of hundreds of causes arrives shortened, and quickly."""
     error = await error_of(cpu, tasks.raise_chain, 300)
     assert str(error) == "299"
     assert str(error.__cause__) == "298"
 
 
 async def test_tangled_chains_of_errors(cpu) -> None:
-    """Causes and contexts that refer to each other neither hang nor cost the worker."""
+    """Causes and contexts that refer to each other neither hang nor crash the worker."""
     with anyio.fail_after(20):
         error = await error_of(cpu, tasks.raise_tangle, 100)
     assert str(error) == "99"
@@ -134,8 +134,8 @@ async def test_an_argument_that_refuses_to_be_pickled(cpu, kind) -> None:
     assert kind.__name__ in str(error)
 
 
-async def test_the_culprit_is_named(cpu) -> None:
-    """Of several arguments the error names the one that doesn't pickle, by position or keyword."""
+async def test_the_unpicklable_argument_is_named(cpu) -> None:
+    """Of several arguments the error names the one that fails, by position or keyword."""
     handle = cpu.submit(tasks.identity, 1, threading.Lock())
     await handle.wait()
     assert "argument 2: a lock can't be pickled" in str(handle.exception())
@@ -169,7 +169,7 @@ async def test_lambdas_and_closures(cpu) -> None:
 
 
 async def test_too_large_payloads() -> None:
-    """More than `max_payload` bytes fail the task with a sentence, both ways; a little less is fine."""
+    """More than `max_payload` bytes fail the task with a clear error, both ways; a little less is accepted."""
     async with Executor(threads=1, processes=1, max_payload=MEGABYTE) as executor:
         cpu = executor.options(tag="cpu")
         worker = await cpu.run(tasks.pid)
@@ -186,7 +186,7 @@ async def test_too_large_payloads() -> None:
 
 
 async def test_a_payload_limit_below_what_goes_inline() -> None:
-    """A limit smaller than what is pickled on the loop holds too."""
+    """A limit below the size that is pickled on the loop is enforced too."""
     async with Executor(threads=1, processes=1, max_payload=1000) as executor:
         cpu = executor.options(tag="cpu")
         assert isinstance(await error_of(cpu, tasks.length, "x" * 1000), SerializationError)
@@ -194,7 +194,7 @@ async def test_a_payload_limit_below_what_goes_inline() -> None:
 
 
 async def test_an_error_too_large_to_send(cpu) -> None:
-    """An exception with megabytes of text beyond the limit fails its task, with no more than a part of it."""
+    """An exception with a huge message fails its task, with only a part of the message."""
     async with Executor(threads=1, processes=1, max_payload=10_000) as executor:
         error = await error_of(executor.options(tag="cpu"), tasks.raise_it_large, 5 * MEGABYTE)
     assert isinstance(error, SerializationError)
@@ -202,14 +202,14 @@ async def test_an_error_too_large_to_send(cpu) -> None:
 
 
 async def count_beats() -> None:
-    """Count how often the loop comes round."""
+    """Count the loop's iterations."""
     while True:
         await anyio.sleep(0.001)
         tasks.beats += 1
 
 
 async def test_large_payloads_beside_the_loop(cpu) -> None:
-    """A million strings travel there and back beside the loop, which comes round again and again meanwhile."""
+    """A million strings travel both ways off the loop, which keeps running meanwhile."""
     tasks.witnessed.clear()
     async with anyio.create_task_group() as group:
         group.start_soon(count_beats)
@@ -224,7 +224,7 @@ async def test_large_payloads_beside_the_loop(cpu) -> None:
 
 
 async def test_small_tasks_pass_large_ones(cpu) -> None:
-    """A small task that is submitted after a large one needn't wait until that is pickled."""
+    """A small task submitted after a large one does not wait for that one's pickling."""
     large = cpu.submit(tasks.length, b"x" * (40 * MEGABYTE))
     small = cpu.submit(tasks.identity, 1)
     assert await small == 1
@@ -232,7 +232,7 @@ async def test_small_tasks_pass_large_ones(cpu) -> None:
 
 
 async def test_a_large_task_is_cancelled_while_it_is_pickled(cpu) -> None:
-    """Cancelled at once, it never starts."""
+    """It ends at once and never starts."""
     large = cpu.submit(tasks.length, b"x" * (20 * MEGABYTE))
     assert large.cancel()
     await large.wait()
@@ -243,8 +243,8 @@ async def test_a_large_task_is_cancelled_while_it_is_pickled(cpu) -> None:
 # --- without workers --------------------------------------------------------------------------------------
 
 
-def test_pickling_is_broken_off_at_the_limit() -> None:
-    """What is too large is not pickled to its end."""
+def test_pickling_stops_at_the_limit() -> None:
+    """Pickling stops at the limit."""
     with pytest.raises(pickling.TooLargeError):
         pickling.dumps([str(number) * 100 for number in range(1000)], 10_000)
 
@@ -253,15 +253,15 @@ def test_pickling_is_broken_off_at_the_limit() -> None:
     "value", [b"x" * MEGABYTE, bytearray(MEGABYTE), ["x" * 1000] * 1000, tasks.nested(50), list(range(300_000))]
 )
 def test_large_values_are_unpickled_in_turns(value) -> None:
-    """Read piece by piece, a pickle gives the same value; a broken one raises."""
+    """Loading a pickle piece by piece gives the same value; a broken pickle raises."""
     data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     assert pickling.loads_in_thread([data]) == pickling.loads([data]) == value
     with pytest.raises((EOFError, pickle.UnpicklingError)):
         pickling.loads_in_thread([data[: len(data) // 2]])
 
 
-def test_a_call_tells_whether_it_needs_the_main_script(monkeypatch) -> None:
-    """It does where something in the call lives in `__main__`, and a worker can import that; else it goes by value."""
+def test_whether_a_call_needs_the_main_script(monkeypatch) -> None:
+    """A reference to an importable `__main__` needs the script; other objects of `__main__` go by value."""
 
     def dump(function: object, *args: object, importable: bool = True) -> tuple[bytes, bool]:
         pieces, needs_main = pickling.dump_call(
@@ -286,7 +286,7 @@ def test_a_call_tells_whether_it_needs_the_main_script(monkeypatch) -> None:
 
 
 def test_large_buffers_are_left_out_of_a_pickle() -> None:
-    """Those of 16 KB and more are kept as they are, and put back by whoever loads it; smaller ones are in it."""
+    """Buffers of 16 KB and more stay outside the pickle, and `load` puts them back; smaller ones are in it."""
     blocks = [Block(bytes(size)) for size in (pickling.BUFFER_SIZE - 1, pickling.BUFFER_SIZE, MEGABYTE)]
     buffers: list[memoryview] = []
     data = pickling.dumps(blocks, MEGABYTE, buffers=buffers)
@@ -297,7 +297,7 @@ def test_large_buffers_are_left_out_of_a_pickle() -> None:
 
 
 def test_an_error_is_dumped_and_loaded_in_one_process() -> None:
-    """What `dump_error` makes, `load_error` turns back, with a note of where it comes from."""
+    """`load_error` restores the result of `dump_error`, with a note of its origin."""
     data = exceptions.dump_error(tasks.TwoArgumentsError(3, "x"), "trace", MEGABYTE)
     error = exceptions.load_error(data, "somewhere")
     assert (type(error), error.code, error.__notes__) == (

@@ -1,4 +1,4 @@
-"""Large payloads through shared memory: what is sent arrives, segments are reused, and none can't be had quietly."""
+"""Large payloads through shared memory: they arrive, segments are reused, and shortage is handled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KINDS = {
 
 @pytest.fixture
 def peer() -> Iterator[Echo]:
-    """Another process, which must not have failed."""
+    """Another process, which must exit cleanly."""
     peer = Echo()
     yield peer
     peer.close()
@@ -47,7 +47,7 @@ def peer() -> Iterator[Echo]:
 
 @pytest.fixture
 def sender() -> Iterator[Segments]:
-    """A sender with room for 64 MB."""
+    """A sender with a limit of 64 MB."""
     sender = Segments(64 * MEGABYTE)
     yield sender
     sender.close()
@@ -64,7 +64,7 @@ def place(sender: Segments, size: int) -> Placed:
 
 
 def test_whatever_is_sent_comes_back(peer: Echo) -> None:
-    """Parts of any sizes and kinds arrive in another process, and come back from there, as they were."""
+    """Parts of any size and kind arrive in another process and return unchanged."""
 
     @settings(max_examples=50, deadline=None)
     @given(st.lists(st.tuples(SIZES, st.sampled_from(sorted(KINDS))), max_size=5))
@@ -78,7 +78,7 @@ def test_whatever_is_sent_comes_back(peer: Echo) -> None:
 
 
 def test_segments_are_used_again(peer: Echo) -> None:
-    """The second payload of a size takes the segments of the first, both ways, and no descriptor travels."""
+    """The second payload of a size reuses the segments of the first, both ways, without descriptors."""
     first = peer.send([bytes(5_000_000)])
     first_back = peer.receive()[0]
     second = peer.send([b"x" * 4_900_000, b"y"])
@@ -89,8 +89,8 @@ def test_segments_are_used_again(peer: Echo) -> None:
     assert peer.segments.held == first.size
 
 
-def test_what_a_dead_process_sent_and_was_sent() -> None:
-    """When the other side is killed, what came from it stays, until it is let go; nothing else is left."""
+def test_payloads_of_a_dead_process() -> None:
+    """When the other side is killed, received values stay until they are released; nothing else is left."""
     peer = Echo()
     peer.send([b"x" * MIN_SIZE])
     _, parts = peer.receive()
@@ -104,7 +104,7 @@ def test_what_a_dead_process_sent_and_was_sent() -> None:
 
 
 def test_parts_of_other_formats(sender: Segments) -> None:
-    """Numbers, more than one dimension, and none at all, are placed as their bytes."""
+    """Arrays of numbers, several dimensions, and empty ones are sent as their bytes."""
     numbers = array("d", range(200_000))
     table = memoryview(bytes(range(12))).cast("B", (3, 4))
     empty = memoryview(((ctypes.c_int * 3) * 0)())
@@ -117,7 +117,7 @@ def test_parts_of_other_formats(sender: Segments) -> None:
 
 
 def test_a_segment_keeps_its_size(sender: Segments) -> None:
-    """Nobody can take the memory away while another touches it, and all of it is there before it is written."""
+    """Nobody can truncate a segment in use, and all its memory is allocated before it is written."""
     placed = place(sender, MEGABYTE - 100_000)
     assert placed.fd is not None
     for size in (0, 2 * placed.size):
@@ -130,7 +130,7 @@ def test_a_segment_keeps_its_size(sender: Segments) -> None:
 
 
 def test_the_smallest_that_fits_is_taken(sender: Segments) -> None:
-    """Of those that are free; a small payload leaves a large one alone, as it may be held for long."""
+    """Of the free ones; a small payload does not take a large segment, as it may be held for long."""
     sizes = [4 * MEGABYTE, MEGABYTE, 2 * MEGABYTE]
     ids = [place(sender, size).segment for size in sizes]
     sender.free(ids)
@@ -144,14 +144,14 @@ def test_the_smallest_that_fits_is_taken(sender: Segments) -> None:
 @settings(max_examples=200)
 @given(st.integers(0, 2**40))
 def test_few_sizes(needed: int) -> None:
-    """A new segment is at most a quarter larger than needed, or as small as they get; sizes recur."""
+    """A new segment is at most a quarter larger than needed, with a minimum; sizes recur."""
     size = module._rounded(needed)
     assert max(needed, MIN_SIZE) <= size <= max(needed * 1.25, needed + MIN_SIZE)
     assert module._rounded(size) == size
 
 
 def test_the_limit(sender: Segments) -> None:
-    """Beyond the limit there is none, until those that are free are closed, or the other side lets go."""
+    """Beyond the limit there is no segment until free ones are closed or the other side releases some."""
     large, small = place(sender, 48 * MEGABYTE), place(sender, MEGABYTE)
     assert sender.held == large.size + small.size
     assert sender.place([bytes(32 * MEGABYTE)]) is None
@@ -164,7 +164,7 @@ def test_the_limit(sender: Segments) -> None:
 
 
 def test_the_number_is_limited() -> None:
-    """However small they are, segments don't use up the descriptors."""
+    """Even small segments do not use up the descriptors."""
     sender = Segments(1024 * MEGABYTE)
     placed = [sender.place([bytes(100)]) for _ in range(100)]
     assert len([each for each in placed if each]) == mapped() == 16
@@ -172,7 +172,7 @@ def test_the_number_is_limited() -> None:
 
 
 def test_a_payload_that_was_not_sent(sender: Segments) -> None:
-    """Its segment, which the other side doesn't know, is given up: the next payload is told with a descriptor."""
+    """Its segment, which the other side doesn't know, is closed: the next payload travels with a descriptor."""
     unsent = place(sender, MEGABYTE)
     sender.retire([unsent.segment])
     assert sender.held == 0
@@ -195,7 +195,7 @@ def test_closed() -> None:
 
 
 def test_closed_while_placing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is being written when the sender is closed is closed thereafter, and nobody is told of it."""
+    """A part being written when the sender is closed is closed afterwards, and is not sent."""
     sender, writing, closed, outcome = Segments(64 * MEGABYTE), threading.Event(), threading.Event(), []
     write = module._Segment.write
 
@@ -215,7 +215,7 @@ def test_closed_while_placing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_part_that_is_not_contiguous(sender: Segments) -> None:
-    """Such a part is refused before anything is held."""
+    """Such a part is refused before a segment is taken."""
     with pytest.raises(TypeError):
         sender.place([bytes(10), memoryview(bytes(10))[::2]])
     assert sender.held == 0
@@ -225,9 +225,9 @@ def test_a_part_that_is_not_contiguous(sender: Segments) -> None:
     ("resource", "limit"),
     [("RLIMIT_AS", "used + 40 * 2**20"), ("RLIMIT_FSIZE", "2**20"), ("RLIMIT_NOFILE", "free_fd")],
 )
-def test_the_system_has_no_more(resource: str, limit: str) -> None:
-    """Without address space, memory for the pages, or a descriptor, there is no segment, and nothing is left of it."""
-    said = output_of(f"""
+def test_shortage_of_resources(resource: str, limit: str) -> None:
+    """Without address space, memory for the pages, or a descriptor, there is no segment, and nothing is left."""
+    output = output_of(f"""
         import ctypes, fcntl, mmap, os, resource
         from executors._wire.segments import Segments
 
@@ -244,12 +244,12 @@ def test_the_system_has_no_more(resource: str, limit: str) -> None:
         resource.setrlimit(resource.{resource}, allowed)
         print(os.listdir("/proc/self/fd") == before, sender.place([part]) is not None)
     """)
-    assert said == ["None", "True", "True", "True"]
+    assert output == ["None", "True", "True", "True"]
 
 
 def test_files_have_become_too_large() -> None:
-    """Where an old segment can't be written to its end any more, it is left as it is, for a payload that fits."""
-    said = output_of("""
+    """An old segment that can't be written to its end any more is kept for a payload that fits."""
+    output = output_of("""
         import resource
         from executors._wire.segments import Segments
 
@@ -259,11 +259,11 @@ def test_files_have_become_too_large() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
         print(sender.place([part]), sender.held == old.size, sender.place([bytes(2**20)]).segment == old.segment)
     """)
-    assert said == ["None", "True", "True"]
+    assert output == ["None", "True", "True"]
 
 
 def test_memory_is_short(sender: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new segment must leave as much memory available as it takes; one that is there can be used anyway."""
+    """A new segment must leave as much memory available as it takes; an existing one can be used anyway."""
     first = place(sender, MEGABYTE)
     sender.free([first.segment])
     monkeypatch.setattr(memory, "available_memory", lambda: 2 * MEGABYTE - 1)
@@ -274,7 +274,7 @@ def test_memory_is_short(sender: Segments, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_system_without_memfd(sender: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There every payload takes the socket."""
+    """Every payload uses the socket."""
     assert shared_limit(1) > 0
     monkeypatch.delattr(os, "memfd_create")
     assert sender.place([bytes(MEGABYTE)]) is None
@@ -282,7 +282,7 @@ def test_a_system_without_memfd(sender: Segments, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_each_side_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All sides together hold a quarter of the memory available; none of them more than 1 GiB."""
+    """All sides together use at most a quarter of the memory available, and each at most 1 GiB."""
     monkeypatch.setattr(memory, "available_memory", lambda: 8 * 1024 * MEGABYTE)
     assert [shared_limit(workers) // MEGABYTE for workers in (0, 1, 2, 8)] == [1024, 1024, 512, 128]
     monkeypatch.setattr(memory, "available_memory", lambda: 100 * 1024 * MEGABYTE)
@@ -290,9 +290,9 @@ def test_what_each_side_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_loads_nothing_large() -> None:
-    """A worker that is sent no large payload doesn't pay for what maps and copies them."""
-    said = output_of("""
+    """A worker without large payloads does not import the modules that map and copy them."""
+    output = output_of("""
         import sys, executors._wire.leases
         print(*{"ctypes", "fcntl", "mmap"} & {*sys.modules}, "end")
     """)
-    assert said == ["end"]
+    assert output == ["end"]

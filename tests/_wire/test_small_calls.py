@@ -1,4 +1,4 @@
-"""Small calls: what goes the short way arrives as it does the long way, and what can't doesn't."""
+"""Small calls: the short encoding gives the same call as pickle, and only suitable calls use it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ATOMS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
 
 
 class Text(str):
-    """Not of a plain type: its class has a say in how it is pickled."""
+    """Not a plain type: its class determines how it is pickled."""
 
 
 @given(st.text(), st.lists(ATOMS, max_size=5))
 def test_calls_come_back(name, args) -> None:
-    """Name, function, arguments and the function's kind are what they were, the first time and the second."""
+    """Name, function, arguments and kind are preserved, the first time and the second."""
     sender, receiver = SmallCalls(), SmallCalls()
     for function, is_coroutine in 2 * [(tasks.identity, False), (tasks.add_later, True)]:
         data = sender.dump(name, function, tuple(args))
@@ -42,21 +42,21 @@ def test_calls_come_back(name, args) -> None:
         (tasks.identity, (1,) * 101),
     ],
 )
-def test_other_calls_go_the_long_way(function, args) -> None:
-    """Functions that aren't found by name, and arguments that aren't small and plain, aren't taken."""
+def test_other_calls_are_pickled(function, args) -> None:
+    """Functions that can't be imported by name, and arguments that aren't small and plain, are pickled."""
     calls = SmallCalls()
     assert calls.dump("name", function, args) is None
     assert calls.dump("name", function, args) is None
 
 
-def test_functions_of_the_main_script_go_the_long_way(monkeypatch) -> None:
+def test_functions_of_the_main_script_are_pickled(monkeypatch) -> None:
     """The worker has to import the script for them."""
     monkeypatch.setattr(tasks.identity, "__module__", "__main__")
     assert SmallCalls().dump("name", tasks.identity, ()) is None
 
 
-def test_no_more_functions_are_kept_than_a_thousand() -> None:
-    """Functions that a program goes on making are forgotten in the end."""
+def test_at_most_a_thousand_functions_are_cached() -> None:
+    """The cache of functions is bounded, for programs that keep creating them."""
     calls = SmallCalls()
     for _ in range(3):
         assert calls.dump("name", tasks.identity, ()) is not None
@@ -75,7 +75,7 @@ def test_what_is_small() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_a_small_call_may_be_too_large(anyio_backend) -> None:
-    """The bound on payloads holds for it, too."""
+    """The payload limit applies to them, too."""
     async with Executor(threads=1, processes=1, max_payload=500) as executor:
         cpu = executor.options(tag="cpu")
         assert await cpu.run(tasks.length, "x" * 100) == 100

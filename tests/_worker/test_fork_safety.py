@@ -1,4 +1,4 @@
-"""What the log says where workers are not forked."""
+"""What is logged if workers can't be forked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task finds in a worker, and what it leaves there for the next one."""
+"""The environment of a task in a worker, and what it leaves for the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    """What happens inside of a worker doesn't depend on the parent's loop."""
+    """Code inside a worker doesn't depend on the parent's loop."""
     return "asyncio", {}
 
 
@@ -28,7 +28,7 @@ async def cpu():
 
 
 async def test_a_worker_is_a_process_of_its_own(cpu) -> None:
-    """It has a process group of its own, its parent's session, a higher niceness, and nothing to read."""
+    """It has its own process group, its parent's session, a higher niceness, and empty standard input."""
     found = await cpu.run(tasks.describe_process)
     assert found["pid"] != os.getpid()
     assert found["group"] == found["pid"]
@@ -38,7 +38,7 @@ async def test_a_worker_is_a_process_of_its_own(cpu) -> None:
 
 
 async def test_niceness_is_configurable() -> None:
-    """`worker_nice` is added to the server's niceness; "idle" stands for a scheduling policy, which tasks run under."""
+    """`worker_nice` is added to the server's niceness; "idle" selects the SCHED_IDLE policy for tasks."""
     async with Executor(threads=1, processes=1, worker_nice=0) as executor:
         assert (await executor.options(tag="cpu").run(tasks.describe_process))["nice"] == os.nice(0)
     settings = {
@@ -52,7 +52,7 @@ async def test_niceness_is_configurable() -> None:
 
 
 async def test_output_goes_to_standard_error(capfd) -> None:
-    """What a task, or a program that it runs, prints doesn't mix with the server's own output."""
+    """Output of a task, or of a program that it runs, doesn't go to the server's standard output."""
     async with Executor(threads=1, processes=1) as executor:
         await executor.options(tag="cpu").run(tasks.print_both, "text")
     out, err = capfd.readouterr()
@@ -67,7 +67,7 @@ async def test_current_task(cpu) -> None:
 
 
 async def test_cpu_time_is_measured(cpu) -> None:
-    """The handle tells how much CPU time the task took in its worker."""
+    """The handle has the CPU time that the task used in its worker."""
     handle = cpu.submit(tasks.use_cpu, 0.1)
     await handle
     assert 0.1 <= handle.cpu_time < 5
@@ -77,7 +77,7 @@ async def test_cpu_time_is_measured(cpu) -> None:
     "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration, BaseException]
 )
 async def test_base_exceptions(cpu, kind) -> None:
-    """What would end a process fails its task with the original as cause, and the worker lives on."""
+    """An error that would end a process fails its task with the original as cause; the worker goes on."""
     worker = await cpu.run(tasks.pid)
     with pytest.raises(TaskExitedError) as caught:
         await cpu.run(tasks.raise_it, kind, "out")
@@ -89,7 +89,7 @@ async def test_base_exceptions(cpu, kind) -> None:
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, "asyncio.CancelledError"])
 async def test_base_exceptions_of_coroutine_functions(cpu, kind) -> None:
-    """The same out of a coroutine function: the worker's event loop goes on."""
+    """The same for a coroutine function: the worker's event loop goes on."""
     worker = await cpu.run(tasks.pid)
     with pytest.raises(TaskExitedError):
         await cpu.run(tasks.raise_later, kind)
@@ -99,7 +99,7 @@ async def test_base_exceptions_of_coroutine_functions(cpu, kind) -> None:
 
 
 async def test_coroutine_functions_share_the_workers_loop(cpu) -> None:
-    """Several in a row run on the same event loop of the same worker, also when tagged by a mark."""
+    """Several in a row run on the same event loop of the same worker, also if tagged by a mark."""
     worker = await cpu.run(tasks.pid)
     assert len({await cpu.run(tasks.loop_identity) for _ in range(3)}) == 1
     assert await cpu._executor.run(tasks.marked_later, 1) == (1, worker)
@@ -107,7 +107,7 @@ async def test_coroutine_functions_share_the_workers_loop(cpu) -> None:
 
 @pytest.mark.parametrize("function", [tasks.return_awaitable, lambda value: tasks.return_awaitable(value)])
 async def test_a_sync_function_that_returns_an_awaitable_fails(cpu, function) -> None:
-    """Nothing awaits it, and the error says how to declare the function. A pickle by value makes no difference."""
+    """The awaitable isn't awaited, and the error says how to declare the function, also if pickled by value."""
     with pytest.raises(InvalidTaskError, match=r"returned an awaitable \(coroutine\).*async def"):
         await cpu.run(function, 2)
 
@@ -120,26 +120,26 @@ async def test_a_fork_does_not_answer(cpu) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_signals_to_a_worker_are_ignored(cpu, line, number: int) -> None:
-    """A Ctrl-C or a service manager's SIGTERM that reaches a worker in the midst of a task changes nothing."""
-    says, hears = line(), line()
-    handle = cpu.submit(tasks.ignore_signals, says.path, hears.path)
-    worker = int(await says.hear())
+async def test_signals_to_a_worker_are_ignored(cpu, named_pipe, number: int) -> None:
+    """A Ctrl-C or a service manager's SIGTERM during a task has no effect on its worker."""
+    from_worker, to_worker = named_pipe(), named_pipe()
+    handle = cpu.submit(tasks.ignore_signals, from_worker.path, to_worker.path)
+    worker = int(await from_worker.receive())
     os.kill(worker, number)
-    hears.tell("unmoved")
+    to_worker.send("unmoved")
     assert await handle == "unmoved"
     os.kill(worker, number)
     assert await cpu.run(tasks.pid) == worker
 
 
-async def test_programs_of_a_task_heed_signals(cpu, line) -> None:
-    """A program or a fork that a task starts can be ended with SIGTERM, as anywhere."""
+async def test_programs_of_a_task_respond_to_signals(cpu, named_pipe) -> None:
+    """A program or fork started by a task can be ended with SIGTERM, as anywhere."""
     assert await cpu.options(timeout=10).run(tasks.terminate_child) == -signal.SIGTERM
-    assert await cpu.options(timeout=10).run(tasks.terminate_fork, line().path) == signal.SIGTERM
+    assert await cpu.options(timeout=10).run(tasks.terminate_fork, named_pipe().path) == signal.SIGTERM
 
 
 async def test_context_variables_travel_where_declared() -> None:
-    """A declared variable has the submitter's value in the worker; another has not."""
+    """A declared variable has the submitter's value in the worker; others do not."""
     names = ["worker_tasks:variable"]
     async with Executor(threads=1, processes=1, contextvars=names) as executor:
         cpu = executor.options(tag="cpu")
@@ -154,7 +154,7 @@ async def test_context_variables_travel_where_declared() -> None:
 
 @pytest.mark.parametrize("leak", [tasks.set_variables, tasks.set_variables_later])
 async def test_context_variables_do_not_leak(cpu, leak) -> None:
-    """What one task sets is unknown to the next, in plain and in coroutine functions."""
+    """A variable set by one task is not set in the next, in sync and in coroutine functions."""
     await cpu.run(leak, "leaked")
     assert await cpu.run(tasks.read_variables) == ("unset", "unset")
     assert await cpu.run(tasks.read_variables_later) == ("unset", "unset")
@@ -162,7 +162,7 @@ async def test_context_variables_do_not_leak(cpu, leak) -> None:
 
 
 async def test_an_executor_inside_of_a_task(cpu) -> None:
-    """A task may make an executor for itself, with a worker of its own, and nothing of it is left."""
+    """A task may create its own executor, with its own worker, and nothing of it is left."""
     worker, nested, same = await cpu.run(tasks.nested_executor)
     assert worker == same == await cpu.run(tasks.pid)
     assert nested not in {worker, os.getpid()}
@@ -175,7 +175,7 @@ async def test_a_pool_inside_of_a_task(cpu) -> None:
 
 
 async def test_the_setup(tmp_path) -> None:
-    """The setup is called once before the first job, and wraps every function."""
+    """The setup is called once before the first job, and its result wraps every function."""
     from executors.backends import ProcessBackend  # noqa: PLC0415
 
     path = tmp_path / "setups"
@@ -191,7 +191,7 @@ async def test_the_setup(tmp_path) -> None:
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
 async def test_coroutines_run_on_the_kind_of_loop_that_the_executor_has(anyio_backend: tuple[str, object]) -> None:
-    """A coroutine function uses in a worker what it uses on the executor's own loop, also if pickled by value."""
+    """A coroutine function runs on the same async library as the executor, also if pickled by value."""
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
         assert await cpu.run(tasks.library_of_loop) == anyio_backend[0]

@@ -1,4 +1,4 @@
-"""Workers that one process forks, and what keeps it from forking. Real processes, without a pool."""
+"""Workers forked from a zygote, and what prevents forking. Real processes, without a pool."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def named(caplog, name: str) -> list[logging.LogRecord]:
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes a module that workers can import."""
+    """Write a module that workers can import."""
 
     def write(text: str) -> str:
         (tmp_path / f"{MODULE}.py").write_text(text)
@@ -40,7 +40,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_forks_are_processes_of_their_own(launcher, launch) -> None:
-    """Each has a process id, a group and random numbers of its own; their parent is a process that is none of them."""
+    """Each has its own process id, group and random numbers; their parent is the zygote."""
     forks = launcher()
     workers = [launch(forks, "random") for _ in range(3)]
     assert all(worker.is_forked for worker in workers)
@@ -53,7 +53,7 @@ def test_forks_are_processes_of_their_own(launcher, launch) -> None:
 
 
 def test_numpys_numbers_differ(launcher, launch) -> None:
-    """Each fork seeds NumPy's generator anew, once; the process that forks doesn't."""
+    """Each fork reseeds NumPy's generator, once; the zygote doesn't."""
     forks = launcher(setup(launching.import_numpy))
     for worker in [launch(forks) for _ in range(2)]:
         assert call(worker, launching.everything_kept) == [worker.pid]
@@ -61,7 +61,7 @@ def test_numpys_numbers_differ(launcher, launch) -> None:
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGSEGV, 0, 7])
 def test_the_end_of_a_fork(launcher, launch, code: int) -> None:
-    """How it ended is known; its neighbour goes on; once reaped nothing is left of it."""
+    """Its exit status is known; the other worker goes on; once reaped nothing is left of it."""
     forks = launcher()
     one, other = launch(forks), launch(forks)
     if code < 0:
@@ -78,7 +78,7 @@ def test_the_end_of_a_fork(launcher, launch, code: int) -> None:
 
 
 def test_a_running_fork_is_killed_to_be_reaped(launcher, launch) -> None:
-    """Reaping a worker ends it first, with what it has started."""
+    """Reaping a running worker kills it first, with its child programs."""
     forks = launcher()
     worker = launch(forks)
     grandchild = call(worker, launching.start_grandchild)
@@ -88,9 +88,9 @@ def test_a_running_fork_is_killed_to_be_reaped(launcher, launch) -> None:
 
 
 def test_the_app_is_imported_once(launcher, launch, tmp_path) -> None:
-    """The setup is called once, in the process that forks."""
+    """The setup is called once, in the zygote."""
     path = tmp_path / "setups"
-    forks = launcher(setup(launching.say_setup, str(path)))
+    forks = launcher(setup(launching.send_setup, str(path)))
     workers = [launch(forks) for _ in range(2)]
     (zygote,) = {call(worker, os.getppid) for worker in workers}
     assert path.read_text() == f"{zygote}\n"
@@ -99,26 +99,26 @@ def test_the_app_is_imported_once(launcher, launch, tmp_path) -> None:
 def test_without_preload_each_fork_imports_the_app(launcher, launch, tmp_path) -> None:
     """The setup is called in each worker, and in no other process."""
     path = tmp_path / "setups"
-    forks = launcher(setup(launching.say_setup, str(path), preload=False))
+    forks = launcher(setup(launching.send_setup, str(path), preload=False))
     workers = [launch(forks) for _ in range(2)]
     assert all(worker.is_forked for worker in workers)
     assert path.read_text().split() == [str(worker.pid) for worker in workers]
 
 
 def test_an_idle_fork_takes_little_memory(launcher, launch) -> None:
-    """What it shares with the others is the most of it."""
+    """Most of its memory is shared with the others."""
     forks = launcher()
     workers = [launch(forks) for _ in range(2)]
     assert max(launching.proportional_memory(worker.pid) for worker in workers) < 6e6
 
 
 def test_exit_functions_run_in_forks(launcher, launch, tmp_path) -> None:
-    """What the app has registered with `atexit` runs in a worker that is told to exit."""
+    """The app's `atexit` functions run in a worker that is asked to exit."""
     from executors._wire.channel import BlockingChannel  # noqa: PLC0415
     from executors._wire.frames import FrameType, frame  # noqa: PLC0415
 
     path = tmp_path / "exits"
-    forks = launcher(setup(launching.say_at_exit, str(path)))
+    forks = launcher(setup(launching.send_at_exit, str(path)))
     worker = launch(forks)
     BlockingChannel(worker.sock).send([frame(FrameType.EXIT)])
     assert wait_for_end(worker.pid, DEATH_TIME)
@@ -128,7 +128,7 @@ def test_exit_functions_run_in_forks(launcher, launch, tmp_path) -> None:
 
 
 def test_what_an_import_prints_is_printed_once(launcher, launch, capfd, monkeypatch) -> None:
-    """A fork doesn't have the text that isn't written out yet."""
+    """A fork doesn't inherit unwritten output."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     from executors._wire.channel import BlockingChannel  # noqa: PLC0415
     from executors._wire.frames import FrameType, frame  # noqa: PLC0415
@@ -142,8 +142,8 @@ def test_what_an_import_prints_is_printed_once(launcher, launch, capfd, monkeypa
     assert capfd.readouterr().err == "imported"
 
 
-def test_the_apps_handler_of_childrens_ends(launcher, launch) -> None:
-    """Its workers have it; the zygote, whose children they are, has not."""
+def test_the_apps_handler_of_sigchld(launcher, launch) -> None:
+    """Its workers have it; the zygote, the parent of these workers, does not."""
     forks = launcher(setup(launching.ignore_children))
     one, other = launch(forks), launch(forks)
     assert call(one, launching.ignores_children)
@@ -154,7 +154,7 @@ def test_the_apps_handler_of_childrens_ends(launcher, launch) -> None:
 
 
 def test_signals_to_the_zygote_are_ignored(launcher, launch) -> None:
-    """A Ctrl-C or a service manager's SIGTERM that reaches it ends neither it nor its workers."""
+    """A Ctrl-C or a service manager's SIGTERM ends neither the zygote nor its workers."""
     forks = launcher()
     worker = launch(forks)
     zygote = call(worker, os.getppid)
@@ -166,7 +166,7 @@ def test_signals_to_the_zygote_are_ignored(launcher, launch) -> None:
 
 @pytest.mark.parametrize("how", ["preload", "in the fork", "of its own"])
 def test_idle_workers(launcher, launch, how: str) -> None:
-    """With the niceness "idle" a worker has the policy SCHED_IDLE, however it is started."""
+    """With the niceness "idle" a worker has the SCHED_IDLE policy, however it is started."""
     function = launching.keep_thread if how == "of its own" else launching.log
     arguments = () if how == "of its own" else ("imported",)
     worker = launch(launcher(setup(function, *arguments, nice="idle", preload=how != "in the fork")))
@@ -178,7 +178,7 @@ def test_idle_workers(launcher, launch, how: str) -> None:
 
 
 def test_modules_are_imported_before_a_fork(launcher, launch, module) -> None:
-    """The workers that follow have them; a module that raises, or isn't there, harms nobody."""
+    """The next workers have them; a module that raises, or doesn't exist, is ignored."""
     name = module("raised = 1")
     forks = launcher()
     assert not call(launch(forks, "no_such_module"), launching.is_loaded, name)
@@ -188,7 +188,7 @@ def test_modules_are_imported_before_a_fork(launcher, launch, module) -> None:
 
 
 def test_the_main_script_is_imported_before_a_fork(launcher, launch, tmp_path) -> None:
-    """`__main__` among the modules stands for the parent's main script."""
+    """`__main__` among the modules is the parent's main script."""
     script = tmp_path / "script.py"
     script.write_text("import os\nassert __name__ != '__main__'\nmaker = os.getpid()\n")
     forks = launcher(config(main={"path": str(script)}))
@@ -196,8 +196,8 @@ def test_the_main_script_is_imported_before_a_fork(launcher, launch, tmp_path) -
     assert call(worker, launching.value_of, "__mp_main__", "maker") == call(worker, os.getppid)
 
 
-def test_a_module_that_spoils_forks(launcher, launch, module) -> None:
-    """After one that starts a thread workers are processes of their own, and those that were there go on."""
+def test_a_module_that_prevents_forks(launcher, launch, module) -> None:
+    """After a module that starts a thread, workers are launched without forking; existing ones go on."""
     name = module("import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()")
     forks = launcher()
     before = launch(forks)
@@ -212,7 +212,7 @@ def test_a_module_that_spoils_forks(launcher, launch, module) -> None:
 
 
 def test_a_module_that_ends_the_zygote(launcher, launch, module) -> None:
-    """The worker that was asked for is launched all the same, and the next has a zygote again."""
+    """The requested worker is launched all the same, and the next one has a new zygote."""
     name = module("import os; os._exit(3)")
     forks = launcher()
     before = launch(forks)
@@ -226,7 +226,7 @@ def test_a_module_that_ends_the_zygote(launcher, launch, module) -> None:
 
 @pytest.mark.parametrize("opened", ["thread", "socket", "terminal", "r+", "w"])
 def test_what_keeps_an_app_from_being_forked(launcher, launch, tmp_path, opened: str) -> None:
-    """Where its import starts a thread, or opens what forks can't share, each worker is a process of its own."""
+    """If its import starts a thread, or opens what forks can't share, each worker is launched without forking."""
     path = tmp_path / "file"
     path.write_text("text")
     setups = {"thread": launching.keep_thread, "socket": launching.keep_socket, "terminal": launching.keep_terminal}
@@ -245,7 +245,7 @@ def test_what_keeps_an_app_from_being_forked(launcher, launch, tmp_path, opened:
 
 @pytest.mark.parametrize(("threads", "is_forked"), [(None, True), ("4", False)], ids=["limited", "as the user wants"])
 def test_threads_of_native_libraries(launcher, launch, monkeypatch, threads: str | None, is_forked: bool) -> None:
-    """A library's own threads keep an app from being forked; so they are limited to one, unless the user says more."""
+    """A library's native threads would prevent forking, so they are limited to one unless the user sets more."""
     for name in fork_safety.THREAD_LIMITS:
         monkeypatch.delenv(name, raising=False)
     if threads is not None:
@@ -258,7 +258,7 @@ def test_threads_of_native_libraries(launcher, launch, monkeypatch, threads: str
 
 @pytest.mark.parametrize("mode", ["a", "r"])
 def test_files_that_forks_can_share(launcher, launch, tmp_path, mode: str) -> None:
-    """A file that is added to, as a log, or read keeps no app from being forked; each fork reads for itself."""
+    """A file open for reading or appending, such as a log, doesn't prevent forking; each fork reads independently."""
     path = tmp_path / "file"
     path.write_text("first\nsecond\n")
     forks = launcher(setup(launching.keep_file, str(path), mode))
@@ -273,7 +273,7 @@ def test_files_that_forks_can_share(launcher, launch, tmp_path, mode: str) -> No
 
 @pytest.mark.parametrize("preload", [True, False])
 def test_a_setup_that_fails_is_reported(launcher, preload: bool) -> None:
-    """The launcher hears what it raised, and where."""
+    """The launcher gets the error and its traceback."""
     with pytest.raises(StartError, match="RuntimeError: no such app") as caught:
         launcher(setup(launching.fail, preload=preload)).launch()
     assert caught.value.reported
@@ -282,7 +282,7 @@ def test_a_setup_that_fails_is_reported(launcher, preload: bool) -> None:
 
 @pytest.mark.parametrize("preload", [True, False])
 def test_a_setup_that_hangs(launcher, preload: bool) -> None:
-    """It is ended after the time that a start may take, and the error says so."""
+    """It is killed after the start timeout, and the error says so."""
     with pytest.raises(StartError, match=r"within 0\.5 s") as caught:
         launcher(setup(launching.hang, preload=preload), start_timeout=0.5).launch()
     assert caught.value.reported
@@ -290,7 +290,7 @@ def test_a_setup_that_hangs(launcher, preload: bool) -> None:
 
 @pytest.mark.parametrize("preload", [True, False])
 def test_a_setup_that_exits(launcher, preload: bool) -> None:
-    """The launcher hears how the process ended."""
+    """The launcher gets the exit status of the process."""
     with pytest.raises(StartError, match="exit code 7") as caught:
         launcher(config(setup=("worker_tasks:setup_exits", (7,)), preload=preload)).launch()
     assert not caught.value.reported
@@ -310,6 +310,6 @@ def test_the_log_of_a_setup(launcher, launch, caplog, how: str) -> None:
 
 
 def test_a_long_log_of_a_setup_keeps_no_app_from_being_forked(launcher, launch, caplog) -> None:
-    """No thread sends it: it waits for the setup's end."""
+    """It needs no thread to be forwarded: records wait until the setup has ended."""
     assert launch(launcher(setup(launching.log_much, 50))).is_forked
     assert [record.getMessage().split()[0] for record in named(caplog, "tests.setup")] == list(map(str, range(50)))

@@ -1,4 +1,4 @@
-"""What ends with the zygote, and what it ends with. Real processes, without a pool."""
+"""What ends when the zygote ends, and when the zygote ends. Real processes, without a pool."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def test_workers_end_with_the_zygote(launcher, launch) -> None:
-    """When it is killed its workers end, their groups when they are reaped; how is unknown. The next has another."""
+    """When it is killed its workers end, and their groups when reaped; the exit status is unknown."""
     forks = launcher()
     worker = launch(forks)
     grandchild = call(worker, launching.start_grandchild)
@@ -38,7 +38,7 @@ def test_workers_end_with_the_zygote(launcher, launch) -> None:
 
 
 def test_the_group_of_a_worker_that_is_gone() -> None:
-    """Where the system has reaped a worker of a dead zygote, what it has started is ended all the same."""
+    """If the system has reaped a worker of a dead zygote, its child programs are killed all the same."""
     run(f"""
         import ctypes, os, signal
         from launching import call, config, start_grandchild
@@ -60,7 +60,7 @@ def test_the_group_of_a_worker_that_is_gone() -> None:
 
 
 def test_what_is_left_ends_with_the_launcher(launcher, launch) -> None:
-    """Closing it ends the zygote, and workers that nobody has ended, with what they have started."""
+    """Closing the launcher ends the zygote and running workers, with their child programs."""
     forks = launcher()
     worker = launch(forks)
     grandchild = call(worker, launching.start_grandchild)
@@ -73,8 +73,8 @@ def test_what_is_left_ends_with_the_launcher(launcher, launch) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_all_end_with_a_killed_parent(held: bool) -> None:
-    """Two seconds after a SIGKILL to the server nothing of it is left, also where a fork of it has its descriptors."""
+def test_everything_ends_with_a_killed_parent(held: bool) -> None:
+    """Two seconds after a SIGKILL to the server nothing of it is left, even if a fork of it has its descriptors."""
     script = f"""
         import os, sys, time
         from launching import call, config, start_grandchild
@@ -103,8 +103,8 @@ def test_all_end_with_a_killed_parent(held: bool) -> None:
 
 
 @pytest.mark.parametrize("hanging", ["setup", "module"])
-def test_nothing_is_started_once_stopped(launcher, launch, line, tmp_path, monkeypatch, hanging: str) -> None:
-    """While the zygote is in an import that takes long, `stop` ends each launch at once; no process starts later."""
+def test_nothing_is_started_once_stopped(launcher, launch, named_pipe, tmp_path, monkeypatch, hanging: str) -> None:
+    """While the zygote is in a long import, `stop` ends each launch at once; no process starts later."""
     started_modules = []
     real_start = zygote_process.start_interpreter
 
@@ -114,14 +114,14 @@ def test_nothing_is_started_once_stopped(launcher, launch, line, tmp_path, monke
 
     monkeypatch.setattr(zygote_process, "start_interpreter", start)
     monkeypatch.setattr(worker_process, "start_interpreter", start)
-    says = line()
-    (tmp_path / "hanging_module.py").write_text(f"import launching\nlaunching.hang(None, {says.path!r})")
+    from_worker = named_pipe()
+    (tmp_path / "hanging_module.py").write_text(f"import launching\nlaunching.hang(None, {from_worker.path!r})")
     monkeypatch.syspath_prepend(tmp_path)
-    forks = launcher(launching.setup(launching.hang, says.path) if hanging == "setup" else None)
+    forks = launcher(launching.setup(launching.hang, from_worker.path) if hanging == "setup" else None)
     worker = launch(forks) if hanging == "module" else None
     with ThreadPoolExecutor(3) as threads:
         launches = [threads.submit(forks.launch, frozenset(["hanging_module"])) for _ in range(3)]
-        zygote = int(anyio.run(says.hear))
+        zygote = int(anyio.run(from_worker.receive))
         forks.stop()
         number_started = len(started_modules)
         for each in launches:
@@ -135,10 +135,10 @@ def test_nothing_is_started_once_stopped(launcher, launch, line, tmp_path, monke
 
 
 @pytest.mark.parametrize("hanging", ["setup", "module"])
-def test_all_end_with_a_parent_that_is_killed_during_an_import(line, tmp_path, hanging: str) -> None:
-    """The zygote, and a worker that is stuck in C code, with what its task has started."""
-    says = line()
-    (tmp_path / "hanging_module.py").write_text(f"import launching\nlaunching.hang(None, {says.path!r})")
+def test_everything_ends_with_a_parent_killed_during_an_import(named_pipe, tmp_path, hanging: str) -> None:
+    """The zygote, and a worker that is stuck in C code, with its task's child programs."""
+    from_worker = named_pipe()
+    (tmp_path / "hanging_module.py").write_text(f"import launching\nlaunching.hang(None, {from_worker.path!r})")
     script = f"""
         import sys, time
         import launching, worker_tasks
@@ -146,17 +146,17 @@ def test_all_end_with_a_parent_that_is_killed_during_an_import(line, tmp_path, h
 
         sys.path.append({str(tmp_path)!r})
         if {hanging!r} == "setup":
-            Launcher(lambda: launching.setup(launching.hang, {says.path!r})).launch()
+            Launcher(lambda: launching.setup(launching.hang, {from_worker.path!r})).launch()
         launcher = Launcher(launching.config)
         worker = launcher.launch()
         print(worker.pid, launching.call(worker, launching.start_grandchild), flush=True)
-        launching.send(worker, worker_tasks.power, {says.path!r})
+        launching.send(worker, worker_tasks.power, {from_worker.path!r})
         launcher.launch(frozenset(["hanging_module"]))
     """
     with started(script) as parent:
         assert parent.stdout is not None
         pids = [] if hanging == "setup" else list(map(int, parent.stdout.readline().split()))
-        pids += [int(anyio.run(says.hear)) for _ in range(1 if hanging == "setup" else 2)]
+        pids += [int(anyio.run(from_worker.receive)) for _ in range(1 if hanging == "setup" else 2)]
         assert all(is_alive(pid) for pid in pids)
         parent.kill()
         for pid in pids:

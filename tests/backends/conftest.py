@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="package")
 def process_pools() -> Iterator[None]:
-    """Have what multiprocessing and loky keep beside their workers started, and the forkserver stopped in the end."""
+    """Start the helper processes of multiprocessing and loky, and stop the forkserver in the end."""
     resource_tracker.ensure_running()
     loky.backend.resource_tracker.ensure_running()
     multiprocessing.set_forkserver_preload(["executors.testing.tasks"])
@@ -23,6 +23,6 @@ def process_pools() -> Iterator[None]:
 
 @pytest.fixture
 def forgotten_processes() -> Iterator[None]:
-    """Have multiprocessing forget processes that have ended, as it does by itself when it starts the next one."""
+    """Have multiprocessing forget processes that have ended, as it does itself when it starts the next one."""
     yield
     multiprocessing.active_children()

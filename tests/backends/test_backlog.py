@@ -12,7 +12,7 @@ from executors.backends.backlog import Backlog
 
 
 class Waiting:
-    """As much of a job as a backlog looks at: whether its handle is final."""
+    """The part of a job that a backlog uses: whether its handle is final."""
 
     def __init__(self) -> None:
         self.final = False
@@ -70,7 +70,7 @@ BacklogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count
 TestBacklog = BacklogMachine.TestCase
 
 
-def test_cancelled_jobs_take_no_room_for_long() -> None:
+def test_cancelled_jobs_are_dropped() -> None:
     """When half of a long queue is cancelled, the cancelled ones are dropped from it."""
     backlog = Backlog()
     jobs = [Waiting() for _ in range(1000)]

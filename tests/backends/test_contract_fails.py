@@ -188,16 +188,16 @@ class _WaitsForRoom(_RunsJobs):
     """Has a bounded queue."""
 
     def start(self, loop):
-        self._room = threading.Semaphore(5)
+        self._slots = threading.Semaphore(5)
         super().start(loop)
 
     def submit(self, job):
-        self._room.acquire()
+        self._slots.acquire()
         super().submit(job)
 
     def run(self, job):
         job.run()
-        self._room.release()
+        self._slots.release()
 
 
 class _KeepsJobs(_RunsJobs):

@@ -17,7 +17,7 @@ import anyio
 import daemonic
 import pytest
 import worker_tasks as tasks
-from lines import Line
+from named_pipes import NamedPipe
 from processes import ended
 
 from executors import (
@@ -69,8 +69,8 @@ async def test_a_given_executor_is_not_shut_down() -> None:
     with ThreadPoolExecutor(1) as pool:
         backend = FuturesBackend(pool)
         for _ in range(2):
-            async with running(backend) as submitter:
-                assert await submitter.run(abs, -3) == 3
+            async with running(backend) as bound:
+                assert await bound.run(abs, -3) == 3
         assert pool.submit(abs, -4).result() == 4
 
 
@@ -84,8 +84,8 @@ async def test_a_created_executor_is_shut_down() -> None:
 
     backend = FuturesBackend(make)
     for _ in range(2):
-        async with running(backend) as submitter:
-            assert await submitter.run(abs, -3) == 3
+        async with running(backend) as bound:
+            assert await bound.run(abs, -3) == 3
     assert len(made) == 2
     for pool in made:
         with pytest.raises(RuntimeError, match="after shutdown"):
@@ -95,10 +95,10 @@ async def test_a_created_executor_is_shut_down() -> None:
 async def test_an_executor_that_its_owner_has_shut_down() -> None:
     """Tasks fail with the reason."""
     pool = ThreadPoolExecutor(1)
-    async with running(FuturesBackend(pool)) as submitter:
+    async with running(FuturesBackend(pool)) as bound:
         pool.shutdown()
         with pytest.raises(BackendUnavailableError, match=r"its executor refused it \(RuntimeError: .*shutdown"):
-            await submitter.run(abs, 1)
+            await bound.run(abs, 1)
 
 
 @pytest.mark.parametrize("by_owner", [False, True])
@@ -108,8 +108,8 @@ async def test_a_task_that_waits_for_a_worker_of_a_shared_executor(by_owner: boo
     pool.submit(release.wait)
     called: list[int] = []
     try:
-        async with running(FuturesBackend(pool)) as submitter:
-            handle = submitter.submit(called.append, 1)
+        async with running(FuturesBackend(pool)) as bound:
+            handle = bound.submit(called.append, 1)
             assert handle.state is QUEUED
             if by_owner:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -128,8 +128,8 @@ async def test_size_limits_what_the_executor_gets() -> None:
     """With a smaller size, the other workers are left to the owner."""
     release = threading.Event()
     with ThreadPoolExecutor(4) as pool:
-        async with running(FuturesBackend(pool, size=2)) as submitter:
-            handles = [submitter.submit(release.wait, TIMEOUT) for _ in range(3)]
+        async with running(FuturesBackend(pool, size=2)) as bound:
+            handles = [bound.submit(release.wait, TIMEOUT) for _ in range(3)]
             while [handle.state for handle in handles[:2]] != [RUNNING, RUNNING]:
                 await anyio.sleep(0)
             assert pool.submit(abs, -1).result() == 1
@@ -150,8 +150,8 @@ async def test_a_function_in_a_thread_sees_cancel_requested() -> None:
         while True:
             current_task().check_cancelled()
 
-    async with running(FuturesBackend(lambda: ThreadPoolExecutor(1))) as submitter:
-        handle = submitter.submit(stay)
+    async with running(FuturesBackend(lambda: ThreadPoolExecutor(1))) as bound:
+        handle = bound.submit(stay)
         while not began.is_set():
             await anyio.sleep(0.001)
         handle.cancel()
@@ -164,9 +164,9 @@ async def test_an_unretrieved_error_is_logged_at_once(caplog: pytest.LogCaptureF
     """The backend does not keep a task's error alive longer than the handle."""
     gc.disable()
     try:
-        async with running(FuturesBackend(lambda: ThreadPoolExecutor(1))) as submitter:
-            submitter.submit(tasks.raise_it, LookupError, "unretrieved")
-            await submitter.run(abs, 1)
+        async with running(FuturesBackend(lambda: ThreadPoolExecutor(1))) as bound:
+            bound.submit(tasks.raise_it, LookupError, "unretrieved")
+            await bound.run(abs, 1)
             await anyio.sleep(0)
             assert caplog.text.count("unretrieved") > 0
     finally:
@@ -177,20 +177,20 @@ async def test_abandoned_tasks_occupy_every_worker() -> None:
     """Queued tasks fail and new ones are refused, until a worker is free again."""
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        async with running(FuturesBackend(pool), cancel_grace=0.01) as submitter:
-            stuck = submitter.submit(release.wait, TIMEOUT)
-            queued = submitter.submit(abs, 1)
+        async with running(FuturesBackend(pool), cancel_grace=0.01) as bound:
+            stuck = bound.submit(release.wait, TIMEOUT)
+            queued = bound.submit(abs, 1)
             while stuck.state is not RUNNING:
                 await anyio.sleep(0)
             stuck.cancel()
             assert isinstance(await ended_with(queued), BackendUnavailableError)
             assert stuck.abandoned
             with pytest.raises(BackendUnavailableError, match="all its 1 workers are occupied"):
-                submitter.submit(abs, 1)
+                bound.submit(abs, 1)
             release.set()
-            while submitter._executor.backend("pool").unavailable:
+            while bound._executor.backend("pool").unavailable:
                 await anyio.sleep(0.001)
-            assert await submitter.run(abs, -2) == 2
+            assert await bound.run(abs, -2) == 2
 
 
 # --- processes --------------------------------------------------------------------------------------------
@@ -198,46 +198,47 @@ async def test_abandoned_tasks_occupy_every_worker() -> None:
 
 async def test_unpicklable_outcomes_do_not_break_the_pool() -> None:
     """A result or an exception that can't be pickled fails its task, and the worker goes on."""
-    async with running(FuturesBackend(processes)) as submitter:
-        worker = await submitter.run(tasks.pid)
-        assert isinstance(await ended_with(submitter.submit(tasks.make_lock)), SerializationError)
-        assert isinstance(await ended_with(submitter.submit(tasks.raise_it, tasks.LockedError)), SerializationError)
-        assert isinstance(await ended_with(submitter.submit(tasks.make, tasks.Explosive)), SerializationError)
-        assert isinstance(await ended_with(submitter.submit(tasks.identity, tasks.Explosive())), SerializationError)
-        error = await ended_with(submitter.submit(tasks.raise_it, tasks.TwoArgumentsError, 3, "x"))
+    async with running(FuturesBackend(processes)) as bound:
+        worker = await bound.run(tasks.pid)
+        assert isinstance(await ended_with(bound.submit(tasks.make_lock)), SerializationError)
+        assert isinstance(await ended_with(bound.submit(tasks.raise_it, tasks.LockedError)), SerializationError)
+        assert isinstance(await ended_with(bound.submit(tasks.make, tasks.Explosive)), SerializationError)
+        assert isinstance(await ended_with(bound.submit(tasks.identity, tasks.Explosive())), SerializationError)
+        error = await ended_with(bound.submit(tasks.raise_it, tasks.TwoArgumentsError, 3, "x"))
         assert isinstance(error, tasks.TwoArgumentsError)
         assert "a worker of the backend 'pool'" in "".join(error.__notes__)
-        assert await submitter.run(tasks.pid) == worker
+        assert await bound.run(tasks.pid) == worker
 
 
 async def test_functions_without_a_module_travel_by_value() -> None:
     """Lambdas and closures travel by cloudpickle, large buffers included."""
     data = bytearray(1_000_000)
-    async with running(FuturesBackend(processes)) as submitter:
-        assert await submitter.run(lambda: len(data)) == len(data)
+    async with running(FuturesBackend(processes)) as bound:
+        assert await bound.run(lambda: len(data)) == len(data)
 
 
-async def test_a_task_that_waits_in_a_pool_can_be_cancelled(line: Callable[[], Line]) -> None:
+async def test_a_task_that_waits_in_a_pool_can_be_cancelled(named_pipe: Callable[[], NamedPipe]) -> None:
     """A task that waits in a pool, behind calls of the pool's owner, is taken back."""
-    began, release = line(), line()
+    began, release = named_pipe(), named_pipe()
     with processes() as pool:
-        async with running(FuturesBackend(pool)) as submitter:
-            others = [pool.submit(tasks.talk, began.path, release.path), pool.submit(abs, -1), pool.submit(abs, -2)]
-            await began.hear()
-            handle = submitter.submit(tasks.pid)
+        async with running(FuturesBackend(pool)) as bound:
+            pool.submit(tasks.send_pid_and_wait, began.path, release.path)
+            others = [pool.submit(abs, -1), pool.submit(abs, -2)]
+            await began.receive()
+            handle = bound.submit(tasks.pid)
             handle.cancel()
             await ended_with(handle)
             assert (handle.state, handle.abandoned) == (CANCELLED, False)
-            release.tell()
-            assert [other.result(TIMEOUT) for other in others[1:]] == [1, 2]
+            release.send()
+            assert [other.result(TIMEOUT) for other in others] == [1, 2]
 
 
 async def test_a_broken_pool_is_replaced() -> None:
     """The task that killed its worker is lost; tasks queued behind it run in a new pool."""
-    async with running(FuturesBackend(processes)) as submitter:
-        worker = await submitter.run(tasks.pid)
-        lost = submitter.submit(tasks.kill_self, signal.SIGKILL)
-        behind = [submitter.submit(tasks.pid) for _ in range(3)]
+    async with running(FuturesBackend(processes)) as bound:
+        worker = await bound.run(tasks.pid)
+        lost = bound.submit(tasks.kill_self, signal.SIGKILL)
+        behind = [bound.submit(tasks.pid) for _ in range(3)]
         error = await ended_with(lost)
         assert lost.state is LOST
         assert isinstance(error, WorkerLostError)
@@ -249,33 +250,33 @@ async def test_a_broken_pool_is_replaced() -> None:
 async def test_a_pool_that_broke_while_idle_is_replaced() -> None:
     """A task that the broken pool refuses runs in the new one."""
     backend = FuturesBackend(processes)
-    async with running(backend) as submitter:
-        worker = await submitter.run(tasks.pid)
+    async with running(backend) as bound:
+        worker = await bound.run(tasks.pid)
         broken: Any = backend._pool
         os.kill(worker, signal.SIGKILL)
         await ended(worker)
         while not broken._broken:  # set by the thread of its manager
             await anyio.sleep(0.001)
-        assert await submitter.run(tasks.pid) != worker
+        assert await bound.run(tasks.pid) != worker
         assert backend._pool is not broken
 
 
 async def test_a_broken_pool_without_a_replacement() -> None:
     """Queued tasks fail, new ones are refused, and both errors say how to have the pool replaced."""
     with processes() as pool:
-        async with running(FuturesBackend(pool)) as submitter:
-            lost, behind = submitter.submit(tasks.kill_self, signal.SIGKILL), submitter.submit(tasks.pid)
+        async with running(FuturesBackend(pool)) as bound:
+            lost, behind = bound.submit(tasks.kill_self, signal.SIGKILL), bound.submit(tasks.pid)
             assert isinstance(await ended_with(lost), WorkerLostError)
             assert "pass FuturesBackend a function that creates" in str(await ended_with(behind))
             with pytest.raises(BackendUnavailableError, match="pass FuturesBackend a function that creates"):
-                submitter.submit(tasks.pid)
+                bound.submit(tasks.pid)
 
 
 async def test_a_task_that_cannot_be_stopped() -> None:
     """It times out for its waiters at once, is abandoned after the grace, and the drain kills its worker."""
-    async with running(FuturesBackend(processes), cancel_grace=0.01) as submitter:
-        worker = await submitter.run(tasks.pid)
-        handle = submitter.options(timeout=0.01).submit(signal.pause)
+    async with running(FuturesBackend(processes), cancel_grace=0.01) as bound:
+        worker = await bound.run(tasks.pid)
+        handle = bound.options(timeout=0.01).submit(signal.pause)
         await ended_with(handle)
         assert (handle.cancel_requested, handle.state.value) == (True, "timed_out")
         while not handle.abandoned:
@@ -318,12 +319,12 @@ class OwnExecutor(AnyExecutor):
 async def test_another_kind_of_executor() -> None:
     """An unknown executor gets pickles unless `requires_pickle=False`, and needs a `size`."""
     taken, lock = [], threading.Lock()
-    async with running(FuturesBackend(OwnExecutor(), size=1)) as submitter:
-        assert await submitter.run(lambda: os.getpid()) == os.getpid()
+    async with running(FuturesBackend(OwnExecutor(), size=1)) as bound:
+        assert await bound.run(lambda: os.getpid()) == os.getpid()
         assert not WorkerState.active  # the app's executor still works
-        assert isinstance(await ended_with(submitter.submit(id, lock)), SerializationError)
-    async with running(FuturesBackend(OwnExecutor(), size=1, requires_pickle=False)) as submitter:
-        handle = submitter.submit(taken.append, lock)
+        assert isinstance(await ended_with(bound.submit(id, lock)), SerializationError)
+    async with running(FuturesBackend(OwnExecutor(), size=1, requires_pickle=False)) as bound:
+        handle = bound.submit(taken.append, lock)
         await handle
         assert (taken, handle.state) == ([lock], SUCCEEDED)
     with pytest.raises(ConfigurationError, match=r"the number of workers of .* is unknown"):
@@ -340,12 +341,12 @@ def refusing() -> AnyExecutor:
 
 async def test_an_executor_that_raises() -> None:
     """Its exception is the reason and the cause of the failure of this one task."""
-    async with running(FuturesBackend(refusing, size=1)) as submitter:
-        error = await ended_with(submitter.submit(abs, 1))
+    async with running(FuturesBackend(refusing, size=1)) as bound:
+        error = await ended_with(bound.submit(abs, 1))
         assert isinstance(error, BackendUnavailableError)
         assert "try again" in str(error)
         assert isinstance(error.__cause__, OSError)
-        assert submitter._executor.backend("pool").unavailable is None
+        assert bound._executor.backend("pool").unavailable is None
 
 
 async def test_bad_arguments_are_refused() -> None:
@@ -361,8 +362,8 @@ async def test_bad_arguments_are_refused() -> None:
 async def test_a_worker_that_does_not_exit_is_killed() -> None:
     """A thread that a task has left running keeps its worker from exiting, but does not delay a drain."""
     backend = FuturesBackend(processes)
-    async with running(backend) as submitter:
-        worker = await submitter.run(tasks.leave_thread)
+    async with running(backend) as bound:
+        worker = await bound.run(tasks.leave_thread)
     await ended(worker)
 
 

@@ -1,4 +1,4 @@
-"""What differs on the event loop: bounds, and tasks that don't listen to their cancellation."""
+"""The event loop backend: limits, and tasks that do not respond to their cancellation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_all_start_at_once_without_a_bound() -> None:
 
 
 async def test_max_running_bounds_what_runs() -> None:
-    """No more run at a time; the others follow in order as these end, however they end."""
+    """At most `max_running` run at a time; the others follow in order as these end, however they end."""
     most, now = 0, 0
 
     async def work(number: int) -> None:
@@ -58,7 +58,7 @@ def test_max_running_is_checked(most) -> None:
         LoopBackend(max_running=most)
 
 
-async def test_a_task_cancelled_before_its_first_step_frees_its_place() -> None:
+async def test_a_task_cancelled_before_its_first_step_frees_its_slot() -> None:
     """It never enters its function, and the next one runs."""
     entered = []
 
@@ -98,7 +98,7 @@ async def test_cancellation_can_be_cleaned_up_after() -> None:
 
 
 async def test_an_error_on_the_way_out_of_a_timeout_is_its_cause() -> None:
-    """The task has timed out, and what it raised when it was told so is the cause."""
+    """The task has timed out; an error that it raises on the way out is the cause."""
 
     async def work() -> None:
         try:
@@ -114,7 +114,7 @@ async def test_an_error_on_the_way_out_of_a_timeout_is_its_cause() -> None:
 
 
 async def test_an_error_on_the_way_out_of_a_cancellation_is_the_tasks_own() -> None:
-    """A coroutine that answers its cancellation with an error has failed with that."""
+    """A coroutine that raises an error on its cancellation has failed with that error."""
     started = anyio.Event()
 
     async def work() -> None:
@@ -133,11 +133,11 @@ async def test_an_error_on_the_way_out_of_a_cancellation_is_the_tasks_own() -> N
         assert isinstance(handle.exception(), ValueError)
 
 
-async def test_an_abandoned_coroutine_gives_its_place_to_another() -> None:
-    """One that doesn't listen is abandoned after its grace; with a bound of one, the next one runs."""
+async def test_an_abandoned_coroutine_frees_its_slot() -> None:
+    """It is abandoned after its grace period; with a limit of one, the next task runs."""
     started, release = anyio.Event(), anyio.Event()
 
-    async def deaf() -> None:
+    async def unresponsive() -> None:
         with anyio.CancelScope(shield=True):
             started.set()
             while not release.is_set():
@@ -150,7 +150,7 @@ async def test_an_abandoned_coroutine_gives_its_place_to_another() -> None:
         return 42
 
     async with bounded(1, cancel_grace=0.05) as executor:
-        handle = executor.submit(deaf)
+        handle = executor.submit(unresponsive)
         queued = executor.submit(answer)
         await started.wait()
         handle.cancel()
@@ -164,10 +164,10 @@ async def test_an_abandoned_coroutine_gives_its_place_to_another() -> None:
     "anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
 )
 async def test_the_stack_of_a_coroutine_that_does_not_end() -> None:
-    """A drain's report shows at which line an abandoned coroutine waits (asyncio: trio can't abandon one)."""
+    """A drain's report has the line at which an abandoned coroutine waits (asyncio: trio can't abandon one)."""
     release = anyio.Event()
 
-    async def deaf() -> None:
+    async def unresponsive() -> None:
         while not release.is_set():
             try:
                 await wait_inside()
@@ -178,10 +178,10 @@ async def test_the_stack_of_a_coroutine_that_does_not_end() -> None:
         await release.wait()
 
     async with Executor(threads=1, processes=0) as executor:
-        executor.submit(deaf)
+        executor.submit(unresponsive)
         await anyio.lowlevel.checkpoint()
         report = await executor.drain(0.0)
         release.set()
         (task,) = report.abandoned
-        assert "in deaf\n    await wait_inside()" in task.stack
+        assert "in unresponsive\n    await wait_inside()" in task.stack
         assert "in wait_inside\n    await release.wait()" in task.stack

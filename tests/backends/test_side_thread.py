@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_side_thread() -> None:
-    """It makes its calls in order, off the loop's thread, and tells their outcomes on it; errors, too."""
+    """It makes its calls in order, off the loop's thread, and reports values and errors on the loop."""
     side = SideThread("tests-side", running_loop())
     outcomes, done = [], anyio.Event()
 

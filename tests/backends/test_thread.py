@@ -1,4 +1,4 @@
-"""What differs in threads: they start when needed, end when idle, and are stood in for when a task keeps one."""
+"""The thread backend: threads start on demand, end when idle, and are replaced while a task keeps one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Gate:
-    """What a task waits at, deaf to everything else, until the test opens it."""
+    """A barrier at which a task waits, unresponsive to everything else, until the test opens it."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -38,7 +38,7 @@ class Gate:
 
 @pytest.fixture
 def gate():
-    """A gate that is open in the end, whatever becomes of the test."""
+    """A gate that is opened in the end, even if the test fails."""
     gate = Gate()
     yield gate
     gate.open()
@@ -49,7 +49,7 @@ def threads_of_pool() -> list[threading.Thread]:
 
 
 async def test_threads_start_when_needed() -> None:
-    """None is there before the first task, and one for one task."""
+    """There is none before the first task, and one for one task."""
     async with Executor(threads=4, processes=0) as executor:
         assert not threads_of_pool()
         await executor.run(int)
@@ -68,7 +68,7 @@ async def test_no_more_than_the_size_run_at_a_time(gate) -> None:
 
 
 async def test_idle_threads_end() -> None:
-    """A thread that has had nothing to do for a while is given back, and another starts when needed."""
+    """An idle thread ends after a while, and another starts on demand."""
     backends = {"thread": ThreadBackend(2, idle_timeout=0.01)}
     async with Executor(processes=0, backends=backends) as executor:
         first = await executor.run(threading.current_thread)
@@ -84,7 +84,7 @@ def test_the_size_is_checked(size) -> None:
 
 
 async def test_a_task_that_returns_after_its_cancellation_succeeded(gate) -> None:
-    """A function sees that it is to stop; if it returns all the same, its value counts."""
+    """A function sees the request to stop; if it returns all the same, its value counts."""
     seen = []
 
     def work() -> str:
@@ -102,8 +102,8 @@ async def test_a_task_that_returns_after_its_cancellation_succeeded(gate) -> Non
     assert seen == [True]
 
 
-async def test_a_timeout_is_told_at_once(gate) -> None:
-    """Waiters hear of a timeout though the function runs on, and its late value is dropped."""
+async def test_a_timeout_is_reported_at_once(gate) -> None:
+    """Waiters get the timeout at once though the function runs on; its late value is dropped."""
     async with Executor(threads=1, processes=0) as executor:
         handle = executor.options(timeout=0.02).submit(gate)
         await handle.wait()
@@ -115,7 +115,7 @@ async def test_a_timeout_is_told_at_once(gate) -> None:
 
 
 async def test_spare_threads_stand_in_until_there_are_none(gate) -> None:
-    """Each abandoned thread is replaced, up to the size again; then tasks are refused, until one comes back."""
+    """Each abandoned thread is replaced, up to the size again; then tasks are refused, until one returns."""
     async with Executor(threads=2, processes=0, cancel_grace=0.01) as executor:
         for _ in range(4):
             handle = executor.submit(gate)
@@ -137,7 +137,7 @@ async def test_spare_threads_stand_in_until_there_are_none(gate) -> None:
 
 
 async def test_an_abandoned_thread_is_named_with_its_stack(gate) -> None:
-    """A drain's report shows where the thread stands that it had to leave."""
+    """A drain's report has the stack of an abandoned thread."""
     executor = Executor(threads=1, processes=0)
     async with executor:
         executor.submit(gate)
@@ -150,13 +150,13 @@ async def test_an_abandoned_thread_is_named_with_its_stack(gate) -> None:
 
 
 async def test_waiting_for_another_task_is_compensated() -> None:
-    """With one thread, a task waits for another, as a spare thread runs that."""
+    """With one thread, a task waits for another one, which a spare thread runs."""
     async with Executor(threads=1, processes=0) as executor:
         assert await executor.run(lambda: executor.submit(int, "7").result(10)) == 7
 
 
-async def test_a_hopeless_wait_is_refused() -> None:
-    """Where no spare is left, waiting for a queued task raises an error instead of waiting for ever."""
+async def test_a_wait_without_a_spare_thread_is_refused() -> None:
+    """Without a spare thread, waiting for a queued task raises an error instead of waiting for ever."""
 
     def wait_deeper(depth: int) -> int:
         return executor.submit(wait_deeper, depth - 1).result(30) if depth else 0
@@ -169,7 +169,7 @@ async def test_a_hopeless_wait_is_refused() -> None:
 
 
 async def test_cpu_time_is_measured() -> None:
-    """A handle tells the CPU time of its own thread."""
+    """A handle has the CPU time of its own thread."""
     async with Executor(threads=1, processes=0) as executor:
         handle = executor.submit(sum, range(3_000_000))
         await handle

@@ -1,4 +1,4 @@
-"""The alarm, in processes of their own: here pytest-timeout has its signal."""
+"""The alarm, in separate processes: in this one pytest-timeout uses its signal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(program: alarms.Program, loop: str) -> None:
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 @pytest.mark.parametrize("program", alarms.ON_ANY_LOOP, ids=lambda program: program.__name__)
 def test_on_any_loop(program: alarms.Program, loop: str) -> None:
-    """The alarm samples what keeps the GIL, disturbs no call, and gives back what it takes."""
+    """The alarm samples code that keeps the GIL, disturbs no call, and restores the handler and the timer."""
     run(program, loop)
 
 

@@ -1,4 +1,4 @@
-"""To whom a delay is attributed, given the clocks and the activities in its samples."""
+"""Which code a delay is attributed to, given the clocks and the activities in its samples."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def seconds(found: list[Sample], due: float = 0.0, ran: float = 0.1) -> dict[Key
 
 
 def test_computing_on_the_loop() -> None:
-    """CPU time of the loop's thread is attributed to the code that it was seen in."""
+    """CPU time of the loop's thread is attributed to the code that was sampled there."""
     found = attribute(samples(21, loop=1.0, at_loop=moving), 0.0, 0.1)
     assert found.keys() == {STEP}
     assert (found[STEP].seconds, found[STEP].cpu) == (pytest.approx(0.1), pytest.approx(0.1))
@@ -61,7 +61,7 @@ def test_computing_on_the_loop() -> None:
 
 
 def test_blocking_the_loop() -> None:
-    """While no thread computes, waiting of the loop's thread is attributed to the code that it was seen in."""
+    """While no thread computes, waiting of the loop's thread is attributed to the code that was sampled there."""
     found = attribute(samples(21, at_loop=staying), 0.0, 0.1)
     assert (found[STEP].seconds, found[STEP].cpu) == (pytest.approx(0.1), 0.0)
 
@@ -115,7 +115,7 @@ def test_a_thread_waits_for_a_cpu_while_it_keeps_the_gil() -> None:
     assert seconds(samples(21, thread=0.2, at_loop=moving)) == {STEP: 0.1}
 
 
-def test_nobody_was_seen() -> None:
+def test_no_sample_of_the_culprit() -> None:
     """Nobody is to blame for a loop that was late while it waited for events and no thread computed."""
     assert seconds(samples(21)) == {}
 

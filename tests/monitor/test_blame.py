@@ -1,4 +1,4 @@
-"""Culprits of each kind are found, and innocents that run beside them are not blamed."""
+"""Culprits of each kind are found, and innocent code that runs beside them is not blamed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUIET = 0.05
 
 @pytest.fixture(autouse=True)
 def undisturbed() -> Iterator[None]:
-    """Let this thread, and those that it starts, go before other processes where the system permits it.
+    """Raise the priority of this thread, and of those that it starts, if the system permits it.
 
     What is tested is who in this process delays the loop, and not what the other tests that run beside it do to it.
     """
@@ -89,7 +89,7 @@ async def test_culprits_and_innocents_again_and_again() -> None:
 
 
 async def kind_of(name: str, monitor: LoopMonitor) -> str:
-    """Wait until someone of that name is blamed, and return the kind of blame."""
+    """Wait until code of that name is blamed, and return the kind of blame."""
     with anyio.fail_after(5):
         while True:
             for entry in monitor.report().blame:
@@ -106,7 +106,7 @@ def handling(function: Callable[[int, FrameType | None], object]) -> Iterator[No
 
 
 class Argument:
-    """An argument of a callback, which delays whoever drops it."""
+    """An argument of a callback, whose destructor delays its thread."""
 
     def __del__(self) -> None:
         culprits.compute(culprits.HELD)

@@ -47,7 +47,7 @@ def test_coordinated_omission_is_corrected() -> None:
 
 @pytest.mark.parametrize("lag", [0.0, MIN_LAG / 2, MAX_LAG, 100 * MAX_LAG, 3600.0])
 def test_the_ends_of_the_scale(lag: float) -> None:
-    """Lags off the scale are counted in the first or last bucket, quickly, and the maximum stays exact."""
+    """Lags outside the scale are counted in the first or last bucket, quickly, and the maximum stays exact."""
     histogram = Histogram()
     histogram.record(lag, PERIOD)
     assert histogram.summary().max == lag

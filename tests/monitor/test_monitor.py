@@ -1,4 +1,4 @@
-"""The monitor: its measurements, its advice, and that it leaves nothing behind."""
+"""The monitor: its measurements, its advice, and its cleanup."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_advice_where_warnings_are_errors(caplog: pytest.LogCaptureFixture
     assert [record.getMessage() for record in caplog.records] == [advice]
 
 
-async def test_functions_that_tests_run_in_place() -> None:
+async def test_inline_functions_are_not_blamed() -> None:
     """A plain function that an inline backend runs on the loop is not blamed."""
     async with Executor(inline=True) as executor, LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
@@ -202,7 +202,7 @@ def test_the_loop_ends_without_a_stop(anyio_backend: tuple[str, dict[str, object
 
 
 def test_a_loop_that_is_run_again() -> None:
-    """Code between two runs of a loop is not blamed, code in the second run is, whoever runs it."""
+    """Code between two runs of a loop is not blamed; code in the second run is, on whichever thread."""
     monitor = LoopMonitor(period=BEAT)
 
     async def measure() -> None:

@@ -69,12 +69,12 @@ def test_advice(entry: Blame, advice: str) -> None:
 
 @pytest.mark.parametrize("kind", ["step", "route", "other"])
 def test_no_advice_on_short_delays(kind: BlameKind) -> None:
-    """There is none on code on the loop below 50 ms at once, however often."""
+    """There is none for code that delays the loop by less than 50 ms at once, however often."""
     assert advise(blame(kind, total=5.0, worst=0.04, cpu=0.2)) is None
 
 
 def test_no_advice_on_harmless_threads() -> None:
-    """There is none on a thread that has delayed the loop by less than 100 ms in all, however long it computes."""
+    """There is none for a thread that has delayed the loop by less than 100 ms in all, however long it computes."""
     assert advise(blame("thread", total=0.09, worst=0.06, cpu=5.0)) is None
     assert advise(blame("thread", total=0.1, worst=0.005, cpu=0.05)) is not None
 

@@ -64,7 +64,7 @@ def compute(_: Argument) -> None:
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_samples_keep_no_task_alive() -> None:
-    """Nothing keeps a task alive that was sampled during a delay, also without the garbage collector."""
+    """Nothing keeps a task alive that was sampled during a delay, even without the garbage collector."""
     async with Executor(threads=1, processes=0) as executor, LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         gc.disable()

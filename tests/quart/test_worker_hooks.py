@@ -9,7 +9,7 @@ import time
 
 import hooked_app
 import pytest
-from lines import Line
+from named_pipes import NamedPipe
 from quart import Quart
 from until import until
 
@@ -127,15 +127,15 @@ async def test_idle_worker_calls_exit_hooks(app, record):
 async def test_smaller_pool_calls_exit_hooks(app, record, tmp_path):
     """Each worker calls the init hooks; one that a smaller pool ends calls the exit hooks."""
     app.config["EXECUTOR_PROCESSES"] = 2
-    started, *answers = (Line(tmp_path / name) for name in ("started", "first", "second"))
+    started, *answers = (NamedPipe(tmp_path / name) for name in ("started", "first", "second"))
     async with app.test_app():
         executor = app.extensions["executor"]
         tasks = [executor.submit(hooked_app.meet, started.path, answer.path) for answer in answers]
         for _ in tasks:
-            await started.hear()
+            await started.receive()
         executor.backend("process").resize(1)
         for answer in answers:
-            answer.tell()
+            answer.send()
         workers = {await task for task in tasks}
         await until(lambda: sorted(map(len, record().values())) == [2, 4])
     assert record() == dict.fromkeys(workers, OPENED + CLOSED)

@@ -26,7 +26,7 @@ rung: list[float] = []
 
 
 class SlowEnd:
-    """Makes the interpreter take long to end."""
+    """Makes the interpreter's shutdown slow."""
 
     def __del__(self) -> None:
         time.sleep(0.3)
@@ -41,7 +41,7 @@ def is_free() -> bool:
 
 
 def numbers_for(seconds: float) -> int:
-    """Return up to which number `sum` takes so long."""
+    """Return a number up to which `sum` takes this long."""
     count = 100_000
     while True:
         began = time.thread_time()
@@ -119,7 +119,7 @@ async def handler_before() -> None:
 
 
 async def timer_before() -> None:
-    """A timer set before, which ends the process, stays."""
+    """A timer set before, which would end the process, stays."""
     signal.setitimer(signal.ITIMER_REAL, FOREIGN)
     async with LoopMonitor(period=BEAT):
         await anyio.sleep(3 * BEAT)
@@ -128,7 +128,7 @@ async def timer_before() -> None:
 
 
 async def handler_while_it_runs() -> None:
-    """Code that takes the signal later has it, alone, and may give it back."""
+    """Code that installs a handler later has the signal alone, and may restore the alarm's."""
     async with LoopMonitor(period=BEAT):
         await anyio.sleep(3 * BEAT)
         before = signal.signal(signal.SIGALRM, other_handler)
@@ -148,7 +148,7 @@ async def handler_while_it_runs() -> None:
 
 
 async def timer_while_it_runs() -> None:
-    """Code that sets the timer later has it, and the default action with it."""
+    """Code that sets the timer later has it, with the default action."""
     async with LoopMonitor(period=BEAT):
         await anyio.sleep(3 * BEAT)
         signal.setitimer(signal.ITIMER_REAL, FOREIGN)
@@ -176,7 +176,7 @@ async def other_thread() -> None:
 
 
 async def no_stop() -> None:
-    """The signal is given back when the process ends without a stop: it would kill the process."""
+    """The handler is restored when the process ends without a stop: the alarm would kill the process."""
     global slow_end  # noqa: PLW0603
     slow_end = SlowEnd()
     LoopMonitor(period=10 * BEAT).start()

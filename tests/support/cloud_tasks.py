@@ -1,4 +1,4 @@
-"""What the tests' tasks do on a Dask cluster. Its workers import this."""
+"""Task functions for a Dask cluster. Its workers import this."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import asyncio
 import os
 import time
 
-from lines import hear, say
+from named_pipes import receive, send
 from worker_tasks import append_line
 
 from executors import current_task
 from executors.context import WorkerState
 
 
-def listen(path: str) -> str:
-    """Go on until told to stop, and say so."""
-    say(path, os.getpid())
+def run_until_cancelled(path: str) -> str:
+    """Run until cancellation is requested, and return normally."""
+    send(path, os.getpid())
     while not current_task().cancel_requested:
         time.sleep(0.005)
-    return "listened"
+    return "stopped"
 
 
-def talk(says: str, hears: str) -> str:
-    """Say that it runs, and go on when it hears something."""
-    say(says, os.getpid())
-    return hear(hears)
+def send_pid_and_wait(from_worker: str, to_worker: str) -> str:
+    """Send the process id, then wait for a message."""
+    send(from_worker, os.getpid())
+    return receive(to_worker)
 
 
-async def clean_up(says: str) -> None:
-    """Wait for ever, and say that it was cancelled."""
-    say(says, os.getpid())
+async def clean_up(from_worker: str) -> None:
+    """Wait for ever, and report the cancellation."""
+    send(from_worker, os.getpid())
     try:
         await asyncio.Event().wait()
     finally:
-        say(says, "cleaned up")
+        send(from_worker, "cleaned up")
 
 
 async def loop_of_worker() -> int:
@@ -45,12 +45,12 @@ def is_worker() -> bool:
 
 
 def append_and_exit(path: str) -> None:
-    """Leave a trace, and end the worker."""
+    """Record the run, and end the worker."""
     append_line(path, "run")
     os._exit(3)
 
 
-def append_and_hear(path: str, hears: str) -> None:
-    """Leave a trace, and go on when it hears something."""
+def append_and_wait(path: str, to_worker: str) -> None:
+    """Record the run, and wait for a message."""
     append_line(path, "run")
-    hear(hears)
+    receive(to_worker)

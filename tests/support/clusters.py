@@ -22,7 +22,7 @@ ENDS_WITH_US = (
     "import os, sys, threading; "
     "threading.Thread(target=lambda: (sys.stdin.read(), os.killpg(0, 9)), daemon=True).start(); "
 )
-"""Has a process and what it starts end with this one, which keeps the other end of its stdin."""
+"""Has a process and its children end with this process, which keeps the other end of its stdin."""
 
 
 class Cluster:
@@ -60,18 +60,18 @@ class Cluster:
         _kill(self._scheduler)
 
     def stop_scheduler(self) -> None:
-        """Have the scheduler stop by itself, and wait until it has."""
+        """Stop the scheduler gracefully, and wait for its end."""
         self._scheduler.terminate()
         self._scheduler.wait(30)
         assert self._scheduler.stdin is not None
         self._scheduler.stdin.close()
 
     def freeze_scheduler(self) -> None:
-        """Have the scheduler say no more, and keep its connections."""
+        """Stop the scheduler from responding; its connections stay open."""
         os.kill(self._scheduler.pid, signal.SIGSTOP)
 
     def start_workers(self, *options: str, path: Path | None = None, blind: bool = False) -> None:
-        """Start workers of one thread each, unless the options of ``dask worker`` say otherwise.
+        """Start workers of one thread each, unless overridden by the options of ``dask worker``.
 
         Args:
             options: They come last.

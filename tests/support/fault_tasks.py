@@ -1,4 +1,4 @@
-"""What the victims in the tests of faults do. Worker processes import this: slow imports are where they are used."""
+"""Task functions for the tests of faults. Worker processes import this, so slow imports are inside functions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lines import hear, say
+from named_pipes import receive, send
 from worker_tasks import TwoArgumentsError, identity, kill_self, nested, pid, raise_it, stay
 
 __all__ = ["TwoArgumentsError", "kill_self", "nested", "pid", "raise_it", "stay"]
 
 
-def meet(says: str, hears: str) -> int:
-    """Say that this is here, wait for the same of another, and return this worker's process id."""
-    say(says, "here")
-    hear(hears)
+def meet(from_worker: str, to_worker: str) -> int:
+    """Send a message, wait for the same from another task, and return this worker's process id."""
+    send(from_worker, "here")
+    receive(to_worker)
     return os.getpid()
 
 
@@ -34,7 +34,7 @@ class OwnBaseError(BaseException):
 
 
 class SpeechlessError(Exception):
-    """Has no text: asking for it raises."""
+    """Has no message: `str` raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -49,13 +49,13 @@ class SpeechlessBaseError(BaseException):
 
 @dataclass(frozen=True)
 class FrozenError(Exception):
-    """Lets no attribute be set."""
+    """Accepts no attributes."""
 
     code: int
 
 
 class HoldingError(Exception):
-    """Holds what it is given later."""
+    """Holds a value that is set later."""
 
     held: Any = None
 
@@ -126,7 +126,7 @@ def unpickle_trap(when: str, home: int, act: Callable[..., Any], args: tuple[Any
 
 
 def make_trap(when: str, act: Callable[..., Any], *args: Any) -> Trap:
-    """Make one whose home is here."""
+    """Create a trap whose home is this process."""
     return Trap(when, os.getpid(), act, *args)
 
 
@@ -155,7 +155,7 @@ class Holder:
 
 
 def unpickles_deep(depth: int) -> Any:
-    """Return what is small as a pickle and deep once unpickled."""
+    """Return an object with a small pickle that is deep once unpickled."""
     return Shortcut(depth)
 
 
@@ -170,11 +170,11 @@ class Shortcut:
 
 
 def die_while_sending(path: str, size: int) -> bytes:
-    """Return something large, and have this process killed while it is on its way."""
+    """Return a large value, and have this process killed while it is being sent."""
 
     def kill() -> None:
         time.sleep(0.3)  # the parent reads nothing before it hears of this
-        say(path, "now")
+        send(path, "now")
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
@@ -195,7 +195,7 @@ def close_from(first: int, last: int) -> int:
 
 
 def write_everywhere() -> None:
-    """Write what nobody expects to every descriptor that takes it, then wait for the consequences."""
+    """Write garbage to every writable descriptor, then wait for the consequences."""
     for fd in range(3, 256):
         with contextlib.suppress(OSError):
             os.set_blocking(fd, False)
@@ -210,7 +210,7 @@ def _fork() -> int:
 
 
 def fork(how: str) -> int:
-    """Fork; the child ends in some way, and this process returns its own id when that is done."""
+    """Fork; the child ends in some way, and this process then returns its own id."""
     if child := _fork():
         os.waitpid(child, 0)
         return os.getpid()
@@ -225,12 +225,12 @@ def fork(how: str) -> int:
     return -1
 
 
-def fork_for_later(says: str, hears: str) -> int:
-    """Fork, and return; the child returns when it is told to."""
+def fork_for_later(from_worker: str, to_worker: str) -> int:
+    """Fork, and return; the child returns when it gets a message."""
     if child := _fork():
-        say(says, child)
+        send(from_worker, child)
         return os.getpid()
-    hear(hears)
+    receive(to_worker)
     return -1
 
 
@@ -255,8 +255,8 @@ def leave_child() -> int:
         return subprocess.Popen(["/bin/sleep", "1000"], close_fds=False).pid
 
 
-def say_child(path: str) -> None:
-    say(path, leave_child())
+def send_child(path: str) -> None:
+    send(path, leave_child())
 
 
 def leave_other_groups(path: str) -> None:
@@ -270,7 +270,7 @@ def leave_other_groups(path: str) -> None:
         line = family.stdout.readline().strip()
         with subprocess.Popen(["/bin/sh", "-c", "sleep 1000 >/dev/null & echo $!"], **options) as shell:
             line += f" {shell.stdout.read().strip()}"
-        say(path, line)
+        send(path, line)
         del family
 
 
@@ -280,16 +280,16 @@ def leave_session(path: str) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        say(path, subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True).pid)
+        send(path, subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True).pid)
 
 
 def leave_child_and_exit(path: str, code: int) -> None:
-    say(path, leave_child())
+    send(path, leave_child())
     os._exit(code)
 
 
 def move_into(path: str) -> str:
-    """Make a folder, change into it, and remove it."""
+    """Make a directory, change into it, and remove it."""
     os.mkdir(path)
     os.chdir(path)
     os.rmdir(path)
@@ -309,13 +309,13 @@ def raise_alarm(*_: object) -> None:
 
 
 def reset_signals() -> None:
-    """Give every signal the handling that a fresh process has."""
+    """Reset every signal to the default action."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
 
 
 def exhaust_memory() -> None:
-    """Ask for more memory than this process may have."""
+    """Allocate more memory than this process may have."""
     import resource  # noqa: PLC0415
 
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -329,7 +329,7 @@ def exhaust_memory() -> None:
 
 
 def ignore_termination(path: str) -> None:
-    """Heed no signal that can be ignored, and stay."""
+    """Ignore every signal that can be ignored, and stay."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
         if number < signal.SIGRTMIN:
             signal.signal(number, signal.SIG_IGN)
@@ -342,36 +342,36 @@ def join_other_group(path: str) -> None:
 
     child = subprocess.Popen(["/bin/sleep", "1000"], process_group=0)
     os.setpgid(0, child.pid)
-    say(path, f"{os.getpid()} {child.pid}")
+    send(path, f"{os.getpid()} {child.pid}")
     child.wait()
 
 
 def lead_session(path: str) -> None:
-    """Try to begin a session, and stay."""
+    """Try to start a session, and stay."""
     try:
         os.setsid()
     except PermissionError:  # it leads a process group already
-        say(path, "refused")
+        send(path, "refused")
     stay(path)
 
 
 def add_up(path: str) -> None:
-    """Keep the interpreter's lock in one call for minutes."""
-    say(path, os.getpid())
+    """Keep the GIL in one call for minutes."""
+    send(path, os.getpid())
     sum(range(10**11))
 
 
 def match(path: str) -> None:
-    """The same by a regular expression that goes back and forth."""
+    """The same by a regular expression that backtracks."""
     import re  # noqa: PLC0415
 
-    say(path, os.getpid())
+    send(path, os.getpid())
     re.match(r"(a+)+$", "a" * 60 + "b")
 
 
 def catch_everything(path: str) -> None:
-    """Go on after whatever is raised."""
-    say(path, os.getpid())
+    """Ignore every exception."""
+    send(path, os.getpid())
     while True:
         try:
             time.sleep(1000)
@@ -380,7 +380,7 @@ def catch_everything(path: str) -> None:
 
 
 def stay_with_executor(path: str) -> None:
-    """Stay in a task of an executor of this task's own."""
+    """Stay in a task of an executor created by this task."""
     import asyncio  # noqa: PLC0415
 
     from executors import Executor  # noqa: PLC0415
@@ -388,7 +388,7 @@ def stay_with_executor(path: str) -> None:
     async def main() -> None:
         async with Executor(threads=1, processes=1) as executor:
             cpu = executor.options(tag="cpu")
-            say(path, f"{os.getpid()} {await cpu.run(pid)}")
+            send(path, f"{os.getpid()} {await cpu.run(pid)}")
             await cpu.run(stay)
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The harness of the tests of faults: a victim between others, and a look at the pool afterwards."""
+"""The harness of the tests of faults: a failing task among others, and a check of the pool afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import fault_tasks
 import worker_tasks
-from lines import Line
+from named_pipes import NamedPipe
 from processes import is_alive
 
 import executors
@@ -24,14 +24,14 @@ from executors._core.bound import BoundExecutor
 SUPPORT = Path(__file__).parent
 
 PROMPTLY = 1.0
-"""Seconds within which a victim hears of its fault."""
+"""Seconds within which a task fails after its fault."""
 
-PATIENCE = 15.0
-"""Seconds after which a test gives up on what nothing bounds."""
+TIMEOUT = 15.0
+"""Seconds after which a test gives up where no other bound applies."""
 
 
 class Fault:
-    """What a test of a fault works with.
+    """The state of a test of a fault.
 
     Attributes:
         cpu: Submits to the two workers.
@@ -43,9 +43,9 @@ class Fault:
         self.worker = 0
 
     async def error_of(
-        self, function: Callable[..., Any], *args: Any, within: float = PATIENCE, **options: Any
+        self, function: Callable[..., Any], *args: Any, within: float = TIMEOUT, **options: Any
     ) -> BaseException:
-        """Run a victim with tasks right behind it, and return what it failed with; those behind must have their values.
+        """Run the failing task with others right behind it, and return its error; the others must have their values.
 
         Args:
             function: The victim.
@@ -58,7 +58,7 @@ class Fault:
         behind = [self.cpu.submit(worker_tasks.identity, number) for number in range(3)]
         with anyio.fail_after(options.get("timeout", 0) + within):
             await handle.wait()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             assert [await follower for follower in behind] == [0, 1, 2]
         error = handle.exception()
         assert error is not None, f"{function.__name__} came to a value"
@@ -66,8 +66,8 @@ class Fault:
 
 
 @asynccontextmanager
-async def under_fault(make_line: Callable[[], Line], *, survives: bool, **settings: Any) -> AsyncIterator[Fault]:
-    """Run a fault beside a bystander, and see that it costs nobody else anything. Workers are as fast as the server.
+async def under_fault(make_pipe: Callable[[], NamedPipe], *, survives: bool, **settings: Any) -> AsyncIterator[Fault]:
+    """Run a fault beside a bystander, and check that no other task fails. Workers have the server's niceness.
 
     The bystander starts before and is released after; it and the next task must have their own values, then both
     workers must be there, and in the end none.
@@ -77,29 +77,29 @@ async def under_fault(make_line: Callable[[], Line], *, survives: bool, **settin
         survives: Whether the victim's worker must live on, or must be gone.
         settings: The executor's.
     """
-    says, hears = make_line(), make_line()
+    from_worker, to_worker = make_pipe(), make_pipe()
     settings = {"threads": 1, "processes": 2, "shutdown_timeout": 1, "worker_nice": 0, **settings}
     async with Executor(**settings) as executor:
         fault = Fault(executor.options(tag="cpu"))
-        with anyio.fail_after(PATIENCE):
-            bystander = fault.cpu.submit(worker_tasks.talk, says.path, hears.path)
-            bystanders = int(await says.hear())
+        with anyio.fail_after(TIMEOUT):
+            bystander = fault.cpu.submit(worker_tasks.send_pid_and_wait, from_worker.path, to_worker.path)
+            bystanders = int(await from_worker.receive())
             fault.worker = await fault.cpu.run(fault_tasks.pid)  # has imported the tasks' module by now
         yield fault
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             assert await fault.cpu.run(worker_tasks.identity, "next") == "next"
             assert not bystander.done()
-            hears.tell()
+            to_worker.send()
             assert await bystander == bystanders
-            workers = await meet(fault.cpu, make_line)
+            workers = await meet(fault.cpu, make_pipe)
         assert bystanders in workers
         assert (fault.worker in workers) is survives
     assert not [pid for pid in {*workers, fault.worker} if is_alive(pid)]
 
 
-async def meet(cpu: BoundExecutor, make_line: Callable[[], Line]) -> set[int]:
+async def meet(cpu: BoundExecutor, make_pipe: Callable[[], NamedPipe]) -> set[int]:
     """Run two tasks that wait for each other; return the process ids of their workers."""
-    one, other = make_line(), make_line()
+    one, other = make_pipe(), make_pipe()
     meeting = [cpu.submit(fault_tasks.meet, *pair) for pair in ((one.path, other.path), (other.path, one.path))]
     workers = {await handle for handle in meeting}
     assert len(workers) == 2
@@ -107,7 +107,7 @@ async def meet(cpu: BoundExecutor, make_line: Callable[[], Line]) -> set[int]:
 
 
 def start_script(text: str, *args: object, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[str]:
-    """Start a program of its own, which finds the modules of this folder; its output comes by pipes.
+    """Start a program that can import the modules of this directory; its output goes to pipes.
 
     Args:
         text: The program.
@@ -123,7 +123,7 @@ def start_script(text: str, *args: object, before: Sequence[str] = (), **options
 
 
 def run_script(text: str, *args: object, **options: Any) -> str:
-    """Run such a program to its end, which must be a good one; return what it printed."""
+    """Run such a program to its end, which must be successful; return its output."""
     with start_script(text, *args, **options) as process:
         try:
             out, err = process.communicate(timeout=50)

@@ -103,7 +103,7 @@ VALUES = [
 
 
 class UnclearCancellation(TaskCancelledError):
-    """A cancellation that does not tell whose it is."""
+    """A cancellation that does not reveal its type."""
 
     task_id = property(leave)  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests share: lines, launchers, and workers launched without a pool."""
+"""Fixtures that several folders of tests share: named pipes, launchers, and workers launched without a pool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from launching import config
-from lines import Line
+from named_pipes import NamedPipe
 
 from executors.backends.process import prefetch
 from executors.backends.process.launcher import Launcher
@@ -16,12 +16,12 @@ from executors.backends.process.worker_process import WorkerProcess
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Callable[[], Line]:
-    """Make lines over which a test and its tasks talk, closed when the test ends."""
-    made: list[Line] = []
+def named_pipe(tmp_path: Path) -> Callable[[], NamedPipe]:
+    """Make named pipes between a test and its tasks, closed when the test ends."""
+    made: list[NamedPipe] = []
 
-    def make() -> Line:
-        made.append(Line(tmp_path / f"line-{len(made)}"))
+    def make() -> NamedPipe:
+        made.append(NamedPipe(tmp_path / f"pipe-{len(made)}"))
         return made[-1]
 
     yield make
@@ -31,13 +31,13 @@ def line(tmp_path: Path) -> Callable[[], Line]:
 
 @pytest.fixture
 def long_prefetch_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every task count as short, however busy the machine is, so that each worker prefetches."""
+    """Make every task count as short, however busy the machine is, so that each worker prefetches."""
     monkeypatch.setattr(prefetch, "PREFETCH_WINDOW", 1000.0)
 
 
 @pytest.fixture
 def launcher() -> Iterator[Callable[..., Launcher]]:
-    """Makes launchers of workers with some configuration; closed after the test."""
+    """Create launchers of workers with some configuration; closed after the test."""
     made: list[Launcher] = []
 
     def make(settings: dict[str, Any] | None = None, **options: Any) -> Launcher:
@@ -51,7 +51,7 @@ def launcher() -> Iterator[Callable[..., Launcher]]:
 
 @pytest.fixture
 def launch(launcher: object) -> Iterator[Callable[..., WorkerProcess]]:
-    """Launches a worker by a launcher; killed and reaped after the test, if it isn't then."""
+    """Launch a worker with a launcher; killed and reaped after the test, if still running."""
     launched: list[WorkerProcess] = []
 
     def launch_by(one: Launcher, *modules: str) -> WorkerProcess:

@@ -1,4 +1,4 @@
-"""Talking with launched workers without a pool, and what their setups do."""
+"""Communication with launched workers without a pool, and setups for them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from lines import say
+import named_pipes
 
 kept: list[Any] = []
-"""What a setup has opened."""
+"""Objects that a setup has opened."""
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def setup(function: Callable[..., Any], *args: Any, **changes: Any) -> dict[str,
 
 
 def send(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
-    """Have a worker call a function; return the channel."""
+    """Send a worker a call of a function; return the channel."""
     from executors._wire import pickling  # noqa: PLC0415  (workers import this module, and need no more)
     from executors._wire.channel import BlockingChannel  # noqa: PLC0415
     from executors._wire.frames import FrameType, frame  # noqa: PLC0415
@@ -75,14 +75,14 @@ def call(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def started(script: str) -> subprocess.Popen[bytes]:
-    """Start a program that can import what tests can, with its output to be read."""
+    """Start a program that can import the tests' modules, with its output in a pipe."""
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     command = [sys.executable, "-c", dedent(script)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
 
 
 def run(script: str, timeout: float = 60) -> None:
-    """Run such a program, which is to succeed."""
+    """Run such a program, which must succeed."""
     with started(script) as program:
         out, _ = program.communicate(timeout=timeout)
         assert program.returncode == 0, out.decode()
@@ -101,7 +101,7 @@ def keep_thread(_worker: Any) -> Any:
 
 
 def use_numpy(_worker: Any) -> Any:
-    """Have numpy start the threads of its BLAS, as many as the environment allows."""
+    """Have NumPy start the threads of its BLAS, as many as the environment allows."""
     import numpy as np  # noqa: PLC0415
 
     np.ones((200, 200)) @ np.ones((200, 200))
@@ -129,7 +129,7 @@ def fail(_worker: Any) -> Any:
 
 def hang(_worker: Any, path: str | None = None) -> Any:
     if path is not None:
-        say(path, os.getpid())
+        named_pipes.send(path, os.getpid())
     time.sleep(1000)
 
 
@@ -149,7 +149,7 @@ def log_much(_worker: Any, count: int) -> Any:
     return plain
 
 
-def say_setup(_worker: Any, path: str) -> Any:
+def send_setup(_worker: Any, path: str) -> Any:
     with open(path, "a") as file:
         file.write(f"{os.getpid()}\n")
     return plain
@@ -161,7 +161,7 @@ def ignore_children(_worker: Any) -> Any:
 
 
 def import_numpy(_worker: Any) -> Any:
-    """Stand for an app that imports NumPy, whose generator doesn't notice a fork."""
+    """Simulates an app that imports NumPy, whose generator doesn't notice a fork."""
     module = types.ModuleType("numpy.random")
     module.seed = lambda: kept.append(os.getpid())  # type: ignore[attr-defined]
     sys.modules["numpy.random"] = module
@@ -173,8 +173,8 @@ def write(_worker: Any, text: str) -> Any:
     return plain
 
 
-def say_at_exit(_worker: Any, path: str) -> Any:
-    atexit.register(lambda: say_setup(None, path))
+def send_at_exit(_worker: Any, path: str) -> Any:
+    atexit.register(lambda: send_setup(None, path))
     return plain
 
 
@@ -212,7 +212,7 @@ def start_grandchild() -> int:
 
 
 def proportional_memory(pid: int) -> int:
-    """Return how many bytes of memory a process takes, where it shares a page only its part of it (Linux)."""
+    """Return a process's memory in bytes, shared pages divided among the processes that share them (Linux)."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 USED_AT_IMPORT = "LIBRARY_USED_AT_IMPORT"
-"""An environment variable of workers: the library that the import of this module uses."""
+"""An environment variable of workers: the library that importing this module uses."""
 
 
 def numpy() -> bool:
@@ -57,7 +57,7 @@ def pyarrow() -> bool:
 
 
 def grpc() -> bool:
-    """Call a server in this very process."""
+    """Call a server in this same process."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     import grpc as library  # noqa: PLC0415
@@ -80,7 +80,7 @@ LIBRARIES: dict[str, Callable[[], bool]] = {
 
 
 def use(name: str) -> tuple[bool, int]:
-    """Use a library; return whether its result is right, and this process."""
+    """Use a library; return whether its result is right, and this process's id."""
     return LIBRARIES[name](), os.getpid()
 
 

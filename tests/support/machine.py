@@ -1,4 +1,4 @@
-"""What the state machine of the process backend drives: a real executor, its tasks, and its worker processes."""
+"""The system under test of the process backend's state machine: an executor, its tasks, and its worker processes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import machine_tasks as tasks
-from lines import Line
 from machine_book import UNAVAILABLE_AFTER, Book, Task
+from named_pipes import NamedPipe
 from processes import wait_for_end
 
 from executors import BackendUnavailableError, DrainReport, Executor, TaskState
 
-PATIENCE = 60.0
-"""Seconds after which something is taken to hang."""
+TIMEOUT = 60.0
+"""Seconds after which an operation counts as hanging."""
 
 SETTLE_TIME = 2.0
-"""Seconds that a process which was killed when a drain's time was up has to be gone."""
+"""Seconds within which a process that is killed at a drain's deadline must end."""
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -46,20 +46,20 @@ class Harness:
         self._next = 0
         self._seen: set[int] = set()
         self.book = Book(self._folder / "entries", failures)
-        self.executor = Executor(threads=1, processes=processes, hooks=[self.book.hear], **options)
+        self.executor = Executor(threads=1, processes=processes, hooks=[self.book.record_event], **options)
         self.start()
 
     # --- the executor -----------------------------------------------------------------------------------------
 
     def _run(self, what: Coroutine[Any, Any, Any]) -> Any:
-        """Turn the loop until this is done."""
+        """Run the loop until this is done."""
         try:
-            return self._loop.run_until_complete(asyncio.wait_for(what, PATIENCE))
+            return self._loop.run_until_complete(asyncio.wait_for(what, TIMEOUT))
         except TimeoutError:
             self.book.expect(False, "it hangs:", *map(self.book.story, self.book.unfinished()))
 
     def turn(self, seconds: float) -> None:
-        """Let the loop turn for so long; 0 is one round."""
+        """Run the loop for so long; 0 is one iteration."""
         self.book.note("turn", seconds)
         self._run(asyncio.sleep(seconds))
 
@@ -84,7 +84,7 @@ class Harness:
         self.book.check_ends()
 
     def drain(self, timeout: float) -> None:
-        """Drain; what still runs when the time is up is cancelled. Then look at everything."""
+        """Drain; tasks that still run at the deadline are cancelled. Then check everything."""
         self.book.note("drain", timeout)
         unfinished: list[Task] = []
 
@@ -109,31 +109,31 @@ class Harness:
             time.sleep(0.001)
         for pid in self._seen | {entry.pid for entry in self.book.entries()}:
             self.book.expect(wait_for_end(pid, SETTLE_TIME), "process", pid, "is left")
-        expected = {task.line._fd for task in self.book.tasks.values() if task.line is not None} | {*self._before}
+        expected = {task.pipe._fd for task in self.book.tasks.values() if task.pipe is not None} | {*self._before}
         while open_now := {fd: what for fd, what in descriptors().items() if fd not in expected}:
             report = self.executor.drain_report
             self.book.expect(time.monotonic() < deadline, "descriptors", open_now, "are left by", report)
             time.sleep(0.001)
 
     def close(self) -> None:
-        """End all, look at all of it, and see that a new start works."""
+        """End all tasks, check everything, and check that the executor can start again."""
         try:
             self.wait_idle()
-            self.drain(PATIENCE)
+            self.drain(TIMEOUT)
             self.start()
             self.submit("quick")
             self.wait_idle()
-            self.drain(PATIENCE)
+            self.drain(TIMEOUT)
         finally:
             self.abort()
 
     def abort(self) -> None:
-        """Give everything back, after a failure too."""
+        """Release everything, after a failure too."""
         if self.executor.phase == "open":
             self._run(self.executor.drain(0))
         for task in self.book.tasks.values():
-            if task.line is not None:
-                task.line.close()
+            if task.pipe is not None:
+                task.pipe.close()
         self.book.problems.close()
         shutil.rmtree(self._folder)
 
@@ -143,10 +143,10 @@ class Harness:
         """Submit a task of a kind, the name of its function; return its number. The backend may refuse it."""
         number, self._next = self._next, self._next + 1
         self.book.note("submit", kind, number, "" if argument is None else argument)
-        timeout, value, args, line = None, number, (), None
+        timeout, value, args, pipe = None, number, (), None
         if kind in {"held", "overdue"}:
-            line = Line(self._folder / f"line-{number}")
-            args, timeout = (line.path,), argument
+            pipe = NamedPipe(self._folder / f"pipe-{number}")
+            args, timeout = (pipe.path,), argument
         elif kind == "compute":
             args = (argument,)
         elif kind == "echo":
@@ -158,17 +158,17 @@ class Harness:
             handle = options.submit(function, str(self.book.log), number, *args)
         except BackendUnavailableError as error:
             self.book.expect(len(self.book.killed) >= UNAVAILABLE_AFTER, "refused:", error)
-            if line is not None:
-                line.close()
+            if pipe is not None:
+                pipe.close()
         else:
-            self.book.tasks[number] = Task(number, kind, handle, value, line, self.book.events[handle.id])
+            self.book.tasks[number] = Task(number, kind, handle, value, pipe, self.book.events[handle.id])
         return number
 
     def release(self, number: int) -> None:
-        """Give a task that is held the word that it waits for, if it wasn't refused."""
+        """Send a held task the message that it waits for, unless it was refused."""
         self.book.note("release", number)
         if number in self.book.tasks:
-            self.book.tasks[number].line.tell()  # type: ignore[union-attr]
+            self.book.tasks[number].pipe.send()  # type: ignore[union-attr]
 
     def release_all(self) -> None:
         for task in self.book.unfinished():
@@ -176,7 +176,7 @@ class Harness:
                 self.release(task.number)
 
     def cancel(self, place: int) -> None:
-        """Cancel a task that hasn't ended, counted from the one that was submitted first."""
+        """Cancel an unfinished task, counted from the one that was submitted first."""
         if unfinished := self.book.unfinished():
             task = unfinished[place % len(unfinished)]
             self.book.note("cancel", task.number)
@@ -185,13 +185,13 @@ class Harness:
     # --- processes --------------------------------------------------------------------------------------------
 
     def kill_worker(self, place: int) -> None:
-        """Kill a worker, whatever it is at; it may have just been forked."""
+        """Kill a worker, whatever it is doing; it may have just been forked."""
         _, workers = self._family()
         if workers:
             self._kill(workers[place % len(workers)])
 
     def kill_zygote(self) -> None:
-        """Kill the parent of all workers, which end with it."""
+        """Kill the zygote, with which all workers end."""
         zygotes, _ = self._family()
         for pid in zygotes:
             stop(pid)  # from here on it forks no worker that the book doesn't know
@@ -232,7 +232,7 @@ def children_of(parents: set[int]) -> list[int]:
 
 
 def descriptors() -> dict[int, str]:
-    """Return this process's open descriptors, and what they are (Linux)."""
+    """Return this process's open descriptors and their targets (Linux)."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # the one that listed the others

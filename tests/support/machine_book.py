@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lines import Line
 from machine_tasks import RaisedError
+from named_pipes import NamedPipe
 
 from executors import TaskHandle, TaskState, WorkerLostError
 from executors.events import TaskEvent, TaskFinished, TaskStarted, TaskSubmitted
@@ -23,11 +23,11 @@ CRASHES = {"leave": 7, "crash": -signal.SIGKILL}
 """The tasks that end their worker, and its exit code."""
 
 UNAVAILABLE_AFTER = 3
-"""So many workers that die before they have run a task make the backend refuse tasks for a while."""
+"""This many workers that die before they have run a task make the backend refuse tasks for a while."""
 
 
 class Entry(NamedTuple):
-    """A line that a task has written: it ran in this process, a child of that one."""
+    """A line written by a task: it ran in this process, a child of that one."""
 
     number: int
     pid: int
@@ -36,16 +36,16 @@ class Entry(NamedTuple):
 
 @dataclass
 class Task:
-    """What the machine knows of a task that was accepted."""
+    """The machine's record of an accepted task."""
 
     number: int
     kind: str
     handle: TaskHandle[Any]
     value: Any
-    line: Line | None
+    pipe: NamedPipe | None
     events: list[TaskEvent]
     cancelled: bool = False
-    """The machine has cancelled it, and was told that this could matter; or a drain's time was up."""
+    """The machine cancelled it when that could still have an effect; or a drain's deadline passed."""
 
 
 class Book:
@@ -63,22 +63,22 @@ class Book:
         self.tasks: dict[int, Task] = {}
         self.events: dict[int, list[TaskEvent]] = defaultdict(list)
         self.killed: set[int] = set()
-        """Processes that the machine has killed."""
+        """Processes killed by the machine."""
         self.problems = Problems()
         self._failures = failures
         self._deeds: list[str] = []
         self._began = time.monotonic()
 
-    def hear(self, event: TaskEvent) -> None:
-        """Keep what the executor tells of a task: its hook."""
+    def record_event(self, event: TaskEvent) -> None:
+        """Record an event of a task: the executor's hook."""
         self.events[event.task_id].append(event)
 
     def note(self, *deed: object) -> None:
-        """Keep what the machine does."""
+        """Record an action of the machine."""
         self._deeds.append(f"{time.monotonic() - self._began:7.4f} {' '.join(map(str, deed))}")
 
     def expect(self, holds: bool, *what: object) -> None:
-        """Fail, and tell of what and after which deeds, unless it holds."""
+        """Fail unless a condition holds; the message has the values and the previous actions."""
         if not holds:
             text = "\n".join([" ".join(map(str, what)), "after:", *self._deeds])
             self._failures.append(text)
@@ -87,15 +87,15 @@ class Book:
     # --- the tasks --------------------------------------------------------------------------------------------
 
     def unfinished(self) -> list[Task]:
-        """Return the tasks that haven't ended, in the order in which they were submitted."""
+        """Return the unfinished tasks in the order of their submission."""
         return [task for task in self.tasks.values() if not task.handle.done()]
 
     def entries(self) -> list[Entry]:
-        """Return what the tasks have written, in order."""
+        """Return the entries written by the tasks, in order."""
         return [Entry(*map(int, line.split())) for line in self.log.read_text().splitlines()]
 
     def story(self, task: Task) -> str:
-        """Tell all that is known of a task."""
+        """Describe everything recorded about a task."""
         return (
             f"{task.kind} {task.number}{', cancelled by the machine' if task.cancelled else ''}: {task.handle!r}, "
             f"{task.handle._error_text}; {[entry for entry in self.entries() if entry.number == task.number]}; "
@@ -105,7 +105,7 @@ class Book:
     # --- what holds -------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Hold what is true at any time: nothing runs twice, nothing ends twice, no callback fails."""
+        """Check what must hold at any time: nothing runs twice, nothing ends twice, no callback fails."""
         self.expect(not self.problems.texts, *self.problems.texts)
         for number, runs in Counter(entry.number for entry in self.entries()).items():
             self.expect(runs == 1, "it ran twice:", self.story(self.tasks[number]))
@@ -114,7 +114,7 @@ class Book:
             self.expect(ends == task.handle.done(), f"it ended {ends} times:", self.story(task))
 
     def check_ends(self) -> None:
-        """Hold what is true once nothing is under way: each task has ended, and as it should."""
+        """Check what must hold when nothing is running: each task has ended, and in an allowed way."""
         self.check()
         entries = {entry.number: entry for entry in self.entries()}
         last = {entry.pid: entry.number for entry in self.entries()}
@@ -128,7 +128,7 @@ class Book:
                 self.expect(died or self._had_ended(task), "its worker has lived on:", self.story(task))
 
     def _had_ended(self, task: Task) -> bool:
-        """Whether it was cancelled as one that is queued when its worker had read it, and ran it in no time."""
+        """Whether it was cancelled as queued although its worker had read it, and ran in an instant."""
         handle = task.handle
         return task.kind == "quick" and handle.state is TaskState.CANCELLED and handle.started_at is None
 
@@ -142,7 +142,7 @@ class Book:
         )
 
     def _ended_rightly(self, task: Task, entry: Entry | None) -> bool:
-        """Whether a task's end can be accounted for by what it does, and what was done to it."""
+        """Whether a task's end is explained by its kind, and by the actions on it."""
         state, error = task.handle.state, task.handle.exception()
         if state is TaskState.CANCELLED:
             return task.cancelled
@@ -157,7 +157,7 @@ class Book:
         return task.kind in {"quick", "compute", "held", "echo"} and task.handle._value == task.value
 
     def _is_rightly_lost(self, task: Task, entry: Entry | None, error: WorkerLostError) -> bool:
-        """Whether its worker ended through the task itself, or was killed by the machine, or there was none."""
+        """Whether its worker was ended by the task or killed by the machine, or there was none."""
         if error.pid is None:
             return len(self.killed) >= UNAVAILABLE_AFTER
         if error.pid in self.killed or (entry is not None and entry.parent in self.killed):
@@ -166,11 +166,11 @@ class Book:
 
 
 EXPECTED = ["its error was never retrieved", "worker processes fail to start"]
-"""What the library may log as an error: tasks do fail, and workers are killed while they start, again and again."""
+"""Expected error logs: tasks fail, and workers are killed while they start, again and again."""
 
 
 class Problems(logging.Handler):
-    """Collects what the library logs as errors: callbacks that failed, backends that failed to close."""
+    """Collects errors logged by the library: failed callbacks, backends that failed to close."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

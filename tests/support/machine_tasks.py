@@ -1,4 +1,4 @@
-"""Task functions of the state machine: each writes down that it was entered, before anything else."""
+"""Task functions of the state machine: each records that it was entered, before anything else."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 import signal
 import time
 
-from lines import hear
+from named_pipes import receive
 
 
 class RaisedError(Exception):
-    """What a task raises that is to fail."""
+    """The error of a task that is meant to fail."""
 
 
 def enter(log: str, number: int) -> None:
-    """Write down that this process runs this task. One write at the file's end, so that no line gets lost."""
+    """Record that this process runs this task. One write at the file's end, so that no line gets lost."""
     fd = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.write(fd, f"{number} {os.getpid()} {os.getppid()}\n".encode())
     os.close(fd)
@@ -34,9 +34,9 @@ def compute(log: str, number: int, seconds: float) -> int:
 
 
 def held(log: str, number: int, path: str) -> int:
-    """Wait for a word."""
+    """Wait for a message."""
     enter(log, number)
-    hear(path)
+    receive(path)
     return number
 
 

@@ -1,6 +1,6 @@
 """A server to be killed, which runs a task of `worker_tasks` in a worker, and never ends by itself.
 
-Arguments: the task's name, ``idle`` or ``starting``, and the path of a line that receives the worker's process id.
+Arguments: the task's name, ``idle`` or ``starting``, and the named pipe for the worker's process id.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-import lines
+import named_pipes
 import worker_tasks
 
 from executors import Executor
@@ -23,7 +23,7 @@ async def main(task: str, path: str) -> None:
     async with Executor(threads=1, backends={"process": backend}) as executor:
         cpu = executor.options(tag="cpu")
         if task == "idle":
-            lines.say(path, await cpu.run(worker_tasks.pid))
+            named_pipes.send(path, await cpu.run(worker_tasks.pid))
         elif task == "starting":
             cpu.submit(worker_tasks.pid)
         else:

@@ -1,4 +1,4 @@
-"""Task functions for the insides of the pool: large payloads, and tasks that record that they have run."""
+"""Task functions for tests of the pool: large payloads, and tasks that record their runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from lines import say
-from worker_tasks import append_line, talk
+from named_pipes import send
+from worker_tasks import append_line, send_pid_and_wait
 
 
 class Block:
-    """Bytes that travel as a buffer beside the pickle, as an array's do; what it holds is as writable as it was."""
+    """Bytes that travel as a buffer outside the pickle, as an array's do; writable if the original was."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -35,7 +35,7 @@ def is_read_only(value: Any) -> bool:
 
 
 def add_one(block: Block) -> Block:
-    """Change a block where it lies: its first and last byte."""
+    """Change a block in place: its first and last byte."""
     view = memoryview(block.data)
     view[0] += 1
     view[-1] += 1
@@ -47,7 +47,7 @@ def make_block(size: int, byte: int = 0) -> Block:
 
 
 def segments(pid: int | str = "self") -> int:
-    """Return how many descriptors of segments a process has (Linux)."""
+    """Return the number of descriptors of segments in a process (Linux)."""
     found = 0
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -57,34 +57,34 @@ def segments(pid: int | str = "self") -> int:
     return found
 
 
-class Telling(Block):
-    """A block that says the process id when it is pickled in a worker."""
+class Notifying(Block):
+    """A block that sends the process id when it is pickled in a worker."""
 
     def __init__(self, data: Any, path: str) -> None:
         super().__init__(data)
         self.path = path
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        say(self.path, os.getpid())
+        send(self.path, os.getpid())
         return super().__reduce_ex__(protocol)
 
 
-def make_telling_block(size: int, path: str) -> Telling:
-    return Telling(bytes(size), path)
+def make_notifying_block(size: int, path: str) -> Notifying:
+    return Notifying(bytes(size), path)
 
 
 # --- records of runs --------------------------------------------------------------------------------------
 
 
-def talk_and_record(says: str, hears: str, path: str, number: int) -> int:
-    """Record a run, say the process id, and wait for an answer."""
+def record_and_wait(from_worker: str, to_worker: str, path: str, number: int) -> int:
+    """Record the run, send the process id, and wait for a message."""
     append_line(path, number)
-    return talk(says, hears)
+    return send_pid_and_wait(from_worker, to_worker)
 
 
-def talk_by_pid(says: str, lines: dict[int, str]) -> int:
-    """Say the process id, then wait for an answer on the line that is this process's."""
-    return talk(says, lines[os.getpid()])
+def wait_by_pid(from_worker: str, lines: dict[int, str]) -> int:
+    """Send the process id, then wait for a message on this process's own pipe."""
+    return send_pid_and_wait(from_worker, lines[os.getpid()])
 
 
 def record_with(path: str, number: int, _padding: bytes) -> None:
@@ -92,13 +92,13 @@ def record_with(path: str, number: int, _padding: bytes) -> None:
 
 
 def runs(path: Any) -> list[int]:
-    """Return what was recorded, in order."""
+    """Return the recorded numbers, in order."""
     with open(path) as file:
         return list(map(int, file.read().split()))
 
 
 def garble(data: bytes) -> None:
-    """Write into the worker's own connection, and go on."""
+    """Write to the worker's own connection, and go on."""
     for fd in range(3, 64):
         with suppress(OSError):
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -111,5 +111,5 @@ def _opened(path: str) -> int:
 
 
 def record_number(path: str, number: int) -> None:
-    """Record a run in 4 bytes; the file stays open."""
+    """Record the run in 4 bytes; the file stays open."""
     os.write(_opened(path), number.to_bytes(4, sys.byteorder))

@@ -1,4 +1,4 @@
-"""Another process that shares memory with the test's, and what is left of that."""
+"""Another process that shares memory with the test's, and checks of that memory."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ while True:
 
 
 def mapped() -> int:
-    """How often this process has mapped a segment (Linux)."""
+    """The number of segments mapped by this process (Linux)."""
     return Path("/proc/self/maps").read_text().count("memfd:executors-segment")
 
 
 def output_of(program: str) -> list[str]:
-    """Run a program, which must not fail, in a process of its own, and return the words that it prints."""
+    """Run a program, which must succeed, in its own process, and return the words that it prints."""
     command = [sys.executable, "-c", dedent(program)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=_ENVIRONMENT).stdout.split()
 
@@ -69,7 +69,7 @@ class Echo:
         return placed
 
     def receive(self) -> tuple[Placed, list[memoryview]]:
-        """Wait for what comes back."""
+        """Wait for the answer."""
         data, fds, _, _ = socket.recv_fds(self.sock, 65536, 1)
         placed, free = pickle.loads(data)
         self.segments.free(free)

@@ -1,4 +1,4 @@
-"""Tasks that meddle with descriptors that aren't theirs: those of their worker's connection among them."""
+"""Tasks that misuse descriptors that aren't theirs, such as those of their worker's connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker_tasks import append_line, stay
 
 
 def foreign_sockets() -> Iterator[socket.socket]:
-    """Yield duplicates of this process's sockets: of its worker's connection."""
+    """Yield duplicates of this process's sockets, the ends of its worker's connection."""
     for fd in range(3, 1024):
         with suppress(OSError):
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -31,7 +31,7 @@ def truncate_everything() -> None:
 
 
 def overwrite_everything(path: str, data: bytes) -> None:
-    """Record a run, write at the beginning of every file, then end the process."""
+    """Record the run, write at the beginning of every file, then end the process."""
     append_line(path, "run")
     for fd in range(3, 256):
         for write in (os.write, lambda fd, data: os.pwrite(fd, data, 0)):
@@ -41,7 +41,7 @@ def overwrite_everything(path: str, data: bytes) -> None:
 
 
 def overwrite_entered_task_id(path: str, number: int) -> None:
-    """Record a run, write to the worker's own mapping, then end the process."""
+    """Record the run, write to the worker's own mapping, then end the process."""
     append_line(path, "run")
     frame = sys._getframe()
     while "_entered_task_id" not in vars(frame.f_locals.get("self", object)):
@@ -67,7 +67,7 @@ def shut_connection(how: int) -> None:
 
 
 def read_connection() -> None:
-    """Take one message that the worker was sent."""
+    """Take a message that was sent to the worker."""
     for sock in foreign_sockets():
         sock.recv(65536)
 
@@ -78,7 +78,7 @@ def read_connection_and_stay(path: str) -> None:
 
 
 def replace_descriptors(path: str) -> None:
-    """Close every descriptor, open sockets that get the old numbers, and leave a thread that records what they get."""
+    """Close every descriptor, open sockets with the old numbers, and leave a thread that records what they receive."""
     limit = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
     os.closerange(3, limit)
     pairs = [socket.socketpair() for _ in range(limit)]

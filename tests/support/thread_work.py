@@ -10,7 +10,7 @@ import anyio
 
 from executors.events import TaskAbandoned, TaskEvent
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 class ThreadWork:
@@ -22,11 +22,11 @@ class ThreadWork:
 
     def __call__(self) -> Any:
         self.entered.set()
-        assert self.release.wait(PATIENCE)
+        assert self.release.wait(TIMEOUT)
         return self.then()
 
     async def wait_entered(self) -> None:
-        assert await anyio.to_thread.run_sync(self.entered.wait, PATIENCE)
+        assert await anyio.to_thread.run_sync(self.entered.wait, TIMEOUT)
 
 
 class Abandoned:
@@ -40,5 +40,5 @@ class Abandoned:
             self.event.set()
 
     async def wait(self) -> None:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await self.event.wait()

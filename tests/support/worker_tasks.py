@@ -1,4 +1,4 @@
-"""Task functions that worker processes import: many times in a run, so what is slow to import is where it is used."""
+"""Task functions that worker processes import, many times in a test run: slow imports are inside functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import warnings
 from contextvars import ContextVar
 from typing import Any
 
-from lines import hear, say
+from named_pipes import receive, send
 
 from executors import cpu_bound, current_task
 
@@ -30,14 +30,14 @@ class TwoArgumentsError(Exception):
 
 
 class PrefixingError(Exception):
-    """Made from one argument, and keeps another: calling it again with what it keeps changes its text."""
+    """Created from one argument, with another as its `args`: calling it again with those changes its message."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no {name}")
 
 
 class LockedError(Exception):
-    """Holds what can't be pickled."""
+    """Holds an object that can't be pickled."""
 
     def __init__(self) -> None:
         super().__init__("locked")
@@ -87,20 +87,20 @@ def pid(*_: Any) -> int:
     return os.getpid()
 
 
-def say_pid(path: str) -> int:
-    say(path, os.getpid())
+def send_pid(path: str) -> int:
+    send(path, os.getpid())
     return os.getpid()
 
 
-def talk(says: str, hears: str) -> int:
-    """Say the process id, then wait for an answer."""
-    say(says, os.getpid())
-    hear(hears)
+def send_pid_and_wait(from_worker: str, to_worker: str) -> int:
+    """Send the process id, then wait for a message."""
+    send(from_worker, os.getpid())
+    receive(to_worker)
     return os.getpid()
 
 
 def make(factory: Any, *args: Any) -> Any:
-    """Return what only the worker has: `factory(*args)`."""
+    """Return an object that only the worker has: `factory(*args)`."""
     return factory(*args)
 
 
@@ -113,14 +113,14 @@ def make_numbers(count: int) -> list[str]:
 
 
 beats = 0
-"""How often the loop has come round; for `Witness`."""
+"""The number of iterations of the loop; for `Witness`."""
 
 witnessed: list[tuple[str, int, int]] = []
-"""What happened to each `Witness` in this process: what, in which thread, at which beat of the loop."""
+"""What happened to each `Witness` in this process: the operation, its thread, the loop's iteration."""
 
 
 class Witness:
-    """Tells when and where it is pickled and unpickled."""
+    """Records when and where it is pickled and unpickled."""
 
     def __reduce__(self) -> Any:
         witnessed.append(("pickled", threading.get_ident(), beats))
@@ -181,7 +181,7 @@ def raise_chain(length: int) -> None:
 
 
 def raise_tangle(count: int) -> None:
-    """Raise an error whose causes and contexts are one another's."""
+    """Raise an error in a cycle of causes and contexts."""
     errors = [ValueError(str(number)) for number in range(count)]
     for number, error in enumerate(errors):
         error.__cause__ = errors[number - 1]
@@ -227,11 +227,11 @@ def close_every_descriptor() -> None:
 
 
 def leave_child_behind(path: str) -> None:
-    """Say the ids of this process and of a child that holds all its descriptors, then die."""
+    """Send the ids of this process and of a child that holds all its descriptors, then die."""
     import subprocess  # noqa: PLC0415
 
     child = subprocess.Popen(["/bin/sleep", "1000"], close_fds=False, start_new_session=True)
-    say(path, f"{os.getpid()} {child.pid}")
+    send(path, f"{os.getpid()} {child.pid}")
     os._exit(3)
 
 
@@ -240,7 +240,7 @@ def leave_child_behind(path: str) -> None:
 
 def stay(path: str | None = None) -> None:
     if path:
-        say(path, os.getpid())
+        send(path, os.getpid())
     while True:
         time.sleep(1000)
 
@@ -248,24 +248,24 @@ def stay(path: str | None = None) -> None:
 async def stay_later(path: str) -> None:
     import asyncio  # noqa: PLC0415
 
-    say(path, os.getpid())
+    send(path, os.getpid())
     await asyncio.Event().wait()
 
 
 def stop_self(path: str) -> None:
-    say(path, os.getpid())
+    send(path, os.getpid())
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def spin(path: str) -> None:
-    say(path, os.getpid())
+    send(path, os.getpid())
     while True:
         pass
 
 
 def power(path: str) -> None:
-    """Keep the interpreter's lock in C code for minutes."""
-    say(path, os.getpid())
+    """Keep the GIL in C code for minutes."""
+    send(path, os.getpid())
     pow(3, 10**8)
 
 
@@ -273,12 +273,12 @@ def digest(path: str) -> None:
     """Compute in C code for minutes."""
     import hashlib  # noqa: PLC0415
 
-    say(path, os.getpid())
+    send(path, os.getpid())
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
 
 def sleep_in_c(path: str) -> None:
-    """Keep the interpreter's lock in C code: it is from inside of that the process id is said."""
+    """Keep the GIL in C code, which also sends the process id."""
     library = ctypes.PyDLL(None)
     library.system(f"echo $PPID > '{path}'; exec sleep 4".encode())
     library.sleep(1000)
@@ -288,13 +288,13 @@ def stay_with_grandchild(path: str) -> None:
     import subprocess  # noqa: PLC0415
 
     child = subprocess.Popen(["/bin/sleep", "1000"])
-    say(path, f"{os.getpid()} {child.pid}")
+    send(path, f"{os.getpid()} {child.pid}")
     child.wait()
 
 
-def ignore_signals(says: str, hears: str) -> str:
-    say(says, os.getpid())
-    return hear(hears)
+def ignore_signals(from_worker: str, to_worker: str) -> str:
+    send(from_worker, os.getpid())
+    return receive(to_worker)
 
 
 # --- what else tasks do -----------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def fork() -> int:
 
 
 def terminate_child() -> int:
-    """Run a program, terminate it politely, and return its exit code."""
+    """Run a program, terminate it with SIGTERM, and return its exit code."""
     import subprocess  # noqa: PLC0415
 
     with subprocess.Popen(["/bin/sleep", "1000"]) as child:
@@ -320,15 +320,15 @@ def terminate_child() -> int:
 
 
 def terminate_fork(path: str) -> int:
-    """Fork, terminate the child politely, and return the signal that ended it."""
+    """Fork, terminate the child with SIGTERM, and return the signal that ended it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
-        say(path, "forked")
+        send(path, "forked")
         time.sleep(1000)
         os._exit(0)
-    hear(path)
+    receive(path)
     os.kill(child, signal.SIGTERM)
     return os.WTERMSIG(os.waitpid(child, 0)[1])
 
@@ -408,7 +408,7 @@ def append_line(path: str, text: object) -> None:
     os.close(fd)
 
 
-def append_and_tell_pid(path: str, text: object) -> int:
+def append_and_return_pid(path: str, text: object) -> int:
     append_line(path, text)
     return os.getpid()
 
@@ -472,7 +472,7 @@ async def raise_later(kind: Any) -> None:
 
 
 def nested_executor() -> list[int]:
-    """Use an executor of this task's own, with a worker of its own."""
+    """Use an executor created by this task, with its own worker."""
     import asyncio  # noqa: PLC0415
 
     from executors import Executor  # noqa: PLC0415
@@ -497,7 +497,7 @@ def log_exception(name: str) -> None:
 
 
 def log_local_text(name: str) -> int:
-    """Log something whose type no other process can import."""
+    """Log an object whose type no other process can import."""
 
     class Text(str):
         __slots__ = ()
@@ -529,10 +529,10 @@ def log_many(name: str, count: int) -> None:
         logging.getLogger(name).warning("record %d", number)
 
 
-def log_then_wait(name: str, says: str, hears: str) -> None:
+def log_then_wait(name: str, from_worker: str, to_worker: str) -> None:
     logging.getLogger(name).warning("under way")
-    say(says, os.getpid())
-    hear(hears)
+    send(from_worker, os.getpid())
+    receive(to_worker)
 
 
 # --- setups of workers ------------------------------------------------------------------------------------
@@ -578,13 +578,13 @@ def setup_counts(_worker: Any, path: str) -> Any:
 def setup_doubles(_worker: Any) -> Any:
     """Wrap each task's function in one that doubles."""
 
-    def dress(function: Any) -> Any:
+    def wrap(function: Any) -> Any:
         def doubled(*args: Any, **kwargs: Any) -> Any:
             return 2 * function(*args, **kwargs)
 
         return doubled
 
-    return dress
+    return wrap
 
 
 def append_locked(values: Any, lock: Any, value: Any) -> list[Any]:

@@ -25,7 +25,7 @@ CERTIFICATES = Security()
         ("tls://scheduler.internal:8786", CERTIFICATES, False, "tls://scheduler.internal:8786"),
     ],
 )
-def test_a_loopback_address_or_tls_will_do(address, security, insecure, checked) -> None:
+def test_a_loopback_address_or_tls_is_accepted(address, security, insecure, checked) -> None:
     """A scheduler on this machine is accepted; one on another needs TLS or `insecure=True`."""
     assert checked_address(address, security, insecure=insecure) == checked
 

@@ -138,9 +138,9 @@ async def test_resources(new_cloud) -> None:
 
 
 @pytest.mark.usefixtures("cloud")  # a worker is there
-async def test_a_moment_without_workers(new_cloud, line, monkeypatch) -> None:
+async def test_a_short_time_without_workers(new_cloud, named_pipe, monkeypatch) -> None:
     """A queued task does not fail because its worker is just restarting."""
-    says, *hears = line(), line(), line()
+    from_worker, *to_workers = named_pipe(), named_pipe(), named_pipe()
     looks = [Client.nthreads, Client.nthreads, no_workers]
     looked = anyio.Event()
 
@@ -152,12 +152,12 @@ async def test_a_moment_without_workers(new_cloud, line, monkeypatch) -> None:
 
     monkeypatch.setattr(Client, "nthreads", nthreads)
     async with new_cloud(worker_timeout=0.2, in_flight=3) as cloud:
-        busy = [await cloud.begin(cloud_tasks.talk, says.path, each.path) for each in hears]
+        busy = [await cloud.begin(cloud_tasks.send_pid_and_wait, from_worker.path, each.path) for each in to_workers]
         waiting = cloud.submit(tasks.identity, 1)
         with anyio.fail_after(10):
             await looked.wait()
-        for handle, each in zip(busy, hears, strict=True):
-            each.tell()
+        for handle, each in zip(busy, to_workers, strict=True):
+            each.send()
             await handle.wait()
         assert await waiting == 1
 

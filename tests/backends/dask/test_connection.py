@@ -44,7 +44,7 @@ def test_a_loop_that_ends_without_a_drain(cluster: Cluster, end) -> None:
     async def begin():
         executor.start()
         await far.run(tasks.identity, 1)
-        return far.submit(cloud_tasks.listen, os.devnull)
+        return far.submit(cloud_tasks.run_until_cancelled, os.devnull)
 
     async def begin_again():
         async with executor:
@@ -72,7 +72,7 @@ def ill_fitting(tmp_path: Path) -> Iterator[Cluster]:
     cluster.close()
 
 
-async def test_nobody_is_there(new_cloud) -> None:
+async def test_no_scheduler(new_cloud) -> None:
     """Tasks wait for the given time, then fail with an error that has the address; later ones fail at once."""
     address = f"127.0.0.1:{find_port()}"
     async with new_cloud(DaskBackend(address, connect_timeout=0.3)) as cloud:
@@ -87,7 +87,7 @@ async def test_nobody_is_there(new_cloud) -> None:
             cloud.submit(tasks.identity, 1)
 
 
-async def test_nobody_is_there_at_the_end(new_cloud) -> None:
+async def test_no_scheduler_at_the_end(new_cloud) -> None:
     """An executor that is still connecting drains within its deadline."""
     async with new_cloud(DaskBackend(f"127.0.0.1:{find_port()}")) as cloud:
         waiting = cloud.submit(tasks.identity, 1)
@@ -114,11 +114,11 @@ async def test_a_scheduler_that_comes_late_and_freezes(new_cloud, tmp_path: Path
         assert [task.id for task in report.unsuccessful] == [left.id]
 
 
-async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line, caplog, tmp_path: Path) -> None:
+async def test_an_unsuitable_cluster(ill_fitting: Cluster, new_cloud, named_pipe, caplog, tmp_path: Path) -> None:
     """It is warned of. A task that crashes runs once, even where Dask would rerun it. When the scheduler is killed, its
     tasks are lost at once; the executor connects again when the scheduler is back."""
     backend = DaskBackend(ill_fitting.address, connect_timeout=20)
-    runs, says = tmp_path / "runs", line()
+    runs, from_worker = tmp_path / "runs", named_pipe()
     with caplog.at_level(logging.INFO, "executors"):
         async with new_cloud(backend) as cloud:
             assert await cloud.run(tasks.identity, 1) == 1
@@ -130,7 +130,7 @@ async def test_a_cluster_that_does_not_fit(ill_fitting: Cluster, new_cloud, line
             assert "Dask tried to rerun it" in str(error)
             assert runs.read_text() == "run\n"
 
-            running = await cloud.begin(tasks.stay, says.path)
+            running = await cloud.begin(tasks.stay, from_worker.path)
             ill_fitting.kill_scheduler()
             await running.wait()
             assert running.state is LOST

@@ -41,19 +41,19 @@ def encrypted(tmp_path: Path, certificate: tuple[str, str]) -> Iterator[Cluster]
     cluster.close()
 
 
-async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str], new_cloud, line, caplog) -> None:
+async def test_tls_and_threads(encrypted: Cluster, certificate: tuple[str, str], new_cloud, named_pipe, caplog) -> None:
     """A client can use the cluster only with the certificate. Where other tasks run in the same process, a task that
     does not respond is abandoned, and the report has the worker. The log has warned of such workers, once."""
     file, key = certificate
     security = Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=key, require_encryption=True)
-    says, hears = line(), line()
+    from_worker, to_worker = named_pipe(), named_pipe()
     async with new_cloud(DaskBackend(encrypted.address, security=security), {"cancel_grace": 0.3}) as cloud:
-        neighbour = await cloud.begin(cloud_tasks.talk, says.path, hears.path)
-        stuck = await cloud.begin(cloud_tasks.talk, says.path, line().path)
+        neighbour = await cloud.begin(cloud_tasks.send_pid_and_wait, from_worker.path, to_worker.path)
+        stuck = await cloud.begin(cloud_tasks.send_pid_and_wait, from_worker.path, named_pipe().path)
         stuck.cancel()
         await stuck.wait()
         assert (stuck.state, stuck.abandoned) == (CANCELLED, True)
-        hears.tell("still here")
+        to_worker.send("still here")
         assert await neighbour == "still here"
         report = await cloud.executor.drain(1)
         (kept,) = report.abandoned
@@ -94,16 +94,16 @@ async def test_a_worker_that_dies_before_it_begins(tmp_path: Path, new_cloud, mo
     assert handle.state is LOST
 
 
-async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, line) -> None:
+async def test_a_worker_that_is_retired(tmp_path: Path, new_cloud, named_pipe) -> None:
     """Dask reruns the tasks of a retired worker on another, whatever its settings. The other one refuses them, so that
     no task runs twice, and they are reported as lost."""
     cluster = Cluster(tmp_path)
     cluster.start_workers("--no-nanny")
     cluster.start_workers("--no-nanny")
-    runs, hears = tmp_path / "runs", line()
+    runs, to_worker = tmp_path / "runs", named_pipe()
     try:
         async with new_cloud(DaskBackend(cluster.address)) as cloud:
-            handle = await cloud.begin(cloud_tasks.append_and_hear, str(runs), hears.path)
+            handle = await cloud.begin(cloud_tasks.append_and_wait, str(runs), to_worker.path)
             while not runs.exists():
                 await anyio.sleep(0.001)
             async with Client(cluster.address, asynchronous=True, set_as_default=False) as client:

@@ -1,4 +1,4 @@
-"""What a backend leaves at its scheduler, and what a drain says of tasks that it could not stop."""
+"""What a backend leaves at its scheduler, and what a drain reports of tasks that it could not stop."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ async def test_nothing_is_left_at_the_scheduler(own_cluster: Cluster, new_cloud,
     assert "Traceback" not in (tmp_path / "scheduler.log").read_text()
 
 
-async def test_a_frozen_scheduler_cannot_have_a_worker_killed(own_cluster: Cluster, new_cloud, line) -> None:
+async def test_a_frozen_scheduler_cannot_have_a_worker_killed(own_cluster: Cluster, new_cloud, named_pipe) -> None:
     """The report says so, of a worker that would be killed otherwise."""
-    says = line()
+    from_worker = named_pipe()
     async with new_cloud(DaskBackend(own_cluster.address), settings={"cancel_grace": 0.1}) as cloud:
-        handle = await cloud.begin(tasks.stay, says.path)
+        handle = await cloud.begin(tasks.stay, from_worker.path)
         own_cluster.freeze_scheduler()
         report = await cloud.executor.drain(0.1)
     (kept,) = report.abandoned

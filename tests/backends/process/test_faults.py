@@ -1,4 +1,4 @@
-"""Crashes, exits and what won't stop: each costs its own task, told by the right error, and nobody else."""
+"""Crashes, exits and unresponsive tasks: each fails only its own task, with the right error."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ CRASHES = [
 ]
 
 KINDS = [SystemExit, KeyboardInterrupt, GeneratorExit, StopAsyncIteration, fault_tasks.OwnBaseError]
-"""What ends a process, a loop or an iteration. StopIteration is a case of its own, and so is CancelledError."""
+"""Exceptions that end a process, a loop or an iteration. StopIteration and CancelledError have tests of their own."""
 
 
 @pytest.mark.parametrize(("crash", "args", "exitcode"), CRASHES)
-async def test_a_crash_costs_its_own_task_alone(line, crash, args, exitcode: int) -> None:
-    """The task that kills its worker is lost, with how it died."""
-    async with under_fault(line, survives=False) as fault:
+async def test_a_crash_fails_only_its_own_task(named_pipe, crash, args, exitcode: int) -> None:
+    """The task that kills its worker is lost; the error has the exit code or signal."""
+    async with under_fault(named_pipe, survives=False) as fault:
         error = await fault.error_of(crash, *args, within=PROMPTLY)
         assert isinstance(error, WorkerLostError)
         assert (error.pid, error.exitcode) == (fault.worker, exitcode)
@@ -44,9 +44,9 @@ async def test_a_crash_costs_its_own_task_alone(line, crash, args, exitcode: int
 
 
 @ON_ONE_LOOP
-async def test_one_crash_after_another(line) -> None:
-    """A pool whose workers die again and again fails those tasks alone, and refuses nothing."""
-    async with under_fault(line, survives=False) as fault:
+async def test_one_crash_after_another(named_pipe) -> None:
+    """A pool whose workers die again and again fails only those tasks, and refuses nothing."""
+    async with under_fault(named_pipe, survives=False) as fault:
         handles = [fault.cpu.submit(tasks.exit_with, number) for number in range(5)]
         others = [fault.cpu.submit(tasks.identity, number) for number in range(5)]
         with anyio.fail_after(15):
@@ -61,9 +61,9 @@ async def test_one_crash_after_another(line) -> None:
 
 
 @pytest.mark.parametrize("raise_it", [tasks.raise_it, fault_tasks.raise_later], ids=["function", "coroutine"])
-async def test_a_task_that_exits(line, raise_it) -> None:
-    """What ends a process fails its task, with the original as cause; worker and server live on."""
-    async with under_fault(line, survives=True) as fault:
+async def test_a_task_that_exits(named_pipe, raise_it) -> None:
+    """An exception that ends a process fails its task, with the original as cause; worker and server go on."""
+    async with under_fault(named_pipe, survives=True) as fault:
         for factory in [*KINDS, fault_tasks.cancelled_error]:
             error = await fault.error_of(raise_it, factory, "out")
             assert isinstance(error, TaskExitedError), factory
@@ -75,9 +75,9 @@ async def test_a_task_that_exits(line, raise_it) -> None:
 
 
 @pytest.mark.parametrize("raise_it", [tasks.raise_it, fault_tasks.raise_later], ids=["function", "coroutine"])
-async def test_a_task_that_stops_an_iteration(line, raise_it) -> None:
-    """StopIteration ends no wait; out of a coroutine Python itself makes a RuntimeError of it."""
-    async with under_fault(line, survives=True) as fault:
+async def test_a_task_that_stops_an_iteration(named_pipe, raise_it) -> None:
+    """StopIteration does not end the wait; Python makes a RuntimeError of it in a coroutine."""
+    async with under_fault(named_pipe, survives=True) as fault:
         error = await fault.error_of(raise_it, StopIteration, "out")
         assert type(error) is (TaskExitedError if raise_it is tasks.raise_it else RuntimeError)
         assert type(error.__cause__) is StopIteration
@@ -103,31 +103,31 @@ STUBBORN = [
 
 @ON_ONE_LOOP
 @pytest.mark.parametrize("task", STUBBORN, ids=lambda task: task.__name__)
-async def test_a_timeout_kills_what_does_not_listen(line, task) -> None:
+async def test_a_timeout_kills_an_unresponsive_task(named_pipe, task) -> None:
     """A task that sleeps, spins, is stuck in C code, is stopped or ignores signals ends at its timeout."""
-    async with under_fault(line, survives=False) as fault:
-        error = await fault.error_of(task, line().path, timeout=0.2, within=PROMPTLY)
+    async with under_fault(named_pipe, survives=False) as fault:
+        error = await fault.error_of(task, named_pipe().path, timeout=0.2, within=PROMPTLY)
         assert isinstance(error, TaskTimeoutError)
         assert not is_alive(fault.worker)
 
 
-async def test_a_timeout_on_every_loop(line) -> None:
+async def test_a_timeout_on_every_loop(named_pipe) -> None:
     """The same on each kind of loop, for one kind of task."""
-    async with under_fault(line, survives=False) as fault:
-        handle = fault.cpu.options(timeout=0.2).submit(tasks.spin, line().path)
+    async with under_fault(named_pipe, survives=False) as fault:
+        handle = fault.cpu.options(timeout=0.2).submit(tasks.spin, named_pipe().path)
         with anyio.fail_after(0.2 + PROMPTLY), pytest.raises(TaskTimeoutError):
             await handle
         assert handle.state is TIMED_OUT
 
 
 @pytest.mark.parametrize("end", ["cancel", "timeout"])
-async def test_a_worker_is_killed_with_its_group(line, end: str) -> None:
-    """What a task has started goes with it, and another worker takes over at once."""
-    says = line()
-    async with under_fault(line, survives=False) as fault:
+async def test_a_worker_is_killed_with_its_group(named_pipe, end: str) -> None:
+    """Programs started by a task end with it, and another worker takes over at once."""
+    from_worker = named_pipe()
+    async with under_fault(named_pipe, survives=False) as fault:
         cpu = fault.cpu.options(timeout=1.0) if end == "timeout" else fault.cpu
-        handle = cpu.submit(tasks.stay_with_grandchild, says.path)
-        worker, grandchild = map(int, (await says.hear()).split())
+        handle = cpu.submit(tasks.stay_with_grandchild, from_worker.path)
+        worker, grandchild = map(int, (await from_worker.receive()).split())
         assert worker == fault.worker
         with anyio.fail_after(1.0 + PROMPTLY):
             if end == "cancel":
@@ -139,12 +139,12 @@ async def test_a_worker_is_killed_with_its_group(line, end: str) -> None:
 
 
 @ON_ONE_LOOP
-async def test_workers_of_a_killed_task_end(line) -> None:
-    """A task that runs an executor of its own takes that one's worker along."""
-    says = line()
-    async with under_fault(line, survives=False) as fault:
-        handle = fault.cpu.submit(fault_tasks.stay_with_executor, says.path)
-        worker, inner = map(int, (await says.hear()).split())
+async def test_workers_of_a_killed_task_end(named_pipe) -> None:
+    """The worker of an executor inside the task ends, too."""
+    from_worker = named_pipe()
+    async with under_fault(named_pipe, survives=False) as fault:
+        handle = fault.cpu.submit(fault_tasks.stay_with_executor, from_worker.path)
+        worker, inner = map(int, (await from_worker.receive()).split())
         assert worker == fault.worker
         handle.cancel()
         with anyio.fail_after(PROMPTLY):
@@ -153,12 +153,12 @@ async def test_workers_of_a_killed_task_end(line) -> None:
 
 
 @ON_ONE_LOOP
-async def test_a_worker_in_another_group(line) -> None:
-    """A task that has moved its worker to another process group is killed all the same; that group is its affair."""
-    says = line()
-    async with under_fault(line, survives=False) as fault:
-        handle = fault.cpu.submit(fault_tasks.join_other_group, says.path)
-        worker, child = map(int, (await says.hear()).split())
+async def test_a_worker_in_another_group(named_pipe) -> None:
+    """A task that moves its worker to another process group is killed too, but not the other members of that group."""
+    from_worker = named_pipe()
+    async with under_fault(named_pipe, survives=False) as fault:
+        handle = fault.cpu.submit(fault_tasks.join_other_group, from_worker.path)
+        worker, child = map(int, (await from_worker.receive()).split())
         try:
             handle.cancel()
             with anyio.fail_after(PROMPTLY):
@@ -169,13 +169,13 @@ async def test_a_worker_in_another_group(line) -> None:
 
 
 @ON_ONE_LOOP
-async def test_a_session_of_its_own(line) -> None:
-    """A task that would begin a session can't, as its worker leads a process group; it is killed as any other."""
-    says = line()
-    async with under_fault(line, survives=False) as fault:
-        handle = fault.cpu.submit(fault_tasks.lead_session, says.path)
-        assert await says.hear() == "refused"
-        assert int(await says.hear()) == fault.worker
+async def test_a_session_of_its_own(named_pipe) -> None:
+    """A task can't start a session, as its worker leads a process group; it is killed like any other."""
+    from_worker = named_pipe()
+    async with under_fault(named_pipe, survives=False) as fault:
+        handle = fault.cpu.submit(fault_tasks.lead_session, from_worker.path)
+        assert await from_worker.receive() == "refused"
+        assert int(await from_worker.receive()) == fault.worker
         handle.cancel()
         with anyio.fail_after(PROMPTLY):
             await handle.wait()

@@ -1,4 +1,4 @@
-"""The server's own end: killed, its workers end; told to stop, it drains first. Each test runs a program of its own."""
+"""The end of the server: when it is killed its workers end; on a signal it drains first. Each test starts a program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import anyio
 import pytest
-from faults import PATIENCE, start_script
+from faults import TIMEOUT, start_script
 from processes import is_alive, wait_for_end
 
 pytestmark = pytest.mark.anyio
@@ -25,53 +25,53 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 
 SERVER = """
     import asyncio, socket, sys
-    import fault_tasks, lines, worker_tasks
+    import fault_tasks, named_pipes, worker_tasks
     from executors import Executor
 
     async def main(path, *names):
-        with socket.create_server(("127.0.0.1", 0)) as listening:
+        with socket.create_server(("127.0.0.1", 0)) as server_socket:
             async with Executor(threads=1, processes=len(names) + 1) as executor:
                 cpu = executor.options(tag="cpu")
                 for name in names:
                     module = worker_tasks if hasattr(worker_tasks, name) else fault_tasks
                     cpu.submit(getattr(module, name), path)
-                await cpu.run(worker_tasks.say_pid, path)
-                lines.say(path, f"port {listening.getsockname()[1]}")
+                await cpu.run(worker_tasks.send_pid, path)
+                named_pipes.send(path, f"port {server_socket.getsockname()[1]}")
                 await asyncio.Event().wait()
 
     asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_a_killed_server_leaves_no_worker(line) -> None:
+async def test_a_killed_server_leaves_no_worker(named_pipe) -> None:
     """Two seconds after a SIGKILL no worker is left, idle or busy in any way, and the port can be bound again."""
-    says = line()
+    from_worker = named_pipe()
     busy = ["stay", "spin", "digest", "sleep_in_c", "catch_everything", "ignore_termination"]
-    with start_script(SERVER, says.path, *busy) as server:
+    with start_script(SERVER, from_worker.path, *busy) as server:
         try:
-            with anyio.fail_after(PATIENCE):
-                said = [await says.hear() for _ in range(len(busy) + 2)]
+            with anyio.fail_after(TIMEOUT):
+                messages = [await from_worker.receive() for _ in range(len(busy) + 2)]
         finally:
             server.kill()
         deadline = time.monotonic() + DEATH_TIME
-    (port,) = (int(text.split()[1]) for text in said if text.startswith("port"))
-    workers = [int(text) for text in said if not text.startswith("port")]
+    (port,) = (int(message.split()[1]) for message in messages if message.startswith("port"))
+    workers = [int(message) for message in messages if not message.startswith("port")]
     assert [pid for pid in workers if not wait_for_end(pid, max(0, deadline - time.monotonic()))] == []
     with socket.socket() as again:
         again.bind(("127.0.0.1", port))
 
 
-async def test_a_killed_server_leaves_nothing_of_its_tasks(line) -> None:
-    """What tasks have started, and what earlier ones have left behind, is gone two seconds after the server."""
-    says = line()
-    with start_script(SERVER, says.path, "stay_with_grandchild", "say_child") as server:
+async def test_a_killed_server_leaves_nothing_of_its_tasks(named_pipe) -> None:
+    """Programs started by running and earlier tasks are gone two seconds after the server."""
+    from_worker = named_pipe()
+    with start_script(SERVER, from_worker.path, "stay_with_grandchild", "send_child") as server:
         try:
-            with anyio.fail_after(PATIENCE):
-                said = [await says.hear() for _ in range(4)]
+            with anyio.fail_after(TIMEOUT):
+                messages = [await from_worker.receive() for _ in range(4)]
         finally:
             server.kill()
         deadline = time.monotonic() + DEATH_TIME
-    pids = {int(number) for text in said if not text.startswith("port") for number in text.split()}
+    pids = {int(number) for message in messages if not message.startswith("port") for number in message.split()}
     assert len(pids) >= 4  # two workers or three, and two programs
     left = [pid for pid in pids if not wait_for_end(pid, max(0, deadline - time.monotonic()))]
     for pid in left:
@@ -79,17 +79,17 @@ async def test_a_killed_server_leaves_nothing_of_its_tasks(line) -> None:
     assert left == []
 
 
-async def test_a_killed_server_leaves_no_program_in_another_group(line) -> None:
-    """Programs that have left their worker's group are gone, too, except those with a session of their own."""
-    says = line()
-    with start_script(SERVER, says.path, "leave_other_groups", "leave_session", "stay") as server:
+async def test_a_killed_server_leaves_no_program_in_another_group(named_pipe) -> None:
+    """Programs outside their worker's group are gone, too, except those with a session of their own."""
+    from_worker = named_pipe()
+    with start_script(SERVER, from_worker.path, "leave_other_groups", "leave_session", "stay") as server:
         try:
-            with anyio.fail_after(PATIENCE):
-                said = [await says.hear() for _ in range(5)]
+            with anyio.fail_after(TIMEOUT):
+                messages = [await from_worker.receive() for _ in range(5)]
         finally:
             server.kill()
         deadline = time.monotonic() + DEATH_TIME
-    pids = {int(number) for text in said if not text.startswith("port") for number in text.split()}
+    pids = {int(number) for message in messages if not message.startswith("port") for number in message.split()}
     assert len(pids) >= 6  # two workers or more, and four programs
     left = [pid for pid in pids if not wait_for_end(pid, max(0, deadline - time.monotonic()))]
     sessions = [os.getsid(pid) for pid in left]
@@ -101,12 +101,12 @@ async def test_a_killed_server_leaves_no_program_in_another_group(line) -> None:
 
 STOPPING = """
     import asyncio, signal, sys
-    import lines, worker_tasks
+    import named_pipes, worker_tasks
     from executors import Executor
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 
-    async def main(path, says, hears, how):
+    async def main(path, from_worker, to_worker, how):
         stopping = asyncio.Event()
         if how == "handler":
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -114,11 +114,11 @@ STOPPING = """
         executor = Executor(threads=1, processes=1)
         try:
             async with executor:
-                handle = executor.options(tag="cpu").submit(worker_tasks.talk, says, hears)
+                handle = executor.options(tag="cpu").submit(worker_tasks.send_pid_and_wait, from_worker, to_worker)
                 try:
                     await stopping.wait()
                 finally:
-                    lines.say(path, "draining")
+                    named_pipes.send(path, "draining")
         finally:
             print(handle.result() if handle.done() else "not done", flush=True)
 
@@ -129,18 +129,18 @@ STOPPING = """
 @pytest.mark.parametrize(
     ("number", "how"), [(signal.SIGINT, "handler"), (signal.SIGTERM, "handler"), (signal.SIGINT, "default")]
 )
-async def test_a_signal_to_the_whole_group(line, number: int, how: str) -> None:
+async def test_a_signal_to_the_whole_group(named_pipe, number: int, how: str) -> None:
     """A Ctrl-C or a SIGTERM to server and workers alike: a server that drains has the task's value."""
-    path, says, hears = line(), line(), line()
-    with start_script(STOPPING, path.path, says.path, hears.path, how, start_new_session=True) as server:
+    path, from_worker, to_worker = named_pipe(), named_pipe(), named_pipe()
+    with start_script(STOPPING, path.path, from_worker.path, to_worker.path, how, start_new_session=True) as server:
         try:
-            with anyio.fail_after(PATIENCE):
-                worker = int(await says.hear())
+            with anyio.fail_after(TIMEOUT):
+                worker = int(await from_worker.receive())
                 os.killpg(server.pid, number)
                 os.kill(worker, number)  # it is in a group of its own
-                assert await path.hear() == "draining"
-            hears.tell()
-            out, err = server.communicate(timeout=PATIENCE)
+                assert await path.receive() == "draining"
+            to_worker.send()
+            out, err = server.communicate(timeout=TIMEOUT)
         finally:
             server.kill()
     assert out == f"{worker}\n", err

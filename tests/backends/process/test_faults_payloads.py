@@ -15,7 +15,7 @@ import anyio
 import fault_tasks
 import pytest
 import worker_tasks as tasks
-from faults import PATIENCE, Fault, under_fault
+from faults import TIMEOUT, Fault, under_fault
 
 from executors import SerializationError, TaskExitedError, WorkerLostError
 from executors._states import RUNNING
@@ -25,15 +25,15 @@ pytestmark = pytest.mark.anyio
 MEGABYTE = 1024 * 1024
 
 PLACES = [f"{what} {how}" for what in ("argument", "result", "exception") for how in ("pickled", "unpickled")]
-"""Where a trap may act: arguments are unpickled in the worker, results and exceptions here."""
+"""Where a trap may act: arguments are unpickled in the worker, results and exceptions in the server."""
 
 ANYWHERE = 0
-"""No process's id: a trap whose home it is acts wherever it is pickled or unpickled."""
+"""Not a process id: a trap with this home acts wherever it is pickled or unpickled."""
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    """What travels is the same on every loop."""
+    """Payloads are the same on every loop."""
     return "asyncio", {}
 
 
@@ -43,7 +43,7 @@ def is_here(place: str) -> bool:
 
 
 async def sprung(fault: Fault, place: str, act: Any, *args: Any) -> BaseException:
-    """Return what comes of a trap that acts at one of six places."""
+    """Return the outcome of a trap that acts at one of six places."""
     what, when = place.split()
     home = ANYWHERE if place == "argument pickled" else os.getpid()
     if what == "argument":
@@ -58,9 +58,9 @@ async def sprung(fault: Fault, place: str, act: Any, *args: Any) -> BaseExceptio
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_what_raises_on_its_way(line, place: str) -> None:
-    """Whatever pickling or unpickling raises, on either side, fails the task alone, and the error tells of it."""
-    async with under_fault(line, survives=True) as fault:
+async def test_errors_of_pickling(named_pipe, place: str) -> None:
+    """An error of pickling or unpickling, on either side, fails only its task, and is part of the error."""
+    async with under_fault(named_pipe, survives=True) as fault:
         for kind in (ValueError, TypeError, MemoryError, RecursionError, SystemExit, KeyboardInterrupt, GeneratorExit):
             error = await sprung(fault, place, fault_tasks.raise_it, kind, "on its way")
             assert isinstance(error, SerializationError), kind
@@ -71,9 +71,9 @@ async def test_what_raises_on_its_way(line, place: str) -> None:
 @pytest.mark.parametrize(
     "place", ["argument unpickled", "result pickled", "exception pickled", "exception unpickled in the worker"]
 )
-async def test_what_kills_the_worker_on_its_way(line, place: str, act: Any) -> None:
-    """What kills the worker while it is pickled or unpickled there costs its own task, and is not tried again."""
-    async with under_fault(line, survives=False) as fault:
+async def test_workers_killed_by_pickling(named_pipe, place: str, act: Any) -> None:
+    """A worker killed by pickling or unpickling fails only its own task, which is not tried again."""
+    async with under_fault(named_pipe, survives=False) as fault:
         args = (9,) if act is os._exit else ()
         what, when = place.split()[:2]
         trap = (fault_tasks.Trap, when, os.getpid(), act, *args)  # never acts here
@@ -85,9 +85,9 @@ async def test_what_kills_the_worker_on_its_way(line, place: str, act: Any) -> N
         assert (error.pid, error.exitcode) == (fault.worker, 9 if args else -signal.SIGSEGV)
 
 
-async def test_what_cannot_be_pickled(line) -> None:
+async def test_unpicklable_values(named_pipe) -> None:
     """A lock fails its task wherever it is; the error names its type."""
-    async with under_fault(line, survives=True) as fault:
+    async with under_fault(named_pipe, survives=True) as fault:
         here = tasks.LockedError()
         for error in (
             await fault.error_of(tasks.identity, here.lock),
@@ -102,9 +102,9 @@ async def test_what_cannot_be_pickled(line) -> None:
 # --- sizes ------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_too_large(line) -> None:
-    """Beyond `max_payload` an argument, a result and an exception fail their tasks, with the bound."""
-    async with under_fault(line, survives=True, max_payload=MEGABYTE) as fault:
+async def test_payloads_beyond_the_limit(named_pipe) -> None:
+    """An argument, result or exception beyond `max_payload` fails its task; the error has the limit."""
+    async with under_fault(named_pipe, survives=True, max_payload=MEGABYTE) as fault:
         for error in (
             await fault.error_of(tasks.length, bytes(2 * MEGABYTE)),
             await fault.error_of(fault_tasks.make_bytes, 2 * MEGABYTE),
@@ -115,10 +115,10 @@ async def test_what_is_too_large(line) -> None:
             assert len(str(error)) < 50_000
 
 
-async def test_what_is_large(line) -> None:
-    """Thirty megabytes travel, as an argument, a result and an exception."""
+async def test_large_payloads(named_pipe) -> None:
+    """Thirty megabytes arrive as an argument, a result and an exception."""
     size = 30 * MEGABYTE
-    async with under_fault(line, survives=True) as fault:
+    async with under_fault(named_pipe, survives=True) as fault:
         assert await fault.cpu.run(tasks.length, bytes(size)) == size
         assert len(await fault.cpu.run(fault_tasks.make_bytes, size)) == size
         with pytest.raises(ValueError, match="xxx") as caught:
@@ -127,16 +127,16 @@ async def test_what_is_large(line) -> None:
 
 
 @pytest.mark.parametrize("depth", [100, 100_000])
-async def test_what_is_nested_deep(line, depth: int) -> None:
-    """What is nested a hundred thousand deep fails its task, wherever it is; a hundred deep it travels."""
-    async with under_fault(line, survives=True) as fault:
+async def test_deeply_nested_values(named_pipe, depth: int) -> None:
+    """A value nested a hundred thousand deep fails its task, wherever it is; one a hundred deep arrives."""
+    async with under_fault(named_pipe, survives=True) as fault:
         for shape in ("list", "tuple", "dict"):
             handles = [
                 fault.cpu.submit(tasks.length, fault_tasks.nested_otherwise(shape, depth)),
                 fault.cpu.submit(fault_tasks.nested_otherwise, shape, depth),
                 fault.cpu.submit(fault_tasks.raise_holding, fault_tasks.nested_otherwise, shape, depth),
             ]
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(TIMEOUT):
                 for handle in handles:
                     await handle.wait()
             if depth > 100:
@@ -147,9 +147,9 @@ async def test_what_is_nested_deep(line, depth: int) -> None:
                 assert type(handles[2].exception()) is fault_tasks.HoldingError
 
 
-async def test_what_is_deep_in_other_ways(line) -> None:
-    """Objects in objects, what becomes deep when it is unpickled, and a long chain of causes: none ends a process."""
-    async with under_fault(line, survives=True) as fault:
+async def test_other_deep_values(named_pipe) -> None:
+    """Nested objects, values that become deep when unpickled, and a long chain of causes: none ends a process."""
+    async with under_fault(named_pipe, survives=True) as fault:
         deep = await fault.error_of(fault_tasks.nested_otherwise, "object", 100_000)
         assert isinstance(deep, SerializationError)
         assert len(await fault.cpu.run(fault_tasks.unpickles_deep, 100_000)) == 1
@@ -161,9 +161,9 @@ async def test_what_is_deep_in_other_ways(line) -> None:
 # --- exceptions -------------------------------------------------------------------------------------------
 
 
-async def test_groups_of_exceptions(line) -> None:
+async def test_groups_of_exceptions(named_pipe) -> None:
     """A group arrives with its members, whatever their `__init__` takes, their notes, and the whole traceback."""
-    async with under_fault(line, survives=True) as fault:
+    async with under_fault(named_pipe, survives=True) as fault:
         group = await fault.error_of(fault_tasks.raise_group)
         assert type(group) is ExceptionGroup
         one, inner = group.exceptions
@@ -174,49 +174,49 @@ async def test_groups_of_exceptions(line) -> None:
         assert "in raise_group" in "".join(traceback.format_exception(group))
 
 
-async def test_an_exception_that_holds_another(line) -> None:
-    """An exception with an attribute that takes two arguments to make arrives, with what it holds."""
-    async with under_fault(line, survives=True) as fault:
+async def test_an_exception_that_holds_another(named_pipe) -> None:
+    """An exception whose attribute is another exception arrives with it."""
+    async with under_fault(named_pipe, survives=True) as fault:
         error = await fault.error_of(fault_tasks.raise_holding, tasks.TwoArgumentsError, 4, "held")
         assert (type(error), type(error.held)) == (fault_tasks.HoldingError, tasks.TwoArgumentsError)
         assert (error.held.code, str(error.held)) == (4, "held (4)")
 
 
-async def test_an_exception_without_text(line) -> None:
-    """An exception whose text can't be made arrives as what it is."""
-    async with under_fault(line, survives=True) as fault:
+async def test_an_exception_without_a_message(named_pipe) -> None:
+    """An exception whose `__str__` raises arrives with its type."""
+    async with under_fault(named_pipe, survives=True) as fault:
         assert type(await fault.error_of(tasks.raise_it, fault_tasks.SpeechlessError)) is fault_tasks.SpeechlessError
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_an_error_without_text_on_the_way(line, place: str) -> None:
-    """What pickling or unpickling raises may have no text: the task fails alone, with the type of what was raised."""
-    async with under_fault(line, survives=True) as fault:
+async def test_an_error_of_pickling_without_a_message(named_pipe, place: str) -> None:
+    """Errors of pickling may have no message: only that task fails, with the type of the error."""
+    async with under_fault(named_pipe, survives=True) as fault:
         error = await sprung(fault, place, fault_tasks.raise_it, fault_tasks.SpeechlessError)
         assert isinstance(error, SerializationError)
         assert "SpeechlessError" in str(error)
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_an_error_with_half_a_character_on_the_way(line, place: str) -> None:
-    """What it raises may quote a file's name that isn't UTF-8, as Python's own errors do."""
-    async with under_fault(line, survives=True) as fault:
+async def test_an_error_of_pickling_that_is_not_utf_8(named_pipe, place: str) -> None:
+    """Such an error may quote a file name that isn't UTF-8, as Python's own errors do."""
+    async with under_fault(named_pipe, survives=True) as fault:
         error = await sprung(fault, place, fault_tasks.raise_it, ValueError, "no such file: \udcff")
         assert isinstance(error, SerializationError)
         assert "ValueError: no such file" in str(error)
 
 
-async def test_a_base_exception_without_text(line) -> None:
-    """What may not leave a task fails it, text or not."""
-    async with under_fault(line, survives=True) as fault:
+async def test_a_base_exception_without_a_message(named_pipe) -> None:
+    """A BaseException without a message fails its task as any other."""
+    async with under_fault(named_pipe, survives=True) as fault:
         error = await fault.error_of(tasks.raise_it, fault_tasks.SpeechlessBaseError)
         assert isinstance(error, TaskExitedError)
         assert type(error.__cause__) is fault_tasks.SpeechlessBaseError
 
 
-async def test_an_exception_that_cannot_be_changed(line) -> None:
-    """An exception that is a frozen dataclass, which takes no attribute any more, arrives with its cause and a note."""
-    async with under_fault(line, survives=True) as fault:
+async def test_an_exception_that_cannot_be_changed(named_pipe) -> None:
+    """An exception that is a frozen dataclass, which accepts no attributes, arrives with its cause and a note."""
+    async with under_fault(named_pipe, survives=True) as fault:
         error = await fault.error_of(fault_tasks.raise_frozen, 5)
         assert type(error) is fault_tasks.FrozenError
         assert error.code == 5
@@ -227,26 +227,26 @@ async def test_an_exception_that_cannot_be_changed(line) -> None:
 # --- a death in the midst ---------------------------------------------------------------------------------
 
 
-async def test_a_worker_killed_while_it_is_written_to(line) -> None:
+async def test_a_worker_killed_while_it_is_written_to(named_pipe) -> None:
     """A task whose worker is killed before it has read the whole call has not begun: another worker runs it."""
     size = 100 * MEGABYTE
-    async with under_fault(line, survives=False) as fault:
+    async with under_fault(named_pipe, survives=False) as fault:
         os.kill(fault.worker, signal.SIGSTOP)
         handle = fault.cpu.submit(tasks.length, bytes(size))
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             while handle.state is not RUNNING:
                 await anyio.sleep(0.001)
             os.kill(fault.worker, signal.SIGKILL)
             assert await handle == size
 
 
-async def test_a_worker_killed_while_it_writes(line) -> None:
-    """A result of which only a part arrives is no result; a whole one is."""
-    path = line().path
-    async with under_fault(line, survives=False) as fault:
+async def test_a_worker_killed_while_it_writes(named_pipe) -> None:
+    """A result that arrives only in part is dropped; a whole one counts."""
+    path = named_pipe().path
+    async with under_fault(named_pipe, survives=False) as fault:
         handle = fault.cpu.submit(fault_tasks.die_while_sending, path, 100 * MEGABYTE)
         with open(path) as file:  # it is the loop that mustn't read the result now  # noqa: ASYNC230
             assert file.readline() == "now\n"
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await handle.wait()
         assert isinstance(handle.exception(), WorkerLostError | None)

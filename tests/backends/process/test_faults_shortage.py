@@ -1,4 +1,4 @@
-"""Workers that don't start, and a system that has nothing left: a typed error, no ghost afterwards, a way back."""
+"""Workers that don't start, and shortage of resources: typed errors, no late runs, and recovery."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from textwrap import dedent
 import anyio
 import pytest
 import worker_tasks as tasks
-from faults import PATIENCE, run_script, under_fault
+from faults import TIMEOUT, run_script, under_fault
 
 from executors import WorkerLostError
 from executors.backends import ProcessBackend
@@ -20,12 +20,12 @@ IS_ROOT = os.geteuid() == 0
 AS_NOBODY = (
     "setpriv --reuid 54321 --regid 54321 --clear-groups --inh-caps +dac_read_search --ambient-caps +dac_read_search"
 )
-"""The system administrator's processes aren't limited in number: be somebody else, who may read the interpreter."""
+"""Processes of the system administrator aren't limited: become another user, who may read the interpreter."""
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    """What the system has left is the same on every loop."""
+    """Shortage is the same on every loop."""
     return "asyncio", {}
 
 
@@ -33,23 +33,23 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize(("how", "times"), [("killed", 1), ("killed", 2), ("raises", 1)])
-async def test_a_new_worker_that_fails_to_start(line, tmp_path, how: str, times: int) -> None:
-    """While one worker is up, failing starts of the other delay tasks, and cost none."""
+async def test_a_new_worker_that_fails_to_start(named_pipe, tmp_path, how: str, times: int) -> None:
+    """While one worker runs, failing starts of the other delay tasks but fail none."""
     marks = tmp_path / "failures"
     backend = ProcessBackend(2, preload=False, setup=("fault_tasks:setup_fails", (str(marks), how)))
-    async with under_fault(line, survives=False, backends={"process": backend}) as fault:
+    async with under_fault(named_pipe, survives=False, backends={"process": backend}) as fault:
         marks.write_text("x\n" * times)
         handle = fault.cpu.submit(tasks.exit_with, 7)
         behind = [fault.cpu.submit(tasks.identity, number) for number in range(3)]
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await handle.wait()
             assert isinstance(handle.exception(), WorkerLostError)
             assert [await follower for follower in behind] == [0, 1, 2]
         assert marks.read_text() == ""
 
 
-async def test_a_module_that_kills_its_importer(line, tmp_path, monkeypatch) -> None:
-    """A task whose module kills the worker when that imports it is lost; the next one finds the cause gone."""
+async def test_a_module_that_kills_its_importer(named_pipe, tmp_path, monkeypatch) -> None:
+    """A task whose module kills the worker on import is lost; the next one runs once the cause is gone."""
     marker = tmp_path / "imported"
     (tmp_path / "deadly_module.py").write_text(
         dedent(f"""
@@ -68,7 +68,7 @@ async def test_a_module_that_kills_its_importer(line, tmp_path, monkeypatch) -> 
     monkeypatch.syspath_prepend(tmp_path)
     import deadly_module  # noqa: PLC0415
 
-    async with under_fault(line, survives=False) as fault:
+    async with under_fault(named_pipe, survives=False) as fault:
         error = await fault.error_of(deadly_module.own)
         assert isinstance(error, WorkerLostError)
         assert (error.pid, error.exitcode) == (fault.worker, 9)
@@ -81,7 +81,7 @@ SHORTAGE = """
     import asyncio, os, resource, sys, tempfile
     from pathlib import Path
 
-    import fault_tasks, lines, worker_tasks
+    import fault_tasks, named_pipes, worker_tasks
     from executors import Executor, ExecutorError, WorkerLostError
     from faults import meet
     from processes import is_alive
@@ -125,15 +125,15 @@ SHORTAGE = """
                 while executor.backend("process").unavailable:
                     await asyncio.sleep(0.01)
                 await cpu.run(fault_tasks.append_line, path)
-                await meet(cpu, new_line)
+                await meet(cpu, new_pipe)
         assert Path(path).read_text() == "run\\n", "a failed task has run later"
 
     async def next_start(path):
         async with Executor(threads=1, processes=2) as executor:
             cpu = executor.options(tag="cpu")
-            says, hears = new_line(), new_line()
-            bystander = cpu.submit(worker_tasks.talk, says.path, hears.path)
-            pid = int(await says.hear())
+            from_worker, to_worker = new_pipe(), new_pipe()
+            bystander = cpu.submit(worker_tasks.send_pid_and_wait, from_worker.path, to_worker.path)
+            pid = int(await from_worker.receive())
             await cpu.run(os.getpid)
             run_out(pid)
             victim = cpu.submit(os._exit, 7)
@@ -141,16 +141,16 @@ SHORTAGE = """
             async with asyncio.timeout(15):
                 await victim.wait()
                 assert isinstance(victim.exception(), WorkerLostError)
-                hears.tell()
+                to_worker.send()
                 assert await bystander == pid
                 assert [await follower for follower in behind] == [0, 1, 2]
                 have_again()
-                await meet(cpu, new_line)
+                await meet(cpu, new_pipe)
 
     with tempfile.TemporaryDirectory() as folder:
         made = []
-        def new_line():
-            made.append(lines.Line(Path(folder) / f"line-{len(made)}"))
+        def new_pipe():
+            made.append(named_pipes.NamedPipe(Path(folder) / f"pipe-{len(made)}"))
             return made[-1]
         asyncio.run(first_start(f"{folder}/runs"))
         asyncio.run(next_start(f"{folder}/runs"))
@@ -163,7 +163,7 @@ SHORTAGE = """
 
 @pytest.mark.parametrize("what", ["RLIMIT_NOFILE", "RLIMIT_NPROC"])
 def test_no_descriptors_or_processes_left(what: str) -> None:
-    """Tasks that find no worker and none can be started fail, and never run later; with one worker up they wait."""
+    """Tasks without any worker fail, and never run later; while one worker runs, they wait."""
     before = AS_NOBODY.split() if IS_ROOT and what == "RLIMIT_NPROC" else []
     assert run_script(SHORTAGE, what, before=before) == "FINE\n"
 
@@ -175,13 +175,13 @@ MEMORY = """
 
     size = 60 * 2**20
 
-    async def main(direction, room):
+    async def main(direction, megabytes):
         async with Executor(threads=1, processes=2) as executor:
             cpu = executor.options(tag="cpu")
             await cpu.run(worker_tasks.length, bytes(2**20))  # all threads and workers are there
             value = bytes(size) if direction == "argument" else b""
             used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + int(room) * 2**20, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (used + int(megabytes) * 2**20, resource.RLIM_INFINITY))
             if direction == "argument":
                 handle = cpu.submit(worker_tasks.length, value)
             else:
@@ -198,10 +198,12 @@ MEMORY = """
 """
 
 
-@pytest.mark.parametrize(("direction", "room"), [("argument", 75), ("argument", 15), ("result", 75), ("result", 15)])
-def test_short_of_memory(direction: str, room: int) -> None:
-    """A server that has too few megabytes for a payload of 60 fails its task, and goes on."""
-    assert run_script(MEMORY, direction, room) == "FINE\n"
+@pytest.mark.parametrize(
+    ("direction", "megabytes"), [("argument", 75), ("argument", 15), ("result", 75), ("result", 15)]
+)
+def test_short_of_memory(direction: str, megabytes: int) -> None:
+    """A server with too little memory for a payload of 60 MB fails its task, and goes on."""
+    assert run_script(MEMORY, direction, megabytes) == "FINE\n"
 
 
 LARGE = """
@@ -226,15 +228,15 @@ LARGE = """
 
 
 def test_files_that_cannot_grow() -> None:
-    """Megabytes travel where no file, and no shared memory, may be as large."""
+    """Megabytes arrive even if no file, and no shared memory, may be as large."""
     assert run_script(LARGE, "limited") == "FINE\n"
 
 
 SMALL_SHM = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64k none /dev/shm && exec "$@"', "sh"]
-"""What runs a command where /dev/shm is tiny. Only the system administrator can see to that."""
+"""A command prefix that makes /dev/shm tiny. Only the system administrator can do that."""
 
 
 @pytest.mark.parametrize("before", [SMALL_SHM] if IS_ROOT else [[]])
 def test_no_shared_memory_left(before: list[str]) -> None:
-    """They travel where /dev/shm is nearly full."""
+    """They arrive even if /dev/shm is nearly full."""
     assert run_script(LARGE, before=before) == "FINE\n"

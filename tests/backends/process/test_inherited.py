@@ -1,4 +1,4 @@
-"""What workers have from the server: standard streams, which may be closed there, and the key of `multiprocessing`."""
+"""What workers inherit from the server: standard streams, which may be closed there, and the `multiprocessing` key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_server_without_standard_streams(closed: str) -> None:
 
 @pytest.mark.parametrize("setup", ["None", '("launching:keep_thread", ())'], ids=["forked", "of its own"])
 def test_proxies_of_a_manager(setup: str) -> None:
-    """A task uses a list and a lock of the server's `multiprocessing.Manager`, which wants the server's key."""
+    """A task uses a list and a lock of the server's `multiprocessing.Manager`, which requires the server's key."""
     run_script(
         f"""
         import asyncio, multiprocessing, worker_tasks

@@ -55,7 +55,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Gate:
-    """Holds up each copy into shared memory in this process until it is opened."""
+    """Blocks each copy into shared memory in this process until it is opened."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -78,7 +78,7 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Holds up the copying of large arguments."""
+    """Blocks the copying of large arguments."""
     gate = Gate()
     monkeypatch.setattr(Segments, "place", lambda segments, parts: gate.place(segments, parts))
     yield gate
@@ -90,7 +90,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_large_buffer_travels_there_and_back(cpu, size: int) -> None:
-    """It is changed in the worker where it lies, which the parent's own doesn't show; so is the result here."""
+    """The worker changes it in place, which does not affect the parent's own; so is the result here."""
     content = random.Random(size).randbytes(size).replace(b"\xff", b"\0").replace(b"\xfe", b"\0")
     block = Block(bytearray(content))
     back = await cpu.run(pool_tasks.add_one, block)
@@ -102,8 +102,8 @@ async def test_a_large_buffer_travels_there_and_back(cpu, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_what_is_read_only_stays_so(cpu, size: int) -> None:
-    """There, and in what comes back."""
+async def test_read_only_buffers_stay_read_only(cpu, size: int) -> None:
+    """There, and in the result."""
     block = Block(bytes(size))
     assert await cpu.run(pool_tasks.is_read_only, block)
     back = await cpu.run(tasks.identity, block)
@@ -112,7 +112,7 @@ async def test_what_is_read_only_stays_so(cpu, size: int) -> None:
 
 
 async def test_buffers_of_all_sizes_go_together(cpu) -> None:
-    """A payload with many buffers, some of them twice in it, comes back with each in its place."""
+    """A payload with many buffers, some of them twice, comes back with each in its place."""
     blocks = [Block(random.Random(size).randbytes(size)) for size in (0, 1, 20_000, 100_000, 3 * MEGABYTE)]
     value = {"first": blocks, "then": [blocks[-1], "text" * 100_000, blocks[2]]}
     back = await cpu.run(tasks.identity, value)
@@ -133,7 +133,7 @@ async def test_results_stay_valid_after_further_tasks(cpu) -> None:
 
 @HAS_SEGMENTS
 async def test_results_stay_valid_when_their_worker_is_gone() -> None:
-    """Recycled, killed or drained: what a worker has sent stays, and goes when it is let go."""
+    """Recycled, killed or drained: results that a worker has sent stay until they are released."""
     async with Executor(threads=1, processes=1, max_tasks_per_worker=1) as executor:
         cpu = executor.options(tag="cpu")
         blocks = [await cpu.run(pool_tasks.make_block, MEGABYTE, number) for number in (1, 2)]
@@ -153,7 +153,7 @@ async def test_results_stay_valid_when_their_worker_is_gone() -> None:
 
 @HAS_SEGMENTS
 async def test_shared_memory_is_given_back_some_time_after_the_last_task(monkeypatch) -> None:
-    """Neither the parent nor the worker keeps a segment while there is nothing to do; what is held stays."""
+    """Neither the parent nor the worker keeps a segment while idle; results that are held stay valid."""
     monkeypatch.setattr(pool, "TRIM_INTERVAL", 0.05)
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
@@ -172,7 +172,7 @@ async def test_shared_memory_is_given_back_some_time_after_the_last_task(monkeyp
 
 @HAS_SEGMENTS
 async def test_the_loop_goes_on_while_a_large_payload_is_copied(gate) -> None:
-    """Beside the loop, which meanwhile sees to other tasks, those of other workers too."""
+    """Off the loop, which meanwhile runs other tasks, those of other workers too."""
     async with Executor(threads=1, processes=2) as executor:
         cpu = executor.options(tag="cpu")
         large = cpu.submit(tasks.length, b"x" * (50 * MEGABYTE))
@@ -186,7 +186,7 @@ async def test_the_loop_goes_on_while_a_large_payload_is_copied(gate) -> None:
 
 @HAS_SEGMENTS
 async def test_small_shared_payloads_are_copied_at_once(cpu, gate) -> None:
-    """What takes less time than handing it to a thread is copied on the loop's."""
+    """A payload that is copied faster than handed to a thread is copied on the loop's thread."""
     gate.open()
     size = worker_handle.COPY_SIZE - 1000
     assert await cpu.run(tasks.length, b"x" * size) == size
@@ -196,10 +196,10 @@ async def test_small_shared_payloads_are_copied_at_once(cpu, gate) -> None:
 @HAS_SEGMENTS
 @pytest.mark.parametrize("state", [CANCELLED, TIMED_OUT])
 async def test_a_task_is_stopped_while_its_payload_is_copied(cpu, gate, state) -> None:
-    """It ends at once and never runs; the next has another worker, and the copy is given back."""
+    """It ends at once and never runs; the next task has another worker, and the copy is released."""
     worker = await cpu.run(tasks.pid)
-    submitter = cpu.options(tag="cpu", timeout=0.1) if state is TIMED_OUT else cpu
-    large = submitter.submit(tasks.length, Block(bytes(5 * MEGABYTE)))
+    bound = cpu.options(tag="cpu", timeout=0.1) if state is TIMED_OUT else cpu
+    large = bound.submit(tasks.length, Block(bytes(5 * MEGABYTE)))
     await gate.reached()
     if state is CANCELLED:
         assert large.cancel()
@@ -214,7 +214,7 @@ async def test_a_task_is_stopped_while_its_payload_is_copied(cpu, gate, state) -
 
 @HAS_SEGMENTS
 async def test_a_payload_goes_to_another_worker_where_the_first_dies_meanwhile(cpu, gate) -> None:
-    """Nothing has begun, and nothing is lost: it is copied again."""
+    """The task has not begun, and is not lost: it is copied again."""
     worker = await cpu.run(tasks.pid)
     large = cpu.submit(pool_tasks.add_one, Block(bytearray(5 * MEGABYTE)))
     await gate.reached()
@@ -226,12 +226,12 @@ async def test_a_payload_goes_to_another_worker_where_the_first_dies_meanwhile(c
 
 
 @HAS_SEGMENTS
-async def test_a_worker_that_is_killed_with_a_result_under_way(cpu, line) -> None:
-    """The task is lost, or else its result is there and whole; what follows isn't affected."""
-    says = line()
+async def test_a_worker_that_is_killed_with_a_result_under_way(cpu, named_pipe) -> None:
+    """The task is lost, or its result is complete; later tasks are not affected."""
+    from_worker = named_pipe()
     for _ in range(10):
-        handle = cpu.submit(pool_tasks.make_telling_block, 20 * MEGABYTE, says.path)
-        worker = int(await says.hear())
+        handle = cpu.submit(pool_tasks.make_notifying_block, 20 * MEGABYTE, from_worker.path)
+        worker = int(await from_worker.receive())
         os.kill(worker, signal.SIGKILL)
         await handle.wait()
         assert handle.state in {LOST, SUCCEEDED}
@@ -243,7 +243,7 @@ async def test_a_worker_that_is_killed_with_a_result_under_way(cpu, line) -> Non
 
 
 class SlowToPickle:
-    """An argument whose pickling waits."""
+    """An argument whose pickling blocks."""
 
     def __init__(self) -> None:
         self.entered, self.release = threading.Event(), threading.Event()
@@ -255,7 +255,7 @@ class SlowToPickle:
 
 
 async def test_drain_names_the_task_whose_arguments_are_being_pickled() -> None:
-    """The thread that pickles arguments is left running, and the report has its task and its stack."""
+    """The thread that pickles arguments is left running; the report has its task and its stack."""
     slow, large = SlowToPickle(), bytes(MEGABYTE // 2)
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
@@ -288,7 +288,7 @@ async def test_a_task_cancelled_while_its_arguments_are_pickled() -> None:
 
 
 async def test_large_bytes_and_bytearrays(cpu: Any) -> None:
-    """They have no buffers beside the pickle, which travels in pieces."""
+    """They have no buffers outside the pickle, which travels in pieces."""
     data = random.Random(1).randbytes(20 * MEGABYTE)
     assert await cpu.run(tasks.identity, data) == data
     assert await cpu.run(tasks.identity, bytearray(data)) == data
@@ -297,7 +297,7 @@ async def test_large_bytes_and_bytearrays(cpu: Any) -> None:
 @pytest.mark.stress
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 async def test_the_loop_is_free_while_a_large_payload_travels(kind: Callable[[int], Any]) -> None:
-    """Half a gigabyte delays the loop by less than 50 ms on its way to a worker, where no other process has the CPU."""
+    """Half a gigabyte delays the loop by less than 50 ms on its way to a worker, if no other process has the CPU."""
     longest = 0.0
 
     async def measure() -> None:

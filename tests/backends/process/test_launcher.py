@@ -48,11 +48,11 @@ def with_setup(name: str, *args: object, size: int = 1) -> Executor:
 @pytest.mark.parametrize(
     "task", ["idle", "starting", "stay", "spin", "power", "digest", "sleep_in_c", "stop_self", "stay_later"]
 )
-async def test_workers_end_with_a_killed_parent(line, task: str) -> None:
+async def test_workers_end_with_a_killed_parent(named_pipe, task: str) -> None:
     """Two seconds after a SIGKILL to the server its worker is gone, whatever it is doing."""
-    says = line()
-    with program(SUPPORT / "parent.py", task, says.path) as parent:
-        worker = int(await says.hear())
+    from_worker = named_pipe()
+    with program(SUPPORT / "parent.py", task, from_worker.path) as parent:
+        worker = int(await from_worker.receive())
         assert is_alive(worker)
         parent.kill()
     assert wait_for_end(worker, DEATH_TIME)
@@ -91,7 +91,7 @@ def test_workers_end_with_a_program_that_does_not_drain(tmp_path) -> None:
     [("setup_fails", "no such app", "RuntimeError: no such app"), ("setup_exits", 7, "exit code 7")],
 )
 async def test_workers_that_die_at_start(setup: str, argument: object, sign: str) -> None:
-    """Tasks fail soon, with what the workers died of; further ones are refused with the same."""
+    """Tasks fail soon, with the reason for the workers' deaths; further ones are refused with the same reason."""
     async with with_setup(setup, argument, size=2) as executor:
         cpu = executor.options(tag="cpu")
         began = time.monotonic()
@@ -154,12 +154,12 @@ async def test_a_missing_interpreter(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("end", ["drain", "cancel"])
-async def test_a_worker_that_never_gets_ready(line, end: str) -> None:
+async def test_a_worker_that_never_gets_ready(named_pipe, end: str) -> None:
     """A drain ends a worker that hangs in its setup; the task that waits for it is cancelled."""
-    says = line()
-    async with with_setup("setup_stays", says.path) as executor:
+    from_worker = named_pipe()
+    async with with_setup("setup_stays", from_worker.path) as executor:
         handle = executor.options(tag="cpu").submit(tasks.identity, 1)
-        worker = int(await says.hear())
+        worker = int(await from_worker.receive())
         if end == "cancel":
             assert handle.cancel()
             await handle.wait()
@@ -180,11 +180,11 @@ def test_too_few_descriptors(tmp_path) -> None:
 
         async def main():
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            for room in range(1, 14):
+            for spare in range(1, 14):
                 async with Executor(threads=1, processes=1) as executor:
                     cpu = executor.options(tag="cpu")
                     most = max(map(int, os.listdir("/proc/self/fd")))
-                    resource.setrlimit(resource.RLIMIT_NOFILE, (most + room, hard))
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (most + spare, hard))
                     try:
                         await asyncio.wait_for(cpu.run(int, "4"), 20)
                         fine = True
@@ -194,12 +194,12 @@ def test_too_few_descriptors(tmp_path) -> None:
                     while executor.backend("process").unavailable:
                         await asyncio.sleep(0.05)
                     assert await cpu.run(int, "5") == 5
-                print(room, fine, flush=True)
+                print(spare, fine, flush=True)
                 try:
                     os.waitpid(-1, os.WNOHANG)
                 except ChildProcessError:
                     continue
-                raise AssertionError(f"a process is left with room for {room}")
+                raise AssertionError(f"a process is left with {spare}")
 
         asyncio.run(main())
         """)
@@ -247,13 +247,13 @@ def test_launches_side_by_side(launcher, way: str) -> None:
 
 
 @pytest.mark.parametrize("preload", [True, False])
-def test_a_launch_that_is_stopped(launcher, line, preload: bool) -> None:
+def test_a_launch_that_is_stopped(launcher, named_pipe, preload: bool) -> None:
     """It fails at once, though the app's import hangs, and no process is left."""
-    says = line()
-    one = launcher(setup(launching.hang, says.path, preload=preload))
+    from_worker = named_pipe()
+    one = launcher(setup(launching.hang, from_worker.path, preload=preload))
     with ThreadPoolExecutor(1) as threads:
         launching_one = threads.submit(one.launch)
-        pid = int(anyio.run(says.hear))
+        pid = int(anyio.run(from_worker.receive))
         one.stop()
         with pytest.raises(StartError):
             launching_one.result(timeout=2)
@@ -278,16 +278,16 @@ def test_a_launch_without_descriptors(way: str) -> None:
         settings["preload"] = {way!r} != "in the fork"
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         outcomes = []
-        for room in range(1, 14):
+        for spare in range(1, 14):
             launcher = Launcher(lambda: settings)
             launcher._can_fork = {way!r} != "of its own"
             before = os.listdir("/proc/self/fd")
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + room, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + spare, hard))
             try:
                 worker = launcher.launch()
             except (OSError, StartError) as error:
                 outcomes.append(False)
-                print(room, repr(error))
+                print(spare, repr(error))
             else:
                 outcomes.append(True)
                 worker.reap()
@@ -303,12 +303,12 @@ def test_a_launch_without_descriptors(way: str) -> None:
             worker.close()
             launcher.close()
             after = os.listdir("/proc/self/fd")
-            assert after == before, (room, before, after)
+            assert after == before, (spare, before, after)
             try:
                 os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 continue
-            raise AssertionError(f"a process is left with room for {{room}}")
+            raise AssertionError(f"a process is left with {{spare}}")
         assert outcomes[0] is False and outcomes[-1] is True, outcomes
     """)
 

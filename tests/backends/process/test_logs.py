@@ -52,22 +52,22 @@ async def test_records_come_before_the_value(cpu, caplog) -> None:
         assert [record.getMessage() for record in named(caplog, "tests.many")] == [f"record {n}" for n in range(200)]
 
 
-async def test_records_come_while_the_task_runs(cpu, line) -> None:
+async def test_records_come_while_the_task_runs(cpu, named_pipe) -> None:
     """A record doesn't wait for the task's end."""
-    says, hears, heard = line(), line(), line()
+    from_worker, to_worker, records = named_pipe(), named_pipe(), named_pipe()
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            heard.tell(record.getMessage())
+            records.send(record.getMessage())
 
     logger, handler = logging.getLogger("tests.soon"), Handler()
     logger.addHandler(handler)
     try:
-        handle = cpu.submit(tasks.log_then_wait, "tests.soon", says.path, hears.path)
-        assert await heard.hear() == "under way"
-        await says.hear()
+        handle = cpu.submit(tasks.log_then_wait, "tests.soon", from_worker.path, to_worker.path)
+        assert await records.receive() == "under way"
+        await from_worker.receive()
         assert not handle.done()
-        hears.tell()
+        to_worker.send()
         await handle
     finally:
         logger.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""The life of workers: a crash costs the task that caused it and nothing else; what is told to stop stops."""
+"""The life of workers: a crash fails only the task that caused it; drains and cancellation end workers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from executors.events import TaskEvent, TaskStarted
 pytestmark = pytest.mark.anyio
 
 ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-"""For what takes long, and where the loop makes no difference."""
+"""For slow tests that don't depend on the loop."""
 
 
-async def test_a_death_is_seen_while_a_child_holds_the_socket(line) -> None:
-    """A worker's death is noticed though a process that it left behind keeps the connection open."""
-    says = line()
+async def test_a_death_is_seen_while_a_child_holds_the_socket(named_pipe) -> None:
+    """A worker's death is noticed even if a child process keeps the connection open."""
+    from_worker = named_pipe()
     async with Executor(threads=1, processes=1) as executor:
-        handle = executor.options(tag="cpu").submit(tasks.leave_child_behind, says.path)
-        child = int((await says.hear()).split()[1])
+        handle = executor.options(tag="cpu").submit(tasks.leave_child_behind, from_worker.path)
+        child = int((await from_worker.receive()).split()[1])
         try:
             with pytest.raises(WorkerLostError) as caught:
                 await handle
@@ -35,38 +35,38 @@ async def test_a_death_is_seen_while_a_child_holds_the_socket(line) -> None:
             os.kill(child, signal.SIGKILL)
 
 
-async def test_what_a_crashed_task_has_started_ends(line) -> None:
-    """A worker that dies by itself takes its group along."""
-    says = line()
+async def test_what_a_crashed_task_has_started_ends(named_pipe) -> None:
+    """When a worker dies, its process group is killed."""
+    from_worker = named_pipe()
     async with Executor(threads=1, processes=1) as executor:
-        handle = executor.options(tag="cpu").submit(tasks.stay_with_grandchild, says.path)
-        worker, grandchild = map(int, (await says.hear()).split())
+        handle = executor.options(tag="cpu").submit(tasks.stay_with_grandchild, from_worker.path)
+        worker, grandchild = map(int, (await from_worker.receive()).split())
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(WorkerLostError):
             await handle
         await ended(grandchild)
 
 
-async def test_cancel_leaves_neighbours_alone(line) -> None:
-    """Cancelling one of two running tasks kills one worker; the other task goes on to its value."""
-    says, hears = line(), line()
+async def test_cancel_does_not_affect_other_tasks(named_pipe) -> None:
+    """Cancelling one of two running tasks kills one worker; the other task finishes."""
+    from_worker, to_worker = named_pipe(), named_pipe()
     async with Executor(threads=1, processes=2) as executor:
         cpu = executor.options(tag="cpu")
-        neighbour = cpu.submit(tasks.talk, says.path, hears.path)
-        pid = int(await says.hear())
-        handle = cpu.submit(tasks.stay, says.path)
-        await says.hear()
+        neighbour = cpu.submit(tasks.send_pid_and_wait, from_worker.path, to_worker.path)
+        pid = int(await from_worker.receive())
+        handle = cpu.submit(tasks.stay, from_worker.path)
+        await from_worker.receive()
         queued = cpu.submit(tasks.identity, "queued")
         handle.cancel()
         await handle.wait()
         assert handle.state is CANCELLED
         assert await queued == "queued"
-        hears.tell()
+        to_worker.send()
         assert await neighbour == pid
 
 
 async def test_a_stopped_idle_worker_does_not_hold_up_a_drain() -> None:
-    """A worker that a SIGSTOP has reached while idle is killed when the backend closes."""
+    """A worker stopped by SIGSTOP while idle is killed when the backend closes."""
     async with Executor(threads=1, processes=1) as executor:
         worker = await executor.options(tag="cpu").run(tasks.pid)
         os.kill(worker, signal.SIGSTOP)
@@ -76,7 +76,7 @@ async def test_a_stopped_idle_worker_does_not_hold_up_a_drain() -> None:
 
 
 async def test_an_idle_worker_that_dies_is_replaced() -> None:
-    """Nobody notices when an idle worker is killed: the next task has another."""
+    """The death of an idle worker has no effect: the next task has another."""
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
         worker = await cpu.run(tasks.pid)
@@ -85,13 +85,13 @@ async def test_an_idle_worker_that_dies_is_replaced() -> None:
         assert await cpu.run(tasks.pid) != worker
 
 
-async def test_drain_kills_busy_workers_inside_the_deadline(line) -> None:
-    """A drain ends workers that don't stop, queued tasks too, and names them all."""
-    says = line()
+async def test_drain_kills_busy_workers_inside_the_deadline(named_pipe) -> None:
+    """A drain ends workers that don't respond, and queued tasks, and names them all."""
+    from_worker = named_pipe()
     async with Executor(threads=1, processes=2) as executor:
         cpu = executor.options(tag="cpu")
-        busy = [cpu.submit(tasks.spin, says.path), cpu.submit(tasks.stay_with_grandchild, says.path)]
-        lines = [await says.hear(), await says.hear()]
+        busy = [cpu.submit(tasks.spin, from_worker.path), cpu.submit(tasks.stay_with_grandchild, from_worker.path)]
+        lines = [await from_worker.receive(), await from_worker.receive()]
         queued = [cpu.submit(tasks.identity, number) for number in range(20)]
         report = await executor.drain(0.2)
         assert report.duration < 1.2
@@ -102,15 +102,15 @@ async def test_drain_kills_busy_workers_inside_the_deadline(line) -> None:
         await ended(int(pid))
 
 
-async def test_drain_waits_for_what_ends_in_time(line) -> None:
-    """A drain lets running and queued tasks come to their values."""
-    says, hears = line(), line()
+async def test_drain_waits_for_tasks_that_end_in_time(named_pipe) -> None:
+    """A drain lets running and queued tasks finish."""
+    from_worker, to_worker = named_pipe(), named_pipe()
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
-        running = cpu.submit(tasks.talk, says.path, hears.path)
-        await says.hear()
+        running = cpu.submit(tasks.send_pid_and_wait, from_worker.path, to_worker.path)
+        await from_worker.receive()
         queued = cpu.submit(tasks.identity, 5)
-        hears.tell()
+        to_worker.send()
         report = await executor.drain(10)
         assert report.clean
         assert await queued == 5
@@ -128,18 +128,18 @@ async def test_start_after_drain() -> None:
 
 
 async def test_workers_start_when_needed() -> None:
-    """No worker starts before the first task, and no more than there are tasks for."""
+    """No worker starts before the first task, and never more than there are tasks."""
     async with Executor(threads=1, processes=2) as executor:
         cpu = executor.options(tag="cpu")
         assert len({await cpu.run(tasks.pid) for _ in range(5)}) == 1
 
 
 async def test_max_tasks_per_worker(tmp_path) -> None:
-    """A worker is replaced after so many tasks; every task ends with its value, and none runs twice."""
+    """A worker is replaced after `max_tasks_per_worker` tasks; every task ends with its value, and none runs twice."""
     path = tmp_path / "runs"
     async with Executor(threads=1, processes=2, max_tasks_per_worker=2) as executor:
         cpu = executor.options(tag="cpu")
-        handles = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(20)]
+        handles = [cpu.submit(tasks.append_and_return_pid, str(path), number) for number in range(20)]
         pids = [await handle for handle in handles]
     assert sorted(map(int, path.read_text().split())) == list(range(20))
     assert max(pids.count(pid) for pid in pids) == 2
@@ -159,7 +159,7 @@ async def test_worker_memory_limit() -> None:
 
 @ON_ONE_LOOP
 async def test_a_retired_worker_that_does_not_exit_is_killed() -> None:
-    """A worker to be replaced whose task left a thread behind is killed in the end; its place is taken at once."""
+    """A worker to be replaced whose task left a thread behind is killed; another worker starts at once."""
     async with Executor(threads=1, processes=1, max_tasks_per_worker=1) as executor:
         cpu = executor.options(tag="cpu")
         worker = await cpu.run(tasks.leave_thread)
@@ -170,7 +170,7 @@ async def test_a_retired_worker_that_does_not_exit_is_killed() -> None:
 @ON_ONE_LOOP
 @pytest.mark.parametrize("races", [20, pytest.param(400, marks=[pytest.mark.stress, pytest.mark.timeout(600)])])
 async def test_each_race_of_a_death_with_a_dispatch_ends_well(tmp_path, races: int) -> None:
-    """Tasks whose idle worker is killed as they are handed to it end once each, and never run twice."""
+    """Tasks whose idle worker is killed while they are sent to it end once each, and never run twice."""
     path = tmp_path / "runs"
     path.touch()
     async with Executor(threads=1, processes=1) as executor:
@@ -180,7 +180,7 @@ async def test_each_race_of_a_death_with_a_dispatch_ends_well(tmp_path, races: i
             worker = await cpu.run(tasks.pid)
             if race % 2:
                 os.kill(worker, signal.SIGKILL)
-            handles.append(cpu.submit(tasks.append_and_tell_pid, str(path), race))
+            handles.append(cpu.submit(tasks.append_and_return_pid, str(path), race))
             if not race % 2:
                 os.kill(worker, signal.SIGKILL)
             await handles[-1].wait()

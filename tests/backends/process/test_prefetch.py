@@ -41,7 +41,7 @@ async def pause(seconds: float) -> None:
 
 @pytest.mark.parametrize("races", [200, pytest.param(5000, marks=[pytest.mark.stress, pytest.mark.timeout(600)])])
 async def test_each_race_of_a_cancel_with_the_task_before_ends_well(tmp_path, races: int) -> None:
-    """Cancelled at any time, a task runs once at most, and has run where it has a value; its neighbours run once."""
+    """Cancelled at any time, a task runs at most once, and has run if it has a value; the tasks beside it run once."""
     path = tmp_path / "runs"
     moments = random.Random(races)
     handles = []
@@ -50,7 +50,7 @@ async def test_each_race_of_a_cancel_with_the_task_before_ends_well(tmp_path, ra
         await cpu.run(tasks.pid)
         for race in range(races):
             numbers = range(3 * race, 3 * race + 3)
-            handles += [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in numbers]
+            handles += [cpu.submit(tasks.append_and_return_pid, str(path), number) for number in numbers]
             await pause(moments.random() * 0.001)
             handles[-2].cancel()
             await handles[-1].wait()
@@ -63,7 +63,7 @@ async def test_each_race_of_a_cancel_with_the_task_before_ends_well(tmp_path, ra
         assert handle.state is CANCELLED or count[number] == 1
 
 
-async def test_a_cancel_of_a_prefetched_job_seldom_costs_a_worker(tmp_path) -> None:
+async def test_cancelling_a_prefetched_job_rarely_kills_a_worker(tmp_path) -> None:
     """Cancelled before the worker has read it, it never runs; only a worker that has just begun it is killed."""
     path = tmp_path / "runs"
     async with Executor(threads=1, processes=1) as executor:
@@ -71,7 +71,7 @@ async def test_a_cancel_of_a_prefetched_job_seldom_costs_a_worker(tmp_path) -> N
         pids = {await cpu.run(tasks.pid)}
         for number in range(100):
             before = cpu.submit(tasks.pid)
-            prefetched = cpu.submit(tasks.append_and_tell_pid, str(path), number)
+            prefetched = cpu.submit(tasks.append_and_return_pid, str(path), number)
             prefetched.cancel()
             pids.add(await before)
     begun = len(pool_tasks.runs(path)) if path.exists() else 0
@@ -81,7 +81,7 @@ async def test_a_cancel_of_a_prefetched_job_seldom_costs_a_worker(tmp_path) -> N
 @pytest.mark.parametrize("order", ["before", "between", "after", "without"])
 @pytest.mark.parametrize("which", [0, 1], ids=["first", "second"])
 async def test_a_job_is_revoked_from_among_others(tmp_path, order: str, which: int) -> None:
-    """Of what a worker hasn't read only the cancelled job is lost, wherever word of shared memory lies between.
+    """Of the unread messages only the cancelled job is removed, wherever releases of shared memory lie between.
 
     The first of the two counts as running, so that its worker is killed.
     """
@@ -96,7 +96,7 @@ async def test_a_job_is_revoked_from_among_others(tmp_path, order: str, which: i
             if order == at:
                 worker_handle.channel.send([frame(FrameType.TRIM)])
             if at != "after":
-                handles.append(cpu.submit(tasks.append_and_tell_pid, str(path), len(handles)))
+                handles.append(cpu.submit(tasks.append_and_return_pid, str(path), len(handles)))
         handles[which].cancel()
         os.kill(worker, signal.SIGCONT)
         assert (await handles[1 - which] == worker) is (which == 1)
@@ -111,7 +111,7 @@ async def test_a_job_is_revoked_from_among_others(tmp_path, order: str, which: i
     ids=["no frame", "no parts", "no segment", "no descriptor"],
 )
 async def test_a_job_behind_one_that_garbles_the_connection_runs_once(tmp_path, data: bytes) -> None:
-    """The worker may have begun it when its word can't be read any more: then it is lost, and not run again."""
+    """The worker may have begun it if the connection is unreadable: then it is lost, and not run again."""
     path = tmp_path / "runs"
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
@@ -119,7 +119,7 @@ async def test_a_job_behind_one_that_garbles_the_connection_runs_once(tmp_path, 
             worker = await cpu.run(tasks.pid)
             handles = [
                 cpu.submit(pool_tasks.garble, data),
-                cpu.submit(tasks.append_and_tell_pid, str(path), number),
+                cpu.submit(tasks.append_and_return_pid, str(path), number),
             ]
             for handle in handles:
                 await handle.wait()
@@ -130,21 +130,21 @@ async def test_a_job_behind_one_that_garbles_the_connection_runs_once(tmp_path, 
             assert await cpu.run(tasks.pid) != worker
 
 
-async def test_a_job_behind_a_long_task_has_a_worker_started(line, monkeypatch) -> None:
-    """While there may be more workers, one is started for a task that was prefetched behind a long one."""
+async def test_a_job_behind_a_long_task_has_a_worker_started(named_pipe, monkeypatch) -> None:
+    """If more workers are allowed, one is started for a task that was prefetched behind a long one."""
     monkeypatch.undo()  # 5 ms
-    says, hears = line(), line()
+    from_worker, to_worker = named_pipe(), named_pipe()
     async with Executor(threads=1, processes=2) as executor:
         cpu = executor.options(tag="cpu")
         (worker_handle,) = await one_fast_worker(executor, cpu)
-        busy = cpu.submit(tasks.talk, says.path, hears.path)
+        busy = cpu.submit(tasks.send_pid_and_wait, from_worker.path, to_worker.path)
         prefetched = cpu.submit(tasks.pid)
-        await says.hear()
+        await from_worker.receive()
         try:
             with anyio.fail_after(10):
                 assert await prefetched != worker_handle.pid
         finally:
-            hears.tell()
+            to_worker.send()
             await busy
 
 
@@ -156,7 +156,7 @@ async def one_fast_worker(executor, cpu):
 
 
 async def test_an_idle_worker_takes_what_is_behind_a_long_task(monkeypatch) -> None:
-    """A worker that has become idle before the long task was entered runs what was prefetched behind it."""
+    """A worker that became idle before the long task was entered runs what was prefetched behind it."""
     monkeypatch.undo()  # 5 ms
     late = 0
     async with Executor(threads=1, processes=2) as executor:
@@ -177,17 +177,17 @@ async def test_an_idle_worker_takes_what_is_behind_a_long_task(monkeypatch) -> N
     assert late == 0
 
 
-async def test_fewer_workers_under_load(line) -> None:
-    """A worker above the limit prefetches nothing, and ends after the tasks that it has by then."""
+async def test_fewer_workers_under_load(named_pipe) -> None:
+    """A worker above the limit prefetches nothing, and ends after its current tasks."""
     backend = ProcessBackend(2)
-    says, hears = line(), [line(), line()]
+    from_worker, to_workers = named_pipe(), [named_pipe(), named_pipe()]
     async with Executor(threads=1, backends={"process": backend}) as executor:
         cpu = executor.options(tag="cpu")
-        handles = [cpu.submit(tasks.talk, says.path, each.path) for each in hears]
+        handles = [cpu.submit(tasks.send_pid_and_wait, from_worker.path, each.path) for each in to_workers]
         for _ in handles:
-            await says.hear()
-        for each in hears:
-            each.tell()
+            await from_worker.receive()
+        for each in to_workers:
+            each.send()
         assert len({await handle for handle in handles}) == 2
         handles = [cpu.submit(tasks.pid) for _ in range(4000)]
         await handles[100]
@@ -199,7 +199,7 @@ async def test_fewer_workers_under_load(line) -> None:
 
 
 async def test_frames_may_be_received_while_frames_are_handled() -> None:
-    """A cancel out of a hook or a handler of logs receives: what the message still holds comes first."""
+    """A cancel from a hook or a log handler receives frames: those left in the current message come first."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         found: list[bytes] = []

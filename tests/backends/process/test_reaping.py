@@ -58,7 +58,7 @@ def namespace_failure() -> str:
 
 @pytest.fixture(params=["process 1", "subreaper"])
 def run_server(request):
-    """Runs a server to which orphans come, with a test of its workers."""
+    """Run a server that adopts orphans, with a test of its workers."""
     if request.param == "process 1" and namespace_failure():
         pytest.skip(f"no PID namespace can be made: {namespace_failure()}")
 
@@ -71,7 +71,7 @@ def run_server(request):
 
 @pytest.mark.parametrize("forked", [True, False])
 def test_programs_of_killed_workers(run_server, forked: bool) -> None:
-    """Timeouts of tasks that run programs leave no zombie, neither while the server runs nor after."""
+    """Timeouts of tasks that run programs leave no zombie, while the server runs and after."""
     options = "" if forked else ', setup=("launching:keep_thread", ())'
     run_server(f"""
     async def test(cpu):
@@ -88,7 +88,7 @@ def test_programs_of_killed_workers(run_server, forked: bool) -> None:
 
 
 def test_orphans_that_end_by_themselves(run_server) -> None:
-    """A program that its parent has left behind is reaped when it ends, while its worker goes on."""
+    """A program whose parent has ended is reaped when it ends, while its worker goes on."""
     run_server("""
     async def test(cpu):
         for _ in range(5):
@@ -101,7 +101,7 @@ def test_orphans_that_end_by_themselves(run_server) -> None:
 
 @pytest.mark.parametrize("idle", [True, False])
 def test_workers_of_a_killed_zygote(run_server, idle: bool) -> None:
-    """They are reaped, with the programs of their tasks, and the tasks that follow have new workers."""
+    """They are reaped, with the programs of their tasks, and later tasks have new workers."""
     run_server(f"""
     async def test(cpu):
         for _ in range(3):
@@ -130,7 +130,7 @@ def test_workers_of_a_killed_zygote(run_server, idle: bool) -> None:
 
 
 def test_a_zygote_that_is_killed_while_it_forks() -> None:
-    """A fork that the server has not heard of is reaped, too."""
+    """A fork that the server does not know of is reaped, too."""
     run_script("""
         import ctypes, os, random, signal, threading, time
         from launching import call, config

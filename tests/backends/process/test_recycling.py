@@ -1,4 +1,4 @@
-"""When workers are replaced, end and are added: no task is lost or run twice over it."""
+"""When workers are replaced, ended and added: no task is lost or run twice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def executor_of(backend: ProcessBackend) -> Executor:
 
 @given(st.integers(1, 10_000))
 def test_a_limit_of_tasks_is_undercut_by_a_tenth_at_most(max_tasks: int) -> None:
-    """No worker does more than said, and none is replaced much earlier; few tasks are exactly as many as said."""
+    """No worker runs more tasks than configured, and none is replaced much earlier; small limits are exact."""
     limit = Recycling(max_tasks=max_tasks).task_limit()
     assert 0.9 * max_tasks <= limit <= max_tasks
     assert limit == max_tasks or max_tasks > 10
@@ -45,8 +45,8 @@ def test_workers_have_different_limits() -> None:
     assert len({recycling.task_limit() for _ in range(100)}) > 10
 
 
-def test_nothing_ends_a_worker_unless_it_is_said() -> None:
-    """Without limits it may do any number of tasks, with any memory, and be idle for any time."""
+def test_without_limits_nothing_ends_a_worker() -> None:
+    """Without limits a worker may run any number of tasks, with any memory, and be idle for any time."""
     recycling = Recycling()
     assert recycling.task_limit() is None
     assert not recycling.has_grown(0, os.getpid())
@@ -55,7 +55,7 @@ def test_nothing_ends_a_worker_unless_it_is_said() -> None:
 
 
 def test_limits_are_reached() -> None:
-    """The growth and the second that are too much each end a worker's service."""
+    """Exceeding the memory growth or the age ends a worker."""
     own = own_memory(os.getpid())
     recycling = Recycling(max_memory_growth=own // 2)
     assert recycling.has_grown(0, os.getpid())
@@ -67,7 +67,7 @@ def test_limits_are_reached() -> None:
 
 
 def test_a_process_that_is_gone_has_no_memory() -> None:
-    """Where nothing is told of it, no limit is exceeded."""
+    """If memory use is unknown, no limit is exceeded."""
     assert own_memory(2**22 + 1) == 0
 
 
@@ -94,7 +94,7 @@ async def test_recycling_under_load_loses_no_task(tmp_path) -> None:
     path = tmp_path / "runs"
     async with Executor(threads=1, processes=2, max_tasks_per_worker=2) as executor:
         cpu = executor.options(tag="cpu")
-        handles = [cpu.submit(tasks.append_and_tell_pid, str(path), number) for number in range(200)]
+        handles = [cpu.submit(tasks.append_and_return_pid, str(path), number) for number in range(200)]
         pids = [await handle for handle in handles]
     assert sorted(pool_tasks.runs(path)) == list(range(200))
     assert max(pids.count(pid) for pid in pids) == 2
@@ -102,11 +102,11 @@ async def test_recycling_under_load_loses_no_task(tmp_path) -> None:
 
 @pytest.mark.anyio
 async def test_tasks_that_come_while_a_worker_is_replaced_are_not_lost(tmp_path) -> None:
-    """One task after the other, each at the moment at which the last worker has done its share."""
+    """Tasks submitted one by one, each just as the last worker reaches its limit."""
     path = tmp_path / "runs"
     async with Executor(threads=1, processes=1, max_tasks_per_worker=1) as executor:
         cpu = executor.options(tag="cpu")
-        pids = [await cpu.run(tasks.append_and_tell_pid, str(path), number) for number in range(30)]
+        pids = [await cpu.run(tasks.append_and_return_pid, str(path), number) for number in range(30)]
     assert pool_tasks.runs(path) == list(range(30))
     assert len(set(pids)) == 30
 
@@ -115,19 +115,19 @@ async def test_tasks_that_come_while_a_worker_is_replaced_are_not_lost(tmp_path)
 
 
 @pytest.mark.anyio
-async def test_idle_workers_end_after_a_while(line) -> None:
-    """A worker without a task ends, one that has a long task doesn't, and the next task has a new one."""
-    says, hears = line(), line()
+async def test_idle_workers_end_after_a_while(named_pipe) -> None:
+    """An idle worker ends, a busy one doesn't, and the next task has a new one."""
+    from_worker, to_worker = named_pipe(), named_pipe()
     async with executor_of(ProcessBackend(2, idle_timeout=0.05)) as executor:
         cpu = executor.options(tag="cpu")
-        busy = cpu.submit(tasks.talk, says.path, hears.path)
-        working = int(await says.hear())
+        busy = cpu.submit(tasks.send_pid_and_wait, from_worker.path, to_worker.path)
+        working = int(await from_worker.receive())
         for _ in range(3):
             idle = await cpu.run(tasks.pid)
             assert idle != working
             await ended(idle)
         assert is_alive(working)
-        hears.tell()
+        to_worker.send()
         assert await busy == working
         await ended(working)
         assert await cpu.run(tasks.identity, 5) == 5
@@ -137,55 +137,55 @@ async def test_idle_workers_end_after_a_while(line) -> None:
 
 
 @pytest.mark.anyio
-async def test_more_workers_take_what_is_queued(line) -> None:
+async def test_added_workers_take_queued_tasks(named_pipe) -> None:
     """A second worker starts at once for a task that waits for the first."""
-    says, hears = line(), [line(), line()]
+    from_worker, to_workers = named_pipe(), [named_pipe(), named_pipe()]
     backend = ProcessBackend(1)
     async with executor_of(backend) as executor:
         cpu = executor.options(tag="cpu")
-        handles = [cpu.submit(tasks.talk, says.path, each.path) for each in hears]
-        first = int(await says.hear())
+        handles = [cpu.submit(tasks.send_pid_and_wait, from_worker.path, each.path) for each in to_workers]
+        first = int(await from_worker.receive())
         backend.resize(2)
         assert backend.workers == 2
-        second = int(await says.hear())
-        for each in hears:
-            each.tell()
+        second = int(await from_worker.receive())
+        for each in to_workers:
+            each.send()
         assert [await handle for handle in handles] == [first, second]
 
 
 @pytest.mark.anyio
-async def test_fewer_workers_end_their_tasks_first(line) -> None:
-    """Both of two busy workers go on to their values; then there is one, for all that follows."""
-    says, hears = line(), [line(), line()]
+async def test_reducing_the_size_lets_tasks_finish(named_pipe) -> None:
+    """Two busy workers finish their tasks; then there is one, for all that follows."""
+    from_worker, to_workers = named_pipe(), [named_pipe(), named_pipe()]
     backend = ProcessBackend(2)
     async with executor_of(backend) as executor:
         cpu = executor.options(tag="cpu")
-        handles = [cpu.submit(tasks.talk, says.path, each.path) for each in hears]
-        pids = {int(await says.hear()), int(await says.hear())}
+        handles = [cpu.submit(tasks.send_pid_and_wait, from_worker.path, each.path) for each in to_workers]
+        pids = {int(await from_worker.receive()), int(await from_worker.receive())}
         backend.resize(1)
         queued = [cpu.submit(tasks.pid) for _ in range(10)]
-        hears[0].tell()
+        to_workers[0].send()
         gone = await handles[0]
         await ended(gone)
         assert not any(handle.done() for handle in queued)
-        hears[1].tell()
+        to_workers[1].send()
         (stays,) = pids - {gone}
         assert {await handle for handle in [handles[1], *queued]} == {stays}
 
 
 @pytest.mark.anyio
-async def test_fewer_workers_end_idle_ones(line) -> None:
-    """Of three idle workers two end at once; and there may be more again."""
-    says, hears = line(), [line() for _ in range(3)]
+async def test_reducing_the_size_ends_idle_workers(named_pipe) -> None:
+    """Of three idle workers two end at once; the number can be raised again."""
+    from_worker, to_workers = named_pipe(), [named_pipe() for _ in range(3)]
     backend = ProcessBackend(3)
     async with executor_of(backend) as executor:
         cpu = executor.options(tag="cpu")
         for size in (1, 2):
             backend.resize(3)
-            handles = [cpu.submit(tasks.talk, says.path, each.path) for each in hears]
-            pids = {int(await says.hear()) for _ in hears}
-            for each in hears:
-                each.tell()
+            handles = [cpu.submit(tasks.send_pid_and_wait, from_worker.path, each.path) for each in to_workers]
+            pids = {int(await from_worker.receive()) for _ in to_workers}
+            for each in to_workers:
+                each.send()
             assert {await handle for handle in handles} == pids
             backend.resize(size)
             left = {worker.pid for worker in backend._pool.workers}
@@ -196,8 +196,8 @@ async def test_fewer_workers_end_idle_ones(line) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_size_that_cannot_be() -> None:
-    """Fewer workers than one are refused, and nothing changes."""
+async def test_an_invalid_size() -> None:
+    """A size below one is refused, and nothing changes."""
     backend = ProcessBackend(2)
     async with executor_of(backend) as executor:
         with pytest.raises(ConfigurationError, match="number of processes"):

@@ -37,13 +37,13 @@ MAX_GROWTH = 20 * 1024 * 1024
 
 
 class Killer:
-    """Kills a worker, or the zygote with all of its workers, every now and then."""
+    """Kills a worker, or the zygote with all of its workers, at random intervals."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._random = random.Random(0)
         self.max_lost = 0
-        """How many tasks can have been running in what was killed."""
+        """The number of tasks that can have been running in the killed workers."""
 
     async def kill(self) -> None:
         while True:
@@ -63,14 +63,14 @@ class Killer:
 
 
 def memory() -> int:
-    """Return how many bytes of memory this process has that it shares with no file."""
+    """Return the number of bytes of this process's anonymous memory."""
     resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("count", [5_000, pytest.param(TASKS, marks=[pytest.mark.stress, pytest.mark.timeout(900)])])
 async def test_soak(tmp_path, count: int) -> None:
-    """Each task ends once and runs once, unless its worker was killed: then it may be lost, or have run in another."""
+    """Each task ends once and runs once, unless its worker was killed: then it may be lost, or rerun in another."""
     path = tmp_path / "runs"
     ends = bytearray(count)
     lost: set[int] = set()

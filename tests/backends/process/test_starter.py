@@ -8,7 +8,7 @@ from executors.backends.process.starter import StartCircuit
 
 
 def test_the_first_failures_only_delay() -> None:
-    """One or two failed starts make the next one wait, longer each time, and refuse nothing."""
+    """One or two failed starts delay the next one, longer each time, and refuse nothing."""
     circuit = StartCircuit()
     delays = [circuit.failed(10.0, "x"), circuit.failed(11.0, "x")]
     assert delays == [0.05, 0.1]
@@ -45,7 +45,7 @@ def test_pauses_grow_to_a_bound() -> None:
 
 
 def test_half_open_takes_tasks_and_remembers() -> None:
-    """After the pause tasks are taken again, but the next failure opens it at once."""
+    """After the pause tasks are accepted again, but the next failure opens it at once."""
     circuit = StartCircuit()
     for now in range(3):
         circuit.failed(float(now), "x")
@@ -56,7 +56,7 @@ def test_half_open_takes_tasks_and_remembers() -> None:
 
 
 def test_a_start_forgets_failures() -> None:
-    """A worker that comes up closes it, and the count begins anew."""
+    """A started worker closes it and resets the count."""
     circuit = StartCircuit()
     for now in range(4):
         circuit.failed(100.0 * now, "x")

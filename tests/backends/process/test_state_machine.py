@@ -1,4 +1,4 @@
-"""Whatever is done to workers and tasks, and in whatever order: each task ends once, none runs twice, none is lost."""
+"""Whatever happens to workers and tasks, in any order: each task ends once, none runs twice, none is lost."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from machine import Harness, LoopFactory
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks for processes in /proc")
 
 TURNS = st.sampled_from([None, None, 0, 0, 0.0005, 0.002, 0.01, 0.05])
-"""Seconds that the loop turns after a step; None leaves it as it is, so that the next step comes at once."""
+"""Seconds for which the loop runs after a step; None leaves it stopped, so that the next step follows at once."""
 
 SIZES = st.sampled_from([200_000, 2_000_000])
 
 
 class ProcessMachine(RuleBasedStateMachine):
-    """Drives an executor with worker processes; the harness judges."""
+    """Drives an executor with worker processes; the harness checks."""
 
     new_loop: LoopFactory
     failures: list[str]
@@ -101,7 +101,7 @@ class ProcessMachine(RuleBasedStateMachine):
         places=st.lists(st.integers(0, 3), max_size=3),
     )
     def strike_amid_many(self, count: int, rounds: int, turn: float, places: list[int]) -> None:
-        """Cancel some of those that run or are prefetched, or kill a worker, while it goes from task to task."""
+        """Cancel some of the running or prefetched tasks, or kill a worker, while it goes from task to task."""
         for _ in range(count):
             self.harness.submit("quick")
         for _ in range(rounds):
@@ -159,7 +159,7 @@ class ProcessMachine(RuleBasedStateMachine):
 
 
 WITHOUT_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
-"""What fails does so by a race, mostly: fewer steps would rarely fail again, and looking for them takes minutes."""
+"""Failures are mostly races: with fewer steps they would rarely repeat, and shrinking takes minutes."""
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
@@ -173,7 +173,7 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     ],
 )
 def test_each_task_ends_once(loop: str, examples: int) -> None:
-    """Each accepted task ends exactly once and as it should, none runs twice, and nothing is left after a drain."""
+    """Each accepted task ends exactly once and correctly, none runs twice, and nothing is left after a drain."""
     failures: list[str] = []
     machine = type("Machine", (ProcessMachine,), {"new_loop": staticmethod(LOOPS[loop]), "failures": failures})
     try:

@@ -1,4 +1,4 @@
-"""What a parent sees and has of a worker that was launched, whichever way."""
+"""What a parent knows and can do of a launched worker, forked or not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=["forked", "of its own", "as on macOS"])
 def worker(launcher, launch, monkeypatch, request):
-    """A worker that was launched in each way."""
+    """A worker launched in each way."""
     with monkeypatch.context() as patch:
         if request.param == "as on macOS":
             patch.delattr(os, "pidfd_open")
@@ -33,7 +33,7 @@ def worker(launcher, launch, monkeypatch, request):
 
 
 async def test_exit_watch(worker) -> None:
-    """It tells once when the process ends, which is still to be reaped then; closing it twice is harmless."""
+    """It reports the end of the process once, before it is reaped; closing it twice is harmless."""
     exited = anyio.Event()
     watch = ExitWatch(worker, running_loop(), exited.set)
     assert worker.entered_task_id() == 0
@@ -49,7 +49,7 @@ async def test_exit_watch(worker) -> None:
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_a_worker_ends_with_its_connection(worker) -> None:
-    """When the parent closes its end a worker is killed, whatever it does, with what it has started."""
+    """When the parent closes its end, a worker is killed, whatever it does, with its child programs."""
     exited = anyio.Event()
     watch = ExitWatch(worker, running_loop(), exited.set)
     grandchild = call(worker, launching.start_grandchild)
@@ -62,7 +62,7 @@ async def test_a_worker_ends_with_its_connection(worker) -> None:
     worker.close()
 
 
-def test_what_it_has_entered(worker) -> None:
+def test_the_entered_task(worker) -> None:
     """The id of the job is known while it runs, and after."""
     assert worker.entered_task_id() == 0
     assert call(worker, os.getpid) == worker.pid

@@ -113,8 +113,8 @@ def too_long() -> None:
 @cpu_bound
 def meet(path: str, answer: str) -> int:
     """Report that the task has started, and wait for the answer."""
-    from lines import hear, say  # noqa: PLC0415  (in tests/support)
+    from named_pipes import receive, send  # noqa: PLC0415  (in tests/support)
 
-    say(path, "started")
-    hear(answer)
+    send(path, "started")
+    receive(answer)
     return os.getpid()

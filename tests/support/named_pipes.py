@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 
-class Line:
-    """The test's end of a named pipe. The other end uses `say` or `hear` with the path."""
+class NamedPipe:
+    """The test's end of a named pipe. The other end calls `send` or `receive` with its path."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -15,32 +15,32 @@ class Line:
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         self._buffer = b""
 
-    async def hear(self) -> str:
-        """Wait for the next message, sent with `say`, and return it."""
+    async def receive(self) -> str:
+        """Wait for the next message and return it."""
         import anyio  # noqa: PLC0415  (workers import this module and don't need anyio)
 
         while b"\n" not in self._buffer:
             await anyio.wait_readable(self._fd)
             self._buffer += os.read(self._fd, 4096)
-        text, _, self._buffer = self._buffer.partition(b"\n")
-        return text.decode()
+        message, _, self._buffer = self._buffer.partition(b"\n")
+        return message.decode()
 
-    def tell(self, text: str = "go") -> None:
-        """Send a message to the process that waits in `hear`."""
-        os.write(self._fd, f"{text}\n".encode())
+    def send(self, message: str = "go") -> None:
+        """Send a message to the process that waits in `receive`."""
+        os.write(self._fd, f"{message}\n".encode())
 
     def close(self) -> None:
         os.close(self._fd)
 
 
-def say(path: str, text: object) -> None:
+def send(path: str, message: object) -> None:
     """Send a message to the test, from any process."""
     fd = os.open(path, os.O_WRONLY)
-    os.write(fd, f"{text}\n".encode())
+    os.write(fd, f"{message}\n".encode())
     os.close(fd)
 
 
-def hear(path: str) -> str:
-    """Wait for a message of the test, in any process, and return it."""
+def receive(path: str) -> str:
+    """Wait for a message from the test, in any process, and return it."""
     with open(path) as file:
         return file.readline().strip()
