@@ -144,6 +144,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.obj = checking_for_leaked_tasks(item.obj)
 
 
+def pytest_collection_finish() -> None:
+    """Exempt modules and tests from garbage collections, of which tests run many: what they search is small then."""
+    import hypothesis  # noqa: F401, PLC0415  (looks for referrers of a generator, and would find no frozen ones)
+
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Report how many tests passed on each event loop."""
     passed = [report.nodeid for report in terminalreporter.stats.get("passed", ())]
