@@ -41,8 +41,9 @@ def make_backend(workers: int = 2) -> ExecutorBackend:
     return importlib.import_module("child_processes").ChildProcesses(workers)  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
 class TestChildProcesses(BackendContract):
-    """The contract."""
+    """The contract. The backend does not use the loop itself, so that uvloop makes no difference."""
 
     def make_backend(self):
         return make_backend()

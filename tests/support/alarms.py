@@ -59,9 +59,10 @@ async def keep_the_gil() -> None:
         sum(range(count))
 
     for _ in range(CALLS):
-        stopped = threading.Event()
+        begin, stopped = threading.Event(), threading.Event()
 
-        def spin(stopped: threading.Event = stopped) -> None:
+        def spin(begin: threading.Event = begin, stopped: threading.Event = stopped) -> None:
+            begin.wait()
             while not stopped.is_set():
                 for _ in range(1000):
                     pass
@@ -71,6 +72,8 @@ async def keep_the_gil() -> None:
             thread.start()
         async with Executor(threads=1, processes=0) as executor, LoopMonitor() as monitor:
             await anyio.sleep(0.1)
+            begin.set()
+            await anyio.sleep(0.05)
             await executor.run(culprit)
             await anyio.sleep(0.01)
             stopped.set()
