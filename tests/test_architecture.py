@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib
 import pickle
@@ -65,13 +66,19 @@ def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
             yield from statements(child)
 
 
+@functools.cache
+def syntax_tree(path: Path) -> ast.Module:
+    """Return the syntax tree of a module; the tests of each module share it."""
+    return ast.parse(path.read_text())
+
+
 def defining_module(package: str, name: str) -> str:
     """Return the module that defines a name which is imported from a module or package."""
     if f"{package}.{name}" in NAMES:
         return f"{package}.{name}"
     if package not in NAMES or NAMES[package].name != "__init__.py":
         return package
-    for node in statements(ast.parse(NAMES[package].read_text())):
+    for node in statements(syntax_tree(NAMES[package])):
         if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
             return defining_module(str(node.module), name)
     lazy = getattr(importlib.import_module(package), "_MODULE_OF", {})
@@ -81,16 +88,17 @@ def defining_module(package: str, name: str) -> str:
     return package
 
 
-def imported_by(path: Path) -> set[str]:
+@functools.cache
+def imported_by(path: Path) -> frozenset[str]:
     """Return the modules that a file imports at run time, by their full names."""
     found = set()
-    for node in statements(ast.parse(path.read_text())):
+    for node in statements(syntax_tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         else:
             assert node.level == 0, "imports are absolute"
             found |= {defining_module(str(node.module), alias.name) for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 SHARED = [path for name, path in NAMES.items() if part_of(name) in SHARED_WITH_WORKERS]
@@ -167,7 +175,7 @@ def test_file_length(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_module_has_a_docstring(path: Path) -> None:
     """Every module that isn't empty has a docstring."""
-    module = ast.parse(path.read_text())
+    module = syntax_tree(path)
     assert ast.get_docstring(module) or not module.body
 
 
