@@ -173,7 +173,7 @@ def die_while_sending(path: str, size: int) -> bytes:
     """Return a large value, and have this process killed while it is being sent."""
 
     def kill() -> None:
-        time.sleep(0.3)  # the parent reads nothing before it hears of this
+        time.sleep(0.3)  # the parent reads nothing before this message
         send(path, "now")
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -73,7 +73,7 @@ async def under_fault(make_pipe: Callable[[], NamedPipe], *, survives: bool, **s
     workers must be there, and in the end none.
 
     Args:
-        make_line: The fixture `line`.
+        make_pipe: The fixture `named_pipe`.
         survives: Whether the victim's worker must live on, or must be gone.
         settings: The executor's.
     """

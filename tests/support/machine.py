@@ -30,11 +30,11 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 class Harness:
-    """An executor on an event loop that turns only when it is told to: what is done between two turns is done at once.
+    """An executor on an event loop that runs only on request: actions between two runs are simultaneous for it.
 
     Args:
         loop: The loop.
-        failures: What fails is written here, too; see `Book`.
+        failures: Failed checks are added here, too; see `Book`.
         processes: How many workers there may be.
         options: Further arguments of the executor.
     """

@@ -1,6 +1,6 @@
-"""What the state machine of the process backend holds against what happened to its tasks.
+"""The checks of the process backend's state machine: what happened to its tasks, against what was done to them.
 
-What the tasks wrote down, and whom the machine killed, is known independently of the library.
+The tasks' own records and the machine's kills are known independently of the library.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Task:
 
 
 class Book:
-    """What was done, what the tasks tell of it, and whether that is in order.
+    """The record of actions, the tasks' own records, and checks of both.
 
     Args:
-        log: What the tasks write to.
-        failures: What isn't in order is also written here. It may come from a race, and then Hypothesis, which tries
-            the same steps again and finds that they pass, tells of that alone.
+        log: The file that the tasks write to.
+        failures: Failed checks are also added here. After a race, Hypothesis would report only that the same steps
+            passed when it repeated them.
     """
 
     def __init__(self, log: Path, failures: list[str]) -> None:

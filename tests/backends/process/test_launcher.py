@@ -1,4 +1,4 @@
-"""Starting workers and seeing them end: when the parent is killed, and when they fail to start."""
+"""Starting workers and detecting their end: when the parent is killed, and when they fail to start."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_workers_that_die_at_start(setup: str, argument: object, sign: str
 
 
 async def test_no_fork_storm(tmp_path) -> None:
-    """However many tasks wait, the failing starts are few."""
+    """However many tasks wait, few starts are tried."""
     path = tmp_path / "starts"
     async with with_setup("setup_counts_and_fails", str(path), size=2) as executor:
         handles = [executor.options(tag="cpu").submit(tasks.identity, number) for number in range(500)]
@@ -138,7 +138,7 @@ async def test_the_circuit_closes_again(tmp_path) -> None:
 
 
 async def test_one_failed_start_costs_no_task(tmp_path) -> None:
-    """A worker that dies at start once, not saying why, is followed by another, which takes the waiting task."""
+    """A worker that dies once at start without an error is replaced, and the waiting task runs."""
     path = tmp_path / "starts"
     async with with_setup("setup_fails_once", str(path)) as executor:
         assert await executor.options(tag="cpu").run(tasks.identity, 5) == 5
@@ -146,7 +146,7 @@ async def test_one_failed_start_costs_no_task(tmp_path) -> None:
 
 
 async def test_a_missing_interpreter(monkeypatch) -> None:
-    """A worker that can't even be launched is a failed start, too."""
+    """A worker that can't be launched is a failed start, too."""
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     async with Executor(threads=1, processes=1) as executor:
         with pytest.raises(WorkerLostError, match="FileNotFoundError"):
@@ -155,7 +155,7 @@ async def test_a_missing_interpreter(monkeypatch) -> None:
 
 @pytest.mark.parametrize("end", ["drain", "cancel"])
 async def test_a_worker_that_never_gets_ready(named_pipe, end: str) -> None:
-    """A drain ends a worker that hangs in its setup; the task that waits for it is cancelled."""
+    """A drain ends a worker that hangs in its setup; the waiting task is cancelled."""
     from_worker = named_pipe()
     async with with_setup("setup_stays", from_worker.path) as executor:
         handle = executor.options(tag="cpu").submit(tasks.identity, 1)
@@ -212,7 +212,7 @@ def test_too_few_descriptors(tmp_path) -> None:
 
 
 async def test_failing_starts_cost_nothing_while_a_worker_is_up(tmp_path) -> None:
-    """Tasks go on in the worker that there is, and further ones are taken, while no second one can be started."""
+    """Tasks run in the only worker, and further ones are accepted, while no second one can be started."""
     path = tmp_path / "failing"
     async with with_setup("setup_unless", str(path), size=2) as executor:
         cpu = executor.options(tag="cpu")
@@ -231,7 +231,7 @@ async def test_failing_starts_cost_nothing_while_a_worker_is_up(tmp_path) -> Non
 
 @pytest.mark.parametrize("way", ["forked", "of its own"])
 def test_launches_side_by_side(launcher, way: str) -> None:
-    """Several threads may launch at once: each gets a worker, and the app is imported by no more than must be."""
+    """Several threads may launch at once: each gets a worker, and the app is imported as few times as possible."""
     one = launcher(setup(launching.keep_thread) if way == "of its own" else config())
     threads = ThreadPoolExecutor(4)  # they outlive the workers
     workers = list(threads.map(lambda _: one.launch(), range(4)))
@@ -314,7 +314,7 @@ def test_a_launch_without_descriptors(way: str) -> None:
 
 
 def test_a_byte_stream_is_received_up_to_the_answer(launcher) -> None:
-    """What a worker sends after its answer, on a system whose sockets keep no messages, is left for the pool."""
+    """Frames that a worker sends after its answer, over a byte stream, are left for the pool."""
     sock, worker_sock = socket.socketpair()
     with sock, worker_sock:
         BlockingChannel(worker_sock).send([frame(FrameType.READY), frame(FrameType.LOG, b"later")])

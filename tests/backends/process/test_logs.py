@@ -31,7 +31,7 @@ def named(caplog, name: str) -> list[logging.LogRecord]:
 
 
 async def test_records_are_marked_with_task_and_process(cpu, caplog) -> None:
-    """A record tells the task's name and id, the worker's process, and where it was made."""
+    """A record has the task's name and id, the worker's process, and where it was created."""
     handle = cpu.options(name="logging task").submit(tasks.log, "tests.one", logging.WARNING, "%s and %d", "a", 1)
     await handle
     worker = await cpu.run(tasks.pid)
@@ -45,7 +45,7 @@ async def test_records_are_marked_with_task_and_process(cpu, caplog) -> None:
 
 
 async def test_records_come_before_the_value(cpu, caplog) -> None:
-    """What a task logs is there when its value is, all of it, in order."""
+    """Everything that a task logs has arrived, in order, when its value does."""
     for _ in range(5):
         caplog.clear()
         await cpu.run(tasks.log_many, "tests.many", 200)
@@ -74,7 +74,7 @@ async def test_records_come_while_the_task_runs(cpu, named_pipe) -> None:
 
 
 async def test_the_parents_levels_hold_in_workers(caplog) -> None:
-    """A logger's level that is set in the parent is the one in the worker."""
+    """A logger's level set in the parent holds in the worker."""
     logging.getLogger("tests.quiet").setLevel(logging.ERROR)
     logging.getLogger("tests.loud").setLevel(logging.DEBUG)
     try:
@@ -93,7 +93,7 @@ async def test_the_parents_levels_hold_in_workers(caplog) -> None:
 
 
 async def test_a_level_raised_later_holds_too(cpu, caplog) -> None:
-    """A level that the parent has set since the worker started filters on arrival."""
+    """A level set in the parent after the worker's start filters records on arrival."""
     await cpu.run(tasks.log, "tests.later", logging.WARNING, "before")
     logging.getLogger("tests.later").setLevel(logging.ERROR)
     try:
@@ -113,7 +113,7 @@ async def test_exceptions_are_logged_with_their_traceback(cpu, caplog) -> None:
 
 @pytest.mark.parametrize("crash", [tasks.log_and_exit, tasks.log_and_segfault])
 async def test_the_last_words_of_a_crash_arrive(cpu, caplog, crash) -> None:
-    """What a task logs right before it kills its worker reaches the parent."""
+    """The last records of a task that kills its worker reach the parent."""
     for count in range(1, 6):
         with pytest.raises(WorkerLostError):
             await cpu.run(crash)
@@ -121,7 +121,7 @@ async def test_the_last_words_of_a_crash_arrive(cpu, caplog, crash) -> None:
 
 
 async def test_extras_of_any_kind(cpu, caplog) -> None:
-    """Extras that don't pickle arrive as text; those of a local type cost neither the record nor the worker."""
+    """Extras that don't pickle arrive as strings; those of a local type lose neither the record nor the worker."""
     worker = await cpu.run(tasks.log_local_text, "tests.extra")
     (record,) = named(caplog, "tests.extra")
     assert record.text == "local"
@@ -131,7 +131,7 @@ async def test_extras_of_any_kind(cpu, caplog) -> None:
 
 
 async def test_a_bad_log_call_fails_nobody(cpu, caplog, capfd) -> None:
-    """A message that doesn't fit its arguments is reported on standard error, as logging does, and no more."""
+    """A message that doesn't fit its arguments is only reported on standard error, as logging does."""
     assert await cpu.run(tasks.log, "tests.bad", logging.WARNING, "%d", "text") is None
     await cpu.run(tasks.log, "tests.bad", logging.WARNING, "good")
     assert [record.getMessage() for record in named(caplog, "tests.bad")] == ["good"]
@@ -139,7 +139,7 @@ async def test_a_bad_log_call_fails_nobody(cpu, caplog, capfd) -> None:
 
 
 async def test_a_failing_filter_in_the_parent_harms_no_task(cpu) -> None:
-    """A logger's filter that raises costs the record alone: the task's value, and the next, arrive."""
+    """A filter that raises loses only its record: the task's value, and the next record, arrive."""
 
     def refuse(record: logging.LogRecord) -> bool:
         raise RuntimeError(f"no {record.name}")
@@ -161,7 +161,7 @@ async def test_a_fork_of_a_task_logs_nothing_to_the_parent(cpu, caplog) -> None:
 
 
 async def test_warnings_are_forwarded(cpu, caplog) -> None:
-    """What a task warns of is a log record of `py.warnings`, marked as any."""
+    """A warning of a task is a log record of `py.warnings`, marked like any other."""
     handle = cpu.options(name="warning task").submit(tasks.warn, "old hat")
     await handle
     record = named(caplog, "py.warnings")[-1]
@@ -171,7 +171,7 @@ async def test_warnings_are_forwarded(cpu, caplog) -> None:
 
 async def test_a_flood_is_cut_and_counted(cpu, caplog) -> None:
     """More records than the parent takes in time are dropped, oldest first; the task doesn't wait, and a warning
-    tells how many are missing."""
+    has their number."""
     count = 10_000
     await cpu.run(tasks.log_many, "tests.flood", count)
     await cpu.run(tasks.identity)

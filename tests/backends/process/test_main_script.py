@@ -1,4 +1,4 @@
-"""Functions and classes of the main script, however that is run. Each test runs a real program."""
+"""Functions and classes of the main script, however it is run. Each test runs a real program."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_standard_input(tmp_path) -> None:
 
 
 def test_an_interactive_session(tmp_path) -> None:
-    """What was typed travels by value."""
+    """Definitions typed in an interactive session travel by value."""
     typed = [
         "import asyncio\n",
         "from executors import Executor\n",
@@ -219,7 +219,7 @@ def test_a_script_without_a_guard(tmp_path, start: str) -> None:
 
 
 def test_a_script_that_fails_when_imported(tmp_path) -> None:
-    """The task that needs it fails with the script's own error; others run."""
+    """A task that needs it fails with the script's own error; others run."""
     script = tmp_path / "script.py"
     script.write_text(
         dedent("""
@@ -252,7 +252,7 @@ def test_a_script_that_fails_when_imported(tmp_path) -> None:
 
 
 def test_the_script_is_imported_where_it_is_needed_alone(tmp_path) -> None:
-    """A task whose function lives elsewhere doesn't have the worker import the main script."""
+    """A task whose function is in another module doesn't make the worker import the main script."""
     script = tmp_path / "script.py"
     script.write_text(
         dedent("""
