@@ -164,7 +164,7 @@ def check_report(text: str) -> None:
 
 def test_demo_succeeds(tmp_path: Path) -> None:
     """The demo prints all results, as plain text without a terminal, and its exit status is 0."""
-    with demo(tmp_path, "--seconds=1") as process:
+    with demo(tmp_path, "--seconds=0.5") as process:
         out, err = process.communicate(timeout=50)
         assert (process.returncode, err) == (0, "")
         assert "\x1b" not in out
