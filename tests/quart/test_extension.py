@@ -315,7 +315,9 @@ async def test_uploads_are_refused_as_arguments(app, executor):
 
     @app.post("/")
     async def upload():
-        with pytest.raises(SerializationError, match=r"argument 1: a (Trio)?FileStorage can't be pickled: .*`file\.read\(\)`"):
+        with pytest.raises(
+            SerializationError, match=r"argument 1: a (Trio)?FileStorage can't be pickled: .*`file\.read\(\)`"
+        ):
             await executor.options(tag="cpu").run(len, (await request.files)["photo"])
         return {}
 
