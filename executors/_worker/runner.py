@@ -239,7 +239,7 @@ class TaskRunner:
         except pickling.TooLargeError:
             size = None
         else:
-            size = len(data) + sum(map(len, buffers))
+            size = len(data) + sum(map(len, buffers)) if buffers else len(data)
         if size is None or size > self._max_payload:
             return unsendable(f"the result takes more than the {self._max_payload} bytes allowed")
         return Outcome.VALUE, [data, *buffers]
