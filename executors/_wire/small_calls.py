@@ -11,7 +11,7 @@ import pickle
 from types import FunctionType
 
 from executors._callables import is_coroutine_function
-from executors._wire.pickling import is_small
+from executors._wire.pickling import MARSHAL_VERSION, is_small
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 _MAX_ARGUMENTS = 100
 _MAX_FUNCTIONS = 1000
 _LENGTH_SIZE = 4  # bytes, of the length of the function's pickle
-
-_MARSHAL_VERSION = 2
-"""With binary floats. Later ones also intern strings that are interned here, and CPython 3.12 never frees those."""
 
 
 class SmallCalls:
@@ -54,7 +51,7 @@ class SmallCalls:
         head = self._pickles.get(function)
         if head is None:
             head = self._add(function)
-        return None if head is None else head + marshal.dumps((name, args), _MARSHAL_VERSION)
+        return None if head is None else head + marshal.dumps((name, args), MARSHAL_VERSION)
 
     def _add(self, function: FunctionType) -> bytes | None:
         try:
