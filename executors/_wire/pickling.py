@@ -183,7 +183,7 @@ class _Reader:
 
 
 def loads(parts: Sequence[Buffer]) -> Any:
-    """Return a value, given as its pickle and the buffers that were left out of it, or marshalled. May raise anything."""
+    """Unpickle a value from its pickle and the buffers left out of that, or unmarshal it. May raise anything."""
     data = parts[0]
     if data[0] in _MARSHALLED:
         return marshal.loads(data)  # noqa: S302  (a value of a plain type)
