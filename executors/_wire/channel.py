@@ -8,6 +8,7 @@ import os
 import select
 import socket
 from collections import deque
+from functools import partial
 
 from executors._wire.frames import CONTINUED, MESSAGE_SIZE, FrameReader, GarbledError, keeps_messages, messages
 
@@ -23,12 +24,17 @@ _MAX_MESSAGES_AT_ONCE = 8
 """How many messages are received, or sent, before the event loop has its turn."""
 
 
+_SO_COOKIE = 57  # Linux 4.12, and not in `socket` of Python
+_COOKIE_SIZE = 8
+
+
 class BlockingChannel:
     """The worker's end."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._inode = os.fstat(sock.fileno()).st_ino
+        self._identify = _identifier(sock)
+        self._identity = self._identify()
         self._reader = FrameReader(sock)
         self._frames: list[Frame] = []
         self.descriptors = self._reader.descriptors
@@ -60,10 +66,12 @@ class BlockingChannel:
         Raises:
             OSError: The server has closed its end; or a task has closed this one, and its number may be another's.
         """
-        if os.fstat(self._socket.fileno()).st_ino != self._inode:
+        if self._identify() != self._identity:
             raise OSError(errno.EBADF, "a task has closed the socket of its worker")
         if len(parts) == 1 and not descriptors and 0 < len(parts[0]) <= MESSAGE_SIZE:  # as nearly always
-            self._send_rest(parts[0], self._socket.send(parts[0]))
+            sent = self._socket.send(parts[0])
+            if sent < len(parts[0]):
+                self._send_rest(parts[0], sent)
             return
         for is_continued, message in messages(parts):
             self._send_rest(message, _send(self._socket, message, is_continued, descriptors))
@@ -215,6 +223,16 @@ class LoopChannel:
             self._socket.close()
             while self.descriptors:
                 socket.close(self.descriptors.popleft())
+
+
+def _identifier(sock: socket.socket) -> Callable[[], object]:
+    """Return a function that identifies the file which the socket's descriptor refers to at the moment."""
+    cookie = partial(sock.getsockopt, socket.SOL_SOCKET, _SO_COOKIE, _COOKIE_SIZE)
+    try:
+        cookie()
+    except OSError:  # not Linux, or an emulation of it
+        return lambda: os.fstat(sock.fileno()).st_ino
+    return cookie
 
 
 def _send(sock: socket.socket, message: Buffer, is_continued: bool, descriptors: Sequence[int]) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import marshal
 import os
-import pickle
 
 from executors import context
 from executors._callables import is_coroutine_function, refuse_awaitable
@@ -231,7 +231,7 @@ class TaskRunner:
         buffers: list[memoryview] = []
         try:
             if pickling.is_small(value):
-                data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+                data = marshal.dumps(value, pickling.MARSHAL_VERSION)
             else:
                 data = pickling.dumps(value, self._max_payload, buffers=buffers)
         except SerializationError as error:
@@ -239,7 +239,7 @@ class TaskRunner:
         except pickling.TooLargeError:
             size = None
         else:
-            size = len(data) + sum(map(len, buffers))
+            size = len(data) + sum(map(len, buffers)) if buffers else len(data)
         if size is None or size > self._max_payload:
             return unsendable(f"the result takes more than the {self._max_payload} bytes allowed")
         return Outcome.VALUE, [data, *buffers]

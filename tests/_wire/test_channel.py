@@ -267,8 +267,11 @@ async def test_a_stray_message_harms_no_other(stray: bytes) -> None:
 
 
 @KEEPS_MESSAGES
-def test_a_channel_whose_socket_was_replaced_sends_nothing() -> None:
-    """A task has closed the socket, and another socket has its number now."""
+@pytest.mark.parametrize("has_cookies", [True, False])
+def test_a_channel_whose_socket_was_replaced_sends_nothing(has_cookies, monkeypatch) -> None:
+    """A task has closed the socket, and another has its number now; also where the system has no SO_COOKIE."""
+    if not has_cookies:
+        monkeypatch.setattr("executors._wire.channel._SO_COOKIE", 9999)
     with opened(socket.SOCK_SEQPACKET) as (ours, theirs), opened(socket.SOCK_SEQPACKET) as (other, their_other):
         channel = BlockingChannel(theirs)
         os.dup2(their_other.fileno(), theirs.fileno())

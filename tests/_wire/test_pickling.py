@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import marshal
+import math
 import pickle
 import random
 import sys
@@ -258,6 +260,36 @@ def test_large_values_are_unpickled_in_turns(value) -> None:
     assert pickling.loads_in_thread([data]) == pickling.loads([data]) == value
     with pytest.raises((EOFError, pickle.UnpicklingError)):
         pickling.loads_in_thread([data[: len(data) // 2]])
+
+
+PLAIN = [None, True, False, 0, -1, 2**31, 7**99_999, -0.0, math.nan, 1j, "", "\ud800 \0 \U0001f600", b"", b"\0\xff"]
+
+
+@pytest.mark.parametrize("load", [pickling.loads, pickling.loads_in_thread])
+def test_small_values_are_marshalled(load) -> None:
+    """Each value that is small is what it was."""
+    assert all(map(pickling.is_small, PLAIN))
+    found = [load([bytearray(marshal.dumps(value, pickling.MARSHAL_VERSION))]) for value in PLAIN]
+    assert marshal.dumps(found, 2) == marshal.dumps(PLAIN, 2)  # which tells -0.0 from 0 and True from 1
+
+
+@pytest.mark.parametrize("value", [(), [1], {1: 2}, compile("1", "code", "eval"), ...])
+@pytest.mark.parametrize("load", [pickling.loads, pickling.loads_in_thread])
+def test_other_values_are_not_unmarshalled(load, value) -> None:
+    """A task may have written them to its worker's socket, and code of another version would crash the server."""
+    for version in (2, marshal.version):
+        with pytest.raises((pickle.UnpicklingError, EOFError, ValueError, IndexError)):
+            load([marshal.dumps(value, version)])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_small_values_travel_as_they_are(anyio_backend) -> None:
+    """As arguments and as results, between a server and a worker process."""
+    async with Executor(threads=1, processes=1) as executor:
+        cpu = executor.options(tag="cpu")
+        found = [await cpu.run(tasks.identity, value) for value in PLAIN]
+    assert marshal.dumps(found, 2) == marshal.dumps(PLAIN, 2)
 
 
 def test_whether_a_call_needs_the_main_script(monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import pytest
 import worker_tasks as tasks
@@ -28,6 +29,15 @@ def test_calls_come_back(name, args) -> None:
         data = sender.dump(name, function, tuple(args))
         assert data is not None
         assert receiver.load(data) == (name, function, tuple(args), is_coroutine)
+
+
+def test_extreme_arguments_come_back() -> None:
+    """Every value of a plain type is what it was, and of its own type."""
+    args = ("\ud800 \0 \U0001f600", b"\0\xff", -0.0, math.nan, 5e-324, 2**31, -(2**63), 7**999, True, None, -1j)
+    data = SmallCalls().dump("name", tasks.identity, args)
+    assert data is not None
+    _, _, found, _ = SmallCalls().load(data)
+    assert repr(found) == repr(args)  # which also tells -0.0 from 0, and NaN equals itself
 
 
 @pytest.mark.parametrize(

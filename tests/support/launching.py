@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -64,6 +63,7 @@ def send(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
 
 def call(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function in a worker, and wait for its value."""
+    from executors._wire import pickling  # noqa: PLC0415
     from executors._wire.frames import FrameType  # noqa: PLC0415
 
     channel = send(worker, function, *args)
@@ -71,7 +71,7 @@ def call(worker: Any, function: Callable[..., Any], *args: Any) -> Any:
     while kind == FrameType.LOG:
         kind, _, _, body = channel.receive()
     assert kind == FrameType.VALUE, body
-    return pickle.loads(body)
+    return pickling.loads([body])
 
 
 def started(script: str) -> subprocess.Popen[bytes]:

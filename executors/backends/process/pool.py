@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from executors._loops import Cancellable, EventLoop, Waiter, guarded
 from executors._wire.frames import FrameType, frame
@@ -125,8 +124,10 @@ class Pool:
         """A worker has ended a job: see to the worker first, so that it does not wait while the outcome is decoded."""
         garbled, worker.detail = worker.detail, ""
         if kind == FrameType.VALUE:
-            with suppress(BaseException):  # an object's own `__module__` is the user's code
+            try:  # noqa: SIM105  (`suppress` would take longer than all of this)
                 self._modules.add(str.__str__(job.function.__module__))
+            except BaseException:  # noqa: BLE001, S110  (an object's own `__module__` is the user's code)
+                pass
         if self._redispatches:
             self._redispatches.pop(job.number, None)
         if worker.tasks == 1:
