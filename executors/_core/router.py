@@ -67,7 +67,7 @@ def decide(function: Callable[..., Any], overrides: TaskOptions, tags: Mapping[s
         ConfigurationError: Its tag is mapped to no backend.
     """
     is_coroutine = is_coroutine_function(function)
-    options = overrides.over(mark_of(function, is_coroutine=is_coroutine))
+    options = overrides.over(mark_of(function, is_coroutine=is_coroutine)).without_infinite_limits()
     tag = options.tag
     if isinstance(tag, BackendName):
         return Decision(tag, options, is_coroutine)
