@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from executors._checks import amounts, positive_seconds, some_text, whole_number
+from executors._checks import amounts, positive_seconds, priority, some_text, whole_number
 from executors.errors import ConfigurationError, InvalidTaskError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         queue_timeout: float | None
         name: str | None
         max_concurrency: float | None
+        priority: int | None
         resources: Mapping[str, float] | Sequence[tuple[str, float]] | None
 
     class CallKeywords(MarkKeywords, total=False):
@@ -60,13 +61,14 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "queue_timeout": _or_unlimited(lambda value, what: positive_seconds(value, what, zero=True)),
     "name": lambda value, what: str.__str__(some_text(value, what)),  # the methods of a subclass are the user's code
     "max_concurrency": _or_unlimited(lambda value, what: whole_number(value, what, least=1)),
+    "priority": priority,
     "resources": amounts,
 }
 """Each option, with the function that checks a value and returns what is stored."""
 
 
 class TaskOptions:
-    """Options of a task. Immutable; None means "not set", and `math.inf` removes a limit that the function is marked with.
+    """Options of a task. Immutable; None means "not set", and `math.inf` removes a limit of the function's mark.
 
     Args:
         tag: ``"io"``, ``"cpu"``, or another tag that the executor maps to a backend.
@@ -77,6 +79,8 @@ class TaskOptions:
             `QueueFullError`; 0 raises it at once. Without limit unless set.
         name: Its name in handles, reports and logs. The default is the function's qualified name.
         max_concurrency: How many tasks of the function an executor runs at a time.
+        priority: How many times ten seconds earlier than it was submitted a task is queued; a whole number from -100 to
+            100, later if it is negative. Only for backends with `supports_priority`.
         resources: Resources of the backend that a running task occupies, as ``{"gpu": 1}``; stored as pairs. Only for
             backends with `supports_resources`.
 
@@ -92,6 +96,7 @@ class TaskOptions:
     queue_timeout: float | None
     name: str | None
     max_concurrency: float | None
+    priority: int | None
     resources: tuple[tuple[str, float], ...] | None
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
@@ -189,8 +194,8 @@ def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
 
     Args:
         tag: A tag that the executor maps to a backend.
-        options: ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``resources``; see
-            `TaskOptions`.
+        options: ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``priority``,
+            ``resources``; see `TaskOptions`.
 
     Raises:
         ConfigurationError: An option is unknown or can't be used.

@@ -75,7 +75,10 @@ def test_error_has_base_docstring_and_name(error: errors.ExecutorError) -> None:
         (errors.TaskCancelledError("render", "3"), ["'render'", "cancelled"]),
         (errors.TaskCancelledError("render", "3", True), ["'render'", "cancelled by the drain"]),
         (errors.TaskTimeoutError("render", "3", 1.5), ["'render'", "timeout of 1.5 s"]),
-        (errors.TaskTimeoutError("render", "3", 1.5, "deadline", 1.5), ["deadline of 1.5 s", "1.5 s and did not start"]),
+        (
+            errors.TaskTimeoutError("render", "3", 1.5, "deadline", 1.5),
+            ["deadline of 1.5 s", "1.5 s and did not start"],
+        ),
         (errors.TaskTimeoutError("render", "3", 1.5, "deadline", 1, 0.5), ["waited for 1 s and ran for 0.5 s"]),
         (errors.TaskExitedError("render", "3", "SystemExit(1)"), ["'render'", "SystemExit(1)", "may not"]),
         (errors.WorkerLostError("render", "3", 4711, -9), ["'render'", "4711", "SIGKILL"]),

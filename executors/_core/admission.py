@@ -105,8 +105,6 @@ class Queue:
                 if timer is not None:
                     timer.cancel()
                 self._resume_next(caller)
-            if caller.is_late:
-                raise self._late_error(options, name)
             admission.check(self.backend)  # a drain may have begun since the slot was handed over
         except BaseException:
             with admission.lock:
@@ -115,6 +113,8 @@ class Queue:
                 elif caller in self._callers:
                     self._callers.remove(caller)
             raise
+        if caller.is_late:
+            raise self._late_error(options, name)
         if not caller.has_slot:
             raise ExecutorClosedError("the executor was drained while this task waited for a slot in its queue")
 

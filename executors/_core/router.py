@@ -160,4 +160,9 @@ class Router:
                 f"{name_of(function)} requests resources ({requested}), which the backend {name!r} that it would go to "
                 "does not support: map its tag to a backend that does (a Dask cluster), or remove the option"
             )
+        if options.priority is not None and not backend.supports_priority:
+            raise ConfigurationError(
+                f"{name_of(function)} has a priority ({options.priority}), which the backend {name!r} that it would go "
+                "to does not support: remove the option"
+            )
         return Route(backend, options, is_coroutine, overrides, mark)

@@ -66,7 +66,7 @@ def test_under_hypercorn(free_port: int) -> None:
 
 
 def test_a_drain_under_hypercorn(free_port: int) -> None:
-    """Requests whose task a drain has ended get status 503, also after the drain; any other cancellation is an error."""
+    """Requests whose task a drain has ended get status 503, also after the drain; other cancellations are errors."""
     with hypercorn("drained:app", free_port) as server, ThreadPoolExecutor() as clients:
         assert request(free_port, "Internal Server Error", "GET /cancelled HTTP/1.1").startswith("http/1.1 500")
         waiting = [
