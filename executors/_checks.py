@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 
+MAX_PRIORITY = 100
+"""The highest priority of a task. Each one in use costs time when a worker takes a task."""
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Return whether `value` is a finite number that fits a float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -47,6 +51,19 @@ def whole_number(value: object, what: str, *, least: int) -> int:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigurationError(f"{what} is {value!r}, and must be a whole number of at least {least}")
+    return value
+
+
+def priority(value: object, what: str) -> int:
+    """Return a priority, checked.
+
+    Raises:
+        ConfigurationError: It is not a whole number from -100 to 100.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_PRIORITY:
+        raise ConfigurationError(
+            f"{what} is {value!r}, and must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}"
+        )
     return value
 
 

@@ -58,23 +58,41 @@ class TaskNotFinishedError(ExecutorError, TimeoutError):
 
 
 class QueueFullError(ExecutorError, Refusal):
-    """The queue of a backend is full.
+    """The queue of a backend, or of a function with `max_concurrency`, is full.
 
     Attributes:
         backend: The backend's name.
         limit: The maximum number of queued tasks.
+        function: The name of the limited function, which has a queue of its own; None for the backend's queue.
+        max_concurrency: How many tasks of that function run at a time; None for the backend's queue.
+        queue_timeout: Seconds for which `run` or `map` has waited for a slot; None for `submit`, which doesn't wait.
     """
 
-    def __init__(self, backend: str, limit: int) -> None:
-        super().__init__(backend, limit)
+    def __init__(
+        self,
+        backend: str,
+        limit: int,
+        function: str | None = None,
+        max_concurrency: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> None:
+        super().__init__(backend, limit, function, max_concurrency, queue_timeout)
         self.backend = backend
         self.limit = limit
+        self.function = function
+        self.max_concurrency = max_concurrency
+        self.queue_timeout = queue_timeout
 
     def __str__(self) -> str:
-        return (
-            f"the queue of the {self.backend!r} backend is full (limit: {self.limit}): use `await executor.run(…)`, "
-            "which waits for a free slot, or raise the queue size"
-        )
+        queue = f"the queue of the {self.backend!r} backend is full (limit: {self.limit})"
+        if self.function is not None:
+            queue = (
+                f"the queue of {self.function!r} on the {self.backend!r} backend, of which {self.max_concurrency} may "
+                f"run at a time (max_concurrency), is full (limit: {self.limit})"
+            )
+        if self.queue_timeout is not None:
+            return f"{queue}, and no slot became free within {self.queue_timeout:g} s (queue_timeout): try again later"
+        return f"{queue}: use `await executor.run(…)`, which waits for a free slot, or raise the queue size"
 
 
 class BackendUnavailableError(ExecutorError, Refusal):
@@ -99,7 +117,7 @@ class TaskError(ExecutorError):
 
     Attributes:
         task_name: The task's name.
-        task_id: The task's id.
+        task_id: The task's id; empty if it was never accepted, as its deadline came while `run` waited for a slot.
     """
 
     def __init__(self, task_name: str, task_id: str, *details: object) -> None:
@@ -110,25 +128,53 @@ class TaskError(ExecutorError):
 
 
 class TaskCancelledError(TaskError, Interruption):
-    """The task was cancelled. Waiters get this error, never the event loop's own cancellation exception."""
+    """The task was cancelled. Waiters get this error, never the event loop's own cancellation exception.
+
+    Attributes:
+        by_drain: Whether a drain cancelled it, because its executor stops.
+    """
+
+    def __init__(self, task_name: str, task_id: str, by_drain: bool = False) -> None:
+        super().__init__(task_name, task_id, by_drain)
+        self.by_drain = by_drain
 
     def __str__(self) -> str:
-        return f"task {self.task_name!r} was cancelled"
+        return f"task {self.task_name!r} was cancelled{' by the drain of its executor' if self.by_drain else ''}"
 
 
 class TaskTimeoutError(TaskError, TimeoutError, Interruption):
-    """The task exceeded its timeout.
+    """The task exceeded a time limit.
 
     Attributes:
-        timeout: Seconds, from the task's start.
+        limit: The limit in seconds.
+        kind: The option that sets it: ``"timeout"``, from the task's start, or ``"deadline"``, from the call.
+        wait_time: Seconds for which it waited, for a slot in the queue and in the queue.
+        run_time: Seconds for which it ran; None if it never started.
     """
 
-    def __init__(self, task_name: str, task_id: str, timeout: float) -> None:
-        super().__init__(task_name, task_id, timeout)
-        self.timeout = timeout
+    def __init__(
+        self,
+        task_name: str,
+        task_id: str,
+        limit: float,
+        kind: str = "timeout",
+        wait_time: float = 0.0,
+        run_time: float | None = None,
+    ) -> None:
+        super().__init__(task_name, task_id, limit, kind, wait_time, run_time)
+        self.limit = limit
+        self.kind = kind
+        self.wait_time = wait_time
+        self.run_time = run_time
 
     def __str__(self) -> str:
-        return f"task {self.task_name!r} ran longer than its timeout of {self.timeout:g} s"
+        if self.kind == "timeout":
+            return f"task {self.task_name!r} ran longer than its timeout of {self.limit:g} s"
+        ran = "did not start" if self.run_time is None else f"ran for {self.run_time:.3g} s"
+        return (
+            f"task {self.task_name!r} exceeded its {self.kind} of {self.limit:g} s: it waited for "
+            f"{self.wait_time:.3g} s and {ran}"
+        )
 
 
 class TaskExitedError(TaskError):

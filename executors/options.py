@@ -5,10 +5,11 @@ A worker process imports this module with every marked function, so it imports a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from executors._checks import amounts, positive_seconds, some_text, whole_number
+from executors._checks import amounts, positive_seconds, priority, some_text, whole_number
 from executors.errors import ConfigurationError, InvalidTaskError
 
 if TYPE_CHECKING:
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
         """The options of a decorator, for type checkers."""
 
         timeout: float | None
+        deadline: float | None
+        queue_timeout: float | None
         name: str | None
-        max_concurrency: int | None
+        max_concurrency: float | None
+        priority: int | None
         resources: Mapping[str, float] | Sequence[tuple[str, float]] | None
 
     class CallKeywords(MarkKeywords, total=False):
@@ -34,24 +38,49 @@ MARK = "__executors_mark__"
 """The attribute of a marked function. It holds the pair of its options and whether it is a coroutine function."""
 
 
+def _is_infinite(value: object) -> bool:
+    return isinstance(value, float) and value == math.inf
+
+
+def _or_unlimited(check: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    def checked(value: Any, what: str) -> Any:
+        if _is_infinite(value):
+            return math.inf
+        try:
+            return check(value, what)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error}; math.inf removes the limit") from None
+
+    return checked
+
+
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "tag": some_text,
-    "timeout": positive_seconds,
+    "timeout": _or_unlimited(positive_seconds),
+    "deadline": _or_unlimited(positive_seconds),
+    "queue_timeout": _or_unlimited(lambda value, what: positive_seconds(value, what, zero=True)),
     "name": lambda value, what: str.__str__(some_text(value, what)),  # the methods of a subclass are the user's code
-    "max_concurrency": lambda value, what: whole_number(value, what, least=1),
+    "max_concurrency": _or_unlimited(lambda value, what: whole_number(value, what, least=1)),
+    "priority": priority,
     "resources": amounts,
 }
 """Each option, with the function that checks a value and returns what is stored."""
 
 
 class TaskOptions:
-    """Options of a task. Immutable; None means "not set".
+    """Options of a task. Immutable; None means "not set", and `math.inf` removes a limit of the function's mark.
 
     Args:
         tag: ``"io"``, ``"cpu"``, or another tag that the executor maps to a backend.
         timeout: Seconds from the task's start until it is stopped.
+        deadline: Seconds from the call until the task is stopped. It includes the time for which the call waits for a
+            slot in the queue, and the time in the queue.
+        queue_timeout: Seconds for which `run` and `map` wait for a slot in the queue before they raise
+            `QueueFullError`; 0 raises it at once. Without limit unless set.
         name: Its name in handles, reports and logs. The default is the function's qualified name.
         max_concurrency: How many tasks of the function an executor runs at a time.
+        priority: How many times ten seconds earlier than it was submitted a task is queued; a whole number from -100 to
+            100, later if it is negative. Only for backends with `supports_priority`.
         resources: Resources of the backend that a running task occupies, as ``{"gpu": 1}``; stored as pairs. Only for
             backends with `supports_resources`.
 
@@ -63,8 +92,11 @@ class TaskOptions:
 
     tag: str | None
     timeout: float | None
+    deadline: float | None
+    queue_timeout: float | None
     name: str | None
-    max_concurrency: int | None
+    max_concurrency: float | None
+    priority: int | None
     resources: tuple[tuple[str, float], ...] | None
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
@@ -88,6 +120,12 @@ class TaskOptions:
         merged = {key: getattr(other, key) for key in self.__slots__}
         merged.update({key: value for key in self.__slots__ if (value := getattr(self, key)) is not None})
         return TaskOptions(**merged)
+
+    def without_infinite_limits(self) -> TaskOptions:
+        """Return options in which a limit that was removed by `math.inf` isn't set."""
+        values = {key: getattr(self, key) for key in self.__slots__}
+        limited = {key: value for key, value in values.items() if not _is_infinite(value)}
+        return self if len(limited) == len(values) else TaskOptions(**limited)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"TaskOptions are immutable: make new ones to change {name!r}")
@@ -156,7 +194,8 @@ def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
 
     Args:
         tag: A tag that the executor maps to a backend.
-        options: ``timeout``, ``name``, ``max_concurrency``, ``resources``; see `TaskOptions`.
+        options: ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``priority``,
+            ``resources``; see `TaskOptions`.
 
     Raises:
         ConfigurationError: An option is unknown or can't be used.

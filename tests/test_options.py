@@ -13,7 +13,7 @@ from executors import ConfigurationError, InvalidTaskError, TaskOptions, cpu_bou
 from executors._checks import positive_seconds, whole_number
 from executors.options import MARK, NO_OPTIONS
 
-BAD_SECONDS: list[Any] = [-1, 0, -0.0, math.nan, math.inf, -math.inf, "5", True, [], 10**400]
+BAD_SECONDS: list[Any] = [-1, 0, -0.0, math.nan, -math.inf, "5", True, [], 10**400]
 BAD_COUNTS: list[Any] = [-1, 0, 1.5, math.nan, "3", True, []]
 
 
@@ -22,10 +22,34 @@ def plain(x: int) -> int:
 
 
 @pytest.mark.parametrize("value", BAD_SECONDS, ids=lambda value: str(value)[:10])
-def test_bad_timeout_is_refused(value: Any) -> None:
-    """A timeout that is not a finite number above 0 is refused, with its name and value."""
-    with pytest.raises(ConfigurationError, match="timeout"):
-        TaskOptions(timeout=value)
+@pytest.mark.parametrize("option", ["timeout", "deadline"])
+def test_bad_seconds_are_refused(option: str, value: Any) -> None:
+    """A limit in time that is not a number above 0 is refused, with its name and value."""
+    with pytest.raises(ConfigurationError, match=f"{option} is .*math.inf removes the limit"):
+        TaskOptions(**{option: value})  # type: ignore[arg-type]
+
+
+def test_queue_timeout_may_be_zero() -> None:
+    """Zero means not to wait at all; less is refused."""
+    assert TaskOptions(queue_timeout=0).queue_timeout == 0
+    with pytest.raises(ConfigurationError, match="queue_timeout"):
+        TaskOptions(queue_timeout=-1)
+
+
+LIMITS = ("timeout", "deadline", "queue_timeout", "max_concurrency")
+
+
+@pytest.mark.parametrize("option", LIMITS)
+def test_none_is_not_set_and_infinity_removes_a_limit(option: str) -> None:
+    """None leaves the limit of the function's mark as it is; infinity takes precedence over it, and means none."""
+    marked = TaskOptions(**{option: 2})  # type: ignore[arg-type]
+    assert getattr(TaskOptions(**{option: None}).over(marked), option) == 2
+    bound = TaskOptions(name="n").over(TaskOptions(**{option: math.inf}))
+    options = bound.over(marked)
+    assert getattr(options, option) == math.inf
+    assert options.without_infinite_limits() == TaskOptions(name="n")
+    assert pickle.loads(pickle.dumps(options)) == options
+    assert marked.without_infinite_limits() is marked
 
 
 @pytest.mark.parametrize("value", BAD_COUNTS, ids=str)

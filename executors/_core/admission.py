@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
-from executors._callables import innermost
+from executors._callables import innermost, name_of
 from executors._core.router import Route
 from executors._loops import EventLoop, Waiter
 from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
-from executors.errors import BackendUnavailableError, ExecutorClosedError
+from executors.errors import BackendUnavailableError, ExecutorClosedError, QueueFullError, TaskTimeoutError
+from executors.options import TaskOptions
 
 
 class Phase(enum.Enum):
@@ -29,12 +30,13 @@ class Phase(enum.Enum):
 class _QueuedCaller:
     """A caller that waits for a slot."""
 
-    __slots__ = ("has_slot", "is_inside", "waiter")
+    __slots__ = ("has_slot", "is_inside", "is_late", "waiter")
 
     def __init__(self, waiter: Waiter, is_inside: bool) -> None:
         self.waiter = waiter
         self.is_inside = is_inside
         self.has_slot = False
+        self.is_late = False  # its time to wait is over
 
 
 class Queue:
@@ -73,23 +75,35 @@ class Queue:
             self.queued += 1
             return True
 
-    async def wait_for_slot(self) -> None:
+    async def wait_for_slot(self, options: TaskOptions, name: str) -> None:
         """Take a slot, waiting in order until one is free. On the executor's loop.
 
+        Args:
+            options: The task's options, of which `deadline` and `queue_timeout` limit the wait.
+            name: The task's name.
+
         Raises:
+            QueueFullError: No slot became free within `queue_timeout`.
+            TaskTimeoutError: No slot became free before the deadline.
             ExecutorClosedError: No task is accepted at present, or a drain began meanwhile.
             BackendUnavailableError: The backend can't run anything at present.
         """
         admission = self._admission
+        if options.queue_timeout == 0:
+            raise self.full_error(options, options.queue_timeout)
+        seconds = min((s for s in (options.queue_timeout, options.deadline) if s is not None), default=None)
         with admission.lock:
             if self.take():
                 return
             caller = _QueuedCaller(admission.loop.new_waiter(), admission.is_inside())
             self._callers.append(caller)
+        timer = None if seconds is None else admission.loop.call_later(seconds, self._give_up, caller)
         try:
             try:
                 await caller.waiter
             finally:
+                if timer is not None:
+                    timer.cancel()
                 self._resume_next(caller)
             admission.check(self.backend)  # a drain may have begun since the slot was handed over
         except BaseException:
@@ -99,8 +113,36 @@ class Queue:
                 elif caller in self._callers:
                     self._callers.remove(caller)
             raise
+        if caller.is_late:
+            raise self._late_error(options, name)
         if not caller.has_slot:
             raise ExecutorClosedError("the executor was drained while this task waited for a slot in its queue")
+
+    def _give_up(self, caller: _QueuedCaller) -> None:
+        """Wake a caller without a slot, unless it has one."""
+        with self._admission.lock:
+            if caller in self._callers:
+                self._callers.remove(caller)
+                caller.is_late = True
+                self._admission.wake(caller.waiter)
+
+    def _late_error(self, options: TaskOptions, name: str) -> QueueFullError | TaskTimeoutError:
+        deadline = options.deadline
+        if deadline is None or (options.queue_timeout is not None and options.queue_timeout < deadline):
+            return self.full_error(options, options.queue_timeout)
+        return TaskTimeoutError(name, "", deadline, "deadline", deadline)
+
+    def full_error(self, options: TaskOptions, queue_timeout: float | None = None) -> QueueFullError:
+        """Return the error of a task that found no slot.
+
+        Args:
+            options: The task's options.
+            queue_timeout: How many seconds it has waited; None if it didn't wait.
+        """
+        function = None if self.limit is None else name_of(self.limit.function)
+        return QueueFullError(
+            self.backend.name, self._admission.limit, function, options.max_concurrency, queue_timeout
+        )
 
     def release(self) -> None:
         """Free a slot, or hand it to the first caller that waits, so that no new task takes it. Any thread."""
@@ -141,10 +183,10 @@ class ConcurrencyLimit:
         function: The function. Kept alive, as the limit is found by the function's `id`.
     """
 
-    __slots__ = ("__weakref__", "_function", "_held_back", "_is_dispatching", "_running")
+    __slots__ = ("__weakref__", "_held_back", "_is_dispatching", "_running", "function")
 
-    def __init__(self, function: object) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
         self._running = 0
         self._held_back = Backlog()
         self._is_dispatching = False

@@ -31,8 +31,8 @@ class BoundExecutor:
         """Return an executor with options bound: ``executor.options(tag="cpu", timeout=5).submit(fn, x)``.
 
         Args:
-            options: ``tag``, ``timeout``, ``name``, ``max_concurrency``, ``resources``; see `TaskOptions`. They take
-                precedence over the function's mark.
+            options: ``tag``, ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``,
+                ``priority``, ``resources``; see `TaskOptions`. They take precedence over the function's mark.
 
         Raises:
             ConfigurationError: An option is unknown, or its value can't be used.
@@ -88,10 +88,11 @@ class BoundExecutor:
             The function's value.
 
         Raises:
-            BaseException: What the function raised; otherwise as `submit`, except for `QueueFullError`.
+            BaseException: What the function raised; otherwise as `submit`.
+            QueueFullError: No slot became free within the option `queue_timeout`; without that option, never.
             WrongThreadError: Awaited outside of the executor's event loop.
             TaskCancelledError: The task was cancelled.
-            TaskTimeoutError: It exceeded its timeout.
+            TaskTimeoutError: It exceeded its timeout, or its deadline, perhaps as it waited for a slot.
             WorkerLostError: Its worker process died.
         """
         dispatcher = self._executor._ready()

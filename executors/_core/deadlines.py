@@ -1,8 +1,9 @@
-"""Timeouts and cancellation: which job is stopped, when, and what happens if it does not respond."""
+"""Time limits and cancellation: which job is stopped, when, and what happens if it does not respond."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from executors._states import CANCELLED, QUEUED, SUCCEEDED, TIMED_OUT, TaskState
 from executors.backends.base import Job, Stop
@@ -11,6 +12,25 @@ from executors.events import TaskAbandoned, TaskSubmitted
 
 if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
+
+
+class Limit(NamedTuple):
+    """A time limit of a job: the seconds that are left of it, the option that sets it, and its length in seconds."""
+
+    remaining: float
+    kind: str
+    seconds: float
+
+
+def first_limit(job: Job) -> Limit | None:
+    """Return the time limit that the job exceeds first; None if it has none. By a monotonic clock."""
+    handle, options = job.handle, job.options
+    limits = []
+    if options.deadline is not None:
+        limits.append(Limit(options.deadline - (time.monotonic() - handle._submitted), "deadline", options.deadline))
+    if options.timeout is not None and (run_time := handle.run_time) is not None:
+        limits.append(Limit(options.timeout - run_time, "timeout", options.timeout))
+    return min(limits, default=None)
 
 
 class Deadlines:
@@ -28,12 +48,13 @@ class Deadlines:
         self.grace = grace
 
     def watch(self, job: Job) -> None:
-        """Set the timer of a job that has started and has a timeout."""
-        run_time = job.handle.run_time  # monotonic: the wall clock may be set
-        timeout = job.options.timeout
-        if run_time is None or timeout is None or job.handle.done():
+        """Set the timer of a job to the first of its time limits. Called when it comes and when it starts."""
+        limit = first_limit(job)
+        if limit is None or job.handle.done():
             return
-        job.timer = self._loop.call_later(max(0.0, timeout - run_time), self._time_out, job)
+        if job.timer is not None:
+            job.timer.cancel()
+        job.timer = self._loop.call_later(max(0.0, limit.remaining), self._time_out, job)
 
     def forget(self, job: Job) -> None:
         """Cancel the timers of a job that has ended."""
@@ -42,21 +63,22 @@ class Deadlines:
                 timer.cancel()
         job.timer = job.grace_timer = None
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: Job, *, by_drain: bool = False) -> None:
         """Cancel a job; queued work ends at once."""
         handle = job.handle
         if job.stop is not None or handle.done():
             return
         handle.cancel_requested = True
-        error = TaskCancelledError(handle.name, handle.id)
-        if handle.started_at is not None or not self._cancel_queued(job, error):
+        error = TaskCancelledError(handle.name, handle.id, by_drain)
+        if handle.started_at is not None or not self._end_queued(job, CANCELLED, error):
             job.stop = Stop(CANCELLED, error)
             self._stop(job)
 
-    def _cancel_queued(self, job: Job, error: BaseException) -> bool:
+    def _end_queued(self, job: Job, state: TaskState, error: BaseException) -> bool:
         """End a job that hasn't started; return False if it has started meanwhile."""
-        if job.handle._finish(CANCELLED, None, error, unless_started=True) is None:
+        if job.handle._finish(state, None, error, unless_started=True) is None:
             return False
+        self.forget(job)
         dispatcher = self._dispatcher
         del dispatcher.active[job.number]
         try:
@@ -74,15 +96,18 @@ class Deadlines:
         return True
 
     def _time_out(self, job: Job) -> None:
-        handle, timeout = job.handle, job.options.timeout
-        if handle.done() or timeout is None or handle.run_time is None:
+        handle, limit = job.handle, first_limit(job)
+        if limit is None or handle.done():
             return
-        if handle.run_time < timeout:  # uvloop's timers may fire up to a millisecond early
+        if limit.remaining > 0:  # uvloop's timers may fire up to a millisecond early
             self.watch(job)
             return
         handle.cancel_requested = True
+        error = TaskTimeoutError(handle.name, handle.id, limit.seconds, limit.kind, handle.wait_time, handle.run_time)
+        if handle.started_at is None and self._end_queued(job, TIMED_OUT, error):
+            return
         is_stopping = job.stop is not None
-        job.stop = Stop(TIMED_OUT, TaskTimeoutError(handle.name, handle.id, timeout))
+        job.stop = Stop(TIMED_OUT, error)
         if not job.backend.stops_running_tasks:  # its waiters need not wait for work that may never end
             self._dispatcher.settle(job, TIMED_OUT, None, job.stop.error)
         if not is_stopping:

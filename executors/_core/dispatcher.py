@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from threading import get_ident
@@ -17,7 +18,7 @@ from executors._loops import EventLoop
 from executors._states import LOST, QUEUED, TaskState
 from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
-from executors.errors import ExecutorClosedError, QueueFullError, WrongThreadError
+from executors.errors import ExecutorClosedError, WrongThreadError
 from executors.events import Hook, Hooks, TaskEvent, TaskFinished, TaskStarted, TaskSubmitted
 from executors.handle import LOG, TaskHandle
 
@@ -99,7 +100,7 @@ class Dispatcher:
         if not (on_loop and route.starts_at_once):
             queue = self.admission.queue_for(route, function)
             if not queue.take():
-                raise QueueFullError(route.backend.name, self.admission.limit)
+                raise queue.full_error(route.options)
         return self._accept(route, name, run or function, args, kwargs, queue, claim, on_loop=on_loop)
 
     async def submit_when_admitted(
@@ -113,7 +114,11 @@ class Dispatcher:
     ) -> TaskHandle[Any]:
         """Accept a task as soon as a slot is free, for a caller that handles its failure. On the loop.
 
-        Arguments and errors as `submit`, except for `QueueFullError`.
+        Arguments and errors as `submit`, except for:
+
+        Raises:
+            QueueFullError: No slot became free within `queue_timeout`.
+            TaskTimeoutError: No slot became free before the deadline.
         """
         if not self.loop.is_current():
             raise WrongThreadError(
@@ -121,12 +126,15 @@ class Dispatcher:
                 "`submit(…).result()`"
             )
         name = route.options.name or name_of(function)
-        queue = None
+        queue = called_at = None
         if not route.starts_at_once:
             queue = self.admission.queue_for(route, function)
             if not queue.take():
-                await queue.wait_for_slot()
-        return self._accept(route, name, run or function, args, kwargs, queue, None, on_loop=True, reporter=None)
+                called_at = time.monotonic()
+                await queue.wait_for_slot(route.options, name)
+        return self._accept(
+            route, name, run or function, args, kwargs, queue, None, on_loop=True, reporter=None, called_at=called_at
+        )
 
     def is_inside(self) -> bool:
         """Return whether the calling code belongs to an unfinished task of this run."""
@@ -145,15 +153,23 @@ class Dispatcher:
         *,
         on_loop: bool,
         reporter: str | None = LOG,
+        called_at: float | None = None,
     ) -> TaskHandle[Any]:
         backend, options = route.backend, route.options
         if queue is None and (self.admission.phase is not Phase.OPEN or backend.unavailable is not None):
             self.admission.check(backend)
-        if route.runs_sync_on_loop:
-            function = as_coroutine_function(function)
-        if self._wrap is not None:
-            function = self._wrap(function, route)
+        try:
+            if route.runs_sync_on_loop:
+                function = as_coroutine_function(function)
+            if self._wrap is not None:
+                function = self._wrap(function, route)
+        except BaseException:
+            if queue is not None:
+                queue.release()
+            raise
         handle: TaskHandle[Any] = TaskHandle(self, name, options.tag, backend.name, reporter)
+        if called_at is not None:  # the caller has waited for a slot
+            handle._submitted = called_at
         job = Job(
             self, backend, handle, function, args, kwargs, copy_context(), options,
             route.is_coroutine or route.runs_sync_on_loop,
@@ -172,7 +188,7 @@ class Dispatcher:
     def _dispatch_posted(self, job: Job) -> None:
         """Dispatch a job that another thread submitted, unless it has been cancelled or the executor drained since."""
         if self.admission.phase is Phase.CLOSED:
-            self.deadlines.cancel(job)
+            self.deadlines.cancel(job, by_drain=True)
         elif not job.handle.done():
             self._dispatch(job)
 
@@ -184,6 +200,8 @@ class Dispatcher:
                 self._hooks.notify(TaskSubmitted, job.handle)
                 if job.handle.done():  # a hook has cancelled it
                     return
+            if job.options.deadline is not None:
+                self.deadlines.watch(job)
         if job.limit is None or job.counted or job.limit.enter(job):
             job.handed_over = True
             try:

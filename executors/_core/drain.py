@@ -104,7 +104,7 @@ class Drain:
         stop_deadline = anyio.current_time() + STOP_TIMEOUT
         dispatcher.deadlines.grace = None
         for job in reversed(list(dispatcher.active.values())):  # queued jobs before those whose workers they'd get
-            dispatcher.deadlines.cancel(job)
+            dispatcher.deadlines.cancel(job, by_drain=True)
         with anyio.CancelScope(deadline=_at_least(stop_deadline)):
             await dispatcher.wait_idle()
         for job in list(dispatcher.active.values()):

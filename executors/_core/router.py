@@ -67,7 +67,7 @@ def decide(function: Callable[..., Any], overrides: TaskOptions, tags: Mapping[s
         ConfigurationError: Its tag is mapped to no backend.
     """
     is_coroutine = is_coroutine_function(function)
-    options = overrides.over(mark_of(function, is_coroutine=is_coroutine))
+    options = overrides.over(mark_of(function, is_coroutine=is_coroutine)).without_infinite_limits()
     tag = options.tag
     if isinstance(tag, BackendName):
         return Decision(tag, options, is_coroutine)
@@ -159,5 +159,10 @@ class Router:
             raise ConfigurationError(
                 f"{name_of(function)} requests resources ({requested}), which the backend {name!r} that it would go to "
                 "does not support: map its tag to a backend that does (a Dask cluster), or remove the option"
+            )
+        if options.priority is not None and not backend.supports_priority:
+            raise ConfigurationError(
+                f"{name_of(function)} has a priority ({options.priority}), which the backend {name!r} that it would go "
+                "to does not support: remove the option"
             )
         return Route(backend, options, is_coroutine, overrides, mark)

@@ -54,6 +54,9 @@ class ExecutorBackend(ABC):
     supports_resources: bool = False
     """Whether it respects the option `resources` of a job; on other backends that option is refused."""
 
+    supports_priority: bool = False
+    """Whether its queue respects the option `priority` of a job; on other backends that option is refused."""
+
     workers: int | None = None
     """How many jobs it runs at a time; None if that is not limited."""
 

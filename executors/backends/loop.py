@@ -34,6 +34,7 @@ class LoopBackend(ExecutorBackend):
             whole_number(max_running, "max_running", least=1)
         self.workers = max_running
         self.starts_at_once = max_running is None
+        self.supports_priority = max_running is not None
         self._running: set[Job] = set()  # empty where coroutines are not limited
         self._backlog = Backlog()
 

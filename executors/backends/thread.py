@@ -46,6 +46,8 @@ class ThreadBackend(ExecutorBackend):
         ConfigurationError: A value can't be used.
     """
 
+    supports_priority = True
+
     def __init__(self, size: int, idle_timeout: float = 10.0) -> None:
         self.workers: int = whole_number(size, "the number of threads", least=1)
         self._idle_timeout = positive_seconds(idle_timeout, "idle_timeout")

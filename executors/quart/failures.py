@@ -158,8 +158,8 @@ def _name_task(record: logging.LogRecord) -> bool:
 class ErrorResponses:
     """Answers requests whose task could not run to its end. On the loop's thread.
 
-    A task that was refused, or ended by a drain, is answered with 503 Service Unavailable, and one that exceeded its
-    timeout with 504 Gateway Timeout. The answer is handled like every HTTP error of the app: the app's own pages for
+    A task that was refused, or ended by a drain, is answered with 503 Service Unavailable, and one that exceeded a time
+    limit with 504 Gateway Timeout. The answer is handled like every HTTP error of the app: the app's own pages for
     the status or for `HTTPException` apply. The app's own handlers for the errors themselves take precedence.
 
     Args:
@@ -181,7 +181,7 @@ class ErrorResponses:
         Raises:
             TaskCancelledError: The task was cancelled, and not by a drain: an error like any other of the app.
         """
-        if isinstance(error, TaskCancelledError) and self._drain_timeout() is None:
+        if isinstance(error, TaskCancelledError) and not error.by_drain:
             raise error
         answer: HTTPException
         if isinstance(error, TaskTimeoutError):

@@ -154,6 +154,20 @@ class BackendContract:
                     error = await run.error_of(handle)
                     assert error is None, f"{handle!r} was released, and ended with {error!r}"
 
+    async def test_a_priority_is_respected(self) -> None:
+        """With `supports_priority`, tasks with a higher priority leave the queue first."""
+        async with self.run() as run:
+            file = run.folder / "order"
+            for form in run.forms(tasks.record, tasks.record_later) if run.backend.supports_priority else ():
+                for _ in range(run.backend.workers or 0):
+                    await run.inside(run.stay(next(run.forms(tasks.stay, tasks.stay_on))))
+                for number in range(40):
+                    run.submit(form, str(file), number, priority=number // 20)
+                await run.release()
+                await run.executor.wait_idle()
+                first = [int(number) for number in file.read_text().split()][-40:-20]
+                assert sum(number >= 20 for number in first) >= 10, f"the first 20 of 40 were {first}"
+
     async def test_a_function_is_called_once(self) -> None:
         """Each task's function is called once, whether it returns or raises."""
         async with self.run() as run:
@@ -294,9 +308,10 @@ class BackendContract:
             for form in set(forms).difference(supported):
                 with pytest.raises(ConfigurationError):
                     run.submit(form, 1)
-            if not run.backend.supports_resources:
-                with pytest.raises(ConfigurationError, match="resources"):
-                    run.submit(supported[0], 1, resources={"anything": 1})
+            for option, value in (("resources", {"anything": 1}), ("priority", 1)):
+                if not getattr(run.backend, f"supports_{option}"):
+                    with pytest.raises(ConfigurationError, match=option):
+                        run.submit(supported[0], 1, **{option: value})
             if run.backend.requires_pickle:
                 for form in supported:
                     error = await run.error_of(run.submit(form, threading.Lock()))

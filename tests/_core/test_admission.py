@@ -194,7 +194,7 @@ def test_waiter_cancelled_with_a_granted_slot_returns_it() -> None:
     async def main() -> None:
         admission, queue = single_slot()
         assert queue.take()
-        first, second = (asyncio.create_task(queue.wait_for_slot()) for _ in range(2))
+        first, second = (asyncio.create_task(queue.wait_for_slot(NO_OPTIONS, "n")) for _ in range(2))
         await asyncio.sleep(0)
         queue.release()
         first.cancel()
@@ -236,7 +236,7 @@ async def test_slot_granted_while_the_executor_closes_is_returned() -> None:
 
     async def wait() -> None:
         with pytest.raises(ExecutorClosedError):
-            await queue.wait_for_slot()
+            await queue.wait_for_slot(NO_OPTIONS, "n")
         refused.append(True)
 
     async with anyio.create_task_group() as group:
@@ -435,6 +435,40 @@ async def test_a_callable_without_a_name_takes_no_slot() -> None:
             assert await handle == 0
             assert handle.name.endswith("Nameless")
         assert await executor.run(int) == 0
+        assert executor.snapshot().backends["thread"].queued == 0
+
+
+async def test_full_queue_of_a_limited_function() -> None:
+    """The error of a full queue names the function whose queue it is, and its limit."""
+    gate = Gate()
+    async with Executor(threads=2, processes=0, queue_size=1) as executor:
+        limited = executor.options(max_concurrency=1)
+        limited.submit(gate)
+        await gate.wait_entered()
+        limited.submit(gate)
+        with pytest.raises(QueueFullError, match=r"queue of 'Gate.*' on the 'thread' backend.* 1 .*limit: 1") as caught:
+            limited.submit(gate)
+        assert (caught.value.backend, caught.value.limit, caught.value.max_concurrency) == ("thread", 1, 1)
+        assert caught.value.function == "Gate.__call__"
+        gate.open.set()
+
+
+class Unwrappable(Executor):
+    """An executor like that of an extension, whose wrapper fails."""
+
+    def _wrap(self, function: Any, route: Route) -> Any:
+        raise LookupError("no context")
+
+
+async def test_a_wrapper_that_fails_takes_no_slot() -> None:
+    """A submission that fails after a slot has been taken gives that back."""
+    async with Unwrappable(threads=1, processes=0, queue_size=1) as executor:
+        for _ in range(2):
+            with pytest.raises(LookupError, match="no context"):
+                executor.submit(int)
+        for _ in range(2):
+            with anyio.fail_after(PATIENCE), pytest.raises(LookupError, match="no context"):
+                await executor.run(int)
         assert executor.snapshot().backends["thread"].queued == 0
 
 

@@ -12,7 +12,15 @@ import anyio.to_thread
 import pytest
 from thread_work import ThreadWork
 
-from executors import ConfigurationError, DrainReport, Executor, ExecutorClosedError, TaskState, WrongThreadError
+from executors import (
+    ConfigurationError,
+    DrainReport,
+    Executor,
+    ExecutorClosedError,
+    TaskCancelledError,
+    TaskState,
+    WrongThreadError,
+)
 from executors._states import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT
 from executors.backends import ExecutorBackend, Job, LoopBackend
 from executors.context import current_task
@@ -449,3 +457,22 @@ async def test_an_error_without_a_message_does_not_lose_the_report() -> None:
     (task,) = report.unsuccessful
     assert str(task.error).startswith("Mute: ")
     assert "Mute" in str(report)
+
+
+async def test_errors_of_tasks_that_the_drain_has_cancelled() -> None:
+    """The error of a task that a drain has cancelled says so, wherever it was; that of another one does not."""
+    work = ThreadWork()
+    async with Executor(threads=1, processes=1) as executor:
+        cancelled = executor.submit(anyio.sleep_forever)
+        cancelled.cancel()
+        handles = [executor.submit(until_told), executor.options(tag="cpu").submit(time.sleep, PATIENCE)]
+        with anyio.fail_after(PATIENCE):
+            while any(handle.started_at is None for handle in handles):
+                await anyio.sleep(0.001)
+        handles += [executor.submit(work), executor.submit(anyio.sleep_forever)]
+        await executor.drain(0)
+    for handle in (cancelled, *handles):
+        error = handle.exception()
+        assert isinstance(error, TaskCancelledError)
+        assert error.by_drain is (handle is not cancelled)
+    assert not work.entered.is_set()

@@ -41,6 +41,8 @@ class FuturesBackend(ExecutorBackend):
         ConfigurationError: An argument can't be used.
     """
 
+    supports_priority = True
+
     def __init__(
         self,
         executor: Executor | Callable[[], Executor],

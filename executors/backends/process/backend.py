@@ -65,6 +65,7 @@ class ProcessBackend(ExecutorBackend):
     supports_context = False
     requires_pickle = True
     survives_worker_loss = True
+    supports_priority = True
 
     def __init__(
         self,
