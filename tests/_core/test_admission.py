@@ -467,7 +467,7 @@ async def test_a_wrapper_that_fails_takes_no_slot() -> None:
             with pytest.raises(LookupError, match="no context"):
                 executor.submit(int)
         for _ in range(2):
-            with anyio.fail_after(PATIENCE), pytest.raises(LookupError, match="no context"):
+            with anyio.fail_after(TIMEOUT), pytest.raises(LookupError, match="no context"):
                 await executor.run(int)
         assert executor.snapshot().backends["thread"].queued == 0
 

@@ -20,7 +20,7 @@ from executors.events import TaskEvent, TaskFinished, TaskStarted
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def test_deadline_ends_a_running_task() -> None:
     """A running task ends at its deadline, which counts from the call, not from the start."""
     async with Executor(processes=0, backends={"loop": LoopBackend(max_running=1)}) as executor:
         first = executor.submit(anyio.sleep, 0.15)
-        handle = executor.options(deadline=0.3, timeout=PATIENCE).submit(anyio.sleep_forever)
+        handle = executor.options(deadline=0.3, timeout=TIMEOUT).submit(anyio.sleep_forever)
         with pytest.raises(TaskTimeoutError, match=r"waited for 0\.\d+ s and ran for 0\.\d+ s") as caught:
             await handle
         await first
@@ -95,7 +95,7 @@ async def test_deadline_of_a_task_from_another_thread(busy: tuple[Executor, Thre
     """A task that another thread has submitted ends at its deadline, too."""
     executor, _ = busy
     handle = await anyio.to_thread.run_sync(lambda: executor.options(deadline=0.02).submit(int))
-    with anyio.fail_after(PATIENCE), pytest.raises(TaskTimeoutError):
+    with anyio.fail_after(TIMEOUT), pytest.raises(TaskTimeoutError):
         await handle
 
 
@@ -125,12 +125,12 @@ async def test_deadline_in_a_worker_process() -> None:
 
     async with Executor(threads=1, processes=1, hooks=[record]) as executor:
         cpu = executor.options(tag="cpu")
-        running = cpu.options(deadline=1.5, name="running").submit(time.sleep, PATIENCE * 6)
-        queued = cpu.options(deadline=0.3, name="queued").submit(time.sleep, PATIENCE * 6)
-        with anyio.fail_after(PATIENCE), pytest.raises(TaskTimeoutError):
+        running = cpu.options(deadline=1.5, name="running").submit(time.sleep, TIMEOUT * 6)
+        queued = cpu.options(deadline=0.3, name="queued").submit(time.sleep, TIMEOUT * 6)
+        with anyio.fail_after(TIMEOUT), pytest.raises(TaskTimeoutError):
             await queued
         assert not running.done()
-        with anyio.fail_after(PATIENCE), pytest.raises(TaskTimeoutError):
+        with anyio.fail_after(TIMEOUT), pytest.raises(TaskTimeoutError):
             await running
         assert await cpu.run(abs, -1) == 1
     assert "queued" not in started
@@ -141,7 +141,7 @@ async def test_deadline_while_run_waits_for_a_slot(busy: tuple[Executor, ThreadW
     """`run` ends at its deadline although it still waits for a slot; the slot goes to the next caller."""
     executor, work = busy
     queued = executor.submit(int)
-    with anyio.fail_after(PATIENCE), pytest.raises(TaskTimeoutError) as caught:
+    with anyio.fail_after(TIMEOUT), pytest.raises(TaskTimeoutError) as caught:
         await executor.options(deadline=0.05, name="late").run(int)
     error = caught.value
     assert (error.task_name, error.task_id, error.kind, error.limit) == ("late", "", "deadline", 0.05)
@@ -203,7 +203,7 @@ async def test_queue_timeout_with_a_deadline(
     """Of the two limits the shorter one ends the wait for a slot."""
     executor, _ = busy
     executor.submit(int)
-    with anyio.fail_after(PATIENCE), pytest.raises(error):
+    with anyio.fail_after(TIMEOUT), pytest.raises(error):
         await executor.options(queue_timeout=queue_timeout, deadline=0.1).run(int)
 
 
@@ -221,7 +221,7 @@ async def test_late_callers_leave_the_queue(busy: tuple[Executor, ThreadWork]) -
             outcomes.append(f"{number} gave up")
 
     async with anyio.create_task_group() as group:
-        for number, queue_timeout in enumerate([PATIENCE, 0.02, PATIENCE, 0.02, PATIENCE]):
+        for number, queue_timeout in enumerate([TIMEOUT, 0.02, TIMEOUT, 0.02, TIMEOUT]):
             group.start_soon(run, number, queue_timeout)
             await anyio.wait_all_tasks_blocked()
         while len(outcomes) < 2:
@@ -234,7 +234,7 @@ async def test_late_callers_leave_the_queue(busy: tuple[Executor, ThreadWork]) -
 @io_bound(timeout=0.01, deadline=0.01, queue_timeout=0, max_concurrency=1)
 def limited(release: threading.Event) -> bool:
     """Wait for an event."""
-    return release.wait(PATIENCE)
+    return release.wait(TIMEOUT)
 
 
 async def test_infinity_removes_marked_limits() -> None:

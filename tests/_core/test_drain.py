@@ -465,8 +465,8 @@ async def test_errors_of_tasks_that_the_drain_has_cancelled() -> None:
     async with Executor(threads=1, processes=1) as executor:
         cancelled = executor.submit(anyio.sleep_forever)
         cancelled.cancel()
-        handles = [executor.submit(until_told), executor.options(tag="cpu").submit(time.sleep, PATIENCE)]
-        with anyio.fail_after(PATIENCE):
+        handles = [executor.submit(until_cancelled), executor.options(tag="cpu").submit(time.sleep, TIMEOUT)]
+        with anyio.fail_after(TIMEOUT):
             while any(handle.started_at is None for handle in handles):
                 await anyio.sleep(0.001)
         handles += [executor.submit(work), executor.submit(anyio.sleep_forever)]
