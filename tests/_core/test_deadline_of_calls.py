@@ -227,7 +227,8 @@ async def test_late_callers_leave_the_queue(busy: tuple[Executor, ThreadWork]) -
         while len(outcomes) < 2:
             await anyio.sleep(0.01)
         work.release.set()
-    assert outcomes == ["1 gave up", "3 gave up", "0 ran", "2 ran", "4 ran"]
+    assert sorted(outcomes[:2]) == ["1 gave up", "3 gave up"]  # trio resumes in any order those who wake together
+    assert outcomes[2:] == ["0 ran", "2 ran", "4 ran"]
     assert executor.snapshot().backends["thread"].queued == 0
 
 
