@@ -1,4 +1,4 @@
-"""CPU clocks of this process's threads (Linux only), and an idle clock for event loops without a selector to watch."""
+"""CPU clocks of this process's threads (Linux only), and an idle clock for loops whose waits cannot be watched."""
 
 from __future__ import annotations
 
@@ -97,9 +97,10 @@ def _clock(native_id: int) -> float | None:
 
 
 class HeartbeatClock(IdleClock):
-    """Estimates the idle time of a loop from its heartbeat alone, as uvloop gives no access to its selector.
+    """Estimates the idle time of a loop from its heartbeat alone.
 
-    The loop counts as busy while its thread uses the CPU, and while a beat is late. Created and updated on the loop's
+    For uvloop, which gives no access to its selector, and trio, whose instruments slow a busy loop down by 5 %. The
+    loop counts as busy while its thread uses the CPU, and while a beat is late. Created and updated on the loop's
     thread.
     """
 
