@@ -110,7 +110,7 @@ class EventLoop(ABC):
 
     @abstractmethod
     def idle_clock(self) -> IdleClock | None:
-        """Start to measure how long the loop is idle; None if that can't be measured. On the loop's thread."""
+        """Start to measure how long the loop is idle; None if that can't be measured cheaply. On the loop's thread."""
 
     @abstractmethod
     def spawn(

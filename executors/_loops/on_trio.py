@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
 import trio
 
 from executors._loops.base import Cancellable, EventLoop, guarded
-from executors._loops.idle import IdleClock
 
 
 class _TrioWaiter:
@@ -35,21 +33,6 @@ class _TrioWaiter:
         if not self._awake:
             self._task = trio.lowlevel.current_task()
             yield from trio.lowlevel.wait_task_rescheduled(abort).__await__()  # noqa: ASYNC105
-
-
-class _InstrumentClock(IdleClock, trio.abc.Instrument):
-    """Counts the time that trio waits for I/O or for its next deadline."""
-
-    def before_io_wait(self, timeout: float) -> None:
-        if timeout > 0:
-            self.begin()
-
-    def after_io_wait(self, timeout: float) -> None:
-        self.end()
-
-    def stop(self) -> None:
-        with suppress(RuntimeError):  # the run has ended
-            trio.lowlevel.remove_instrument(self)
 
 
 class TrioLoop(EventLoop):
@@ -100,10 +83,8 @@ class TrioLoop(EventLoop):
 
         return self.spawn(calls)
 
-    def idle_clock(self) -> IdleClock | None:
-        clock = _InstrumentClock()
-        trio.lowlevel.add_instrument(clock)
-        return clock
+    def idle_clock(self) -> None:
+        """Return None: trio calls instruments in each iteration, by several Python calls, also without a wait."""
 
     def spawn(
         self,

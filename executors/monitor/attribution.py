@@ -8,6 +8,9 @@ A delay is split into slices, from one sample to the next. In each slice:
   attributed to its caller, a wait for the GIL to the threads that computed meanwhile. It was the GIL if the watchdog's
   thread had to wait for it, too, and the loop's thread did not stay at one instruction for long. If the evidence is
   contradictory, the rest is attributed to nobody.
+
+Where this process has to wait for CPUs, a thread that keeps the GIL may wait for one, too, and delay all others without
+any use of the CPU. What nobody computed is attributed to nobody then, unless a call has blocked for long.
 """
 
 from __future__ import annotations
@@ -30,6 +33,10 @@ MIN_GIL_WAIT = 0.002
 GIL_SHARE, LATE_GIL_SHARE = 0.5, 0.1
 """The share of an unexplained wait that other threads must have computed, so that it may be a wait for the GIL. The
 second one applies if the watchdog had to wait, too: a thread that keeps the GIL may itself have to wait for a CPU."""
+
+STARVED_SHARE = 0.1
+"""The share of the time of all samples that the loop's thread and the watchdog waited for a CPU, from which on the thread
+that keeps the GIL may have waited for one."""
 
 MIN_SLICE = 0.001
 """Shorter slices, in seconds, are ignored."""
@@ -88,22 +95,24 @@ def attribute(samples: Sequence[Sample], due: float, ran: float) -> dict[Key, Sh
     shares: defaultdict[Key, Share] = defaultdict(Share)
     on_loop: set[Key] = set()
     stuck = _stuck_positions(samples)
+    starved = _is_starved(samples)
     for (before, after), waited in zip(pairwise(samples), _waited(samples), strict=True):
         seconds = min(after.at, ran) - max(before.at, due)
         if seconds <= MIN_SLICE:
             continue
-        computed = min(after.cpu.loop - before.cpu.loop, seconds)
-        rest = seconds - computed - waited
+        possible = max(0.0, seconds - waited)  # all of the wait may have been after `due`
+        computed = min(after.cpu.loop - before.cpu.loop, possible)
+        rest = possible - computed
         used = _used_by_threads(before, after)
-        is_late = after.late >= MIN_GIL_WAIT
+        is_late = after.late - _watchdog_waited(before, after) >= MIN_GIL_WAIT
         may_be_gil = sum(used.values()) >= rest * (LATE_GIL_SHARE if is_late else GIL_SHARE)
         if (seen := after.loop or before.loop) is not None:
-            blocked = rest if seen.position in stuck or not may_be_gil else 0.0
+            blocked = rest if seen.position in stuck or not (may_be_gil or starved) else 0.0
             on_loop.add((seen.kind, seen.name))
-            shares[seen.kind, seen.name].add(seen.location, computed + max(blocked, 0.0), computed)
+            shares[seen.kind, seen.name].add(seen.location, computed + blocked, computed)
             rest -= blocked
         if rest > MIN_SLICE and may_be_gil and is_late:
-            _attribute_to_threads(shares, before, after, used, rest)
+            _attribute_to_threads(shares, before, after, used, min(rest, sum(used.values())) if starved else rest)
     least = MIN_SHARE * max((share.seconds for share in shares.values()), default=0.0)
     return {
         key: share
@@ -115,16 +124,28 @@ def attribute(samples: Sequence[Sample], due: float, ran: float) -> dict[Key, Sh
 def _waited(samples: Sequence[Sample]) -> list[float]:
     """Return the seconds of each slice in which the loop's thread waited for a CPU.
 
-    The kernel adds a wait to the clock when it is over. What does not fit into a slice belongs to those before.
+    The kernel adds a wait to the clock when it is over. What does not fit into a slice belongs to those before. A
+    sample reads this clock last, and may do so after the next sample: what that is short of is not in those before.
     """
     found: list[float] = []
     excess = 0.0
     for before, after in reversed(list(pairwise(samples))):
         waited = after.cpu.waiting - before.cpu.waiting + excess
         possible = max(0.0, after.at - before.at - (after.cpu.loop - before.cpu.loop))
-        found.append(min(waited, possible))
+        found.append(min(max(0.0, waited), possible))
         excess = waited - found[-1]
     return found[::-1]
+
+
+def _watchdog_waited(before: Sample, after: Sample) -> float:
+    return after.cpu.watchdog_waiting - before.cpu.watchdog_waiting
+
+
+def _is_starved(samples: Sequence[Sample]) -> bool:
+    """Return whether the machine had too few CPUs for this process from the first to the last sample."""
+    first, last = samples[0], samples[-1]
+    waited = last.cpu.waiting - first.cpu.waiting + _watchdog_waited(first, last)
+    return waited >= STARVED_SHARE * (last.at - first.at)
 
 
 def _stuck_positions(samples: Sequence[Sample]) -> set[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""CPU clocks of this process's threads (Linux only), and an idle clock for event loops without a selector to watch."""
+"""CPU clocks of this process's threads (Linux only), and an idle clock for loops whose waits cannot be watched."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from executors._loops.idle import IdleClock
@@ -24,29 +25,31 @@ class CpuTimes(NamedTuple):
         loop: CPU time of the event loop's thread.
         waiting: How long the event loop's thread was ready to run while the machine had no CPU for it.
         threads: CPU time of each other thread, by native id.
+        watchdog_waiting: As `waiting`, of the watchdog's thread.
     """
 
     loop: float
     waiting: float
     threads: dict[int, float]
+    watchdog_waiting: float = 0.0
 
 
 class CpuClocks:
-    """Reads CPU clocks. Created on the event loop's thread, then read by one other thread.
+    """Reads CPU clocks. Created on the event loop's thread.
 
-    `close` releases a file descriptor.
+    `close` releases file descriptors.
     """
 
     def __init__(self) -> None:
         self._loop = threading.get_native_id()
         self._process = -1.0
         self._threads: dict[int, float] = {}
-        self._schedstat: int | None = None
-        if AVAILABLE:
-            try:
-                self._schedstat = os.open(f"/proc/self/task/{self._loop}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:  # a kernel without it, or a restricted /proc
-                self._schedstat = None
+        self._loop_waits = _Waits(self._loop)
+        self._watchdog_waits: _Waits | None = None
+
+    def start(self) -> None:
+        """Read the calling thread's clock of waits from now on. Called by the watchdog's thread."""
+        self._watchdog_waits = _Waits(threading.get_native_id())
 
     def threads(self) -> dict[int, float]:
         """Return the CPU time of each other thread, by native id. Does not release the GIL."""
@@ -70,11 +73,30 @@ class CpuClocks:
         """Return the CPU time of the event loop's thread. Does not release the GIL."""
         return (_clock(self._loop) if AVAILABLE else None) or 0.0
 
-    def waiting(self) -> float:
-        """Return how long the event loop's thread has waited for a CPU. Releases the GIL."""
-        if self._schedstat is None:
-            return 0.0
-        return int(os.pread(self._schedstat, 96, 0).split()[1]) / 1e9
+    def waiting(self) -> tuple[float, float]:
+        """Return how long the event loop's thread and the watchdog's have waited for a CPU. Releases the GIL."""
+        watchdog = self._watchdog_waits
+        return self._loop_waits.seconds(), watchdog.seconds() if watchdog is not None else 0.0
+
+    def close(self) -> None:
+        """Close the file descriptors."""
+        self._loop_waits.close()
+        if self._watchdog_waits is not None:
+            self._watchdog_waits.close()
+
+
+class _Waits:
+    """How long a thread was ready to run while the machine had no CPU for it."""
+
+    def __init__(self, native_id: int) -> None:
+        self._schedstat: int | None = None
+        if AVAILABLE:
+            with suppress(OSError):  # a kernel without it, or a restricted /proc
+                self._schedstat = os.open(f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def seconds(self) -> float:
+        """Return the seconds so far; 0 if they are not known."""
+        return int(os.pread(self._schedstat, 96, 0).split()[1]) / 1e9 if self._schedstat is not None else 0.0
 
     def close(self) -> None:
         """Close the file descriptor."""
@@ -97,9 +119,10 @@ def _clock(native_id: int) -> float | None:
 
 
 class HeartbeatClock(IdleClock):
-    """Estimates the idle time of a loop from its heartbeat alone, as uvloop gives no access to its selector.
+    """Estimates the idle time of a loop from its heartbeat alone.
 
-    The loop counts as busy while its thread uses the CPU, and while a beat is late. Created and updated on the loop's
+    For uvloop, which gives no access to its selector, and trio, whose instruments slow a busy loop down by 5 %. The
+    loop counts as busy while its thread uses the CPU, and while a beat is late. Created and updated on the loop's
     thread.
     """
 

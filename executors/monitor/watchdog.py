@@ -128,6 +128,7 @@ class Watchdog:
             self._alarm.set(min(max(delay, FIRST_ALARM_DELAY - delay), MAX_ALARM_INTERVAL))
 
     def _watch(self) -> None:
+        self._clocks.start()
         samples: deque[RawSample] = deque([self._sample(time.monotonic(), stacks=False)], MAX_SAMPLES)
         while not (samples[-1].at > self._due + MIN_DELAY and self._has_ended()):
             planned = max(self._due + FIRST_SAMPLE_DELAY, samples[-1].at + SAMPLE_INTERVAL)
@@ -153,7 +154,8 @@ class Watchdog:
             on_loop = self._clocks.loop()
             if time.monotonic() - at < MAX_SAMPLE_TIME:
                 break
-        cpu = CpuTimes(on_loop, self._clocks.waiting(), self._used)  # `waiting` releases the GIL: last
+        waiting, watchdog_waiting = self._clocks.waiting()  # releases the GIL: last
+        cpu = CpuTimes(on_loop, waiting, self._used, watchdog_waiting)
         return RawSample(at, max(0.0, at - planned), cpu, loop, threads)
 
     def _capture_stacks(

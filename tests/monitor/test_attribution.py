@@ -28,6 +28,7 @@ def samples(
     loop: float = 0.0,
     waiting: float = 0.0,
     thread: float = 0.0,
+    watchdog_waiting: float = 0.0,
     late: float = 0.0,
     at_loop: Callable[[int], Activity | None] = lambda number: None,
 ) -> list[Sample]:
@@ -35,7 +36,7 @@ def samples(
     found = []
     for number in range(count):
         passed = number * INTERVAL
-        cpu = CpuTimes(loop * passed, waiting * passed, {WORKER: thread * passed})
+        cpu = CpuTimes(loop * passed, waiting * passed, {WORKER: thread * passed}, watchdog_waiting * passed)
         found.append(Sample(passed, late, cpu, at_loop(number), {WORKER: seen("thread", "render")}))
     return found
 
@@ -113,6 +114,42 @@ def test_a_thread_waits_for_a_cpu_while_it_keeps_the_gil() -> None:
     assert seconds(samples(21, thread=0.2, late=0.005, at_loop=moving)) == {THREAD: 0.1}
     assert seconds(samples(21, thread=0.2)) == {}
     assert seconds(samples(21, thread=0.2, at_loop=moving)) == {STEP: 0.1}
+
+
+def test_the_thread_that_keeps_the_gil_waits_for_a_cpu() -> None:
+    """While this process waits for CPUs, innocents are not blamed for waits for the GIL that nobody explains."""
+    assert seconds(samples(21, waiting=0.3, late=0.02, at_loop=moving)) == {}
+    assert seconds(samples(21, watchdog_waiting=0.3, late=0.02, at_loop=moving)) == {}
+    assert seconds(samples(21, waiting=0.3, watchdog_waiting=0.3, late=0.02, thread=0.1)) == {THREAD: 0.01}
+    assert seconds(samples(5, waiting=0.3, watchdog_waiting=0.3, late=0.02, thread=0.08), ran=0.02) == {}
+
+
+def test_culprits_while_the_machine_is_busy() -> None:
+    """Computing and blocking calls are blamed also while this process waits for CPUs."""
+    busy = {"waiting": 0.3, "watchdog_waiting": 0.3, "late": 0.02}
+    assert seconds(samples(21, loop=0.5, at_loop=moving, **busy)) == {STEP: 0.05}
+    assert seconds(samples(21, thread=0.5, **busy)) == {THREAD: 0.05}
+    assert seconds(samples(21, at_loop=staying, **busy)) == {STEP: 0.07}
+
+
+def test_the_watchdog_waits_for_a_cpu() -> None:
+    """A watchdog that was late because it waited for a CPU did not wait for the GIL."""
+    assert seconds(samples(21, thread=1.0, late=0.005, watchdog_waiting=1.0)) == {}
+
+
+def test_a_wait_for_a_cpu_before_or_in_the_delay() -> None:
+    """What the loop's thread waited in a slice may all have been in the delay, and what it computed before it."""
+    before = Sample(0.0, 0.0, CpuTimes(0.0, 0.0, {}))
+    after = Sample(0.03, 0.01, CpuTimes(0.012, 0.018, {}), moving(1))
+    assert seconds([before, after], 0.019, 0.03) == {}
+    assert seconds([before, after], 0.0, 0.03) == {STEP: 0.012}
+
+
+def test_a_wait_for_a_cpu_is_read_too_late() -> None:
+    """A sample that lost the GIL before it read this clock has later waits, too: no share exceeds the delay."""
+    found = samples(21, at_loop=staying)
+    found[10] = found[10]._replace(cpu=found[10].cpu._replace(waiting=0.03))
+    assert sum(seconds(found, due=found[10].at).values()) <= 0.05
 
 
 def test_no_sample_of_the_culprit() -> None:

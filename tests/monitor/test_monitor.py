@@ -10,9 +10,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import culprits
 import pytest
@@ -60,6 +62,32 @@ async def test_a_loop_that_is_blocked_is_busy() -> None:
         time.sleep(0.3)  # noqa: ASYNC251
         await anyio.sleep(2 * BEAT)
         assert monitor.report().utilisation > 0.6
+
+
+async def python_calls(iterations: int) -> int:
+    """Return how many Python functions are called on this thread in so many iterations of a busy loop."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        for _ in range(iterations):
+            await anyio.lowlevel.checkpoint()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+async def test_a_busy_loop_goes_on_as_before(anyio_backend: tuple[str, dict[str, object]]) -> None:
+    """An iteration of a busy loop costs no Python call more; asyncio's costs one, which leaves the selector alone."""
+    iterations = 1000
+    before = await python_calls(iterations)
+    async with LoopMonitor(period=60):
+        more = await python_calls(iterations) - before
+    assert more < iterations * (1.1 if anyio_backend == ("asyncio", {}) else 0.1)
 
 
 async def test_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
