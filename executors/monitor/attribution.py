@@ -35,8 +35,8 @@ GIL_SHARE, LATE_GIL_SHARE = 0.5, 0.1
 second one applies if the watchdog had to wait, too: a thread that keeps the GIL may itself have to wait for a CPU."""
 
 STARVED_SHARE = 0.1
-"""The share of the samples' time for which the loop's thread and the watchdog waited for a CPU, from which on the
-thread that keeps the GIL may have waited for one."""
+"""The share of the time of all samples in which the loop's thread and the watchdog waited for a CPU, from which on the
+thread that keeps the GIL may have waited for one, too."""
 
 MIN_SLICE = 0.001
 """Shorter slices, in seconds, are ignored."""

@@ -44,12 +44,15 @@ class CpuClocks:
         self._loop = threading.get_native_id()
         self._process = -1.0
         self._threads: dict[int, float] = {}
+        self._watchdog: int | None = None
         self._loop_waits = _Waits(self._loop)
         self._watchdog_waits: _Waits | None = None
 
-    def start(self) -> None:
-        """Read the calling thread's clock of waits from now on. Called by the watchdog's thread."""
-        self._watchdog_waits = _Waits(threading.get_native_id())
+    def add_watchdog(self, native_id: int | None) -> None:
+        """Read the watchdog's waits from now on, and never count it among the other threads."""
+        if native_id is not None:
+            self._watchdog = native_id
+            self._watchdog_waits = _Waits(native_id)
 
     def threads(self) -> dict[int, float]:
         """Return the CPU time of each other thread, by native id. Does not release the GIL."""
@@ -61,7 +64,7 @@ class CpuClocks:
         return self._threads
 
     def _read_threads(self) -> dict[int, float]:
-        excluded = {threading.get_native_id(), self._loop}
+        excluded = {threading.get_native_id(), self._loop, self._watchdog}
         found = {}
         for thread in threading.enumerate():
             number = thread.native_id

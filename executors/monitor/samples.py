@@ -25,7 +25,7 @@ HOOK_CALLER = Hooks.notify.__code__
 """The code that calls hooks, also amid the end of a task."""
 
 MACHINERY = frozenset(
-    {"asyncio", "anyio", "concurrent", "executors", "outcome", "selectors", "threading", "trio", "uvloop"}
+    {"asyncio", "anyio", "concurrent", "executors", "outcome", "queue", "selectors", "threading", "trio", "uvloop"}
 )
 """Packages that only run other code, and are never to blame."""
 

@@ -102,6 +102,7 @@ class Watchdog:
         self._stopped.acquire()
         self._thread = threading.Thread(target=self._watch, name="executors-monitor", daemon=True)
         self._thread.start()
+        self._clocks.add_watchdog(self._thread.native_id)
 
     def beat(self, due: float, now: float) -> None:
         """Record a beat that was due at `due`. Called on the loop's thread, by the event loop itself."""
@@ -128,7 +129,6 @@ class Watchdog:
             self._alarm.set(min(max(delay, FIRST_ALARM_DELAY - delay), MAX_ALARM_INTERVAL))
 
     def _watch(self) -> None:
-        self._clocks.start()
         samples: deque[RawSample] = deque([self._sample(time.monotonic(), stacks=False)], MAX_SAMPLES)
         while not (samples[-1].at > self._due + MIN_DELAY and self._has_ended()):
             planned = max(self._due + FIRST_SAMPLE_DELAY, samples[-1].at + SAMPLE_INTERVAL)

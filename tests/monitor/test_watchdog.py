@@ -14,7 +14,7 @@ import pytest
 
 from executors import Executor
 from executors.monitor import LoopMonitor
-from executors.monitor.clocks import AVAILABLE, CpuClocks
+from executors.monitor.clocks import AVAILABLE, MIN_PROCESS_CPU, CpuClocks
 from executors.monitor.watchdog import LateBeat, Watchdog
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
@@ -52,6 +52,26 @@ async def test_idle_threads_cost_little() -> None:
     for thread in threads:
         thread.join()
     assert took < 0.2
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="a thread cannot read another thread's clock")
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_the_watchdog_is_no_suspect() -> None:
+    """A sample that the alarm takes on the loop's thread has other threads, and not the watchdog's."""
+    began, ended = threading.Barrier(2), threading.Event()
+    other = threading.Thread(target=stand_by, args=(began, ended))
+    other.start()
+    began.wait()
+    watchdog = Watchdog(60.0, frozenset(), lambda charges: None, lambda: False)
+    try:
+        culprits.compute(2 * MIN_PROCESS_CPU)
+        threads = watchdog._sample(time.monotonic(), stacks=True).cpu.threads
+        assert other.native_id in threads
+        assert watchdog._thread.native_id not in threads
+    finally:
+        watchdog.stop()
+        ended.set()
+        other.join()
 
 
 class Argument:
