@@ -42,10 +42,11 @@ class TaskRecord:
         backend: The name of its backend.
         state: Its state.
         submitted_at: When it was submitted, in seconds since the epoch.
-        started_at: When it was started last, in seconds since the epoch; None before.
+        started_at: When it was started last, in seconds since the epoch; None while it is queued.
         finished_at: When its state became final, in seconds since the epoch; None before.
         progress: How far it is; None if it hasn't reported that.
         error: The type and message of its error; None if it has none.
+        attempts: How often it has been started.
     """
 
     id: str
@@ -58,6 +59,7 @@ class TaskRecord:
     finished_at: float | None
     progress: TaskProgress | None = None
     error: str | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

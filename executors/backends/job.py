@@ -92,10 +92,12 @@ class Job:
         grace_timer: The timer after which it is abandoned, once it is being stopped.
         thread: The thread that pickles its arguments or unpickles its outcome, while it does.
         token: For the backend's own use: whatever finds the job's work again.
+        attempts: The attempts of its task, of which this is one; None without the option `retry`.
     """
 
     __slots__ = (
         "args",
+        "attempts",
         "backend",
         "claim",
         "context",
@@ -159,6 +161,7 @@ class Job:
         self.grace_timer: Cancellable | None = None
         self.thread: Thread | None = None
         self.token: Any = None
+        self.attempts: Any = None
 
     def in_thread(self, function: Callable[[], T]) -> Callable[[], T]:
         """Return a function that calls `function`, and records meanwhile that the job occupies the thread."""

@@ -16,6 +16,7 @@ import pytest
 from executors._states import CANCELLED, LOST, SUCCEEDED
 from executors.backends.base import ExecutorBackend
 from executors.errors import ConfigurationError, SerializationError, TaskExitedError, TaskTimeoutError, WorkerLostError
+from executors.retry import Retry
 from executors.testing import leftovers, tasks
 from executors.testing.run import Run
 
@@ -179,6 +180,17 @@ class BackendContract:
             calls = Counter(file.read_text().split())
             repeated = [number for number, times in calls.items() if times > 1]
             assert not repeated, f"the functions of {len(repeated)} of {len(calls)} tasks were called more than once"
+
+    async def test_a_failed_task_is_attempted_again(self) -> None:
+        """With the option `retry` each further attempt is a job of its own, with the same arguments."""
+        async with self.run() as run:
+            for form in run.forms(tasks.record, tasks.record_later):
+                file = run.folder / f"attempts-{form.__name__}"
+                handle = run.submit(form, str(file), 5, LookupError, retry=Retry(attempts=3, on=LookupError, wait=0.01))
+                error = await run.error_of(handle)
+                assert isinstance(error, LookupError), f"a LookupError ends the third attempt, and {error!r} arrived"
+                calls = file.read_text().split(), handle.attempts
+                assert calls == (["5"] * 3, 3), f"arguments and number of the attempts: {calls}"
 
     async def test_it_never_blocks_the_event_loop(self) -> None:
         """`start` and `submit` return at once, also while all workers are busy and many tasks are queued."""
