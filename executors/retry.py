@@ -50,16 +50,12 @@ class Retry:
         wait: float = 0.1,
         max_wait: float = 10.0,
     ) -> None:
-        checked = {
-            "attempts": whole_number(attempts, "attempts of Retry", least=1),
-            "on": _classes(on),
-            "wait": positive_seconds(wait, "wait of Retry", zero=True),
-            "max_wait": positive_seconds(max_wait, "max_wait of Retry", zero=True),
-        }
-        if checked["max_wait"] < checked["wait"]:
+        object.__setattr__(self, "attempts", whole_number(attempts, "attempts of Retry", least=1))
+        object.__setattr__(self, "on", _classes(on))
+        object.__setattr__(self, "wait", positive_seconds(wait, "wait of Retry", zero=True))
+        object.__setattr__(self, "max_wait", positive_seconds(max_wait, "max_wait of Retry", zero=True))
+        if self.max_wait < self.wait:
             raise ConfigurationError(f"max_wait of Retry is {max_wait!r}, and must not be less than wait, {wait!r}")
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
 
     def matches(self, error_type: type[BaseException]) -> bool:
         """Return whether an error of this type leads to another attempt. Any thread.

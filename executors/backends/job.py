@@ -64,6 +64,9 @@ class Slot(Protocol):
     def release(self) -> None:
         """Give the place back. Any thread."""
 
+    def take_again(self) -> None:
+        """Take a place for a further attempt. Any thread."""
+
 
 class Job:
     """One task, for the backend that runs it. Created by the executor.

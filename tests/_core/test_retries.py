@@ -85,7 +85,7 @@ async def test_attempts_until_success(backend: str, path: str) -> None:
         assert handle.attempts == handle.record.attempts == 3
         assert handle.state is TaskState.SUCCEEDED
         assert handle.finished_at >= handle.started_at >= handle.submitted_at
-        assert {line.split()[1] for line in Path(path).read_text().splitlines()} == {handle.id}
+        assert {line.split()[1] for line in retry_tasks.counted(path)} == {handle.id}
 
 
 @pytest.mark.parametrize("backend", ["loop", "thread", "process", "inline", "threads"])
@@ -321,7 +321,7 @@ async def test_an_attempt_that_never_starts(path: str) -> None:
             assert handle.attempts == 0
             handle.exception()
         assert executor.snapshot().backends["process"].queued == 0
-        assert not Path(path).exists()
+        assert not retry_tasks.counted(path)
 
 
 async def test_no_failure_is_logged_between_attempts(path: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -432,7 +432,7 @@ async def test_timeouts_are_final_unless_named(backend: str, path: str) -> None:
         assert (final.state, final.attempts) == (TaskState.TIMED_OUT, 1)
         final.exception()
         attempts = 0
-        Path(path).unlink(missing_ok=True)
+        retry_tasks.forget(path)
         again = await ended(bound.options(retry=Retry(on=TaskTimeoutError, wait=0)).submit(function, *args))
         assert (again.state, again.attempts) == (TaskState.SUCCEEDED, 2)
         assert not again.cancel_requested
@@ -559,7 +559,7 @@ async def test_a_lost_worker(path: str) -> None:
         lost = await ended(executor.options(tag="cpu", retry=ON_FLAKY).submit(retry_tasks.dies_once, path))
         assert (lost.state, lost.attempts) == (TaskState.LOST, 1)
         lost.exception()
-        Path(path).unlink()
+        retry_tasks.forget(path)
         retry = Retry(on=WorkerLostError, wait=0)
         again = await ended(executor.options(tag="cpu", retry=retry).submit(retry_tasks.dies_once, path))
         assert (again.state, again.attempts) == (TaskState.SUCCEEDED, 2)
@@ -589,7 +589,7 @@ async def test_a_second_attempt_in_the_same_worker(path: str) -> None:
         handle = bound.submit(retry_tasks.slow_second, path, 3.5)
         with anyio.fail_after(TIMEOUT):
             assert await handle == 2
-        workers = {line.split()[0] for line in Path(path).read_text().splitlines()}
+        workers = {line.split()[0] for line in retry_tasks.counted(path)}
         assert len(workers) == 1
 
 
@@ -631,7 +631,7 @@ async def test_nothing_is_kept_of_an_ended_task(path: str) -> None:
     async with executor_with("thread") as executor:
         for _ in range(3):
             await ended(executor.options(retry=ON_FLAKY).submit(retry_tasks.flaky, path, 2, Argument()))
-            Path(path).unlink()
+            retry_tasks.forget(path)
         handle = await ended(executor.options(retry=ON_FLAKY).submit(retry_tasks.flaky, path, 5, Argument()))
         error = handle.exception()
         assert error is not None

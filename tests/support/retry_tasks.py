@@ -21,7 +21,17 @@ def count(path: str) -> int:
     """Count this attempt, and return its number."""
     with Path(path).open("a") as file:
         file.write(f"{os.getpid()} {current_task().id}\n")
-    return len(Path(path).read_text().splitlines())
+    return len(counted(path))
+
+
+def counted(path: str) -> list[str]:
+    """Return the process and the task's id of each attempt."""
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def forget(path: str) -> None:
+    """Begin to count anew."""
+    Path(path).unlink(missing_ok=True)
 
 
 def flaky(path: str, failures: int, *values: object, factor: int = 1) -> object:
