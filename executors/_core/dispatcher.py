@@ -58,6 +58,10 @@ class Dispatcher:
         """Jobs that have ended and still run: abandoned ones, and cancelled ones whose arguments are being pickled."""
         self.reported: dict[int, TaskHandle[Any]] | None = None
         """The handles that the drain will report on; None before it."""
+        self.services: dict[int, TaskHandle[Any]] = {}
+        """The handles of active services, by number. A drain empties it, and waits for them as for other tasks."""
+        self.reported_services: frozenset[int] = frozenset()
+        """The numbers of the services that ran when the drain began."""
         self.finished: dict[TaskState, int] = {}
         self.abandoned = 0
         self.admission = Admission(loop, backends, queue_size, self.is_inside)
@@ -272,7 +276,7 @@ class Dispatcher:
         if job.counted:
             job.limit.leave(job)
             job.limit.dispatch_held_back(self.dispatch)
-        if self._idle is not None and not self.active:
+        if self._idle is not None and len(self.active) <= len(self.services):
             self._idle.set()
             self._idle = None
 
@@ -283,6 +287,8 @@ class Dispatcher:
         self.reported = reported = {}  # before it is filled: other threads go on submitting
         for job in [*self.still_running.values(), *list(self.active.values())]:
             reported[job.number] = job.handle
+        self.reported_services = frozenset(self.services)
+        self.services.clear()
         self.admission.enter(Phase.DRAINING)
         self.retries.begin_drain()
 
@@ -297,8 +303,8 @@ class Dispatcher:
             self.hooks.notify(event_type, job.handle)
 
     async def wait_idle(self) -> None:
-        """Wait until no job is active."""
-        while self.active:
+        """Wait until no job is active except for services."""
+        while len(self.active) > len(self.services):
             if self._idle is None:
                 self._idle = anyio.Event()
             await self._idle.wait()
