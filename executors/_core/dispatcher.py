@@ -60,8 +60,6 @@ class Dispatcher:
         """The handles that the drain will report on; None before it."""
         self.services: dict[int, TaskHandle[Any]] = {}
         """The handles of active services, by number. A drain empties it, and waits for them as for other tasks."""
-        self.reported_services: frozenset[int] = frozenset()
-        """The numbers of the services that ran when the drain began."""
         self.finished: dict[TaskState, int] = {}
         self.abandoned = 0
         self.admission = Admission(loop, backends, queue_size, self.is_inside)
@@ -287,8 +285,6 @@ class Dispatcher:
         self.reported = reported = {}  # before it is filled: other threads go on submitting
         for job in [*self.still_running.values(), *list(self.active.values())]:
             reported[job.number] = job.handle
-        self.reported_services = frozenset(self.services)
-        self.services.clear()
         self.admission.enter(Phase.DRAINING)
         self.retries.begin_drain()
 

@@ -50,6 +50,8 @@ class Drain:
         self._waiting = anyio.CancelScope(deadline=anyio.current_time() + timeout)
         self._failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
         self._ended = anyio.Event()
+        self._services = frozenset(dispatcher.services)
+        dispatcher.services.clear()
         dispatcher.begin_drain()
         self._task = dispatcher.loop.spawn(self._run, name="executors.drain")
 
@@ -116,7 +118,7 @@ class Drain:
                 dispatcher.deadlines.record_abandoned(job)
         stacks = {job.number: _stack_of(job) for job in dispatcher.still_running.values()}
         handles = list((dispatcher.reported or {}).values())
-        return _report(self._timeout, time.monotonic() - began, handles, stacks, dispatcher.reported_services)
+        return _report(self._timeout, time.monotonic() - began, handles, stacks, self._services)
 
     async def _give_up(self) -> None:
         self._dispatcher.admission.enter(Phase.CLOSED)

@@ -16,8 +16,8 @@ import pytest
 from executors._states import CANCELLED, LOST, SUCCEEDED
 from executors.backends.base import ExecutorBackend
 from executors.errors import ConfigurationError, SerializationError, TaskExitedError, TaskTimeoutError, WorkerLostError
-from executors.retry import Retry
 from executors.testing import leftovers, tasks
+from executors.testing.options_contract import OptionsContract
 from executors.testing.run import Run
 
 QUEUED_TASKS = 100
@@ -27,7 +27,7 @@ MAX_BLOCKING = 0.5
 """Seconds that `start` or `submit` may take at most, on a busy machine."""
 
 
-class BackendContract:
+class BackendContract(OptionsContract):
     """Subclass it as ``TestYourBackend``, and implement `make_backend`.
 
     What a backend has to do follows from its attributes, such as `supports_coroutines`. Each test has an executor and a
@@ -155,20 +155,6 @@ class BackendContract:
                     error = await run.error_of(handle)
                     assert error is None, f"{handle!r} was released, and ended with {error!r}"
 
-    async def test_a_priority_is_respected(self) -> None:
-        """With `supports_priority`, tasks with a higher priority leave the queue first."""
-        async with self.run() as run:
-            file = run.folder / "order"
-            for form in run.forms(tasks.record, tasks.record_later) if run.backend.supports_priority else ():
-                for _ in range(run.backend.workers or 0):
-                    await run.inside(run.stay(next(run.forms(tasks.stay, tasks.stay_on))))
-                for number in range(40):
-                    run.submit(form, str(file), number, priority=number // 20)
-                await run.release()
-                await run.executor.wait_idle()
-                first = [int(number) for number in file.read_text().split()][-40:-20]
-                assert sum(number >= 20 for number in first) >= 10, f"the first 20 of 40 were {first}"
-
     async def test_a_function_is_called_once(self) -> None:
         """Each task's function is called once, whether it returns or raises."""
         async with self.run() as run:
@@ -180,17 +166,6 @@ class BackendContract:
             calls = Counter(file.read_text().split())
             repeated = [number for number, times in calls.items() if times > 1]
             assert not repeated, f"the functions of {len(repeated)} of {len(calls)} tasks were called more than once"
-
-    async def test_a_failed_task_is_attempted_again(self) -> None:
-        """With the option `retry` each further attempt is a job of its own, with the same arguments."""
-        async with self.run() as run:
-            for form in run.forms(tasks.record, tasks.record_later):
-                file = run.folder / f"attempts-{form.__name__}"
-                handle = run.submit(form, str(file), 5, LookupError, retry=Retry(attempts=3, on=LookupError, wait=0.01))
-                error = await run.error_of(handle)
-                assert isinstance(error, LookupError), f"a LookupError ends the third attempt, and {error!r} arrived"
-                calls = file.read_text().split(), handle.attempts
-                assert calls == (["5"] * 3, 3), f"arguments and number of the attempts: {calls}"
 
     async def test_it_never_blocks_the_event_loop(self) -> None:
         """`start` and `submit` return at once, also while all workers are busy and many tasks are queued."""

@@ -550,6 +550,75 @@ async def test_an_attempt_that_fails_in_a_drain_is_the_last(path: str) -> None:
         assert isinstance(handle.exception(), FlakyError)
 
 
+# --- deadlines ----------------------------------------------------------------------------------------------------
+
+
+async def test_no_attempt_after_the_deadline(path: str) -> None:
+    """If the next attempt can't begin before the deadline, the task fails with its last error without waiting."""
+    async with executor_with("thread") as executor:
+        handle = executor.options(retry=LONG_WAIT, deadline=200).submit(retry_tasks.flaky, path, 2)
+        await ended(handle)
+        assert (handle.state, handle.attempts) == (TaskState.FAILED, 1)
+        assert isinstance(handle.exception(), FlakyError)
+
+
+@pytest.mark.parametrize("backend", ["loop", "thread", "process"])
+async def test_the_deadline_counts_over_all_attempts(backend: str, path: str) -> None:
+    """An attempt that runs at the deadline is stopped, and is the last one, even if timeouts are repeated."""
+
+    async def hang() -> None:
+        await anyio.sleep_forever()
+
+    functions = {
+        "loop": (hang,),
+        "thread": (retry_tasks.hangs_until_cancelled_once, path),
+        "process": (retry_tasks.hangs_once, path),
+    }
+    retry = Retry(attempts=1000, on=TaskTimeoutError, wait=0)
+    async with Executor(threads=1, processes=1) as executor:
+        if backend == "process":
+            await executor.options(tag="cpu").run(int)
+        bound = executor.options(tag=tag_of(backend), retry=retry, deadline=1)
+        handle = await ended(bound.submit(*functions[backend]))
+        error = handle.exception()
+        assert isinstance(error, TaskTimeoutError)
+        assert (error.kind, handle.state, handle.attempts) == ("deadline", TaskState.TIMED_OUT, 1)
+
+
+async def test_the_deadline_of_a_queued_attempt(path: str) -> None:
+    """A further attempt that is queued at the deadline never starts; the error has notes on the failures before it."""
+    gate = threading.Event()
+    async with Executor(threads=1, processes=0) as executor:
+        retry = Retry(on=FlakyError, wait=0.001)
+        handle = executor.options(retry=retry, deadline=1).submit(retry_tasks.flaky, path, 9)
+        blocking = executor.submit(gate.wait)
+        await ended(handle)
+        error = handle.exception()
+        gate.set()
+        await ended(blocking)
+        assert isinstance(error, TaskTimeoutError)
+        assert error.__notes__ == ["Attempt 1 of 3 failed: FlakyError: number 1"]
+        assert (handle.state, handle.attempts) == (TaskState.TIMED_OUT, 1)
+        assert executor.snapshot().backends["thread"].queued == 0
+
+
+async def test_timeouts_within_a_deadline(path: str) -> None:
+    """With both limits, attempts that exceed their timeout are repeated until the deadline."""
+    attempts = 0
+
+    async def hang() -> None:
+        nonlocal attempts
+        attempts += 1
+        await anyio.sleep_forever()
+
+    retry = Retry(attempts=1000, on=TaskTimeoutError, wait=0)
+    async with executor_with("loop") as executor:
+        handle = await ended(executor.options(retry=retry, timeout=0.05, deadline=1).submit(hang))
+        assert handle.state is TaskState.TIMED_OUT
+        assert attempts == handle.attempts > 2
+        assert isinstance(handle.exception(), TaskTimeoutError)
+
+
 # --- worker processes ---------------------------------------------------------------------------------------------
 
 
