@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from executors.handle import TaskHandle
     from executors.options import TaskOptions, cpu_bound, io_bound, task
     from executors.reports import DrainReport, ExecutorSnapshot, TaskProgress, TaskRecord
+    from executors.retry import Retry
 
 _HOMES = {
     "context": ("current_task",),
@@ -63,6 +64,7 @@ _HOMES = {
     "handle": ("TaskHandle",),
     "options": ("TaskOptions", "cpu_bound", "io_bound", "task"),
     "reports": ("DrainReport", "ExecutorSnapshot", "TaskProgress", "TaskRecord"),
+    "retry": ("Retry",),
 }
 _MODULE_OF = {name: f"executors.{module}" for module, names in _HOMES.items() for name in names}
 
@@ -81,6 +83,7 @@ __all__ = [
     "ExecutorWarning",
     "InvalidTaskError",
     "QueueFullError",
+    "Retry",
     "SerializationError",
     "TaskCancelledError",
     "TaskError",

@@ -11,6 +11,9 @@ from executors.errors import describe
 
 logger = logging.getLogger("executors")
 
+LOG, APP = "log", "app"
+"""Where a failure goes that nobody retrieves: to the log, or to the app, which logs it."""
+
 UNSEEN = "task %r failed, and its error was never retrieved"
 
 

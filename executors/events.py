@@ -51,7 +51,7 @@ class TaskAbandoned(TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted(TaskEvent):
-    """The task has started.
+    """The task has started; a retried task once for each attempt.
 
     Attributes:
         wait_time: Seconds between submission and start.
@@ -99,6 +99,21 @@ class TaskFinished(TaskEvent):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TaskRetried(TaskEvent):
+    """An attempt of the task failed and the task is queued again, for a further one.
+
+    Attributes:
+        attempt: The number of the attempt that failed; the first one has number 1.
+        error: The type of its exception.
+        delay: Seconds until the next attempt is passed to the backend.
+    """
+
+    attempt: int
+    error: type[BaseException]
+    delay: float
+
+
 class Hook(Protocol):
     """A function that is notified of every event. On the loop's thread: it must be quick, and must not block.
 
@@ -142,11 +157,13 @@ class Hooks:
             event_type: The type of the event.
             handle: The task's handle.
         """
-        if not self._hooks:
-            return
-        event = event_type.of(handle)
+        if self._hooks:
+            self.call(event_type.of(handle))
+
+    def call(self, event: TaskEvent) -> None:
+        """Call every hook with an event."""
         for hook in self._hooks:
             try:
                 hook(event)
             except BaseException as error:  # noqa: BLE001  (a SystemExit must not end the server)
-                log_exception(error, "the hook %s failed on %s", shown(hook), event_type.__name__)
+                log_exception(error, "the hook %s failed on %s", shown(hook), type(event).__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor as FuturesExecutor
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,20 +13,21 @@ from executors._checks import positive_seconds
 from executors._core.admission import Phase
 from executors._core.bound import BoundExecutor
 from executors._core.dispatcher import Dispatcher, Wrap
-from executors._core.drain import Drain
+from executors._core.drain import Drain, shielded
+from executors._core.periodic import Recurring, RecurringCalls, RecurringTasks
 from executors._core.registry import Spec
 from executors._core.router import Router
-from executors._core.settings import Settings, build_backends
+from executors._core.settings import Settings, build_backends, start_backends
 from executors._loops import running_loop
 from executors.backends.base import ExecutorBackend
-from executors.context import CarriedVariables, WorkerState, refuse_in_worker
+from executors.context import WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook, checked_hooks
 from executors.handle import TaskHandle
 from executors.reports import BackendSnapshot, DrainReport, ExecutorSnapshot
 
 
-class Executor(BoundExecutor):
+class Executor(BoundExecutor, RecurringCalls):
     """One executor with several backends, drained together. Started by `async with`, and again after a drain.
 
     Args:
@@ -86,6 +87,7 @@ class Executor(BoundExecutor):
         self._hooks = checked_hooks(hooks)
         self._dispatcher: Dispatcher | None = None
         self._drain: Drain | None = None
+        self._recurring = RecurringTasks(self)
 
     # --- starting and ending ------------------------------------------------------------------------------
 
@@ -106,6 +108,11 @@ class Executor(BoundExecutor):
             ConfigurationError: A setting can't be used.
             ExecutorInWorkerError: A worker process is importing the main script.
         """
+        self._start_run()
+        self._recurring.begin(self._started())
+
+    def _start_run(self) -> None:
+        """Start, without services and schedules. Raises as `start`. An extension overrides it, to start its parts."""
         if WorkerState.importing_main:
             refuse_in_worker("an executor's start")
         if self._dispatcher is not None:
@@ -115,19 +122,7 @@ class Executor(BoundExecutor):
         loop = running_loop()
         self._settings = settings = self._configured()
         backends, tags = build_backends(settings)
-        started: list[ExecutorBackend] = []
-        try:
-            for name, backend in backends.items():
-                backend.name = name
-                if not backend.supports_context:
-                    backend.setup = backend.setup or self._worker_setup()
-                    backend.carried = backend.carried or CarriedVariables(settings.contextvars)
-                backend.start(loop)
-                started.append(backend)
-        except BaseException:
-            for backend in started:
-                backend.kill()
-            raise
+        start_backends(backends, loop, self._worker_setup, settings.contextvars)
         self._backends = backends
         self._drain = None
         router = Router(backends, tags, settings.no_process_backend)
@@ -168,6 +163,7 @@ class Executor(BoundExecutor):
         if self._drain is None:
             timeout = self._settings.shutdown_timeout if timeout is None else timeout
             self._drain = Drain(dispatcher, self._backends.values(), timeout)
+            self._recurring.stop()
         elif timeout is not None:
             self._drain.hurry(anyio.current_time() + timeout)
         return await self._drain.wait()
@@ -184,22 +180,12 @@ class Executor(BoundExecutor):
 
     async def _drain_shielded(self, timeout: float | None = None) -> DrainReport:
         """Drain, and postpone a cancellation of the caller until the drain has ended. Otherwise as `drain`."""
-        cancelled: BaseException | None = None
-        with anyio.CancelScope(shield=True):
-            while True:
-                try:
-                    report = await self.drain(timeout)
-                    break
-                except anyio.get_cancelled_exc_class() as error:  # asyncio's own, which no scope shields from
-                    if self._drain is None or self._drain.has_ended:
-                        raise
-                    cancelled = error
-        if cancelled is not None:
-            raise cancelled
-        return report
+        return await shielded(
+            lambda: self.drain(timeout), lambda: self._drain is not None and not self._drain.has_ended
+        )
 
     async def wait_idle(self) -> None:
-        """Wait until no task is queued or running. The executor stays open. On the executor's loop.
+        """Wait until no task is queued or running, except services. The executor stays open. On the executor's loop.
 
         Raises:
             ExecutorClosedError: The executor hasn't been started.
@@ -212,6 +198,15 @@ class Executor(BoundExecutor):
         if dispatcher.is_inside():
             raise DeadlockError("a task can't wait until its own executor is idle: it would wait for itself")
         await dispatcher.wait_idle()
+
+    # --- services and schedules ---------------------------------------------------------------------------
+
+    def _add_recurring(self, recurring: Recurring) -> None:
+        self._recurring.add(recurring)
+
+    def _submit_background(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Submit a task whose failure no caller takes care of. An extension overrides it, to report that to its app."""
+        return self.submit(function, *args, **kwargs)
 
     # --- for `BoundExecutor`, `map` and `as_futures` -------------------------------------------------------
 
@@ -290,4 +285,4 @@ class Executor(BoundExecutor):
             for name, backend in self._backends.items()
         }
         finished = dict(self._dispatcher.finished)
-        return ExecutorSnapshot(self.phase, backends, finished, self._dispatcher.abandoned)
+        return ExecutorSnapshot(self.phase, backends, finished, self._dispatcher.abandoned, self._recurring.services())

@@ -5,11 +5,17 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from executors._failures import UnseenFailure
-from executors._loops import EventLoop
-from executors._loops.completion import Completion, call_back, completion_lock, refuse_coroutine_function
+from executors._failures import APP, LOG, UnseenFailure
+from executors._loops.completion import (
+    Completion,
+    HandleOwner,
+    call_back,
+    completion_lock,
+    loop_to_wait_on,
+    refuse_coroutine_function,
+)
 from executors._states import CANCELLED, QUEUED, RUNNING, TaskState
 from executors._wire.task_ids import IdKey, task_id
 from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError, describe
@@ -17,21 +23,8 @@ from executors.reports import TaskRecord
 
 T_co = TypeVar("T_co", covariant=True)
 
-LOG, APP = "log", "app"
-"""Where a failure goes that nobody retrieves: to the log, or to the app, which logs it."""
-
 _numbers = itertools.count(1)
 _EPOCH = time.time() - time.monotonic()
-
-
-class HandleOwner(Protocol):
-    """What a handle needs of the executor that created it."""
-
-    @property
-    def loop(self) -> EventLoop: ...
-
-    def request_cancel(self, number: int) -> None:
-        """Cancel the task, if it hasn't ended. Any thread."""
 
 
 class TaskHandle(Completion, Generic[T_co]):
@@ -56,6 +49,7 @@ class TaskHandle(Completion, Generic[T_co]):
         "_number",
         "_owner",
         "_reporter",
+        "_retried",
         "_started",
         "_state",
         "_submitted",
@@ -83,6 +77,7 @@ class TaskHandle(Completion, Generic[T_co]):
         self._reporter = reporter
         self._owner = owner
         self._state = QUEUED
+        self._retried = 0
         self._submitted = time.monotonic()
         self._started: float | None = None
         self._finished: float | None = None
@@ -117,13 +112,18 @@ class TaskHandle(Completion, Generic[T_co]):
         return self._state is CANCELLED
 
     @property
+    def attempts(self) -> int:
+        """How often it has been started: more than once only with the option `retry`."""
+        return self._retried + (self._started is not None)
+
+    @property
     def submitted_at(self) -> float:
         """When it was submitted, in seconds since the epoch."""
         return self._submitted + _EPOCH
 
     @property
     def started_at(self) -> float | None:
-        """When its backend started it, in seconds since the epoch; None before."""
+        """When its backend started it last, in seconds since the epoch; None while it is queued."""
         return None if self._started is None else self._started + _EPOCH
 
     @property
@@ -133,7 +133,7 @@ class TaskHandle(Completion, Generic[T_co]):
 
     @property
     def wait_time(self) -> float:
-        """Seconds from submission to start; until now if it hasn't started, or to its end if it never did."""
+        """Seconds from submission to its last start; until now while it is queued, or to its end if it never ran."""
         return (self._started or self._finished or time.monotonic()) - self._submitted
 
     @property
@@ -157,7 +157,7 @@ class TaskHandle(Completion, Generic[T_co]):
         """The task at this moment, without its value. Reading it doesn't count as retrieving an error."""
         return TaskRecord(
             self.id, self.name, self.tag, self.backend, self._state, self.submitted_at, self.started_at,
-            self.finished_at, None, self._error_text,
+            self.finished_at, None, self._error_text, self.attempts,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -168,7 +168,7 @@ class TaskHandle(Completion, Generic[T_co]):
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         if not self.done():
-            yield from self._wait(self._loop_to_wait_on())
+            yield from self._wait(loop_to_wait_on(self))
         return self._outcome()
 
     async def wait(self) -> None:
@@ -178,16 +178,7 @@ class TaskHandle(Completion, Generic[T_co]):
             WrongThreadError: Awaited outside of the executor's event loop.
         """
         if not self.done():
-            await self._wait(self._loop_to_wait_on())
-
-    def _loop_to_wait_on(self) -> EventLoop:
-        loop = self._owner.loop
-        if loop.is_current():
-            return loop
-        raise WrongThreadError(
-            f"{self!r} belongs to another event loop than the one that awaits it: use "
-            "`handle.result(timeout)` in another thread, or await it where its executor was started"
-        )
+            await self._wait(loop_to_wait_on(self))
 
     def result(self, timeout: float | None = None) -> T_co:
         """Block this thread until the task has ended, and return its value or raise its error.
@@ -297,6 +288,15 @@ class TaskHandle(Completion, Generic[T_co]):
             self._started = time.monotonic()
             self._state = RUNNING
             return True
+
+    def _requeue(self) -> TaskState | None:
+        """Go back to queued, and return the state before; None if that is final. On the loop's thread."""
+        with completion_lock:
+            if self.done():
+                return None
+            before, self._state = self._state, QUEUED
+            self._retried, self._started, self.cancel_requested = self.attempts, None, False
+            return before
 
     def _finish(
         self, state: TaskState, value: Any, error: BaseException | None, *, unless_started: bool = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from executors._checks import amounts, positive_seconds, priority, some_text, whole_number
 from executors.errors import ConfigurationError, InvalidTaskError
+from executors.retry import Retry, checked_retry
 
 if TYPE_CHECKING:
     from typing import TypedDict, Unpack
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         max_concurrency: float | None
         priority: int | None
         resources: Mapping[str, float] | Sequence[tuple[str, float]] | None
+        retry: Retry | None
 
     class CallKeywords(MarkKeywords, total=False):
         """The options of a call, for type checkers."""
@@ -63,6 +65,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "max_concurrency": _or_unlimited(lambda value, what: whole_number(value, what, least=1)),
     "priority": priority,
     "resources": amounts,
+    "retry": checked_retry,
 }
 """Each option, with the function that checks a value and returns what is stored."""
 
@@ -83,6 +86,7 @@ class TaskOptions:
             100, later if it is negative. Only for backends with `supports_priority`.
         resources: Resources of the backend that a running task occupies, as ``{"gpu": 1}``; stored as pairs. Only for
             backends with `supports_resources`.
+        retry: After which failures it is attempted again; never if None.
 
     Raises:
         ConfigurationError: An option is unknown, or its value can't be used.
@@ -98,6 +102,7 @@ class TaskOptions:
     max_concurrency: float | None
     priority: int | None
     resources: tuple[tuple[str, float], ...] | None
+    retry: Retry | None
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
         unknown = sorted(options.keys() - _CHECKS.keys())
@@ -195,7 +200,7 @@ def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
     Args:
         tag: A tag that the executor maps to a backend.
         options: ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``priority``,
-            ``resources``; see `TaskOptions`.
+            ``resources``, ``retry``; see `TaskOptions`.
 
     Raises:
         ConfigurationError: An option is unknown or can't be used.

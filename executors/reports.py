@@ -42,10 +42,11 @@ class TaskRecord:
         backend: The name of its backend.
         state: Its state.
         submitted_at: When it was submitted, in seconds since the epoch.
-        started_at: When it was started last, in seconds since the epoch; None before.
+        started_at: When it was started last, in seconds since the epoch; None while it is queued.
         finished_at: When its state became final, in seconds since the epoch; None before.
         progress: How far it is; None if it hasn't reported that.
         error: The type and message of its error; None if it has none.
+        attempts: How often it has been started.
     """
 
     id: str
@@ -58,6 +59,7 @@ class TaskRecord:
     finished_at: float | None
     progress: TaskProgress | None = None
     error: str | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,21 @@ class BackendSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceSnapshot:
+    """A service at one moment.
+
+    Attributes:
+        name: The name of its function.
+        state: ``"running"``, ``"waiting"`` for its restart after a failure, or ``"ended"``.
+        restarts: How often it has failed since the executor's start.
+    """
+
+    name: str
+    state: str
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutorSnapshot:
     """An executor at one moment.
 
@@ -88,12 +105,14 @@ class ExecutorSnapshot:
         backends: Each backend, by name.
         finished: The number of tasks that have ended in each final state, since the executor's start.
         abandoned: The number of abandoned tasks since then.
+        services: The services that run with the executor. Their tasks count as running in their backends, too.
     """
 
     phase: str
     backends: Mapping[str, BackendSnapshot]
     finished: Mapping[TaskState, int]
     abandoned: int
+    services: tuple[ServiceSnapshot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +128,7 @@ class DrainedTask:
         abandoned: Whether its function still runs.
         error: The type and message of its exception, if it failed.
         stack: The stack of its function when it was abandoned, if known.
+        is_service: Whether it is a service, which the drain has cancelled as it began.
     """
 
     id: str
@@ -119,11 +139,13 @@ class DrainedTask:
     abandoned: bool
     error: str | None
     stack: str | None
+    is_service: bool = False
 
     def __str__(self) -> str:
         error = f": {self.error}" if self.error else ""
         abandoned = ", and its work still runs" if self.abandoned else ""
-        lines = [f"task {self.name!r} ({self.number}) on {self.backend!r} {self.state}{abandoned}{error}"]
+        kind = "service" if self.is_service else "task"
+        lines = [f"{kind} {self.name!r} ({self.number}) on {self.backend!r} {self.state}{abandoned}{error}"]
         if self.stack:
             lines += ["  stack:", *(f"  {line}" for line in self.stack.rstrip().splitlines())]
         return "\n".join(lines)
@@ -137,13 +159,15 @@ class DrainReport:
         timeout: Seconds that the tasks had to end.
         duration: Seconds that the drain took.
         states: The number of tasks that ended in each state.
-        unsuccessful: All tasks that did not succeed.
+        unsuccessful: All tasks that did not succeed, except for services that ended when they were cancelled.
+        services: The number of services that ran when the drain began. They count in `states`, too.
     """
 
     timeout: float
     duration: float
     states: Mapping[TaskState, int]
     unsuccessful: tuple[DrainedTask, ...]
+    services: int = 0
 
     @property
     def abandoned(self) -> tuple[DrainedTask, ...]:
@@ -157,11 +181,12 @@ class DrainReport:
 
     @property
     def clean(self) -> bool:
-        """Whether every task succeeded."""
+        """Whether every task succeeded, and every service ended."""
         return not self.unsuccessful
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.states.items()) or "nothing under way"
+        counts += f", services among them: {self.services}" if self.services else ""
         lines = [f"drained in {self.duration:.2f} s of {self.timeout:g} s: {counts}"]
         named = sorted(self.unsuccessful, key=lambda task: not task.abandoned)
         lines += [str(task) for task in named[:MAX_NAMED]]

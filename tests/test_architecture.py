@@ -20,7 +20,7 @@ from executors import backends
 PACKAGE = Path(executors.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-SHARED_WITH_WORKERS = {"_wire", "_loops", "errors", "context", "options", "_callables", "_checks", "_cpus"}
+SHARED_WITH_WORKERS = {"_wire", "_loops", "errors", "context", "options", "retry", "_callables", "_checks", "_cpus"}
 """The only modules and packages of the library that both the server side and `_worker` import."""
 
 WORKER_ENTRIES = {"executors._worker.dask_entry": {"executors.backends.dask"}}

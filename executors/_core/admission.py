@@ -75,6 +75,11 @@ class Queue:
             self.queued += 1
             return True
 
+    def take_again(self) -> None:
+        """Take a slot for a further attempt of a task, which has been accepted: also above the limit. Any thread."""
+        with self._admission.lock:
+            self.queued += 1
+
     async def wait_for_slot(self, options: TaskOptions, name: str) -> None:
         """Take a slot, waiting in order until one is free. On the executor's loop.
 
@@ -148,7 +153,7 @@ class Queue:
         """Free a slot, or hand it to the first caller that waits, so that no new task takes it. Any thread."""
         admission = self._admission
         with admission.lock:
-            if self._callers:
+            if self._callers and self.queued <= admission.limit:
                 caller = self._callers.popleft()
                 caller.has_slot = True
                 self._admitted.append(caller)

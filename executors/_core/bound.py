@@ -32,7 +32,7 @@ class BoundExecutor:
 
         Args:
             options: ``tag``, ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``,
-                ``priority``, ``resources``; see `TaskOptions`. They take precedence over the function's mark.
+                ``priority``, ``resources``, ``retry``; see `TaskOptions`. They take precedence over the mark.
 
         Raises:
             ConfigurationError: An option is unknown, or its value can't be used.

@@ -65,22 +65,28 @@ class Deadlines:
 
     def cancel(self, job: Job, *, by_drain: bool = False) -> None:
         """Cancel a job; queued work ends at once."""
+        job = self._dispatcher.active.get(job.number, job)  # its task may have been queued for a further attempt since
+        if job.attempts is not None:
+            job.attempts.is_last = True
         handle = job.handle
         if job.stop is not None or handle.done():
             return
         handle.cancel_requested = True
         error = TaskCancelledError(handle.name, handle.id, by_drain)
-        if handle.started_at is not None or not self._end_queued(job, CANCELLED, error):
+        if handle.started_at is not None or not self.end_queued(job, CANCELLED, error):
             job.stop = Stop(CANCELLED, error)
             self._stop(job)
 
-    def _end_queued(self, job: Job, state: TaskState, error: BaseException) -> bool:
+    def end_queued(self, job: Job, state: TaskState, error: BaseException) -> bool:
         """End a job that hasn't started; return False if it has started meanwhile."""
         if job.handle._finish(state, None, error, unless_started=True) is None:
             return False
         self.forget(job)
         dispatcher = self._dispatcher
         del dispatcher.active[job.number]
+        if job.attempts is not None:
+            job.attempts.forget()
+            job.attempts.annotate(error)
         try:
             if job.thread is not None:  # its arguments are being pickled
                 dispatcher.still_running[job.number] = job
@@ -104,11 +110,12 @@ class Deadlines:
             return
         handle.cancel_requested = True
         error = TaskTimeoutError(handle.name, handle.id, limit.seconds, limit.kind, handle.wait_time, handle.run_time)
-        if handle.started_at is None and self._end_queued(job, TIMED_OUT, error):
+        if handle.started_at is None and self.end_queued(job, TIMED_OUT, error):
             return
         is_stopping = job.stop is not None
         job.stop = Stop(TIMED_OUT, error)
-        if not job.backend.stops_running_tasks:  # its waiters need not wait for work that may never end
+        may_follow = job.attempts is not None and limit.kind == "timeout" and job.attempts.allows(TaskTimeoutError)
+        if not (may_follow or job.backend.stops_running_tasks):  # its waiters need not wait for what may never end
             self._dispatcher.settle(job, TIMED_OUT, None, job.stop.error)
         if not is_stopping:
             self._stop(job)
@@ -121,8 +128,9 @@ class Deadlines:
     def abandon(self, job: Job) -> None:
         """Give up on a job that is being stopped and still runs."""
         dispatcher = self._dispatcher
-        if dispatcher.active.pop(job.number, None) is None:
+        if dispatcher.active.get(job.number) is not job:
             return
+        del dispatcher.active[job.number]
         self.forget(job)
         dispatcher.still_running[job.number] = job
         job.handle.abandoned = True

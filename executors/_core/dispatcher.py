@@ -13,14 +13,16 @@ import anyio
 from executors._callables import as_coroutine_function, name_of
 from executors._core.admission import Admission, Phase, Queue
 from executors._core.deadlines import Deadlines, outcome
+from executors._core.retries import Attempts, Retries
 from executors._core.router import Route, Router
+from executors._failures import LOG
 from executors._loops import EventLoop
 from executors._states import LOST, QUEUED, TaskState
 from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
 from executors.errors import ExecutorClosedError, WrongThreadError
 from executors.events import Hook, Hooks, TaskEvent, TaskFinished, TaskStarted, TaskSubmitted
-from executors.handle import LOG, TaskHandle
+from executors.handle import TaskHandle
 
 Wrap = Callable[[Callable[..., Any], Route], Callable[..., Any]]
 """Returns what runs instead of a task's function: an app's extension puts the app context around it."""
@@ -56,12 +58,15 @@ class Dispatcher:
         """Jobs that have ended and still run: abandoned ones, and cancelled ones whose arguments are being pickled."""
         self.reported: dict[int, TaskHandle[Any]] | None = None
         """The handles that the drain will report on; None before it."""
+        self.services: dict[int, TaskHandle[Any]] = {}
+        """The handles of active services, by number. A drain empties it, and waits for them as for other tasks."""
         self.finished: dict[TaskState, int] = {}
         self.abandoned = 0
         self.admission = Admission(loop, backends, queue_size, self.is_inside)
         self.deadlines = Deadlines(self, grace)
+        self.retries = Retries(self)
         self._backends = backends
-        self._hooks = Hooks(hooks) if hooks else None
+        self.hooks = Hooks(hooks) if hooks else None
         self._wrap = wrap
         self._idle: anyio.Event | None = None
 
@@ -173,14 +178,16 @@ class Dispatcher:
         job = Job(
             self, backend, handle, function, args, kwargs, copy_context(), options,
             route.is_coroutine or route.runs_sync_on_loop,
-            options.timeout is not None or self._hooks is not None,
+            options.timeout is not None or self.hooks is not None,
             queue, None if queue is None else queue.limit, claim,
         )  # fmt: skip
+        if options.retry is not None:
+            job.attempts = Attempts(job, options.retry)
         self.active[job.number] = job
         if self.reported is not None:
             self.reported[job.number] = handle
         if on_loop:
-            self._dispatch(job)
+            self.dispatch(job)
         else:
             self.loop.post(self._dispatch_posted, job)
         return handle
@@ -190,14 +197,14 @@ class Dispatcher:
         if self.admission.phase is Phase.CLOSED:
             self.deadlines.cancel(job, by_drain=True)
         elif not job.handle.done():
-            self._dispatch(job)
+            self.dispatch(job)
 
-    def _dispatch(self, job: Job) -> None:
+    def dispatch(self, job: Job) -> None:
         """Pass a job to its backend, unless its function's concurrency limit holds it back."""
         if not job.dispatched:
             job.dispatched = True
-            if self._hooks is not None:
-                self._hooks.notify(TaskSubmitted, job.handle)
+            if self.hooks is not None:
+                self.hooks.notify(TaskSubmitted, job.handle)
                 if job.handle.done():  # a hook has cancelled it
                     return
             if job.options.deadline is not None:
@@ -216,8 +223,8 @@ class Dispatcher:
         self._call_on_loop(self._watch, job)
 
     def _watch(self, job: Job) -> None:
-        if self._hooks is not None:
-            self._hooks.notify(TaskStarted, job.handle)
+        if self.hooks is not None:
+            self.hooks.notify(TaskStarted, job.handle)
         self.deadlines.watch(job)
 
     def _call_on_loop(self, function: Callable[[Job], None], job: Job) -> None:
@@ -234,7 +241,10 @@ class Dispatcher:
         if job.timer is not None or job.stop is not None:
             self.deadlines.forget(job)
             state, value, error = outcome(job, state, value, error)
-        before = job.handle._finish(state, value, error)
+        if job.attempts is not None and error is not None and self.retries.attempt_again(job, state, error):
+            before = None
+        else:
+            before = job.handle._finish(state, value, error)
         if before is not None:
             self.ended(job, before)
         if job.counted or self._idle is not None:
@@ -242,6 +252,8 @@ class Dispatcher:
 
     def settle(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         """Make the state of a job's handle final, if it isn't, while the job itself may still be with its backend."""
+        if job.attempts is not None and error is not None:
+            job.attempts.annotate(error)
         before = job.handle._finish(state, value, error)
         if before is not None:
             self.ended(job, before)
@@ -252,8 +264,8 @@ class Dispatcher:
         if before is QUEUED and job.slot is not None:
             job.slot.release()
         self.finished[handle._state] = self.finished.get(handle._state, 0) + 1
-        if self._hooks is not None:
-            self._hooks.notify(TaskFinished, handle)
+        if self.hooks is not None:
+            self.hooks.notify(TaskFinished, handle)
         if handle._waiters is not None or handle._callbacks is not None:
             handle._notify(self.loop)
 
@@ -261,8 +273,8 @@ class Dispatcher:
         """Dispatch the jobs that were held back for one that has ended, and report that the executor is idle."""
         if job.counted:
             job.limit.leave(job)
-            job.limit.dispatch_held_back(self._dispatch)
-        if self._idle is not None and not self.active:
+            job.limit.dispatch_held_back(self.dispatch)
+        if self._idle is not None and len(self.active) <= len(self.services):
             self._idle.set()
             self._idle = None
 
@@ -274,6 +286,7 @@ class Dispatcher:
         for job in [*self.still_running.values(), *list(self.active.values())]:
             reported[job.number] = job.handle
         self.admission.enter(Phase.DRAINING)
+        self.retries.begin_drain()
 
     def request_cancel(self, number: int) -> None:
         """Cancel a task, if it hasn't ended. Any thread."""
@@ -282,12 +295,12 @@ class Dispatcher:
 
     def notify(self, event_type: type[TaskEvent], job: Job) -> None:
         """Notify the hooks of an event of a job."""
-        if self._hooks is not None:
-            self._hooks.notify(event_type, job.handle)
+        if self.hooks is not None:
+            self.hooks.notify(event_type, job.handle)
 
     async def wait_idle(self) -> None:
-        """Wait until no job is active."""
-        while self.active:
+        """Wait until no job is active except for services."""
+        while len(self.active) > len(self.services):
             if self._idle is None:
                 self._idle = anyio.Event()
             await self._idle.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -13,7 +13,7 @@ import anyio
 from executors._core.admission import Phase
 from executors._core.dispatcher import Dispatcher
 from executors._loops import log_exception
-from executors._states import SUCCEEDED
+from executors._states import CANCELLED, SUCCEEDED
 from executors.backends.base import ExecutorBackend, Job
 from executors.errors import ExecutorClosedError, shown
 from executors.handle import TaskHandle
@@ -50,6 +50,8 @@ class Drain:
         self._waiting = anyio.CancelScope(deadline=anyio.current_time() + timeout)
         self._failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
         self._ended = anyio.Event()
+        self._services = frozenset(dispatcher.services)
+        dispatcher.services.clear()
         dispatcher.begin_drain()
         self._task = dispatcher.loop.spawn(self._run, name="executors.drain")
 
@@ -116,7 +118,7 @@ class Drain:
                 dispatcher.deadlines.record_abandoned(job)
         stacks = {job.number: _stack_of(job) for job in dispatcher.still_running.values()}
         handles = list((dispatcher.reported or {}).values())
-        return _report(self._timeout, time.monotonic() - began, handles, stacks)
+        return _report(self._timeout, time.monotonic() - began, handles, stacks, self._services)
 
     async def _give_up(self) -> None:
         self._dispatcher.admission.enter(Phase.CLOSED)
@@ -124,6 +126,28 @@ class Drain:
             self._dispatcher.deadlines.forget(job)
         await _close(self._backends, anyio.current_time() + CLOSE_TIMEOUT, 0.0)
         self._dispatcher.give_up(f"the executor's drain failed: {shown(self._failure)}")
+
+
+async def shielded(drain: Callable[[], Awaitable[DrainReport]], has_begun: Callable[[], bool]) -> DrainReport:
+    """Drain, and postpone a cancellation of the caller until the drain has ended.
+
+    Args:
+        drain: Waits for the drain, which its cancellation does not stop.
+        has_begun: Returns whether the drain is under way.
+    """
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while True:
+            try:
+                report = await drain()
+                break
+            except anyio.get_cancelled_exc_class() as error:  # asyncio's own, which no scope shields from
+                if not has_begun():
+                    raise
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return report
 
 
 def _at_least(deadline: float) -> float:
@@ -166,7 +190,11 @@ def _stack_of(job: Job) -> str | None:
 
 
 def _report(
-    timeout: float, duration: float, handles: Sequence[TaskHandle[Any]], stacks: Mapping[int, str | None]
+    timeout: float,
+    duration: float,
+    handles: Sequence[TaskHandle[Any]],
+    stacks: Mapping[int, str | None],
+    services: Collection[int],
 ) -> DrainReport:
     unsuccessful = tuple(
         DrainedTask(
@@ -178,8 +206,11 @@ def _report(
             handle._number in stacks,
             handle._error_text,
             stacks.get(handle._number),
+            handle._number in services,
         )
         for handle in handles
         if handle.state is not SUCCEEDED
+        and (handle.state is not CANCELLED or handle._number in stacks or handle._number not in services)
     )
-    return DrainReport(timeout, duration, dict(Counter(handle.state for handle in handles)), unsuccessful)
+    states = dict(Counter(handle.state for handle in handles))
+    return DrainReport(timeout, duration, states, unsuccessful, len(services))

@@ -11,8 +11,10 @@ from typing import Any, Literal
 from executors._checks import checked_env, positive_seconds, whole_number
 from executors._core.registry import Spec, checked_specs, make
 from executors._cpus import available_cpus, checked_niceness
+from executors._loops import EventLoop
 from executors.backends.base import ExecutorBackend
 from executors.backends.loop import LoopBackend
+from executors.context import CarriedVariables
 from executors.errors import ConfigurationError
 
 
@@ -144,6 +146,38 @@ def build_backends(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict
                 f"{', '.join(sorted(backends))}"
             )
     return backends, tags
+
+
+def start_backends(
+    backends: Mapping[str, ExecutorBackend],
+    loop: EventLoop,
+    worker_setup: Callable[[], tuple[str, tuple[Any, ...]] | None],
+    contextvars: tuple[str, ...],
+) -> None:
+    """Start the backends, or none: if one raises, those before it are killed.
+
+    Args:
+        backends: The backends by name.
+        loop: The running loop.
+        worker_setup: Returns what worker processes call before their first job.
+        contextvars: The context variables that travel to workers.
+
+    Raises:
+        Exception: What a backend has raised.
+    """
+    started: list[ExecutorBackend] = []
+    try:
+        for name, backend in backends.items():
+            backend.name = name
+            if not backend.supports_context:
+                backend.setup = backend.setup or worker_setup()
+                backend.carried = backend.carried or CarriedVariables(contextvars)
+            backend.start(loop)
+            started.append(backend)
+    except BaseException:
+        for backend in started:
+            backend.kill()
+        raise
 
 
 def _pools(settings: Settings, given: Mapping[str, ExecutorBackend]) -> dict[str, ExecutorBackend]:

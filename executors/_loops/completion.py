@@ -8,11 +8,11 @@ import time
 import types
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from executors._callables import is_async, name_of
 from executors._loops.base import EventLoop, Waiter, log_exception
-from executors.errors import InvalidTaskError, shown
+from executors.errors import InvalidTaskError, WrongThreadError, shown
 
 if TYPE_CHECKING:
     from executors.handle import TaskHandle
@@ -32,6 +32,16 @@ class BlockingWait(threading.local):
 
 
 blocking_wait = BlockingWait()
+
+
+class HandleOwner(Protocol):
+    """What a task's handle needs of the executor that created it."""
+
+    @property
+    def loop(self) -> EventLoop: ...
+
+    def request_cancel(self, number: int) -> None:
+        """Cancel the task, if it hasn't ended. Any thread."""
 
 
 class Completion:
@@ -127,6 +137,21 @@ class Completion:
             loop.wake(waiter)
         for callback in callbacks or ():
             call_back(callback, self)
+
+
+def loop_to_wait_on(handle: TaskHandle[Any]) -> EventLoop:
+    """Return the loop that runs here, if it is the one on which the handle's task can be awaited.
+
+    Raises:
+        WrongThreadError: It isn't.
+    """
+    loop = handle._owner.loop
+    if loop.is_current():
+        return loop
+    raise WrongThreadError(
+        f"{handle!r} belongs to another event loop than the one that awaits it: use "
+        "`handle.result(timeout)` in another thread, or await it where its executor was started"
+    )
 
 
 def _remove(callbacks: list[Callable[[Any], object]], function: Callable[[Any], object]) -> int:

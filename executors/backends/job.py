@@ -64,6 +64,9 @@ class Slot(Protocol):
     def release(self) -> None:
         """Give the place back. Any thread."""
 
+    def take_again(self) -> None:
+        """Take a place for a further attempt. Any thread."""
+
 
 class Job:
     """One task, for the backend that runs it. Created by the executor.
@@ -92,10 +95,12 @@ class Job:
         grace_timer: The timer after which it is abandoned, once it is being stopped.
         thread: The thread that pickles its arguments or unpickles its outcome, while it does.
         token: For the backend's own use: whatever finds the job's work again.
+        attempts: The attempts of its task, of which this is one; None without the option `retry`.
     """
 
     __slots__ = (
         "args",
+        "attempts",
         "backend",
         "claim",
         "context",
@@ -159,6 +164,7 @@ class Job:
         self.grace_timer: Cancellable | None = None
         self.thread: Thread | None = None
         self.token: Any = None
+        self.attempts: Any = None
 
     def in_thread(self, function: Callable[[], T]) -> Callable[[], T]:
         """Return a function that calls `function`, and records meanwhile that the job occupies the thread."""

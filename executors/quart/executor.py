@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from quart import Quart
 
 from executors._core.dispatcher import Dispatcher
+from executors._core.periodic import Recurring, RecurringTasks
 from executors._core.router import Route
 from executors._core.settings import Settings
 from executors.backends.inline import InlineBackend
@@ -50,10 +51,14 @@ class AppExecutor(BoundAppExecutor, Executor):
         app: The app.
         hooks: Called with the events of tasks.
         worker_functions: What workers call before their first task and after their last.
+        recurring: The services and schedules of the extension.
     """
 
-    def __init__(self, app: Quart, hooks: Iterable[Hook], worker_functions: WorkerFunctions) -> None:
+    def __init__(
+        self, app: Quart, hooks: Iterable[Hook], worker_functions: WorkerFunctions, recurring: Sequence[Recurring] = ()
+    ) -> None:
         super().__init__(hooks=hooks)
+        self._recurring = RecurringTasks(self, recurring)
         self.app = app
         self.worker_functions = worker_functions
         self._worker_warning: str | None = None
@@ -75,13 +80,12 @@ class AppExecutor(BoundAppExecutor, Executor):
 
     # --- starting and draining ------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start inside the running event loop. An app that is served does so by itself. Else as `Executor.start`."""
+    def _start_run(self) -> None:
         refuse_in_worker("the app's executor")
         self._worker_warning = None
         warn_of_marked_routes(self.app)
         refuse_to_pickle_uploads()
-        super().start()
+        super()._start_run()
         if self.worker_functions.exit:
             for backend in self._backends.values():
                 if not backend.supports_context and not backend.is_remote:
@@ -89,6 +93,12 @@ class AppExecutor(BoundAppExecutor, Executor):
         self._inline_worker = InlineWorker(self.app, self.worker_functions)
         self._reports = FailureReports(self.app)  # those of an earlier run ended with its loop
         self._monitor.start(self._settings.monitor)
+
+    def _begin_recurring(self) -> None:
+        """Begin the services and schedules. Called when the app has started, whose functions they may use."""
+        self._recurring.begin(self._started())
+
+    _submit_background = BoundAppExecutor.add_background_task
 
     async def drain(self, timeout: float | None = None) -> DrainReport:
         """Drain as `Executor.drain` does, and stop the monitor."""

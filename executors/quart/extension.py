@@ -11,6 +11,7 @@ from weakref import WeakSet
 from quart import Quart, current_app, has_app_context
 from werkzeug.local import LocalProxy
 
+from executors._core.periodic import Recurring, RecurringCalls
 from executors.backends.base import ExecutorBackend
 from executors.context import WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError
@@ -55,7 +56,7 @@ class CurrentExecutor(BoundAppExecutor):
         return CurrentExecutor(self._find, TaskOptions(**options).over(self._overrides))
 
 
-class QuartExecutor(CurrentExecutor):
+class QuartExecutor(CurrentExecutor, RecurringCalls):
     """Gives each of its apps an executor, an `AppExecutor`, and has the interface of the current app's executor.
 
     `app.add_background_task` submits to that executor from `init_app` on. It starts before the app's
@@ -78,6 +79,7 @@ class QuartExecutor(CurrentExecutor):
         super().__init__(self._of_current_app)
         self._hooks = checked_hooks(hooks)
         self._worker_functions = WorkerFunctions()
+        self._recurring: list[Recurring] = []
         self._only: AppExecutor | None = None
         self._executors: WeakSet[AppExecutor] = WeakSet()  # the apps have them
         self._is_shared = False
@@ -97,7 +99,7 @@ class QuartExecutor(CurrentExecutor):
             raise ConfigurationError(
                 f"the app {app.name!r} has an executor already: use that one, `current_executor`; one app has one"
             )
-        executor = AppExecutor(app, self._hooks, self._worker_functions)
+        executor = AppExecutor(app, self._hooks, self._worker_functions, self._recurring)
         app.extensions[EXTENSION] = executor
         self._is_shared = self._is_shared or self._only is not None
         self._only = None if self._is_shared else executor
@@ -160,6 +162,13 @@ class QuartExecutor(CurrentExecutor):
             )
         functions.append(function)
         return function
+
+    # --- services and schedules -----------------------------------------------------------------------------------
+
+    def _add_recurring(self, recurring: Recurring) -> None:
+        self._recurring.append(recurring)
+        for executor in self._executors:
+            executor._recurring.begin_one(recurring)
 
     # --- the interface of the current app's executor --------------------------------------------------------------
 

@@ -78,6 +78,7 @@ class Lifecycle:
         )
         try:
             await self._start_app()
+            executor._begin_recurring()
         except BaseException:
             try:
                 await self._drain()
@@ -142,7 +143,7 @@ class Lifecycle:
         self._command_tasks.begin()  # not reached by a command that serves the app, such as `quart run`
 
     def _start(self) -> None:
-        self._executor.start()
+        self._executor._start_run()  # services and schedules begin once the app has started: not for a command
         self._guard = self._drain_with_loop()
         with contextlib.suppress(StopIteration):  # it has reached its `yield`
             self._guard.__anext__().send(None)

@@ -17,6 +17,7 @@ from executors._states import CANCELLED, LOST, SUCCEEDED
 from executors.backends.base import ExecutorBackend
 from executors.errors import ConfigurationError, SerializationError, TaskExitedError, TaskTimeoutError, WorkerLostError
 from executors.testing import leftovers, tasks
+from executors.testing.options_contract import OptionsContract
 from executors.testing.run import Run
 
 QUEUED_TASKS = 100
@@ -26,7 +27,7 @@ MAX_BLOCKING = 0.5
 """Seconds that `start` or `submit` may take at most, on a busy machine."""
 
 
-class BackendContract:
+class BackendContract(OptionsContract):
     """Subclass it as ``TestYourBackend``, and implement `make_backend`.
 
     What a backend has to do follows from its attributes, such as `supports_coroutines`. Each test has an executor and a
@@ -153,20 +154,6 @@ class BackendContract:
                 for handle in handles:
                     error = await run.error_of(handle)
                     assert error is None, f"{handle!r} was released, and ended with {error!r}"
-
-    async def test_a_priority_is_respected(self) -> None:
-        """With `supports_priority`, tasks with a higher priority leave the queue first."""
-        async with self.run() as run:
-            file = run.folder / "order"
-            for form in run.forms(tasks.record, tasks.record_later) if run.backend.supports_priority else ():
-                for _ in range(run.backend.workers or 0):
-                    await run.inside(run.stay(next(run.forms(tasks.stay, tasks.stay_on))))
-                for number in range(40):
-                    run.submit(form, str(file), number, priority=number // 20)
-                await run.release()
-                await run.executor.wait_idle()
-                first = [int(number) for number in file.read_text().split()][-40:-20]
-                assert sum(number >= 20 for number in first) >= 10, f"the first 20 of 40 were {first}"
 
     async def test_a_function_is_called_once(self) -> None:
         """Each task's function is called once, whether it returns or raises."""

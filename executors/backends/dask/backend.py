@@ -175,6 +175,9 @@ class DaskBackend(ExecutorBackend):
 
     def submit(self, job: Job) -> None:
         """Pickle the call, in another thread if it is large, and queue the job."""
+        if job.attempts is not None and job.attempts.pickled is not None:
+            self._queue(job, job.attempts.pickled)
+            return
         try:
             data = self._dump(job, min(INLINE_LIMIT, self._max_payload))
         except pickling.TooLargeError:
@@ -204,6 +207,8 @@ class DaskBackend(ExecutorBackend):
             self._queue(job, data)
 
     def _queue(self, job: Job, data: bytes) -> None:
+        if job.attempts is not None:
+            job.attempts.keep(data)
         job.token = data
         job.args, job.kwargs = (), {}  # `data` has them: keep queued tasks small
         self._backlog.append(job)

@@ -145,7 +145,9 @@ class FuturesBackend(ExecutorBackend):
     def submit(self, job: Job) -> None:
         """Pickle the call if necessary, and submit the job once a worker is free."""
         if self.requires_pickle:
-            job.token = in_worker.dump(job)
+            job.token = (job.attempts and job.attempts.pickled) or in_worker.dump(job)
+            if job.attempts is not None:
+                job.attempts.keep(job.token)
             job.args, job.kwargs = (), {}  # `token` has them: keep queued tasks small
         self._backlog.append(job)
         self._schedule()

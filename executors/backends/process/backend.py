@@ -157,6 +157,9 @@ class ProcessBackend(ExecutorBackend):
         Raises:
             SerializationError: The call cannot be pickled, or is too large.
         """
+        if job.attempts is not None and job.attempts.pickled is not None:
+            self._send(job, job.attempts.pickled)
+            return
         handle = job.handle
         variables = {} if self.carried is None else self.carried.capture(job.context)
         if not job.kwargs and not variables:
@@ -175,6 +178,8 @@ class ProcessBackend(ExecutorBackend):
             self._send(job, token)
 
     def _send(self, job: Job, token: bytes | Payload) -> None:
+        if job.attempts is not None:
+            job.attempts.keep(token)
         job.token = token  # which has all that follows: a queued job keeps no more memory and objects than it must
         job.args, job.kwargs, job.context = (), _NO_KWARGS, _NO_CONTEXT
         self._pool.submit(job)
@@ -219,7 +224,7 @@ class ProcessBackend(ExecutorBackend):
             job.fail(error)
 
     def _on_outcome(self, job: Job, kind: int, parts: Sequence[Buffer], where: str) -> None:
-        if type(job.token) is Payload and isinstance(job.token.parts[0], Pieces):
+        if type(job.token) is Payload and isinstance(job.token.parts[0], Pieces) and job.attempts is None:
             self._pickler.call(job.token.parts[0].free, lambda _, __: None)
             job.token = None
         if len(parts[0]) <= INLINE_LIMIT:

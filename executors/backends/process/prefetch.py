@@ -90,7 +90,12 @@ class PendingJobs:
         if job is None:
             return False
         token = job.token
-        if job.number in self.redispatches or type(token) is not bytes or not worker.channel.try_send(token):
+        if (
+            job.number in self.redispatches
+            or job.number == worker.ended_task_id  # another attempt, which the worker would seem to have entered
+            or type(token) is not bytes
+            or not worker.channel.try_send(token)
+        ):
             self.backlog.put_back(job)
             return False
         worker.prefetched.append(job)

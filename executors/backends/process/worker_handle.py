@@ -114,6 +114,8 @@ class WorkerHandle:
     def run(self, job: Job) -> None:
         """Send the worker, which is idle, a job that has started."""
         self.job = job
+        if job.number == self.ended_task_id:  # another attempt of its last task: it may have entered this one, too
+            self.ended_task_id = 0
         self.began = time.monotonic()
         if self._check is None:
             self._check_later()

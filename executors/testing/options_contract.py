@@ -1,0 +1,42 @@
+"""The part of `BackendContract` about the options of tasks."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from executors.retry import Retry
+from executors.testing import tasks
+from executors.testing.run import Run
+
+
+class OptionsContract:
+    """The requirements that follow from options."""
+
+    def run(self) -> AbstractAsyncContextManager[Run]:
+        """Start an executor with a new backend, and drain it afterwards."""
+        raise NotImplementedError
+
+    async def test_a_priority_is_respected(self) -> None:
+        """With `supports_priority`, tasks with a higher priority leave the queue first."""
+        async with self.run() as run:
+            file = run.folder / "order"
+            for form in run.forms(tasks.record, tasks.record_later) if run.backend.supports_priority else ():
+                for _ in range(run.backend.workers or 0):
+                    await run.inside(run.stay(next(run.forms(tasks.stay, tasks.stay_on))))
+                for number in range(40):
+                    run.submit(form, str(file), number, priority=number // 20)
+                await run.release()
+                await run.executor.wait_idle()
+                first = [int(number) for number in file.read_text().split()][-40:-20]
+                assert sum(number >= 20 for number in first) >= 10, f"the first 20 of 40 were {first}"
+
+    async def test_a_failed_task_is_attempted_again(self) -> None:
+        """With the option `retry` each further attempt is a job of its own, with the same arguments."""
+        async with self.run() as run:
+            for form in run.forms(tasks.record, tasks.record_later):
+                file = run.folder / f"attempts-{form.__name__}"
+                handle = run.submit(form, str(file), 5, LookupError, retry=Retry(attempts=3, on=LookupError, wait=0.01))
+                error = await run.error_of(handle)
+                assert isinstance(error, LookupError), f"a LookupError ends the third attempt, and {error!r} arrived"
+                calls = file.read_text().split(), handle.attempts
+                assert calls == (["5"] * 3, 3), f"arguments and number of the attempts: {calls}"
