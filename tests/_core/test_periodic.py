@@ -349,7 +349,8 @@ async def test_a_blocked_loop_causes_no_burst() -> None:
         blocked_until = time.monotonic()
         await until(lambda: times[-1] > blocked_until)
         await anyio.sleep(0.03)
-        assert len([each for each in times if each > blocked_until]) <= 2
+        elapsed = time.monotonic() - blocked_until
+        assert len([each for each in times if each > blocked_until]) <= 2 + elapsed / 0.05  # with a burst, 10 more
 
 
 @pytest.mark.parametrize(
