@@ -34,6 +34,8 @@ class Executor(BoundExecutor, RecurringCalls):
         threads: How many threads the `thread` backend has; min(32, CPUs + 4) if None.
         processes: How many workers the `process` backend has, started on demand; the number of CPUs that affinity and
             cgroup allow if None; 0 turns the backend off.
+        min_processes: How many of these workers start with the executor and are kept, so that the first tasks need not
+            wait for one. No effect without workers.
         queue_size: How many tasks each backend may have queued. Running tasks don't count.
         shutdown_timeout: Seconds that a drain waits for tasks when the block is left.
         cancel_grace: Seconds that running work has to respond to its cancellation, before it is abandoned.
@@ -65,6 +67,7 @@ class Executor(BoundExecutor, RecurringCalls):
         *,
         threads: int | None = None,
         processes: int | None = None,
+        min_processes: int = 0,
         queue_size: int = 10_000,
         shutdown_timeout: float = 20.0,
         cancel_grace: float = 5.0,
@@ -93,6 +96,11 @@ class Executor(BoundExecutor, RecurringCalls):
 
     async def __aenter__(self) -> Self:
         self.start()
+        try:
+            await self.wait_ready()
+        except BaseException:
+            await self._drain_shielded(0)
+            raise
         return self
 
     async def __aexit__(
@@ -101,7 +109,7 @@ class Executor(BoundExecutor, RecurringCalls):
         await self._drain_shielded()
 
     def start(self) -> None:
-        """Start inside the running event loop, without waiting. Call `drain` at the end.
+        """Start inside the running event loop, without waiting: see `wait_ready`. Call `drain` at the end.
 
         Raises:
             ExecutorClosedError: No event loop runs in this thread, or the executor is started already.
@@ -129,6 +137,17 @@ class Executor(BoundExecutor, RecurringCalls):
         self._dispatcher = Dispatcher(
             loop, backends, router, settings.queue_size, settings.cancel_grace, self._hooks, self._wrap
         )
+
+    async def wait_ready(self) -> None:
+        """Wait until the workers of `min_processes` are ready. On the executor's loop; `async with` does so itself.
+
+        Raises:
+            ExecutorClosedError: The executor hasn't been started.
+            BackendUnavailableError: A worker failed to start, with its error. The executor is still to be drained.
+        """
+        self._started()
+        for backend in self._backends.values():
+            await backend.wait_ready()
 
     def _configured(self) -> Settings:
         """Return the settings of this run. An extension overrides it, to read its app's configuration."""

@@ -176,7 +176,7 @@ async def marks() -> None:
     cpu_bound(timeout="soon")  # wrong
     io_bound(retries=3)  # wrong
     task(render)  # wrong
-    task("reports", retries=1)  # wrong
+    task("reports", priority="high")  # wrong
 
 
 async def others(executor: Executor) -> None:

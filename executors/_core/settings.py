@@ -70,6 +70,7 @@ class Settings:
 
     threads: int | None = _setting(_or_none(_at_least(1)))
     processes: int | None = _setting(_or_none(_at_least(0)))
+    min_processes: int = _setting(_at_least(0), 0)
     queue_size: int = _setting(_at_least(1), 10_000)
     shutdown_timeout: float = _setting(_timeout, 20.0)
     cancel_grace: float = _setting(_timeout, 5.0)
@@ -115,7 +116,7 @@ class Settings:
         """Return how many workers the `process` backend has; 0 if it is turned off."""
         if sys.platform == "win32":
             return 0
-        return available_cpus() if self.processes is None else self.processes
+        return max(available_cpus(), self.min_processes) if self.processes is None else self.processes
 
     def no_process_backend(self) -> str:
         """Return why there is no `process` backend."""
@@ -189,7 +190,8 @@ def _pools(settings: Settings, given: Mapping[str, ExecutorBackend]) -> dict[str
     if "process" not in backends and settings.process_count():
         from executors.backends.process import ProcessBackend  # noqa: PLC0415
 
-        backends["process"] = ProcessBackend(settings.process_count(), **_process_options(settings))
+        options = {"min_workers": settings.min_processes, **_process_options(settings)}
+        backends["process"] = ProcessBackend(settings.process_count(), **options)
     return backends
 
 

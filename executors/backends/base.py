@@ -105,6 +105,13 @@ class ExecutorBackend(ABC):
             Exception: It can't start; the executor's start fails with the same exception.
         """
 
+    async def wait_ready(self) -> None:
+        """Wait until it has what it starts before the first job.
+
+        Raises:
+            Exception: It can't start; the executor's start fails with the same exception.
+        """
+
     @abstractmethod
     def submit(self, job: Job) -> None:
         """Take a job, without blocking, and make sure that its outcome is reported exactly once.

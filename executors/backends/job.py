@@ -79,7 +79,7 @@ class Job:
         function: The callable to call, with `args` and `kwargs`.
         is_coroutine: Whether calling it returns a coroutine.
         context: The submitter's context variables, a copy of this job's own.
-        options: The task's options. The executor handles all of them but `resources`.
+        options: The task's options. The executor handles all but `priority` and `resources`.
         slot: Its place in a queue, until it starts; None if it starts in the call of `submit`.
         is_observed: Whether the executor has to know when it starts: for its timeout, or for hooks.
         claim: Called once, by any thread, as the job starts; if it returns False the job isn't run. None if only the

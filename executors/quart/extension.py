@@ -187,7 +187,7 @@ class QuartExecutor(CurrentExecutor, RecurringCalls):
         return self._executor.monitor
 
     async def __aenter__(self) -> Self:
-        self.start()
+        await self._executor.__aenter__()
         return self
 
     async def __aexit__(
@@ -198,6 +198,10 @@ class QuartExecutor(CurrentExecutor, RecurringCalls):
     def start(self) -> None:
         """See `Executor.start`. An app that is served starts its executor itself."""
         self._executor.start()
+
+    async def wait_ready(self) -> None:
+        """See `Executor.wait_ready`."""
+        await self._executor.wait_ready()
 
     async def drain(self, timeout: float | None = None) -> DrainReport:
         """See `Executor.drain`. An app that is served drains its executor itself."""

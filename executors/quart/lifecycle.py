@@ -77,6 +77,7 @@ class Lifecycle:
             under_reloader=os.environ.get("QUART_RUN_MAIN") == "true",
         )
         try:
+            await executor.wait_ready()
             await self._start_app()
             executor._begin_recurring()
         except BaseException:
@@ -94,7 +95,9 @@ class Lifecycle:
     async def _drain(self) -> None:
         if self._executor.phase == "new":  # `init_app` was called during the startup
             return
-        self._app.shutdown_event.set()  # what waits for it, such as a long response, need not wait for the tasks
+        # What waits for it, such as a long response, need not wait for the tasks. Quart's startup creates it.
+        if (shutdown_event := getattr(self._app, "shutdown_event", None)) is not None:
+            shutdown_event.set()
         timeout = None if self._serving is None else await self._serving.begin_drain()
         try:
             await self._drain_and_report(timeout)

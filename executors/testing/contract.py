@@ -254,9 +254,10 @@ class BackendContract(OptionsContract):
                     expected = not run.reaches_tasks
                     assert handle.abandoned is expected, f"{handle!r}: abandoned should be {expected}"
                 await run.release()
-                error = await run.error_of(run.stay(form, timeout=0.05))
-                assert isinstance(error, TaskTimeoutError), f"with a timeout of 0.05 s it ended with {error!r}"
-                await run.release()
+                for limit in ("timeout", "deadline"):
+                    error = await run.error_of(run.stay(form, **{limit: 0.05}))
+                    assert isinstance(error, TaskTimeoutError), f"with a {limit} of 0.05 s it ended with {error!r}"
+                    await run.release()
             await run.still_works()
 
     async def test_a_drain_ends_everything(self) -> None:

@@ -11,7 +11,7 @@ import anyio
 import pool_tasks
 import pytest
 import worker_tasks
-from lines import Line
+from named_pipes import NamedPipe
 
 from executors import ConfigurationError, Executor
 from executors.backends import (
@@ -25,7 +25,7 @@ from executors.backends import (
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 PRIORITIES = [None, 1, None, -1, 2, 1, 0, 100, -100]
 ORDER = [7, 4, 1, 5, 0, 2, 6, 3, 8]
 
@@ -43,7 +43,7 @@ async def order_of_starts(executor: Executor, *, limited: bool) -> list[int]:
 
     def work(number: int) -> None:
         ran.append(number)
-        assert release.wait(PATIENCE)
+        assert release.wait(TIMEOUT)
 
     first = options.submit(work, -1)
     while first.started_at is None:
@@ -68,19 +68,19 @@ async def test_order(new_backend: Callable[[int], ExecutorBackend], limited: boo
         assert await order_of_starts(executor, limited=limited) == ORDER
 
 
-async def test_order_in_worker_processes(tmp_path: Path, line: Callable[[], Line]) -> None:
+async def test_order_in_worker_processes(tmp_path: Path, named_pipe: Callable[[], NamedPipe]) -> None:
     """Tasks for worker processes are taken in the order of their priorities; one that is cancelled is passed over."""
-    path, says, hears = tmp_path / "order", line(), line()
+    path, from_worker, to_worker = tmp_path / "order", named_pipe(), named_pipe()
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
-        cpu.submit(worker_tasks.talk, says.path, hears.path)
-        await says.hear()
+        cpu.submit(worker_tasks.send_pid_and_wait, from_worker.path, to_worker.path)
+        await from_worker.receive()
         handles = [
-            cpu.options(priority=priority).submit(worker_tasks.append_and_tell_pid, str(path), at)
+            cpu.options(priority=priority).submit(worker_tasks.append_and_return_pid, str(path), at)
             for at, priority in enumerate(PRIORITIES)
         ]
         handles.pop(1).cancel()
-        hears.tell()
+        to_worker.send()
         for handle in handles:
             await handle
     assert pool_tasks.runs(path) == [number for number in ORDER if number != 1]

@@ -29,7 +29,7 @@ from executors.backends.process.recycling import Recycling
 from executors.backends.process.worker_handle import Payload
 from executors.backends.side_thread import SideThread
 from executors.context import CarriedVariables
-from executors.errors import ConfigurationError, SerializationError
+from executors.errors import BackendUnavailableError, ConfigurationError, SerializationError
 
 _NO_CONTEXT = Context()
 _NO_KWARGS: dict[str, Any] = {}
@@ -43,6 +43,7 @@ class ProcessBackend(ExecutorBackend):
 
     Args:
         size: How many workers there may be. They start on demand.
+        min_workers: How many of them start with the backend, and are kept.
         nice: The niceness added to that of the server, from 0 to 19, or ``"idle"`` for SCHED_IDLE (Linux).
         max_tasks_per_worker: After how many tasks a worker is replaced; never if None.
         max_memory_growth: By how many bytes a worker may grow before it is replaced at the end of its task.
@@ -71,6 +72,7 @@ class ProcessBackend(ExecutorBackend):
         self,
         size: int,
         *,
+        min_workers: int = 0,
         nice: int | Literal["idle"] = 10,
         max_tasks_per_worker: int | None = None,
         max_memory_growth: int | None = None,
@@ -85,8 +87,13 @@ class ProcessBackend(ExecutorBackend):
             raise ConfigurationError("the process backend needs a POSIX system, and doesn't run on Windows")
         self.workers: int = whole_number(size, "the number of processes", least=1)
         self._nice = checked_niceness(nice, "the niceness of workers")
+        if whole_number(min_workers, "the minimum of workers", least=0) > size:
+            raise ConfigurationError(f"the minimum of workers is {min_workers}, and there may be only {size} of them")
         self._recycling = Recycling(
-            max_tasks=max_tasks_per_worker, max_memory_growth=max_memory_growth, idle_timeout=idle_timeout
+            max_tasks=max_tasks_per_worker,
+            max_memory_growth=max_memory_growth,
+            idle_timeout=idle_timeout,
+            min_workers=min_workers,
         )
         self._preload = preload
         self._max_payload = max_payload
@@ -95,7 +102,7 @@ class ProcessBackend(ExecutorBackend):
         self.setup = setup
 
     def start(self, loop: EventLoop) -> None:
-        """Get ready. The first worker starts with the first job."""
+        """Get ready. `min_workers` workers begin to start; others start on demand."""
         self._library = loop.library
         self._main = main_script()
         main = sys.modules.get("__main__")
@@ -112,6 +119,20 @@ class ProcessBackend(ExecutorBackend):
             self._recycling,
             self._on_outcome,
         )
+        self._pool.resize(self.workers)  # starts the workers that are kept
+
+    async def wait_ready(self) -> None:
+        """Wait until `min_workers` workers are ready for jobs.
+
+        Raises:
+            BackendUnavailableError: A worker failed to start.
+        """
+        pool = self._pool
+        failure = await pool.starter.wait_until(
+            lambda: len(pool.workers) >= min(self._recycling.min_workers, self.workers)
+        )
+        if failure is not None:
+            raise BackendUnavailableError(self.name, f"a worker process failed to start: {failure}")
 
     def _config(self) -> dict[str, Any]:
         """Return the configuration of a new worker."""

@@ -91,7 +91,7 @@ class Pool:
             self._start_workers(queued - self.starter.starting)
 
     def _assign(self) -> None:
-        """Run pending jobs in idle workers, start workers for those that remain, and have busy workers prefetch."""
+        """Run pending jobs in idle workers, start workers for the rest and to be kept, have busy ones prefetch."""
         while self._idle and (job := self._pending.next_job(self.workers)) is not None:
             self._run(job)
         if self._backlog:
@@ -104,6 +104,8 @@ class Pool:
                 if worker.prefetched:  # and its jobs could not be revoked just now
                     self._prefetch_check = self._loop.call_later(prefetch.PREFETCH_WINDOW, self._check_prefetched)
                     break
+        if len(self.workers) < self._recycling.min_workers and self._spares:
+            self._start_workers(self._recycling.min_workers - len(self.workers) - self.starter.starting)
 
     def _check_prefetched(self) -> None:
         self._prefetch_check = None
@@ -215,7 +217,7 @@ class Pool:
         now = time.monotonic()
         idle, self._idle = self._idle, []
         for worker in idle:
-            if self._recycling.is_idle_for_long(now - worker.began):
+            if self._recycling.is_idle_for_long(now - worker.began, len(self.workers)):
                 self._retire(worker)
             else:
                 worker.trim()
@@ -240,7 +242,7 @@ class Pool:
         self._leaving.add(worker)
 
     def resize(self, size: int) -> None:
-        """Set how many workers there may be. Workers above that end once they are idle."""
+        """Set how many workers there may be: those above that end once they are idle, those that are kept start."""
         self._size = size
         while self._idle and len(self.workers) > size:
             self._retire(self._idle.pop(0))

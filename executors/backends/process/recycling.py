@@ -18,11 +18,13 @@ class Recycling:
         max_tasks: After how many tasks it is replaced, less up to a tenth; never if None.
         max_memory_growth: By how many bytes its own memory may grow after its start; without limit if None.
         idle_timeout: After how many seconds without a task it ends; never if None.
+        min_workers: How many workers there are from the start on, idle or not.
     """
 
     max_tasks: int | None = None
     max_memory_growth: int | None = None
     idle_timeout: float | None = None
+    min_workers: int = 0
 
     def task_limit(self) -> int | None:
         """Draw after how many tasks a new worker is replaced; None if never."""
@@ -38,9 +40,9 @@ class Recycling:
         """Return whether a worker, with that many bytes at its start, has grown beyond the limit."""
         return self.max_memory_growth is not None and own_memory(pid) - at_start > self.max_memory_growth
 
-    def is_idle_for_long(self, seconds: float) -> bool:
-        """Return whether a worker that has been idle for so many seconds is to end."""
-        return self.idle_timeout is not None and seconds >= self.idle_timeout
+    def is_idle_for_long(self, seconds: float, workers: int) -> bool:
+        """Return whether a worker that has been idle for so many seconds, one of so many workers, is to end."""
+        return self.idle_timeout is not None and seconds >= self.idle_timeout and workers > self.min_workers
 
     def check_interval(self, longest: float) -> float:
         """Return after how many seconds, at most `longest`, to check idle workers again."""

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
+import anyio
+
 from executors._loops import Cancellable, EventLoop
 from executors.backends.process.launcher import Launcher, StartError
 from executors.backends.process.worker_process import WorkerProcess
@@ -98,6 +100,8 @@ class Starter:
         self._unclaimed: list[WorkerProcess] = []  # launched, and not yet passed to `on_started`
         self._retry: Cancellable | None = None
         self._stopped = False
+        self._failure: str | None = None  # of the last start; None if that has succeeded
+        self._changed: anyio.Event | None = None
         self._is_reported = False
         self.starting = 0
         """The number of starts in progress."""
@@ -140,11 +144,34 @@ class Starter:
             else:
                 self.failed(f"{type(error).__name__}: {error}")
         elif worker in self._unclaimed:  # otherwise `kill` has ended it
+            self._failure = None
             self._on_started(worker)
             self._unclaimed.remove(worker)
+            self._notify()
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def wait_until(self, condition: Callable[[], bool]) -> str | None:
+        """Wait until a condition on the workers holds, or a start fails.
+
+        Returns:
+            Why a start has failed; None if the condition holds.
+        """
+        while not condition():
+            if self._failure is not None:
+                return self._failure
+            if self._changed is None:
+                self._changed = anyio.Event()
+            await self._changed.wait()
+        return None
 
     def failed(self, detail: str, *, reported: bool = False) -> None:
         """Record that a worker failed to start, or ended before its first task. See `StartCircuit.failed`."""
+        self._failure = detail
+        self._notify()
         self._retry_in(self._circuit.failed(time.monotonic(), detail, reported=reported))
         if self.reason is not None and not (self._is_reported or self._stopped):
             self._is_reported = True  # log it once, until a worker has worked

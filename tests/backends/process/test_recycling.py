@@ -50,7 +50,7 @@ def test_without_limits_nothing_ends_a_worker() -> None:
     recycling = Recycling()
     assert recycling.task_limit() is None
     assert not recycling.has_grown(0, os.getpid())
-    assert not recycling.is_idle_for_long(1e9)
+    assert not recycling.is_idle_for_long(1e9, 5)
     assert recycling.check_interval(10.0) == 10.0
 
 
@@ -62,7 +62,7 @@ def test_limits_are_reached() -> None:
     assert not recycling.has_grown(recycling.memory_of(os.getpid()), os.getpid())
     assert Recycling().memory_of(os.getpid()) == 0
     idle = Recycling(idle_timeout=2.0)
-    assert [idle.is_idle_for_long(seconds) for seconds in (1.9, 2.0)] == [False, True]
+    assert [idle.is_idle_for_long(seconds, 1) for seconds in (1.9, 2.0)] == [False, True]
     assert (idle.check_interval(10.0), idle.check_interval(1.0)) == (2.0, 1.0)
 
 
