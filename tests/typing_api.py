@@ -16,6 +16,7 @@ from executors import (
     DrainReport,
     Executor,
     ExecutorSnapshot,
+    Retry,
     TaskHandle,
     TaskState,
     cpu_bound,
@@ -100,6 +101,23 @@ async def submit(executor: Executor) -> None:
     executor.submit(Mailer(), 1)  # wrong
     executor.submit(plain(1))  # wrong
     executor.submit(5)  # wrong
+
+
+@io_bound(retry=Retry(attempts=2, on=(OSError, ValueError)))
+def connect(host: str) -> int:
+    return len(host)
+
+
+def recurring(executor: Executor) -> None:
+    assert_type(executor.options(retry=Retry(on=OSError)).submit(connect, "x"), TaskHandle[int])
+    executor.service(coroutine, 1)
+    executor.service(coroutine, "x")  # wrong
+    executor.service(plain, 1)  # wrong
+    executor.every(60, jitter=5)(read)
+    assert_type(executor.every(60)(connect)("x"), int)
+    executor.every("60")  # wrong
+    Retry(attempts=2)  # wrong
+    Retry(on=5)  # wrong
 
 
 async def run(executor: Executor) -> None:

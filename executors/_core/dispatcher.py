@@ -241,10 +241,8 @@ class Dispatcher:
         if job.timer is not None or job.stop is not None:
             self.deadlines.forget(job)
             state, value, error = outcome(job, state, value, error)
-        if job.attempts is not None and error is not None and self.retries.attempt_again(job, state, error):
-            before = None
-        else:
-            before = job.handle._finish(state, value, error)
+        retry = job.attempts is not None and error is not None and self.retries.attempt_again(job, state, error)
+        before = None if retry else job.handle._finish(state, value, error)
         if before is not None:
             self.ended(job, before)
         if job.counted or self._idle is not None:
@@ -298,9 +296,13 @@ class Dispatcher:
         if self.hooks is not None:
             self.hooks.notify(event_type, job.handle)
 
+    def is_idle(self) -> bool:
+        """Return whether no job is active except for services."""
+        return len(self.active) <= len(self.services)
+
     async def wait_idle(self) -> None:
         """Wait until no job is active except for services."""
-        while len(self.active) > len(self.services):
+        while not self.is_idle():
             if self._idle is None:
                 self._idle = anyio.Event()
             await self._idle.wait()

@@ -29,5 +29,5 @@ async def wait_for_tasks(app: Quart) -> None:
         executor._started().loop.post(posted.set)  # behind the callbacks of tasks that have just ended
         await posted.wait()
         await executor._reports.wait_within(math.inf)
-        if not executor.tasks:  # receivers of a failure may submit more
+        if executor._started().is_idle():  # receivers of a failure may submit more
             return

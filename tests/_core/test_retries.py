@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -213,13 +214,17 @@ async def test_between_attempts_the_task_is_queued(path: str) -> None:
 async def test_a_further_attempt_is_accepted_by_a_full_queue(path: str) -> None:
     """A task is not refused at its second attempt; new tasks are, until the queue has a free slot again."""
     gate = threading.Event()
-    retry = Retry(attempts=2, on=FlakyError, wait=0.01)
-    async with Executor(threads=1, processes=0, queue_size=1) as executor:
-        handle = executor.options(retry=retry).submit(retry_tasks.flaky, path, 1)
-        await until(lambda: handle.attempts == 1)
-        blocking = [executor.submit(gate.wait)]
-        await until(lambda: blocking[0].started_at is not None)
-        blocking.append(executor.submit(gate.wait))
+    blocking: list[TaskHandle[Any]] = []
+
+    def fill_queue(event: TaskEvent, /) -> None:
+        if isinstance(event, TaskRetried):  # before the attempt can be dispatched: the loop is blocked here
+            blocking.append(executor.submit(gate.wait))
+            while blocking[0].started_at is None:
+                time.sleep(0.001)
+            blocking.append(executor.submit(gate.wait))
+
+    async with Executor(threads=1, processes=0, queue_size=1, hooks=[fill_queue]) as executor:
+        handle = executor.options(retry=ON_FLAKY).submit(retry_tasks.flaky, path, 1)
         await until(lambda: executor.snapshot().backends["thread"].queued == 2)
         with pytest.raises(QueueFullError):
             executor.submit(int)

@@ -15,6 +15,7 @@ from until import until
 from executors import Retry, TaskState
 from executors._core import services
 from executors.quart import QuartExecutor, current_executor
+from executors.quart.testing import wait_for_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +144,17 @@ async def test_failures_are_reported_to_the_app(app, executor, monkeypatch):
     with got_background_exception.connected_to(receive, app):
         async with app.test_app():
             await until(lambda: reported.count("service") >= 2 and reported.count("periodic") >= 2)
+
+
+async def test_wait_for_tasks_beside_a_service(app, executor, seen):
+    """`wait_for_tasks` doesn't wait for services."""
+    executor.service(seen.poll)
+    async with app.test_app():
+        await until(lambda: seen.polled)
+        handle = app.add_background_task(anyio.sleep, 0.01)
+        with anyio.fail_after(10):
+            await wait_for_tasks(app)
+        assert handle.done()
 
 
 async def test_a_direct_start_of_the_executor(app, executor, seen):
