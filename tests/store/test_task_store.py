@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 
-from executors import ConfigurationError, Executor, StoreUnavailableError, TaskRecord, TaskState
+from executors import ConfigurationError, Executor, Retry, StoreUnavailableError, TaskRecord, TaskState
 from executors.store import database as schema
 from executors.store.pending import MAX_PENDING, Pending
 
@@ -182,6 +182,31 @@ async def test_names_and_errors_of_any_kind(file: Path) -> None:
         handle.exception()
         record = await until(lambda: finished(other, handle.id))
         assert (record.name, record.error) == ("\\ud800 name", "ValueError: \\ud800\0é")
+
+
+async def test_attempts(file: Path) -> None:
+    """A task is queued again between two attempts, in its record, too, which has their number."""
+    failures = [ValueError("wrong")]
+
+    async def fail_once() -> None:
+        if failures:
+            raise failures.pop()
+
+    async with stored(file) as executor, stored(file) as other:
+        retry = Retry(attempts=2, on=(ValueError,), wait=0.5)
+        handle = executor.options(retry=retry).submit(fail_once)
+        record = await until(lambda: attempted(other, handle.id))
+        assert (record.state, record.attempts) == (TaskState.QUEUED, 1)
+        await handle
+        assert (await until(lambda: finished(other, handle.id))).attempts == 2
+        found = executor.get(handle.id)
+        assert found is not None
+        assert found.attempts == 2
+
+
+async def attempted(executor: Executor, task_id: str) -> TaskRecord | None:
+    record = await executor.find(task_id)
+    return record if record is not None and record.attempts == 1 and record.started_at is None else None
 
 
 # --- several server processes -----------------------------------------------------------------------------------------
