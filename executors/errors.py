@@ -112,6 +112,10 @@ class BackendUnavailableError(ExecutorError, Refusal):
         return f"the {self.backend!r} backend can't run this task: {self.reason}"
 
 
+class StoreUnavailableError(ExecutorError, Refusal):
+    """The store of task records can't be read at present. The message says why."""
+
+
 class TaskError(ExecutorError):
     """Base class of the errors of tasks that ended without a value and without an exception of their own.
 
@@ -125,6 +129,26 @@ class TaskError(ExecutorError):
         self.args = (task_name, task_id, *details)  # not by super(): an OSError would read them as errno and file
         self.task_name = task_name
         self.task_id = task_id
+
+
+class ResultNotKeptError(TaskError):
+    """The task was found by its id after its end, and neither its value nor its exception is kept.
+
+    Attributes:
+        failure: The type and message of the task's exception; None if it succeeded.
+    """
+
+    def __init__(self, task_name: str, task_id: str, failure: str | None) -> None:
+        super().__init__(task_name, task_id, failure)
+        self.failure = failure
+
+    def __str__(self) -> str:
+        if self.failure is not None:
+            return f"task {self.task_name!r} did not succeed: {self.failure}"
+        return (
+            f"task {self.task_name!r} succeeded, and its value is not kept, or no longer: set the option "
+            "`keep_result=seconds`; values that are too large or can't be pickled are never kept"
+        )
 
 
 class TaskCancelledError(TaskError, Interruption):
@@ -253,6 +277,11 @@ def describe(error: BaseException) -> str:
     except BaseException as problem:  # noqa: BLE001  (it is the user's code)
         message = f"[its message can't be shown: {type_name(type(problem))}]"
     return f"{type_name(type(error)).rpartition('.')[2]}: {message}"
+
+
+def failure_text(error: BaseException) -> str | None:
+    """Return the type and message of a task's error, also where only that is kept; None if its value isn't kept."""
+    return error.failure if type(error) is ResultNotKeptError else describe(error)
 
 
 def shown(value: object) -> str:

@@ -141,14 +141,22 @@ def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
     return found
 
 
-class Hooks:
-    """The hooks of one executor. On the loop's thread."""
+class Sink(Protocol):
+    """What records tasks: a store. It is notified before the hooks, and raises nothing."""
 
-    def __init__(self, hooks: Iterable[Hook]) -> None:
+    def record(self, handle: TaskHandle[Any], /) -> None:
+        """Record the task's present state, without blocking. On the loop's thread."""
+
+
+class Hooks:
+    """The hooks of one executor, and its store if it has one. On the loop's thread."""
+
+    def __init__(self, hooks: Iterable[Hook], sink: Sink | None = None) -> None:
         self._hooks = tuple(hooks)
+        self._sink = sink
 
     def __bool__(self) -> bool:
-        return bool(self._hooks)
+        return bool(self._hooks) or self._sink is not None
 
     def notify(self, event_type: type[TaskEvent], handle: TaskHandle[Any]) -> None:
         """Call every hook with an event of the handle's task.
@@ -157,8 +165,14 @@ class Hooks:
             event_type: The type of the event.
             handle: The task's handle.
         """
+        self.record(handle)
         if self._hooks:
             self.call(event_type.of(handle))
+
+    def record(self, handle: TaskHandle[Any]) -> None:
+        """Have the store record a task's present state, if there is a store."""
+        if self._sink is not None:
+            self._sink.record(handle)
 
     def call(self, event: TaskEvent) -> None:
         """Call every hook with an event."""

@@ -13,21 +13,24 @@ from executors._checks import positive_seconds
 from executors._core.admission import Phase
 from executors._core.bound import BoundExecutor
 from executors._core.dispatcher import Dispatcher, Wrap
-from executors._core.drain import Drain, shielded
+from executors._core.drain import Drain, give_up, shielded
+from executors._core.lookup import TaskLookup
 from executors._core.periodic import Recurring, RecurringCalls, RecurringTasks
+from executors._core.records import Records
 from executors._core.registry import Spec
 from executors._core.router import Router
-from executors._core.settings import Settings, build_backends, start_backends
+from executors._core.settings import Settings, build_backends, open_store, start_backends
+from executors._core.snapshots import snapshot
 from executors._loops import running_loop
 from executors.backends.base import ExecutorBackend
 from executors.context import WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook, checked_hooks
 from executors.handle import TaskHandle
-from executors.reports import BackendSnapshot, DrainReport, ExecutorSnapshot
+from executors.reports import DrainReport, ExecutorSnapshot
 
 
-class Executor(BoundExecutor, RecurringCalls):
+class Executor(BoundExecutor, RecurringCalls, TaskLookup):
     """One executor with several backends, drained together. Started by `async with`, and again after a drain.
 
     Args:
@@ -52,6 +55,10 @@ class Executor(BoundExecutor, RecurringCalls):
         backends: Further backends by name, or replacements of ``"loop"``, ``"thread"`` and ``"process"``: instances, or
             strings such as ``"thread:4"``, from which each start creates new ones.
         tags: The map from tag to backend name. ``{"cpu": "process"}`` unless overridden.
+        keep_finished: Seconds that finished tasks can be found by their ids, without their values; 0 for not at all.
+        keep_results_size: The maximum size in bytes of all values together that the option `keep_result` keeps.
+        store: The URL of a file with the records of tasks, for all server processes: ``"sqlite:///tasks.db"``.
+        store_expiry: Seconds that the store keeps the records of finished tasks.
         inline: For tests: sync functions run on the event loop instead of in threads and worker processes.
         hooks: Functions that are notified of every event.
 
@@ -81,6 +88,10 @@ class Executor(BoundExecutor, RecurringCalls):
         contextvars: Sequence[str] = (),
         backends: Mapping[str, Spec] | None = None,
         tags: Mapping[str, str] | None = None,
+        keep_finished: float = 300.0,
+        keep_results_size: int = 64 * 1024 * 1024,
+        store: str | None = None,
+        store_expiry: float = 86_400.0,
         inline: bool = False,
         hooks: Iterable[Hook] = (),
     ) -> None:
@@ -126,16 +137,17 @@ class Executor(BoundExecutor, RecurringCalls):
         if self._dispatcher is not None:
             if self.phase != "closed" and not self._dispatcher.loop.has_ended():
                 raise ExecutorClosedError("the executor is started already; drain it before you start it again")
-            self._dispatcher.give_up()
+            give_up(self._dispatcher)
         loop = running_loop()
         self._settings = settings = self._configured()
         backends, tags = build_backends(settings)
+        records = Records(loop, settings.keep_finished, settings.keep_results_size, open_store(settings))
         start_backends(backends, loop, self._worker_setup, settings.contextvars)
         self._backends = backends
         self._drain = None
         router = Router(backends, tags, settings.no_process_backend)
         self._dispatcher = Dispatcher(
-            loop, backends, router, settings.queue_size, settings.cancel_grace, self._hooks, self._wrap
+            loop, backends, router, settings.queue_size, settings.cancel_grace, self._hooks, records, self._wrap
         )
 
     async def wait_ready(self) -> None:
@@ -292,16 +304,4 @@ class Executor(BoundExecutor, RecurringCalls):
         """Return what the executor is doing now. Any thread, never blocks."""
         if self._dispatcher is None:
             return ExecutorSnapshot("new", {}, {}, 0)
-        running = [handle.backend for handle in self.tasks if handle.started_at is not None]
-        backends = {
-            name: BackendSnapshot(
-                name,
-                self._dispatcher.admission.queued(name),
-                running.count(name),
-                backend.workers,
-                backend.unavailable,
-            )
-            for name, backend in self._backends.items()
-        }
-        finished = dict(self._dispatcher.finished)
-        return ExecutorSnapshot(self.phase, backends, finished, self._dispatcher.abandoned, self._recurring.services())
+        return snapshot(self._dispatcher, self._backends, self.phase, self._recurring.services())

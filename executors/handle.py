@@ -18,7 +18,7 @@ from executors._loops.completion import (
 )
 from executors._states import CANCELLED, QUEUED, RUNNING, TaskState
 from executors._wire.task_ids import IdKey, task_id
-from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError, describe
+from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError, failure_text
 from executors.reports import TaskRecord
 
 T_co = TypeVar("T_co", covariant=True)
@@ -144,9 +144,7 @@ class TaskHandle(Completion, Generic[T_co]):
     @property
     def _error_text(self) -> str | None:
         """The type and message of its error; None for a success or a cancellation. Doesn't count as retrieving."""
-        if self._error is None or self._state is CANCELLED:
-            return None
-        return describe(self._error)
+        return None if self._error is None or self._state is CANCELLED else failure_text(self._error)
 
     def _belongs_to(self, owner: HandleOwner) -> bool:
         """Return whether `owner` created it."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         priority: int | None
         resources: Mapping[str, float] | Sequence[tuple[str, float]] | None
         retry: Retry | None
+        keep_result: float | None
 
     class CallKeywords(MarkKeywords, total=False):
         """The options of a call, for type checkers."""
@@ -66,6 +67,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "priority": priority,
     "resources": amounts,
     "retry": checked_retry,
+    "keep_result": lambda value, what: positive_seconds(value, what, zero=True),
 }
 """Each option, with the function that checks a value and returns what is stored."""
 
@@ -87,6 +89,7 @@ class TaskOptions:
         resources: Resources of the backend that a running task occupies, as ``{"gpu": 1}``; stored as pairs. Only for
             backends with `supports_resources`.
         retry: After which failures it is attempted again; never if None.
+        keep_result: Seconds that its value can be found by its id, once it has succeeded; 0 for not at all.
 
     Raises:
         ConfigurationError: An option is unknown, or its value can't be used.
@@ -103,6 +106,7 @@ class TaskOptions:
     priority: int | None
     resources: tuple[tuple[str, float], ...] | None
     retry: Retry | None
+    keep_result: float | None
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
         unknown = sorted(options.keys() - _CHECKS.keys())
@@ -201,6 +205,7 @@ def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
         tag: A tag that the executor maps to a backend.
         options: ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``priority``,
             ``resources``, ``retry``; see `TaskOptions`.
+            ``resources``, ``keep_result``; see `TaskOptions`.
 
     Raises:
         ConfigurationError: An option is unknown or can't be used.

@@ -45,8 +45,9 @@ class TaskRecord:
         started_at: When it was started last, in seconds since the epoch; None while it is queued.
         finished_at: When its state became final, in seconds since the epoch; None before.
         progress: How far it is; None if it hasn't reported that.
-        error: The type and message of its error; None if it has none.
+        error: The type and message of its error; None if it has none. Also why a result is missing.
         attempts: How often it has been started.
+        result: Its value as JSON, where `Executor.find` found it and `keep_result` asked for it; None otherwise.
     """
 
     id: str
@@ -60,6 +61,7 @@ class TaskRecord:
     progress: TaskProgress | None = None
     error: str | None = None
     attempts: int = 0
+    result: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,18 +201,22 @@ def test_serve_runs_the_app_until_a_signal(tmp_path: Path, number: signal.Signal
         assert found is not None
         address = found[0]
         source = LONG.format(name="one").encode()
-        first, _, broken = (
-            fetch(f"{address}/files?name={name}.py", data)["id"]
+        accepted = [
+            fetch(f"{address}/files?name={name}.py", data)
             for name, data in (("a", source), ("b", source), ("broken", b"def"))
-        )
+        ]
+        first, _, broken = (each["id"] for each in accepted)
         assert eventually(lambda: fetch(f"{address}/stats")["examined"] == 3, within=20)
         assert fetch(f"{address}/files?after=1") == ["b.py", "broken.py"]
         assert [one["name"] for one in fetch(f"{address}/files/{first}")["functions"]] == ["one"]
+        assert eventually(lambda: fetch(f"{address}/tasks/{accepted[0]['task']}")["state"] == "succeeded", within=20)
         assert fetch(f"{address}/files/{broken}")["error"].startswith("invalid syntax")
         assert [one["file"] for one in fetch(f"{address}/functions")] == ["a.py", "b.py"]
         assert fetch(f"{address}/duplicates")[0]["similarity"] == 1
         with pytest.raises(urllib.error.HTTPError, match="404"):
             fetch(f"{address}/files/none")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            fetch(f"{address}/tasks/none")
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
         assert (process.returncode, err) == (0, "")

@@ -159,6 +159,7 @@ DEFAULTS_IN_WORDS = {
     "max_tasks_per_worker": "none",
     "worker_max_memory_growth": "none",
     "worker_env": "none",
+    "store": "none",
 }
 
 

@@ -29,6 +29,8 @@ SAMPLES = [
     errors.QueueFullError("thread", 7, "render", 2, 0.5),
     errors.BackendUnavailableError("thread", "a reason"),
     errors.TaskError("render", 3),
+    errors.ResultNotKeptError("render", "3", None),
+    errors.StoreUnavailableError("a text"),
     errors.TaskCancelledError("render", "3", True),
     errors.TaskTimeoutError("render", "3", 1.5, "deadline", 1.25, 0.25),
     errors.TaskExitedError("render", "3", "SystemExit(1)"),
@@ -107,7 +109,8 @@ def test_signal_of_a_lost_worker() -> None:
 def test_refusals_are_marked_last() -> None:
     """Handlers for a refused task's error, or for its other bases, take precedence over one for `Refusal`."""
     marked = {each for each in CLASSES if issubclass(each, errors.Refusal)}
-    assert marked == {errors.QueueFullError, errors.ExecutorClosedError, errors.BackendUnavailableError}
+    refused = {errors.QueueFullError, errors.ExecutorClosedError, errors.BackendUnavailableError}
+    assert marked == refused | {errors.StoreUnavailableError}
     for each in marked:
         assert each.__mro__[-4:] == (errors.Refusal, Exception, BaseException, object)
 

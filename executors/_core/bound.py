@@ -32,7 +32,8 @@ class BoundExecutor:
 
         Args:
             options: ``tag``, ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``,
-                ``priority``, ``resources``, ``retry``; see `TaskOptions`. They take precedence over the mark.
+                ``priority``, ``resources``, ``retry``, ``keep_result``; see `TaskOptions`. They take precedence over
+                the mark.
 
         Raises:
             ConfigurationError: An option is unknown, or its value can't be used.

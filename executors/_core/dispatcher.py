@@ -13,11 +13,12 @@ import anyio
 from executors._callables import as_coroutine_function, name_of
 from executors._core.admission import Admission, Phase, Queue
 from executors._core.deadlines import Deadlines, outcome
+from executors._core.records import Records
 from executors._core.retries import Attempts, Retries
 from executors._core.router import Route, Router
 from executors._failures import LOG
 from executors._loops import EventLoop
-from executors._states import LOST, QUEUED, TaskState
+from executors._states import QUEUED, TaskState
 from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
 from executors.errors import ExecutorClosedError, WrongThreadError
@@ -38,6 +39,7 @@ class Dispatcher:
         queue_size: How many queued tasks each queue holds.
         grace: Seconds that running work has to respond once it is being stopped.
         hooks: Functions that are notified of every event.
+        records: Finds tasks by their ids.
         wrap: Wraps the function of each task; None if nothing does.
     """
 
@@ -49,6 +51,7 @@ class Dispatcher:
         queue_size: int,
         grace: float,
         hooks: Sequence[Hook],
+        records: Records,
         wrap: Wrap | None = None,
     ) -> None:
         self.loop = loop
@@ -65,10 +68,13 @@ class Dispatcher:
         self.admission = Admission(loop, backends, queue_size, self.is_inside)
         self.deadlines = Deadlines(self, grace)
         self.retries = Retries(self)
-        self._backends = backends
-        self.hooks = Hooks(hooks) if hooks else None
+        self.backends = backends
+        self.records = records
+        self._recent = records.recent
+        self.hooks = Hooks(hooks, records.store) if hooks or records.store is not None else None
         self._wrap = wrap
-        self._idle: anyio.Event | None = None
+        self.idle: anyio.Event | None = None
+        records.start(self)
 
     # --- accepting ----------------------------------------------------------------------------------------
 
@@ -245,7 +251,7 @@ class Dispatcher:
         before = None if retry else job.handle._finish(state, value, error)
         if before is not None:
             self.ended(job, before)
-        if job.counted or self._idle is not None:
+        if job.counted or self.idle is not None:
             self.after(job)
 
     def settle(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
@@ -262,6 +268,14 @@ class Dispatcher:
         if before is QUEUED and job.slot is not None:
             job.slot.release()
         self.finished[handle._state] = self.finished.get(handle._state, 0) + 1
+        if self._recent is not None:  # a `FinishedTask`, without a call: it is on the path of every task
+            self._recent.append((
+                handle._number, handle.name, handle.tag, handle.backend, handle._state, handle._submitted,
+                handle._started, handle._finished, handle.cpu_time, handle.abandoned,
+                None if handle._error is None else handle._error_text, handle._value is None, handle._retried,
+            ))  # fmt: skip
+        if job.options.keep_result:
+            self.records.results.keep(handle, job.options.keep_result)
         if self.hooks is not None:
             self.hooks.notify(TaskFinished, handle)
         if handle._waiters is not None or handle._callbacks is not None:
@@ -272,9 +286,9 @@ class Dispatcher:
         if job.counted:
             job.limit.leave(job)
             job.limit.dispatch_held_back(self.dispatch)
-        if self._idle is not None and len(self.active) <= len(self.services):
-            self._idle.set()
-            self._idle = None
+        if self.idle is not None and len(self.active) <= len(self.services):
+            self.idle.set()
+            self.idle = None
 
     # --- stopping -----------------------------------------------------------------------------------------
 
@@ -303,17 +317,6 @@ class Dispatcher:
     async def wait_idle(self) -> None:
         """Wait until no job is active except for services."""
         while not self.is_idle():
-            if self._idle is None:
-                self._idle = anyio.Event()
-            await self._idle.wait()
-
-    def give_up(self, reason: str = "the event loop ended before the task did") -> None:
-        """End every task as lost and release the backends: the event loop has ended. Any thread."""
-        for backend in self._backends.values():
-            backend.kill()
-        jobs, self.active = self.active, {}
-        for job in jobs.values():
-            job.handle._finish(LOST, None, ExecutorClosedError(reason))
-            job.handle._notify(self.loop)
-        if self._idle is not None and not self.loop.has_ended():
-            self._idle.set()
+            if self.idle is None:
+                self.idle = anyio.Event()
+            await self.idle.wait()

@@ -6,14 +6,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
 from executors._core.admission import Phase
 from executors._core.dispatcher import Dispatcher
 from executors._loops import log_exception
-from executors._states import CANCELLED, SUCCEEDED
+from executors._states import CANCELLED, LOST, SUCCEEDED
 from executors.backends.base import ExecutorBackend, Job
 from executors.errors import ExecutorClosedError, shown
 from executors.handle import TaskHandle
@@ -46,6 +46,7 @@ class Drain:
         """The outcome of the tasks, once the drain has ended."""
         self._dispatcher = dispatcher
         self._backends = backends
+        self._resources: list[Resource] = [*backends, dispatcher.records]
         self._timeout = timeout
         self._waiting = anyio.CancelScope(deadline=anyio.current_time() + timeout)
         self._failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
@@ -87,7 +88,7 @@ class Drain:
                 self.report = await self._drain(anyio.CancelScope(deadline=-math.inf))
             else:
                 self._dispatcher.admission.enter(Phase.CLOSED)
-                self._dispatcher.give_up()
+                give_up(self._dispatcher)
             raise
         except Exception as error:  # noqa: BLE001  (raised again in `wait`)
             self._failure = error
@@ -112,7 +113,7 @@ class Drain:
         for job in list(dispatcher.active.values()):
             dispatcher.deadlines.abandon(job)
         close_deadline = min(anyio.current_time(), stop_deadline) + CLOSE_TIMEOUT
-        await _close(self._backends, _at_least(close_deadline), self._timeout - (time.monotonic() - began))
+        await _close(self._resources, _at_least(close_deadline), self._timeout - (time.monotonic() - began))
         for job in dispatcher.still_running.values():
             if not job.handle.abandoned:
                 dispatcher.deadlines.record_abandoned(job)
@@ -124,8 +125,21 @@ class Drain:
         self._dispatcher.admission.enter(Phase.CLOSED)
         for job in self._dispatcher.active.values():
             self._dispatcher.deadlines.forget(job)
-        await _close(self._backends, anyio.current_time() + CLOSE_TIMEOUT, 0.0)
-        self._dispatcher.give_up(f"the executor's drain failed: {shown(self._failure)}")
+        await _close(self._resources, anyio.current_time() + CLOSE_TIMEOUT, 0.0)
+        give_up(self._dispatcher, f"the executor's drain failed: {shown(self._failure)}")
+
+
+def give_up(dispatcher: Dispatcher, reason: str = "the event loop ended before the task did") -> None:
+    """End every task as lost and release the backends: the event loop has ended. Any thread."""
+    for backend in dispatcher.backends.values():
+        backend.kill()
+    dispatcher.records.kill()
+    jobs, dispatcher.active = dispatcher.active, {}
+    for job in jobs.values():
+        job.handle._finish(LOST, None, ExecutorClosedError(reason))
+        job.handle._notify(dispatcher.loop)
+    if dispatcher.idle is not None and not dispatcher.loop.has_ended():
+        dispatcher.idle.set()
 
 
 async def shielded(drain: Callable[[], Awaitable[DrainReport]], has_begun: Callable[[], bool]) -> DrainReport:
@@ -154,31 +168,47 @@ def _at_least(deadline: float) -> float:
     return max(deadline, anyio.current_time() + MIN_TIMEOUT)
 
 
-async def _close(backends: Iterable[ExecutorBackend], deadline: float, remaining: float) -> None:
-    """Close the backends, and kill those that take too long.
+class Resource(Protocol):
+    """What a drain closes at its end: a backend, or what records tasks."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def close_timeout(self) -> float: ...
+
+    async def close(self) -> None:
+        """Release everything. On the loop's thread."""
+
+    def kill(self) -> None:
+        """Release everything at once. Any thread."""
+
+
+async def _close(resources: Sequence[Resource], deadline: float, remaining: float) -> None:
+    """Close the backends and what else there is, and kill those that take too long.
 
     Args:
-        backends: The backends.
+        resources: The backends, and what records tasks.
         deadline: When to kill them, not counting `close_timeout`.
         remaining: Seconds until the drain's deadline, up to which `close_timeout` counts.
     """
-    unclosed = set(backends)
-    close_timeout = max(backend.close_timeout for backend in unclosed)
+    unclosed = set(resources)
+    close_timeout = max(resource.close_timeout for resource in unclosed)
 
-    async def close(backend: ExecutorBackend) -> None:
+    async def close(resource: Resource) -> None:
         try:
-            await backend.close()
+            await resource.close()
         except Exception as error:  # noqa: BLE001  (the others have to close, too)
-            log_exception(error, "the backend %r failed to close", backend.name)
+            log_exception(error, "the backend %r failed to close", resource.name)
         else:
-            unclosed.discard(backend)
+            unclosed.discard(resource)
 
     with anyio.CancelScope(deadline=deadline + max(0.0, min(close_timeout, remaining))):
         async with anyio.create_task_group() as group:
-            for backend in tuple(unclosed):
-                group.start_soon(close, backend)
-    for backend in unclosed:
-        backend.kill()
+            for resource in tuple(unclosed):
+                group.start_soon(close, resource)
+    for resource in unclosed:
+        resource.kill()
 
 
 def _stack_of(job: Job) -> str | None:

@@ -144,6 +144,7 @@ class Retries:
             dispatcher.deadlines.watch(following)
         if dispatcher.hooks is not None:
             handle = job.handle
+            dispatcher.hooks.record(handle)
             dispatcher.hooks.call(
                 TaskRetried(handle.id, handle.name, handle.tag, handle.backend, attempts.number - 1, type(error), delay)
             )

@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from executors._checks import checked_env, positive_seconds, whole_number
 from executors._core.registry import Spec, checked_specs, make
@@ -16,6 +16,9 @@ from executors.backends.base import ExecutorBackend
 from executors.backends.loop import LoopBackend
 from executors.context import CarriedVariables
 from executors.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from executors.store.task_store import TaskStore
 
 
 def _at_least(least: int) -> Callable[[object, str], Any]:
@@ -56,9 +59,17 @@ def _tags(value: object, what: str) -> dict[str, str]:
     return dict(value)  # type: ignore[call-overload,no-any-return]
 
 
+def _store(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.startswith(STORE_PREFIX) or value == STORE_PREFIX:
+        raise ConfigurationError(f"{what} is {value!r}, and must look like 'sqlite:///instance/tasks.db'")
+    return value
+
+
 def _setting(check: Callable[[object, str], Any], default: Any = None) -> Any:
     return field(default=default, metadata={"check": check})
 
+
+STORE_PREFIX = "sqlite:///"
 
 FOREIGN_NAMES = dict.fromkeys(("workers", "max_workers"), ("processes", "threads"))
 """Names that other libraries use, with the settings that may be meant."""
@@ -85,6 +96,10 @@ class Settings:
     contextvars: tuple[str, ...] = _setting(_variables, ())
     backends: Mapping[str, Spec] | None = _setting(_or_none(checked_specs))
     tags: Mapping[str, str] | None = _setting(_or_none(_tags))
+    keep_finished: float = _setting(_timeout, 300.0)
+    keep_results_size: int = _setting(_at_least(0), 64 * 1024 * 1024)
+    store: str | None = _setting(_or_none(_store))
+    store_expiry: float = _setting(positive_seconds, 86_400.0)
     inline: bool = _setting(_switch, False)
     monitor: bool | None = _setting(_or_none(_switch))
 
@@ -123,6 +138,19 @@ class Settings:
         if sys.platform == "win32":
             return "the process backend needs a POSIX system, which Windows isn't"
         return "the process backend is turned off: the number of processes is 0"
+
+
+def open_store(settings: Settings) -> TaskStore | None:
+    """Return the store that the settings describe; None if they describe none.
+
+    Raises:
+        ConfigurationError: Its file can't be created or written.
+    """
+    if settings.store is None:
+        return None
+    from executors.store.task_store import TaskStore  # noqa: PLC0415  (most apps do without SQLite)
+
+    return TaskStore(settings.store.removeprefix(STORE_PREFIX), settings.store_expiry)
 
 
 def build_backends(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str]]:

@@ -7,6 +7,10 @@ import os
 ID_SIZE = 16
 """Bytes of an id."""
 
+_NUMBER_SIZE = 5  # a million tasks a second for twelve days; ten thousand for three years
+_TAG_SIZE = ID_SIZE - _NUMBER_SIZE
+_NUMBERS = 1 << 8 * _NUMBER_SIZE
+
 
 class IdKey:
     """The key of the ids of this process's tasks. A fork gets a key of its own, as it goes on with the same numbers."""
@@ -26,13 +30,41 @@ if hasattr(os, "register_at_fork"):  # a server that forks its workers, such as 
 def task_id(key: bytes, number: int) -> str:
     """Return the id of a task: 128 bits as hex, unique, and not to be guessed by who doesn't know the key.
 
-    It is a keyed hash of the task's number, which is a random id to everybody else, and costs a task nothing whose id
-    is never read: nothing is stored or sent for it.
+    It is the task's number, encrypted with authentication (a keyed hash of the number, and the number masked by a
+    keyed hash of that), which is a random id to everybody else. It costs a task nothing whose id is never read, and a
+    task is found by its id without an index: nothing is stored or sent for it.
 
     Args:
         key: The key of the process that submitted the task.
         number: The task's number, unique in that process.
     """
+    number %= _NUMBERS
+    tag = _hash(key, number.to_bytes(_NUMBER_SIZE, "little"), _TAG_SIZE)
+    return (tag + _masked(key, tag, number).to_bytes(_NUMBER_SIZE, "little")).hex()
+
+
+def task_number(key: bytes, text: str) -> int | None:
+    """Return the number of a task; None if the id was not made with this key.
+
+    Args:
+        key: The key of the process that submitted the task.
+        text: Any string.
+    """
+    try:
+        raw = bytes.fromhex(text)
+    except (TypeError, ValueError):
+        return None
+    if len(raw) != ID_SIZE:
+        return None
+    number = _masked(key, raw[:_TAG_SIZE], int.from_bytes(raw[_TAG_SIZE:], "little"))
+    return number if task_id(key, number) == text else None
+
+
+def _masked(key: bytes, tag: bytes, number: int) -> int:
+    return number ^ int.from_bytes(_hash(key, tag, _NUMBER_SIZE), "little")
+
+
+def _hash(key: bytes, data: bytes, size: int) -> bytes:
     from hashlib import blake2b  # noqa: PLC0415  (most workers do without)
 
-    return blake2b(number.to_bytes(8, "little"), key=key, digest_size=ID_SIZE).hexdigest()
+    return blake2b(data, key=key, digest_size=size).digest()

@@ -13,14 +13,14 @@ from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
-from quart import Quart, current_app, request
+from quart import current_app, request
 from quart.typing import ResponseReturnValue
 
 from executors import QueueFullError, cpu_bound
 from executors.demo import store
 from executors.demo.analysis import analyse
 from executors.events import TaskEvent, TaskFinished
-from executors.quart import QuartExecutor, current_executor
+from executors.quart import Quart, QuartExecutor, current_executor
 
 finished: Counter[tuple[str, str, str]] = Counter()
 """How many tasks have ended, by name, backend and state."""
@@ -78,14 +78,14 @@ def examine(file_id: str, source: bytes) -> None:
 
 @app.post("/files")
 async def upload() -> ResponseReturnValue:
-    """Accept a file and answer at once with its id."""
+    """Accept a file and answer at once with its id, and with that of the task that analyses it."""
     source = await request.get_data(cache=True, as_text=False, parse_form_data=False)
     name = request.args.get("name", "unnamed.py")
     file_id = uuid4().hex
-    app.add_background_task(examine, file_id, source)
+    task = app.add_background_task(examine, file_id, source)
     app.add_background_task(store_facts, file_id, name, source)
     app.add_background_task(announce, name)
-    return {"id": file_id}, 202
+    return {"id": file_id, "task": getattr(task, "id", None)}, 202  # Quart's own method returns None
 
 
 @app.errorhandler(QueueFullError)
@@ -109,6 +109,13 @@ def show(file_id: str) -> ResponseReturnValue:
     """Return a file's facts, and its functions once it is analysed. Sync routes run in Quart's threads."""
     found = store.file(app.config["DATABASE"], file_id)
     return found or ({"error": f"there is no file {file_id!r}, or not yet"}, 404)
+
+
+@app.get("/tasks/<task_id>")
+async def show_task(task_id: str) -> ResponseReturnValue:
+    """Return a task's record. Everybody may ask here: an app with users checks whose task it is."""
+    found = await current_executor.find(task_id)
+    return asdict(found) if found else ({"error": f"there is no task {task_id!r}, or no more"}, 404)
 
 
 @app.get("/functions")

@@ -34,6 +34,7 @@ HOW_TO_USE = """\
 The app serves on {address} until Ctrl-C. For example:
   curl --data-binary @setup.py '{address}/files?name=setup.py'
   curl {address}/files/ID
+  curl {address}/tasks/TASK
   curl {address}/functions
   curl {address}/duplicates
   curl {address}/stats"""

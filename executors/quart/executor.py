@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from quart import Quart
 
 from executors._core.dispatcher import Dispatcher
+from executors._core.drain import give_up
 from executors._core.periodic import Recurring, RecurringTasks
 from executors._core.router import Route
 from executors._core.settings import Settings
@@ -112,7 +113,7 @@ class AppExecutor(BoundAppExecutor, Executor):
     def _give_up(self) -> None:
         """Abandon everything, in an event loop that runs no more tasks."""
         self._monitor.stop()
-        self._started().give_up()
+        give_up(self._started())
         self._dispatcher = None
 
     def _is_without_loop(self) -> bool:

@@ -11,6 +11,7 @@ from weakref import WeakSet
 from quart import Quart, current_app, has_app_context
 from werkzeug.local import LocalProxy
 
+from executors._core.lookup import TaskLookup
 from executors._core.periodic import Recurring, RecurringCalls
 from executors.backends.base import ExecutorBackend
 from executors.context import WorkerState, refuse_in_worker
@@ -56,7 +57,7 @@ class CurrentExecutor(BoundAppExecutor):
         return CurrentExecutor(self._find, TaskOptions(**options).over(self._overrides))
 
 
-class QuartExecutor(CurrentExecutor, RecurringCalls):
+class QuartExecutor(CurrentExecutor, RecurringCalls, TaskLookup):
     """Gives each of its apps an executor, an `AppExecutor`, and has the interface of the current app's executor.
 
     `app.add_background_task` submits to that executor from `init_app` on. It starts before the app's

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from executors import Executor, current_task
-from executors._wire.task_ids import IdKey, task_id
+from executors._wire.task_ids import IdKey, task_id, task_number
 from tests.support import worker_tasks as tasks
 
 pytestmark = pytest.mark.anyio
@@ -18,6 +18,22 @@ def test_an_id_depends_on_key_and_number() -> None:
     """An id is 128 bits as hex. Another number or another key makes another one."""
     assert re.fullmatch("[0-9a-f]{32}", task_id(b"key", 1))
     assert len({task_id(b"key", 1), task_id(b"key", 2), task_id(b"other", 1)}) == 3
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**31, 2**40 - 1])
+def test_an_id_leads_back_to_its_number(number: int) -> None:
+    """Who has the key finds the number. Another key, and any change of the id, lead to nothing."""
+    text = task_id(b"key", number)
+    assert task_number(b"key", text) == number
+    assert task_number(b"other", text) is None
+    changed = (text[:at] + f"{int(text[at], 16) ^ 1:x}" + text[at + 1 :] for at in range(len(text)))
+    assert {task_number(b"key", each) for each in changed} == {None}
+
+
+@pytest.mark.parametrize("text", ["", "1", "zz" * 16, "é" * 32, "00" * 15, "00" * 17, f" {task_id(b'key', 1)}", None])
+def test_no_id(text: str) -> None:
+    """Whatever a client sends instead of an id leads to nothing."""
+    assert task_number(b"key", text) is None
 
 
 def test_a_forked_process_has_other_ids() -> None:

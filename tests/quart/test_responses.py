@@ -16,6 +16,7 @@ from executors import (
     ExecutorClosedError,
     ExecutorError,
     QueueFullError,
+    StoreUnavailableError,
     TaskCancelledError,
     TaskTimeoutError,
 )
@@ -334,6 +335,6 @@ async def test_task_cancelled_by_a_drain_answers_503(new_app):
 def test_errors_that_have_responses():
     """Only the errors of refused and of interrupted tasks have responses."""
     refusals = {kind for kind in failures.Refusal.__subclasses__() if kind.__module__ == "executors.errors"}
-    assert refusals == {QueueFullError, ExecutorClosedError, BackendUnavailableError}
+    assert refusals == {QueueFullError, ExecutorClosedError, BackendUnavailableError, StoreUnavailableError}
     interruptions = {kind for kind in failures.Interruption.__subclasses__() if kind.__module__ == "executors.errors"}
     assert interruptions == {TaskCancelledError, TaskTimeoutError}

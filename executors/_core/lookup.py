@@ -1,0 +1,74 @@
+"""`TaskLookup`: an executor's calls that take the id of a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from executors.errors import WrongThreadError
+
+if TYPE_CHECKING:
+    from executors._core.records import Records
+    from executors.executor import Executor
+    from executors.handle import TaskHandle
+    from executors.reports import TaskRecord
+
+
+class TaskLookup:
+    """Finds the tasks of an executor by their ids. Ids may come from clients: any string may be passed."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def _executor(self) -> Executor: ...
+
+    def get(self, task_id: str) -> TaskHandle[Any] | None:
+        """Return the task with this id; None if there is none, or none any more. Any thread.
+
+        It finds the tasks of this server process that are queued, running, or ended within the last `keep_finished`
+        seconds. The handle of a task that has ended has no value, unless the option `keep_result` keeps it.
+
+        Args:
+            task_id: The id, or any other string: it may come from a client.
+        """
+        dispatcher = self._executor._dispatcher
+        return None if dispatcher is None else dispatcher.records.get(task_id)
+
+    async def find(self, task_id: str) -> TaskRecord | None:
+        """Return a task's record, from memory or from the store of all server processes. On the executor's loop.
+
+        Args:
+            task_id: As for `get`.
+
+        Returns:
+            The record, with the task's value as JSON while `keep_result` keeps it; None if there is none.
+
+        Raises:
+            StoreUnavailableError: The task is not in memory, and the store can't be read at present.
+            WrongThreadError: Awaited outside of the executor's event loop.
+        """
+        records = self._records()
+        return None if records is None else await records.find(task_id)
+
+    async def cancel(self, task_id: str) -> bool:
+        """Request a task's cancellation, with a store also in another server process. On the executor's loop.
+
+        Args:
+            task_id: As for `get`.
+
+        Returns:
+            Whether the request can have an effect: False if there is no unfinished task with this id.
+
+        Raises:
+            StoreUnavailableError: The task is not in memory, and the store can't be written at present.
+            WrongThreadError: Awaited outside of the executor's event loop.
+        """
+        records = self._records()
+        return records is not None and await records.cancel(task_id)
+
+    def _records(self) -> Records | None:
+        dispatcher = self._executor._dispatcher
+        if dispatcher is None:
+            return None
+        if not dispatcher.loop.is_current():
+            raise WrongThreadError("`find` and `cancel` work on the event loop that the executor was started on")
+        return dispatcher.records

@@ -1,0 +1,179 @@
+"""Tasks by their ids: the active ones, and records of finished ones."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from executors._core.kept_results import KeptResults
+from executors._states import CANCELLED, SUCCEEDED, TaskState
+from executors._wire.task_ids import IdKey, task_number
+from executors.errors import ResultNotKeptError, StoreUnavailableError, TaskCancelledError
+from executors.handle import TaskHandle
+from executors.reports import TaskRecord
+from executors.store.results import with_result
+
+if TYPE_CHECKING:
+    from executors._core.dispatcher import Dispatcher
+    from executors._loops import EventLoop
+    from executors.store.task_store import TaskStore
+
+MAX_FINISHED = 10_000
+"""How many finished tasks stay in memory."""
+
+RETRIES, RETRY_INTERVAL = 10, 0.001
+"""How often another thread looks again for a task that the loop's thread may be about to record as finished."""
+
+
+class FinishedTask(NamedTuple):
+    """What stays in memory of a finished task: no object of the user's."""
+
+    number: int
+    name: str
+    tag: str | None
+    backend: str
+    state: TaskState
+    submitted: float
+    started: float | None
+    finished: float
+    cpu_time: float | None
+    abandoned: bool
+    error: str | None
+    is_none: bool
+    """Whether its value is None."""
+    retried: int
+
+
+_FINISHED = FinishedTask._fields.index("finished")
+
+
+class Records:
+    """Finds the tasks of one run of an executor. A drain closes it as it closes a backend.
+
+    Args:
+        loop: The run's event loop.
+        keep_finished: Seconds that finished tasks stay, without their values; 0 for not at all.
+        keep_results_size: The maximum size of all kept values together.
+        store: Where the tasks of all server processes are recorded; None for nowhere.
+    """
+
+    name = "records"
+    close_timeout = 0.0
+
+    def __init__(
+        self, loop: EventLoop, keep_finished: float, keep_results_size: int, store: TaskStore | None = None
+    ) -> None:
+        self.recent: deque[tuple[Any, ...]] | None = deque(maxlen=MAX_FINISHED) if keep_finished else None
+        """`FinishedTask`s as plain tuples, to which the dispatcher appends; None if finished tasks don't stay."""
+        self.results = KeptResults(loop, keep_results_size)
+        self.store = store
+        self._loop = loop
+        self._keep_finished = keep_finished
+        self._lock = threading.Lock()
+        self._finished: dict[int, tuple[Any, ...]] = {}  # by number; whoever searches fills it from `recent`
+
+    def start(self, dispatcher: Dispatcher) -> None:
+        """Find the tasks of this run from now on."""
+        self._dispatcher = dispatcher
+        if self.store is not None:
+            self.store.start(dispatcher)
+
+    async def close(self) -> None:
+        """Write to the store what is pending, and end all threads. What is in memory can still be found."""
+        if self.store is not None:
+            await self.store.close()
+        await self.results.close()
+
+    def kill(self) -> None:
+        """End all threads without the event loop. Any thread."""
+        if self.store is not None:
+            self.store.kill()
+        self.results.kill()
+
+    def get(self, text: str) -> TaskHandle[Any] | None:
+        """Return the task with this id; None if there is none, or none any more. Any thread.
+
+        Args:
+            text: The id, or any other string.
+        """
+        number = task_number(IdKey.value, text)
+        if number is None:
+            return None
+        handle = self._find(number)
+        if handle is None and not self._loop.owns_this_thread():
+            for _ in range(RETRIES):
+                time.sleep(RETRY_INTERVAL)
+                if (handle := self._find(number)) is not None:
+                    break
+        return handle
+
+    def _find(self, number: int) -> TaskHandle[Any] | None:
+        job = self._dispatcher.active.get(number)
+        if job is not None:
+            return job.handle
+        kept = self.results.get(number)
+        if kept is not None:
+            return kept
+        with self._lock:
+            self._index_recent()
+            found = self._finished.get(number)
+        return None if found is None else self._restored(FinishedTask._make(found))
+
+    def _index_recent(self) -> None:
+        """Move what was appended to `recent` into the index, and drop from that what is too old or too much."""
+        recent, finished = self.recent, self._finished
+        if recent is None:
+            return
+        for _ in range(len(recent)):
+            entry = recent.popleft()
+            finished[entry[0]] = entry
+        surplus = len(finished) - MAX_FINISHED
+        oldest = time.monotonic() - self._keep_finished
+        dropped: list[int] = []
+        for number, entry in finished.items():
+            if len(dropped) >= surplus and entry[_FINISHED] >= oldest:
+                break
+            dropped.append(number)
+        for number in dropped:
+            del finished[number]
+
+    def _restored(self, task: FinishedTask) -> TaskHandle[Any]:
+        handle: TaskHandle[Any] = TaskHandle(self._dispatcher, task.name, task.tag, task.backend, None)
+        handle._number, handle._state = task.number, task.state
+        handle._submitted, handle._started, handle._finished = task.submitted, task.started, task.finished
+        handle.cpu_time, handle.abandoned, handle._retried = task.cpu_time, task.abandoned, task.retried
+        if task.state is CANCELLED:
+            handle._error = TaskCancelledError(task.name, handle.id)
+        elif task.state is not SUCCEEDED or not task.is_none:
+            handle._error = ResultNotKeptError(task.name, handle.id, task.error)
+        return handle
+
+    async def find(self, text: str) -> TaskRecord | None:
+        """Return the record of the task with this id, from memory or from the store. On the loop."""
+        handle = self.get(text)
+        if handle is not None and not handle.done():
+            return handle.record
+        kept = None if handle is None else self.results.get(handle._number)
+        if kept is not None:
+            record: TaskRecord = await self.results.call_in_thread(partial(with_result, kept.record, kept))
+            return record
+        found = None
+        if self.store is not None:
+            try:
+                found = await self.store.find(text)
+            except StoreUnavailableError:
+                if handle is None:
+                    raise
+        if handle is not None and (found is None or found.finished_at is None):
+            return handle.record
+        return found
+
+    async def cancel(self, text: str) -> bool:
+        """Cancel the task with this id, also if it belongs to another server process. On the loop."""
+        handle = self.get(text)
+        if handle is not None:
+            return handle.cancel()
+        return self.store is not None and await self.store.request_cancel(text)

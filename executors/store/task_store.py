@@ -1,0 +1,146 @@
+"""`TaskStore`: the records of an executor's tasks in a file that all server processes of a machine share."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from executors.errors import ConfigurationError, StoreUnavailableError
+from executors.reports import TaskRecord
+from executors.store.database import Database, create_file
+from executors.store.pending import Pending, Row, unfinished_row
+from executors.store.results import with_result
+from executors.store.writer import Writer
+
+if TYPE_CHECKING:
+    from executors._core.dispatcher import Dispatcher
+    from executors.handle import TaskHandle
+
+KILL_TIMEOUT = 0.2
+"""Seconds that the thread has to end where the event loop can't wait for it."""
+
+
+class TaskStore:
+    """The store of one run of an executor. A drain closes it as it closes a backend.
+
+    Args:
+        path: The file. It and its directory are created if they don't exist.
+        expiry: Seconds that records of finished tasks are kept.
+
+    Raises:
+        ConfigurationError: The file or its directory can't be created, or can't be written.
+    """
+
+    name = "store"
+    close_timeout = 0.0
+
+    def __init__(self, path: str, expiry: float) -> None:
+        self._path = Path(path).absolute()
+        try:
+            create_file(self._path)
+        except OSError as error:
+            raise ConfigurationError(f"the task store can't be used: {error}") from None
+        self._expiry = expiry
+        self._pending = Pending()
+        self._writer: Writer | None = None
+        self._is_closed = False
+
+    def start(self, dispatcher: Dispatcher) -> None:
+        """Start to record the tasks of a run. On the loop's thread."""
+        self._dispatcher = dispatcher
+        self._ended = dispatcher.loop.new_waiter()
+        wake = partial(dispatcher.loop.post, dispatcher.loop.wake, self._ended)
+        self._writer = Writer(self._path, uuid.uuid4().hex, self._expiry, self._pending, self, wake)
+        self._writer.start()
+
+    # --- recording ----------------------------------------------------------------------------------------
+
+    def record(self, handle: TaskHandle[Any], /) -> None:
+        """Have the task's present state written soon. On the loop's thread, never blocks."""
+        writer = self._writer
+        if writer is None or self._is_closed:  # abandoned work is reported after the end
+            return
+        row: Callable[[], Row | None]
+        if handle.done():  # its value must not wait here for a disk that is full
+            results = self._dispatcher.records.results
+            until = results.until(handle._number)
+            row = partial(_finished, handle.record, until, partial(results.get, handle._number))
+        else:
+            row = partial(unfinished_row, handle)
+        if self._pending.add(handle._number, row):
+            writer.wake()
+
+    def unfinished(self) -> Iterable[TaskHandle[Any]]:
+        """Return the handles of all unfinished tasks. Any thread."""
+        return (job.handle for job in list(self._dispatcher.active.values()))
+
+    def cancel(self, task_id: str) -> bool:
+        """Cancel a task of this server process. Any thread."""
+        handle = self._dispatcher.records.get(task_id)
+        return handle is not None and handle.cancel()
+
+    # --- asking -------------------------------------------------------------------------------------------
+
+    async def find(self, task_id: str) -> TaskRecord | None:
+        """Return the record with this id. On the loop's thread.
+
+        Raises:
+            StoreUnavailableError: The store can't be read at present.
+        """
+        record: TaskRecord | None = await self._call(lambda database: database.read(task_id, time.time()))
+        return record
+
+    async def request_cancel(self, task_id: str) -> bool:
+        """Ask the task's server process to cancel it; return whether the task is unfinished. On the loop's thread.
+
+        Raises:
+            StoreUnavailableError: The store can't be written at present.
+        """
+        is_unfinished: bool = await self._call(lambda database: database.request_cancel(task_id, time.time()))
+        return is_unfinished
+
+    async def _call(self, function: Callable[[Database], Any]) -> Any:
+        if self._writer is None or self._is_closed:
+            raise StoreUnavailableError("the task store is closed")
+        loop = self._dispatcher.loop
+        waiter = loop.new_waiter()
+        outcome: list[Any] = []
+
+        def then(value: Any, error: BaseException | None) -> None:
+            outcome.extend((value, error))
+            loop.post(loop.wake, waiter)
+
+        self._writer.call(function, then)
+        await waiter
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value
+
+    # --- ending -------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Write what is pending, and end the thread. On the loop's thread."""
+        self._is_closed = True
+        if self._writer is not None:
+            self._writer.close()
+            await self._ended
+            self._writer.join()
+
+    def kill(self) -> None:
+        """Write what is pending, and end the thread, without the event loop. Any thread."""
+        self._is_closed = True
+        if self._writer is not None:
+            self._writer.close()
+            self._writer.join(KILL_TIMEOUT)
+
+
+def _finished(record: TaskRecord, until: float | None, find: Callable[[], TaskHandle[Any] | None]) -> Row:
+    """Return the record of a finished task, with its value as JSON if it is kept."""
+    if until is None:
+        return record, None
+    return with_result(record, find()), until

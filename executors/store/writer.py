@@ -1,0 +1,275 @@
+"""The store's thread: it alone uses the database, in transactions of many records."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from executors._loops import log_exception
+from executors.errors import StoreUnavailableError, describe
+from executors.reports import TaskProgress
+from executors.store.database import LEASE, Database, NewerSchemaError, is_locked
+from executors.store.pending import MAX_PENDING, Pending, computed, unfinished_row
+
+if TYPE_CHECKING:
+    from executors.handle import TaskHandle
+
+logger = logging.getLogger("executors")
+
+BATCH_DELAY = 0.02
+"""Seconds from a change to its transaction, which includes the changes in between."""
+
+TICK = 0.25
+"""Seconds between two searches for requests of other server processes."""
+
+FAILURE_INTERVAL = 1.0
+"""Seconds from a failure to the next attempt."""
+
+HEARTBEAT = 1.5
+"""Seconds between two renewals of the lease, and between two searches for server processes that are gone."""
+
+EXPIRY_INTERVAL = 60.0
+"""Seconds between two searches for expired records, if they are kept for longer."""
+
+LOCK_TIMEOUT = 1.0
+"""Seconds that a transaction waits for a locked file before it counts as failed."""
+
+CLOSE_TIMEOUT = 0.15
+"""The same while the store is closing: a drain has 0.4 s for that."""
+
+RETRY_INTERVAL = 0.01
+LOG_INTERVAL = 60.0
+"""Seconds after which a failure is logged that follows a recovery."""
+
+MAX_WATCHED = 1000
+"""Of how many running tasks the progress is recorded."""
+
+Call = Callable[[Database], Any]
+
+
+class Source(Protocol):
+    """The tasks of the executor, for the store's thread."""
+
+    def unfinished(self) -> Iterable[TaskHandle[Any]]:
+        """Return the handles of all unfinished tasks."""
+
+    def cancel(self, task_id: str) -> bool:
+        """Cancel a task, if it is unfinished."""
+
+
+class Writer(threading.Thread):
+    """Writes changes, answers calls, and shares the file with other server processes, until it is closed.
+
+    Args:
+        path: The file.
+        owner: The key of this run of an executor.
+        expiry: Seconds that records of finished tasks are kept.
+        pending: The changes to write.
+        source: The executor's tasks.
+        then: Called at the end.
+    """
+
+    def __init__(
+        self, path: Path, owner: str, expiry: float, pending: Pending, source: Source, then: Callable[[], object]
+    ) -> None:
+        super().__init__(name="executors-store", daemon=True)
+        self._path = path
+        self._owner = owner
+        self._expiry = expiry
+        self._pending = pending
+        self._source = source
+        self._then = then
+        self._calls: queue.SimpleQueue[tuple[Call, Callable[[Any, BaseException | None], object]] | None]
+        self._calls = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._wait_until = 0.0
+        self._database: Database | None = None
+        self._is_failing = False
+        self._logged_at = self._trusts_leases_at = -LOG_INTERVAL
+        self._next_tick = self._next_heartbeat = self._next_check = self._next_expiry = 0.0
+        self._progress: dict[int, TaskProgress | None] = {}
+
+    # --- for the loop's thread ----------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have the pending changes written soon. Any thread."""
+        self._calls.put(None)
+
+    def call(self, function: Call, then: Callable[[Any, BaseException | None], object]) -> None:
+        """Have `function(database)` called after the pending changes, and then `then(value, error)`. Any thread."""
+        self._calls.put((function, then))
+
+    def close(self) -> None:
+        """Have the pending changes written once more, and the thread end. Any thread."""
+        self._closing.set()
+        self.wake()
+
+    # --- in the thread ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until the end. Nothing may escape: the executor goes on without the store."""
+        try:
+            while not self._closing.is_set():
+                self._turn()
+            self._end()
+        except BaseException as error:  # noqa: BLE001
+            log_exception(error, "the task store has failed")
+        finally:
+            self._close_database()
+            self._fail_calls()
+            self._then()
+
+    def _turn(self) -> None:
+        try:
+            call = self._calls.get(timeout=max(0.0, self._next_tick - time.monotonic()))
+        except queue.Empty:
+            pass
+        else:
+            if call is not None:
+                self._answer(*call)
+            elif not self._is_failing and not self._closing.wait(BATCH_DELAY):
+                self._attempt(self._write)
+        if time.monotonic() >= self._next_tick and not self._closing.is_set():
+            failure = self._attempt(self._tick)
+            self._next_tick = time.monotonic() + (TICK if failure is None else FAILURE_INTERVAL)
+
+    def _answer(self, function: Call, then: Callable[[Any, BaseException | None], object]) -> None:
+        value: list[Any] = []
+
+        def call(database: Database) -> None:
+            if not self._is_failing:
+                self._write(database)
+            value.append(function(database))
+
+        error = self._attempt(call)
+        if error is None:
+            then(value[0], None)
+        else:
+            then(None, StoreUnavailableError(f"the task store {str(self._path)!r} is unavailable: {describe(error)}"))
+
+    def _attempt(self, function: Call) -> Exception | None:
+        """Call a function with the database, and return and report the failure if it fails."""
+        self._wait_until = time.monotonic() + LOCK_TIMEOUT
+        try:
+            if self._database is None:
+                self._database = Database(self._path, self._owner, self._may_wait)
+            function(self._database)
+        except (sqlite3.Error, OSError, NewerSchemaError) as error:
+            self._failed(error)
+            return error
+        return None
+
+    def _may_wait(self) -> bool:
+        time.sleep(RETRY_INTERVAL)
+        limit = CLOSE_TIMEOUT if self._closing.is_set() else LOCK_TIMEOUT
+        return time.monotonic() < self._wait_until - LOCK_TIMEOUT + limit
+
+    def _write(self, database: Database) -> None:
+        """Write the pending changes, and renew the lease if it is time."""
+        now = time.monotonic()
+        renews = now >= self._next_heartbeat
+        changes = self._pending.take()
+        if not changes and not renews:
+            return
+        try:
+            rows = list(map(computed, changes.values()))
+            with database.transaction():
+                if renews and not database.renew_lease(time.time()):  # others may have declared the tasks lost
+                    rows = [*map(unfinished_row, self._source.unfinished()), *rows]
+                database.write(row for row in rows if row is not None)
+        except BaseException:
+            self._pending.put_back(changes)
+            raise
+        if renews:
+            self._next_heartbeat = now + HEARTBEAT
+        self._recovered()
+
+    def _tick(self, database: Database) -> None:
+        self._watch_progress()
+        self._write(database)
+        requested = database.cancellations()
+        if requested:
+            for task_id in requested:
+                self._source.cancel(task_id)
+            with database.transaction():
+                database.end_cancellations(requested)
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + HEARTBEAT
+        if now >= self._trusts_leases_at and database.has_orphans(time.time()):
+            with database.transaction():
+                database.end_orphans(time.time())
+        if now >= self._next_expiry:
+            with database.transaction():
+                has_more = database.expire(time.time(), self._expiry)
+            self._next_expiry = now + (0.0 if has_more else min(EXPIRY_INTERVAL, self._expiry))
+
+    def _watch_progress(self) -> None:
+        """Add the running tasks whose progress has changed to the pending changes."""
+        before, self._progress = self._progress, {}
+        for handle in islice(self._source.unfinished(), MAX_WATCHED):
+            if handle._started is None:
+                continue
+            record = handle.record
+            self._progress[handle._number] = record.progress
+            if record.progress != before.get(handle._number) and record.finished_at is None:
+                self._pending.add(handle._number, partial(unfinished_row, handle))
+
+    # --- failures -----------------------------------------------------------------------------------------
+
+    def _failed(self, error: Exception) -> None:
+        if not isinstance(error, sqlite3.Error) or not is_locked(error):
+            self._close_database()  # it may be broken; the next attempt opens it again
+        now = time.monotonic()
+        if not self._is_failing and now >= self._logged_at + LOG_INTERVAL:
+            self._logged_at = now
+            logger.error(
+                "the task store %s can't be used: %s. Tasks go on; the records of up to %d tasks are written later",
+                self._path, describe(error), MAX_PENDING,
+            )  # fmt: skip
+        self._is_failing = True
+
+    def _recovered(self) -> None:
+        if not self._is_failing:
+            return
+        self._is_failing = False
+        self._trusts_leases_at = time.monotonic() + LEASE  # other server processes could not renew theirs, either
+        dropped, self._pending.dropped = self._pending.dropped, 0
+        logger.warning("the task store %s can be used again; %d changes were dropped", self._path, dropped)
+
+    # --- ending -------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        self._attempt(self._leave)
+
+    def _leave(self, database: Database) -> None:
+        self._next_heartbeat = time.monotonic() + HEARTBEAT
+        self._write(database)
+        with database.transaction():
+            database.leave()
+
+    def _close_database(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            try:
+                database.close()
+            except sqlite3.Error as error:
+                log_exception(error, "the task store can't be closed")
+
+    def _fail_calls(self) -> None:
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                return
+            if call is not None:
+                call[1](None, StoreUnavailableError("the task store is closed"))

@@ -1,0 +1,47 @@
+"""An app for several server processes whose jobs any of them finds: the page of a job checks whose it is."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import anyio
+from quart import Quart
+from quart_trio import QuartTrio
+
+from executors.quart import QuartExecutor
+
+app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)
+app.config.from_mapping(
+    EXECUTOR_PROCESSES=0, EXECUTOR_STORE="sqlite:///instance/tasks.db", EXECUTOR_SHUTDOWN_TIMEOUT=0.5
+)
+executor = QuartExecutor(app)
+
+
+async def job(seconds: float) -> dict[str, int]:
+    """Wait, and return something for JSON."""
+    await anyio.sleep(seconds)
+    return {"pid": os.getpid()}
+
+
+@app.post("/jobs/<float:seconds>")
+async def create(seconds: float) -> str:
+    """Start a job; respond with its id and this server process."""
+    handle = executor.options(keep_result=60).submit(job, seconds)
+    return f"{handle.id} {os.getpid()}"
+
+
+@app.get("/jobs/<job_id>")
+async def show(job_id: str) -> dict[str, object]:
+    """Respond with the job's state and result, and whether it is in this server process."""
+    record = await executor.find(job_id)
+    if record is None:
+        return {"state": None}
+    result = record.result and json.loads(record.result)
+    return {"state": record.state, "result": result, "is_here": executor.get(job_id) is not None}
+
+
+@app.post("/jobs/<job_id>/cancel")
+async def cancel(job_id: str) -> dict[str, bool]:
+    """Cancel the job."""
+    return {"cancelled": await executor.cancel(job_id)}
