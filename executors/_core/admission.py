@@ -301,10 +301,7 @@ class Admission:
 
     def wake(self, waiter: Waiter) -> None:
         """Wake a caller. Any thread."""
-        if self.loop.owns_this_thread():
-            self.loop.wake(waiter)
-        else:
-            self.loop.post(self.loop.wake, waiter)
+        self.loop.call_or_post(self.loop.wake, waiter)
 
     def enter(self, phase: Phase) -> None:
         """Accept fewer tasks, and refuse the callers that wait and may no longer. On the loop's thread."""

@@ -226,18 +226,11 @@ class Dispatcher:
 
     def job_started(self, job: Job) -> None:
         """Record that an observed job has started. Any thread."""
-        self._call_on_loop(self._watch, job)
+        self.loop.call_or_post(self._watch, job)
 
     def _watch(self, job: Job) -> None:
-        if self.hooks is not None:
-            self.hooks.notify(TaskStarted, job.handle)
+        self.notify(TaskStarted, job)
         self.deadlines.watch(job)
-
-    def _call_on_loop(self, function: Callable[[Job], None], job: Job) -> None:
-        if self.loop.owns_this_thread():
-            function(job)
-        else:
-            self.loop.post(function, job)
 
     def job_finished(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         """Record the outcome of a job that has left its backend; that of an abandoned job is dropped."""
@@ -286,7 +279,7 @@ class Dispatcher:
         if job.counted:
             job.limit.leave(job)
             job.limit.dispatch_held_back(self.dispatch)
-        if self.idle is not None and len(self.active) <= len(self.services):
+        if self.idle is not None and self.is_idle():
             self.idle.set()
             self.idle = None
 
@@ -303,7 +296,7 @@ class Dispatcher:
     def request_cancel(self, number: int) -> None:
         """Cancel a task, if it hasn't ended. Any thread."""
         if (job := self.active.get(number)) is not None:
-            self._call_on_loop(self.deadlines.cancel, job)
+            self.loop.call_or_post(self.deadlines.cancel, job)
 
     def notify(self, event_type: type[TaskEvent], job: Job) -> None:
         """Notify the hooks of an event of a job."""

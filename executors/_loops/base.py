@@ -67,6 +67,13 @@ class EventLoop(ABC):
                 self._is_waking = False
                 self._inbox.clear()
 
+    def call_or_post(self, function: Callable[..., object], *args: Any) -> None:
+        """Call `function(*args)` on the loop's thread: at once if that is this one, else as `post`. Any thread."""
+        if self.owns_this_thread():
+            function(*args)
+        else:
+            self.post(function, *args)
+
     def _empty_inbox(self) -> None:
         self._is_waking = False  # before reading: what is posted from here on wakes the loop again
         for _ in range(len(self._inbox)):
