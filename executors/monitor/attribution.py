@@ -10,7 +10,8 @@ A delay is split into slices, from one sample to the next. In each slice:
   contradictory, the rest is attributed to nobody.
 
 Where this process has to wait for CPUs, a thread that keeps the GIL may wait for one, too, and delay all others without
-any use of the CPU. What nobody computed is attributed to nobody then, unless a call has blocked for long.
+any use of the CPU. If the watchdog had to wait for the GIL, too, what nobody computed is attributed to nobody then,
+unless a call has blocked for long.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def attribute(samples: Sequence[Sample], due: float, ran: float) -> dict[Key, Sh
         is_late = after.late - _watchdog_waited(before, after) >= MIN_GIL_WAIT
         may_be_gil = sum(used.values()) >= rest * (LATE_GIL_SHARE if is_late else GIL_SHARE)
         if (seen := after.loop or before.loop) is not None:
-            blocked = rest if seen.position in stuck or not (may_be_gil or starved) else 0.0
+            blocked = rest if seen.position in stuck or not (may_be_gil or (starved and is_late)) else 0.0
             on_loop.add((seen.kind, seen.name))
             shares[seen.kind, seen.name].add(seen.location, computed + blocked, computed)
             rest -= blocked

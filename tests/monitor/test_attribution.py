@@ -130,6 +130,9 @@ def test_culprits_while_the_machine_is_busy() -> None:
     assert seconds(samples(21, loop=0.5, at_loop=moving, **busy)) == {STEP: 0.05}
     assert seconds(samples(21, thread=0.5, **busy)) == {THREAD: 0.05}
     assert seconds(samples(21, at_loop=staying, **busy)) == {STEP: 0.07}
+    assert seconds(samples(5, waiting=0.1, watchdog_waiting=0.3, late=0.001, at_loop=staying), ran=0.02) == {
+        STEP: 0.018
+    }
 
 
 def test_the_watchdog_waits_for_a_cpu() -> None:
