@@ -130,9 +130,15 @@ def test_culprits_while_the_machine_is_busy() -> None:
     assert seconds(samples(21, loop=0.5, at_loop=moving, **busy)) == {STEP: 0.05}
     assert seconds(samples(21, thread=0.5, **busy)) == {THREAD: 0.05}
     assert seconds(samples(21, at_loop=staying, **busy)) == {STEP: 0.07}
-    assert seconds(samples(5, waiting=0.1, watchdog_waiting=0.3, late=0.001, at_loop=staying), ran=0.02) == {
-        STEP: 0.018
-    }
+    at_once = {"waiting": 0.1, "watchdog_waiting": 0.3, "late": 0.001}
+    assert seconds(samples(5, at_loop=staying, **at_once), ran=0.02) == {STEP: 0.018}
+
+
+def test_the_watchdog_waits_for_the_gil_amid_a_blocking_call() -> None:
+    """While the machine is busy, a call is blamed for the time in which the watchdog did not wait for the GIL."""
+    before = Sample(0.0, 0.0, CpuTimes(0.0, 0.0, {}), staying(0))
+    after = Sample(0.1, 0.08, CpuTimes(0.0, 0.0, {}, 0.05), staying(0))
+    assert seconds([before, after]) == {STEP: 0.07}
 
 
 def test_the_watchdog_waits_for_a_cpu() -> None:
