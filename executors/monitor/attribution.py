@@ -10,8 +10,7 @@ A delay is split into slices, from one sample to the next. In each slice:
   contradictory, the rest is attributed to nobody.
 
 Where this process has to wait for CPUs, a thread that keeps the GIL may wait for one, too, and delay all others without
-any use of the CPU. As long as the watchdog had to wait for the GIL, what nobody computed is attributed to nobody then,
-unless a call has blocked for long.
+any use of the CPU. As long as the watchdog had to wait for the GIL, what nobody computed is attributed to nobody then.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def attribute(samples: Sequence[Sample], due: float, ran: float) -> dict[Key, Sh
         may_be_gil = sum(used.values()) >= rest * (LATE_GIL_SHARE if is_late else GIL_SHARE)
         if (seen := after.loop or before.loop) is not None:
             blocked = rest if seen.position in stuck or not may_be_gil else 0.0
-            if starved and seen.position not in stuck:
+            if starved:
                 blocked = max(0.0, blocked - gil_wait)
             on_loop.add((seen.kind, seen.name))
             shares[seen.kind, seen.name].add(seen.location, computed + blocked, computed)

@@ -129,9 +129,14 @@ def test_culprits_while_the_machine_is_busy() -> None:
     busy = {"waiting": 0.3, "watchdog_waiting": 0.3, "late": 0.02}
     assert seconds(samples(21, loop=0.5, at_loop=moving, **busy)) == {STEP: 0.05}
     assert seconds(samples(21, thread=0.5, **busy)) == {THREAD: 0.05}
-    assert seconds(samples(21, at_loop=staying, **busy)) == {STEP: 0.07}
     at_once = {"waiting": 0.1, "watchdog_waiting": 0.3, "late": 0.001}
+    assert seconds(samples(21, at_loop=staying, **at_once)) == {STEP: 0.09}
     assert seconds(samples(5, at_loop=staying, **at_once), ran=0.02) == {STEP: 0.018}
+
+
+def test_an_alarm_gives_up_the_gil_to_a_thread_that_waits_for_a_cpu() -> None:
+    """C code that the alarm has interrupted does not block the loop while it waits to have the GIL back."""
+    assert seconds(samples(21, waiting=0.2, loop=0.3, late=0.02, at_loop=staying)) == {STEP: 0.03}
 
 
 def test_the_watchdog_waits_for_the_gil_amid_a_blocking_call() -> None:
