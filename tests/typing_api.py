@@ -159,6 +159,11 @@ async def map_items(executor: Executor) -> None:
     assert_type(executor.options(timeout=1).map(report, (1,)), MapResults[int])
     assert_type(executor.map(thumb, ["x"], [1]), MapResults[float])
     assert_type(executor.map(between, [1], [2], [3]), MapResults[bool])
+    assert_type(executor.map(plain, [1], ordered=False), MapResults[bytes])
+    assert_type(executor.map(plain, [1], return_exceptions=True), MapResults[bytes | Exception])
+    assert_type(executor.map(fetch, ["x"], return_exceptions=True), MapResults[str | Exception])
+    assert_type(executor.map(between, [1], [2], [3], return_exceptions=True), MapResults[bool | Exception])
+    assert_type(executor.map(thumb, ["x"], [1], return_exceptions=False), MapResults[float])
     async with executor.map(render, [1, 2]) as results:
         async for value in results:
             assert_type(value, bytes)
@@ -167,6 +172,8 @@ async def map_items(executor: Executor) -> None:
     executor.map(plain, 1)  # wrong
     executor.map(plain)  # wrong
     executor.map(plain, [1], chunksize="2")  # wrong
+    executor.map(plain, [1], ordered="no")  # wrong
+    executor.map(plain, ["x"], return_exceptions=True)  # wrong
 
 
 async def handle_of(handle: TaskHandle[int]) -> None:
