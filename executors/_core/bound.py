@@ -1,12 +1,13 @@
-"""`BoundExecutor`: an executor with options bound, and its calls `submit`, `run` and `map`."""
+"""`BoundExecutor`: an executor with options bound, and its calls `submit`, `run`, `stream` and `map`."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from executors._checks import whole_number
 from executors._core.mapping import MapResults
+from executors._core.streaming import StreamItems
 from executors.errors import ConfigurationError
 from executors.options import NO_OPTIONS, TaskOptions, refuse_options
 
@@ -32,8 +33,8 @@ class BoundExecutor:
         """Return an executor with options bound: ``executor.options(tag="cpu", timeout=5).submit(fn, x)``.
 
         Args:
-            options: ``tag``, ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``,
-                ``priority``, ``resources``, ``retry``, ``keep_result``; see `TaskOptions`. They take precedence over
+            options: ``tag``, ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``priority``,
+                ``resources``, ``retry``, ``keep_result``, ``buffersize``; see `TaskOptions`. They take precedence over
                 the mark.
 
         Raises:
@@ -113,6 +114,35 @@ class BoundExecutor:
             raise
         finally:
             del handle  # an error's traceback refers to this frame
+
+    @overload
+    def stream(
+        self, function: Callable[P, AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> StreamItems[T]: ...
+    @overload
+    def stream(self, function: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> StreamItems[T]: ...
+    def stream(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> StreamItems[Any]:
+        """Run a generator function as a task, and iterate over its items. On the executor's loop.
+
+        ``async with executor.stream(rows, path) as items: async for item in items: …``. The task starts as the block
+        is entered, once there is a slot in its queue, and is one task until the generator ends: it has one timeout, and
+        occupies a thread or a worker meanwhile. The generator is suspended while ``buffersize`` items (an option; 16)
+        are ahead. Leaving the block closes it, and waits for that: its ``finally`` has `cancel_grace` seconds.
+
+        Args:
+            function: A sync or async generator function.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The items. `StreamItems.handle` is the task's handle. Iterating raises what the generator raised, after the
+            items before, and otherwise as `run`.
+
+        Raises:
+            InvalidTaskError: It is no generator function.
+            ConfigurationError: Its tag is mapped to no backend, or to one that does not support streams.
+        """
+        return StreamItems(self._executor, self._overrides, function, args, kwargs)
 
     @overload
     def map(

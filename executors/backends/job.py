@@ -82,6 +82,7 @@ class Job:
         options: The task's options. The executor handles all but `priority` and `resources`.
         slot: Its place in a queue, until it starts; None if it starts in the call of `submit`.
         is_observed: Whether the executor has to know when it starts: for its timeout, or for hooks.
+        stream: The items that its function yields; None if that is no generator function.
         claim: Called once, by any thread, as the job starts; if it returns False the job isn't run. None if only the
             executor decides.
         limit: The concurrency limit of its function; None if there is none.
@@ -120,6 +121,7 @@ class Job:
         "owner",
         "slot",
         "stop",
+        "stream",
         "thread",
         "timer",
         "token",
@@ -140,6 +142,7 @@ class Job:
         slot: Slot | None = None,
         limit: Any = None,
         claim: Callable[[], bool] | None = None,
+        stream: Any = None,
     ) -> None:
         self.owner = owner
         self.backend = backend
@@ -154,6 +157,7 @@ class Job:
         self.is_observed = is_observed
         self.slot = slot
         self.claim = claim
+        self.stream = stream
         self.limit = limit
         self.counted = False
         self.dispatched = False
