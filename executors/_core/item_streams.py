@@ -91,7 +91,7 @@ class Stream:
             raise RuntimeError("another coroutine waits for the next item of this stream")
         self._consumer = self._loop.new_waiter()
         try:
-            if not self.has_item() and not handle.done():  # in that order of events: an item may come from a thread
+            if not self.has_item() and (self.items or not handle.done()):  # the first item may not be ready yet
                 await self._consumer
         finally:
             self._consumer = None
