@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,10 +148,12 @@ async def test_an_error_arrives_after_the_items_before_it(kind: Kind) -> None:
 
 async def test_wrong_arguments_fail_the_stream(kind: Kind) -> None:
     """An exception of the call itself is raised by the iteration."""
-    async with kind.executor() as executor:
-        async with executor.options(tag=kind.tag).stream(kind.of(tasks.count, tasks.count_later)) as items:
-            with pytest.raises(TypeError, match="number"):
-                await anext(items)
+    async with (
+        kind.executor() as executor,
+        executor.options(tag=kind.tag).stream(kind.of(tasks.count, tasks.count_later)) as items,
+    ):
+        with pytest.raises(TypeError, match="number"):
+            await anext(items)
 
 
 async def test_base_exceptions_become_an_exit() -> None:
@@ -472,9 +475,11 @@ async def test_events(kind: Kind) -> None:
     """Hooks are notified of a stream as of one task."""
     events = []
     settings: Any = {"hooks": [lambda event: events.append((type(event).__name__, event.task_id))]}
-    async with kind.executor(**settings) as executor:
-        async with executor.options(tag=kind.tag).stream(kind.of(tasks.count, tasks.count_later), 40) as items:
-            assert len([item async for item in items]) == 40
+    async with (
+        kind.executor(**settings) as executor,
+        executor.options(tag=kind.tag).stream(kind.of(tasks.count, tasks.count_later), 40) as items,
+    ):
+        assert len([item async for item in items]) == 40
     names = [name for name, number in events if number == items.handle.id]
     assert names == ["TaskSubmitted", "TaskStarted", "TaskFinished"]
 
@@ -557,15 +562,15 @@ async def test_what_is_no_generator_function_is_refused() -> None:
 
     async with Executor(threads=1, processes=0) as executor:
         for function in (int, len, coroutine, range):
-            with pytest.raises(InvalidTaskError, match="no generator function.*`run`"):
+            with pytest.raises(InvalidTaskError, match=r"no generator function.*`run`"):
                 executor.stream(function)  # type: ignore[call-overload]
         with pytest.raises(InvalidTaskError, match="can't be called"):
             executor.stream(3)  # type: ignore[call-overload]
         for function in (tasks.count, tasks.count_later, computed):
             for call in (executor.submit, executor.map):
-                with pytest.raises(InvalidTaskError, match="executor.stream"):
+                with pytest.raises(InvalidTaskError, match=r"executor\.stream"):
                     call(function, [1])  # type: ignore[operator]
-            with pytest.raises(InvalidTaskError, match="executor.stream"):
+            with pytest.raises(InvalidTaskError, match=r"executor\.stream"):
                 await executor.run(function, 1)  # type: ignore[arg-type]
 
 
@@ -577,16 +582,14 @@ async def test_backends_without_streams_refuse_them() -> None:
 
     async with Executor(threads=1, processes=0, backends={"other": WithoutStreams()}, tags={"x": "other"}) as executor:
         for function in (tasks.count, tasks.count_later):
-            with pytest.raises(ConfigurationError, match="'other'.*does not support streams"):
+            with pytest.raises(ConfigurationError, match=r"'other'.*does not support streams"):
                 executor.options(tag="x").stream(function, 3)
-        with pytest.raises(ConfigurationError, match="there is no backend|can't run"):
+        with pytest.raises(ConfigurationError, match="can't run"):
             executor.options(tag="cpu").stream(tasks.count, 3)
 
 
 async def test_threads_of_others_stream() -> None:
     """A `FuturesBackend` with threads runs generators."""
-    from concurrent.futures import ThreadPoolExecutor
-
     backend = FuturesBackend(lambda: ThreadPoolExecutor(1))
     async with Executor(threads=1, processes=0, backends={"other": backend}, tags={"x": "other"}) as executor:
         async with executor.options(tag="x").stream(tasks.count, 300) as items:
@@ -614,17 +617,20 @@ async def test_a_stream_is_used_in_its_block() -> None:
 
 async def test_one_consumer_at_a_time(tmp_path: Path) -> None:
     """Two coroutines can't wait for the next item at once."""
-    async with Executor(threads=1, processes=0) as executor, anyio.create_task_group() as group:
-        async with executor.stream(tasks.then_hang, 0, str(tmp_path / "hangs")) as items:
+    async with (
+        Executor(threads=1, processes=0) as executor,
+        anyio.create_task_group() as group,
+        executor.stream(tasks.then_hang, 0, str(tmp_path / "hangs")) as items,
+    ):
 
-            async def wait() -> None:
-                with pytest.raises(TaskCancelledError):
-                    await anext(items)
-
-            group.start_soon(wait)
-            await anyio.wait_all_tasks_blocked()
-            with pytest.raises(RuntimeError, match="another coroutine"):
+        async def wait() -> None:
+            with pytest.raises(TaskCancelledError):
                 await anext(items)
+
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(RuntimeError, match="another coroutine"):
+            await anext(items)
 
 
 async def test_drained_before_it_is_entered() -> None:

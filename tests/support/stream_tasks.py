@@ -192,7 +192,7 @@ def blocks(number: int, size: int) -> Iterator[bytes]:
 
 
 def arrays(number: int, size: int) -> Iterator[Any]:
-    import numpy as np
+    import numpy as np  # noqa: PLC0415  (an extra)
 
     for each in range(number):
         yield np.full(size, each % 256, dtype=np.uint8)
