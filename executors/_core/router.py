@@ -169,6 +169,11 @@ class Router:
                 f"{name_of(function)} is a generator function, and the backend {backend.name!r} that it would go to "
                 "does not support streams: map its tag to a backend that does, such as 'process', or return a list"
             )
+        if route.options.retry is not None:
+            raise ConfigurationError(
+                f"{name_of(function)} is a generator function, and the option retry is not for streams: a failed "
+                "attempt has yielded items"
+            )
         return Route(backend, route.options, is_coroutine=is_async or backend.runs_sync_on_loop)
 
     def _route(

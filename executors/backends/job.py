@@ -83,12 +83,10 @@ class Job:
         slot: Its place in a queue, until it starts; None if it starts in the call of `submit`.
         is_observed: Whether the executor has to know when it starts: for its timeout, or for hooks.
         stream: The items that its function yields; None if that is no generator function.
-        claim: Called once, by any thread, as the job starts; if it returns False the job isn't run. None if only the
-            executor decides.
+        claim: Called once, by any thread, as the job starts; the job isn't run if it returns False. May be None.
         limit: The concurrency limit of its function; None if there is none.
         counted: Whether `limit` counts it as running.
-        dispatched: Whether the executor has processed the submission: it may come from any thread, and is processed
-            on the loop's.
+        dispatched: Whether the executor has processed the submission, which may come from any thread, on the loop's.
         handed_over: Whether it has been passed to its backend.
         entered: Whether the event loop has entered its function.
         stop: Set once the job is being stopped, by its timeout, `cancel()` or a drain.
@@ -183,9 +181,7 @@ class Job:
         return call
 
     def start(self) -> bool:
-        """Start the job; it has to run next. Any thread.
-
-        From here on its context has it as the current task, if its backend runs it in that context.
+        """Start the job, as the current task of its context if it runs in that; it has to run next. Any thread.
 
         Returns:
             False if it has been cancelled: drop it, and report nothing.

@@ -273,22 +273,6 @@ class BackendContract(OptionsContract):
                 await run.release()
             await run.still_works()
 
-    async def test_streams(self) -> None:
-        """Items of a generator arrive in order, and leaving closes it. Streams that are not supported are refused."""
-        async with self.run() as run:
-            for form in run.forms(tasks.count, tasks.count_later):
-                stream = run.executor.options(tag="contract", buffersize=2).stream
-                if not run.backend.supports_streams:
-                    with pytest.raises(ConfigurationError, match="streams"):
-                        stream(form, 9, "")
-                    continue
-                for count in (9, 1):
-                    closed = run.folder / f"{form.__name__}-{count}"
-                    async with stream(form, 9, str(closed)) as items:
-                        found = [await anext(items) for _ in range(count)]
-                    assert found == [*range(count)], f"the first of {form.__name__}'s items were {found}"
-                    assert closed.exists(), f"{form.__name__} was left after {count} items, and not closed"
-
     async def test_a_lost_worker_takes_its_task_along(self) -> None:
         """A task that kills its own worker process is lost, has run once, and others run."""
         async with self.run() as run:

@@ -22,11 +22,13 @@ from executors import (
     Executor,
     ExecutorClosedError,
     InvalidTaskError,
+    Retry,
     TaskCancelledError,
     TaskExitedError,
     TaskTimeoutError,
     cpu_bound,
 )
+from executors._core.drain import give_up
 from executors._core.streaming import MAX_UNBROKEN
 from executors._states import CANCELLED, FAILED, RUNNING, SUCCEEDED, TIMED_OUT
 from executors.backends import FuturesBackend, InlineBackend
@@ -498,7 +500,7 @@ async def test_the_end_of_the_loop() -> None:
         async with executor.options(buffersize=2).stream(numbers) as items:
             assert await anext(items) == 0
             await anyio.sleep(0.05)
-            executor._started().give_up()
+            give_up(executor._started())
             with pytest.raises(ExecutorClosedError):
                 async for _ in items:
                     pass
@@ -584,6 +586,9 @@ async def test_backends_without_streams_refuse_them() -> None:
         for function in (tasks.count, tasks.count_later):
             with pytest.raises(ConfigurationError, match=r"'other'.*does not support streams"):
                 executor.options(tag="x").stream(function, 3)
+        retrying = executor.options(retry=Retry(attempts=2, on=LookupError))
+        with pytest.raises(ConfigurationError, match="retry is not for streams"):
+            retrying.stream(tasks.count, 3)
         with pytest.raises(ConfigurationError, match="can't run"):
             executor.options(tag="cpu").stream(tasks.count, 3)
 
