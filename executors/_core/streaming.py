@@ -10,9 +10,10 @@ import anyio.lowlevel
 
 from executors._callables import generator_kind
 from executors._core.item_streams import LoopStream, RemoteStream, Stream, ThreadStream
+from executors._failures import LOG
 from executors._loops import EventLoop
 from executors._states import FAILED
-from executors.handle import LOG, TaskHandle
+from executors.handle import TaskHandle
 
 if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
