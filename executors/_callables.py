@@ -90,10 +90,18 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
         return True
     if flags & (_GENERATOR | _ASYNC_GENERATOR):
         raise InvalidTaskError(
-            f"{name_of(function)} is a generator function, and a task ends with one value: return a list, or "
-            "use `executor.map` over the items"
+            f"{name_of(function)} is a generator function, and a task ends with one value: iterate over its items with "
+            "`executor.stream`, return a list, or use `executor.map` over the items"
         )
     return False
+
+
+def generator_kind(function: Callable[..., Any]) -> bool | None:
+    """Return whether a generator function is async, judged by `innermost`; None if it is no generator function."""
+    flags = _flags(function)
+    if flags & (_COROUTINE | _ITERABLE_COROUTINE) or not flags & (_GENERATOR | _ASYNC_GENERATOR):
+        return None
+    return bool(flags & _ASYNC_GENERATOR)
 
 
 def name_of(function: Callable[..., Any]) -> str:

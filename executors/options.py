@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         resources: Mapping[str, float] | Sequence[tuple[str, float]] | None
         retry: Retry | None
         keep_result: float | None
+        buffersize: int | None
 
     class CallKeywords(MarkKeywords, total=False):
         """The options of a call, for type checkers."""
@@ -68,6 +69,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "resources": amounts,
     "retry": checked_retry,
     "keep_result": lambda value, what: positive_seconds(value, what, zero=True),
+    "buffersize": lambda value, what: whole_number(value, what, least=1),
 }
 """Each option, with the function that checks a value and returns what is stored."""
 
@@ -90,6 +92,7 @@ class TaskOptions:
             backends with `supports_resources`.
         retry: After which failures it is attempted again; never if None.
         keep_result: Seconds that its value can be found by its id, once it has succeeded; 0 for not at all.
+        buffersize: How many items of a stream may be ahead of its consumer. Only for `Executor.stream`.
 
     Raises:
         ConfigurationError: An option is unknown, or its value can't be used.
@@ -107,6 +110,7 @@ class TaskOptions:
     resources: tuple[tuple[str, float], ...] | None
     retry: Retry | None
     keep_result: float | None
+    buffersize: int | None
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
         unknown = sorted(options.keys() - _CHECKS.keys())
@@ -183,9 +187,10 @@ def refuse_options(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> N
 
 
 def _mark(function: F, options: TaskOptions) -> F:
-    from executors._callables import is_coroutine_function  # noqa: PLC0415  (it imports this module)
+    from executors._callables import generator_kind, is_coroutine_function  # noqa: PLC0415  (it imports this module)
 
-    mark = (options, is_coroutine_function(function))
+    kind = generator_kind(function)
+    mark = (options, is_coroutine_function(function) if kind is None else kind)
     try:
         setattr(function, MARK, mark)
     except AttributeError:
@@ -204,12 +209,11 @@ def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
     Args:
         tag: A tag that the executor maps to a backend.
         options: ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``priority``,
-            ``resources``, ``retry``; see `TaskOptions`.
-            ``resources``, ``keep_result``; see `TaskOptions`.
+            ``resources``, ``retry``, ``keep_result``, ``buffersize``; see `TaskOptions`.
 
     Raises:
         ConfigurationError: An option is unknown or can't be used.
-        InvalidTaskError: The object can't be a task, such as a generator function, or it can't be marked.
+        InvalidTaskError: The object can't be a task, such as a coroutine object, or it can't be marked.
     """
     if not isinstance(tag, str):
         raise ConfigurationError(f'the option tag is {tag!r}: write @task("a tag")')

@@ -198,8 +198,8 @@ def test_builtin_is_refused_by_the_mark() -> None:
         cpu_bound(len)
 
 
-def test_generator_function_is_refused_by_the_mark() -> None:
-    """A generator function can't be marked."""
+def test_generator_function_can_be_marked() -> None:
+    """A generator function has a mark, for `executor.stream`, which says whether it is async."""
 
     def numbers() -> Any:
         yield 1
@@ -207,6 +207,12 @@ def test_generator_function_is_refused_by_the_mark() -> None:
     async def async_numbers() -> Any:
         yield 1
 
-    for function in (numbers, async_numbers):
-        with pytest.raises(InvalidTaskError, match="generator function"):
-            cpu_bound(function)
+    assert getattr(cpu_bound(numbers), MARK) == (TaskOptions(tag="cpu"), False)
+    assert getattr(cpu_bound(buffersize=4)(async_numbers), MARK) == (TaskOptions(tag="cpu", buffersize=4), True)
+
+
+def test_bad_buffersize_is_refused() -> None:
+    """A buffer has room for at least one item."""
+    for value in (0, -1, 1.5, "4", True):
+        with pytest.raises(ConfigurationError, match="buffersize"):
+            TaskOptions(buffersize=value)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ may have an error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import assert_type
@@ -25,6 +25,7 @@ from executors import (
     task,
 )
 from executors._core.mapping import MapResults
+from executors._core.streaming import StreamItems
 
 
 def plain(x: int, *, text: str = "") -> bytes:
@@ -159,6 +160,11 @@ async def map_items(executor: Executor) -> None:
     assert_type(executor.options(timeout=1).map(report, (1,)), MapResults[int])
     assert_type(executor.map(thumb, ["x"], [1]), MapResults[float])
     assert_type(executor.map(between, [1], [2], [3]), MapResults[bool])
+    assert_type(executor.map(plain, [1], ordered=False), MapResults[bytes])
+    assert_type(executor.map(plain, [1], return_exceptions=True), MapResults[bytes | Exception])
+    assert_type(executor.map(fetch, ["x"], return_exceptions=True), MapResults[str | Exception])
+    assert_type(executor.map(between, [1], [2], [3], return_exceptions=True), MapResults[bool | Exception])
+    assert_type(executor.map(thumb, ["x"], [1], return_exceptions=False), MapResults[float])
     async with executor.map(render, [1, 2]) as results:
         async for value in results:
             assert_type(value, bytes)
@@ -167,6 +173,29 @@ async def map_items(executor: Executor) -> None:
     executor.map(plain, 1)  # wrong
     executor.map(plain)  # wrong
     executor.map(plain, [1], chunksize="2")  # wrong
+    executor.map(plain, [1], ordered="no")  # wrong
+    executor.map(plain, ["x"], return_exceptions=True)  # wrong
+
+
+def numbers(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+@cpu_bound(buffersize=4)
+async def words(text: str) -> AsyncIterator[str]:
+    yield text
+
+
+async def stream(executor: Executor) -> None:
+    assert_type(executor.stream(numbers, 3), StreamItems[int])
+    async with executor.options(buffersize=3).stream(words, text="x") as items:
+        assert_type(items.handle, TaskHandle[None])
+        async for word in items:
+            assert_type(word, str)
+    executor.stream(numbers, "3")  # wrong
+    executor.stream(words)  # wrong
+    executor.stream(coroutine, 3)  # wrong
+    executor.options(buffersize="3")  # wrong
 
 
 async def handle_of(handle: TaskHandle[int]) -> None:

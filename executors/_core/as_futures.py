@@ -122,7 +122,7 @@ class BackendFutures(futures.Executor):
         route = dispatcher.router.find(fn, self._overrides)
         run: Callable[..., Any] | None = None
         if in_chunk:
-            run, args = run_chunk_of_coroutines if route.is_coroutine else run_chunk, (fn, *args)
+            run, args = run_chunk_of_coroutines if route.is_coroutine else run_chunk, (None, False, fn, *args)
         future: TaskFuture[Any] = TaskFuture(dispatcher.loop)
         with self._lock:
             if self._shut:

@@ -1,12 +1,14 @@
-"""`BoundExecutor`: an executor with options bound, and its calls `submit`, `run` and `map`."""
+"""`BoundExecutor`: an executor with options bound, and its calls `submit`, `run`, `stream` and `map`."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from executors._checks import whole_number
 from executors._core.mapping import MapResults
+from executors._core.streaming import StreamItems
+from executors.errors import ConfigurationError
 from executors.options import NO_OPTIONS, TaskOptions, refuse_options
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ class BoundExecutor:
         """Return an executor with options bound: ``executor.options(tag="cpu", timeout=5).submit(fn, x)``.
 
         Args:
-            options: ``tag``, ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``,
-                ``priority``, ``resources``, ``retry``, ``keep_result``; see `TaskOptions`. They take precedence over
+            options: ``tag``, ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``priority``,
+                ``resources``, ``retry``, ``keep_result``, ``buffersize``; see `TaskOptions`. They take precedence over
                 the mark.
 
         Raises:
@@ -114,6 +116,35 @@ class BoundExecutor:
             del handle  # an error's traceback refers to this frame
 
     @overload
+    def stream(
+        self, function: Callable[P, AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> StreamItems[T]: ...
+    @overload
+    def stream(self, function: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> StreamItems[T]: ...
+    def stream(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> StreamItems[Any]:
+        """Run a generator function as a task, and iterate over its items. On the executor's loop.
+
+        ``async with executor.stream(rows, path) as items: async for item in items: …``. The task starts as the block
+        is entered, once there is a slot in its queue, and is one task until the generator ends: it has one timeout, and
+        occupies a thread or a worker meanwhile. The generator is suspended while ``buffersize`` items (an option; 16)
+        are ahead. Leaving the block closes it, and waits for that: its ``finally`` has `cancel_grace` seconds.
+
+        Args:
+            function: A sync or async generator function.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The items. `StreamItems.handle` is the task's handle. Iterating raises what the generator raised, after the
+            items before, and otherwise as `run`.
+
+        Raises:
+            InvalidTaskError: It is no generator function.
+            ConfigurationError: Its tag is mapped to no backend, or to one that does not support streams.
+        """
+        return StreamItems(self._executor, self._overrides, function, args, kwargs)
+
+    @overload
     def map(
         self,
         function: Callable[[X], Awaitable[T]],
@@ -122,6 +153,8 @@ class BoundExecutor:
         *,
         chunksize: int | None = ...,
         buffersize: int | None = ...,
+        ordered: bool = ...,
+        return_exceptions: Literal[False] = ...,
     ) -> MapResults[T]: ...
     @overload
     def map(
@@ -132,7 +165,33 @@ class BoundExecutor:
         *,
         chunksize: int | None = ...,
         buffersize: int | None = ...,
+        ordered: bool = ...,
+        return_exceptions: Literal[False] = ...,
     ) -> MapResults[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[X], Awaitable[T]],
+        items: Iterable[X],
+        /,
+        *,
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+        return_exceptions: bool,
+    ) -> MapResults[T | Exception]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[X], T],
+        items: Iterable[X],
+        /,
+        *,
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+        return_exceptions: bool,
+    ) -> MapResults[T | Exception]: ...
     @overload
     def map(
         self,
@@ -143,6 +202,8 @@ class BoundExecutor:
         *iterables: Iterable[Any],
         chunksize: int | None = ...,
         buffersize: int | None = ...,
+        ordered: bool = ...,
+        return_exceptions: Literal[False] = ...,
     ) -> MapResults[T]: ...
     @overload
     def map(
@@ -154,7 +215,35 @@ class BoundExecutor:
         *iterables: Iterable[Any],
         chunksize: int | None = ...,
         buffersize: int | None = ...,
+        ordered: bool = ...,
+        return_exceptions: Literal[False] = ...,
     ) -> MapResults[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[..., Awaitable[T]],
+        items: Iterable[Any],
+        more_items: Iterable[Any],
+        /,
+        *iterables: Iterable[Any],
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+        return_exceptions: bool,
+    ) -> MapResults[T | Exception]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[..., T],
+        items: Iterable[Any],
+        more_items: Iterable[Any],
+        /,
+        *iterables: Iterable[Any],
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+        return_exceptions: bool,
+    ) -> MapResults[T | Exception]: ...
     def map(
         self,
         function: Callable[..., Any],
@@ -162,12 +251,14 @@ class BoundExecutor:
         *iterables: Iterable[Any],
         chunksize: int | None = None,
         buffersize: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
     ) -> MapResults[Any]:
-        """Run a function over items, and iterate over the results in order. On the executor's loop.
+        """Run a function over items, and iterate over the results. On the executor's loop.
 
         ``async with executor.map(fn, items) as results: async for value in results: …``; a plain ``async for`` works
         too. Items are taken as results are consumed, so that both may be endless. The first failure is raised in its
-        place and cancels the rest; so does leaving the block.
+        place and cancels the rest; so does leaving the block. The error has the item's index as a note.
 
         Args:
             function: Called with one item of each iterable, until the shortest ends.
@@ -175,12 +266,26 @@ class BoundExecutor:
             chunksize: How many items make one task; each item is a task of its own if None. A crash fails its chunk.
             buffersize: How many tasks may be active, or finished and not consumed; twice the backend's workers if
                 None.
+            ordered: Whether the results are in the order of the items; otherwise each comes once it is there.
+            return_exceptions: Whether an error takes the place of its item's result instead of being raised.
 
         Raises:
             InvalidTaskError: The function can't be run as a task, or there is no iterable.
-            ConfigurationError: A size can't be used, or the function's tag is mapped to no backend.
+            ConfigurationError: An argument can't be used, or the function's tag is mapped to no backend.
         """
         for what, size in (("chunksize", chunksize), ("buffersize", buffersize)):
             if size is not None:
                 whole_number(size, what, least=1)
-        return MapResults(self._executor, self._overrides, function, iterables, chunksize, buffersize)
+        for what, flag in (("ordered", ordered), ("return_exceptions", return_exceptions)):
+            if not isinstance(flag, bool):
+                raise ConfigurationError(f"{what} is {flag!r}, and must be True or False")
+        return MapResults(
+            self._executor,
+            self._overrides,
+            function,
+            iterables,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+        )

@@ -123,6 +123,8 @@ class Deadlines:
     def _stop(self, job: Job) -> None:
         if self.grace is not None:
             job.grace_timer = self._loop.call_later(self.grace, self.abandon, job)
+        if job.stream is not None:
+            job.stream.stop()
         job.backend.cancel(job)
 
     def abandon(self, job: Job) -> None:

@@ -13,6 +13,7 @@ import anyio
 from executors._callables import as_coroutine_function, name_of
 from executors._core.admission import Admission, Phase, Queue
 from executors._core.deadlines import Deadlines, outcome
+from executors._core.item_streams import Stream
 from executors._core.records import Records
 from executors._core.retries import Attempts, Retries
 from executors._core.router import Route, Router
@@ -122,6 +123,7 @@ class Dispatcher:
         kwargs: dict[str, Any],
         *,
         run: Callable[..., Any] | None = None,
+        stream: Stream | None = None,
     ) -> TaskHandle[Any]:
         """Accept a task as soon as a slot is free, for a caller that handles its failure. On the loop.
 
@@ -144,8 +146,9 @@ class Dispatcher:
                 called_at = time.monotonic()
                 await queue.wait_for_slot(route.options, name)
         return self._accept(
-            route, name, run or function, args, kwargs, queue, None, on_loop=True, reporter=None, called_at=called_at
-        )
+            route, name, run or function, args, kwargs, queue, None,
+            on_loop=True, reporter=None, called_at=called_at, stream=stream,
+        )  # fmt: skip
 
     def is_inside(self) -> bool:
         """Return whether the calling code belongs to an unfinished task of this run."""
@@ -165,6 +168,7 @@ class Dispatcher:
         on_loop: bool,
         reporter: str | None = LOG,
         called_at: float | None = None,
+        stream: Stream | None = None,
     ) -> TaskHandle[Any]:
         backend, options = route.backend, route.options
         if queue is None and (self.admission.phase is not Phase.OPEN or backend.unavailable is not None):
@@ -185,7 +189,7 @@ class Dispatcher:
             self, backend, handle, function, args, kwargs, copy_context(), options,
             route.is_coroutine or route.runs_sync_on_loop,
             options.timeout is not None or self.hooks is not None,
-            queue, None if queue is None else queue.limit, claim,
+            queue, None if queue is None else queue.limit, claim, stream,
         )  # fmt: skip
         if options.retry is not None:
             job.attempts = Attempts(job, options.retry)

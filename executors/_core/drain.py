@@ -136,6 +136,8 @@ def give_up(dispatcher: Dispatcher, reason: str = "the event loop ended before t
     dispatcher.records.kill()
     jobs, dispatcher.active = dispatcher.active, {}
     for job in jobs.values():
+        if job.stream is not None:
+            job.stream.stop()
         job.handle._finish(LOST, None, ExecutorClosedError(reason))
         job.handle._notify(dispatcher.loop)
     if dispatcher.idle is not None and not dispatcher.loop.has_ended():

@@ -6,9 +6,16 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from executors._callables import COROUTINE_MARK, KIND_FLAGS, innermost, is_coroutine_function, name_of
+from executors._callables import (
+    COROUTINE_MARK,
+    KIND_FLAGS,
+    generator_kind,
+    innermost,
+    is_coroutine_function,
+    name_of,
+)
 from executors.backends.base import ExecutorBackend
-from executors.errors import ConfigurationError
+from executors.errors import ConfigurationError, InvalidTaskError
 from executors.options import MARK, NO_OPTIONS, TaskOptions
 
 MAX_ROUTES = 1024
@@ -54,19 +61,22 @@ def mark_of(function: Callable[..., Any], *, is_coroutine: bool) -> TaskOptions:
     return options
 
 
-def decide(function: Callable[..., Any], overrides: TaskOptions, tags: Mapping[str, str]) -> Decision:
+def decide(
+    function: Callable[..., Any], overrides: TaskOptions, tags: Mapping[str, str], is_async: bool | None = None
+) -> Decision:
     """Decide where a task goes: the call's options over the function's mark over the tags over the kind. Pure.
 
     Args:
         function: The callable.
         overrides: The options of the call.
         tags: The executor's map from tag to backend name.
+        is_async: Whether it is an async generator function; None if it is no generator function.
 
     Raises:
         InvalidTaskError: It can't be run as a task.
         ConfigurationError: Its tag is mapped to no backend.
     """
-    is_coroutine = is_coroutine_function(function)
+    is_coroutine = is_coroutine_function(function) if is_async is None else is_async
     options = overrides.over(mark_of(function, is_coroutine=is_coroutine)).without_infinite_limits()
     tag = options.tag
     if isinstance(tag, BackendName):
@@ -143,8 +153,33 @@ class Router:
             self._routes[key] = route
         return route
 
-    def _route(self, function: Callable[..., Any], overrides: TaskOptions, mark: object) -> Route:
-        name, options, is_coroutine = decide(function, overrides, self._tags)
+    def find_stream(self, function: Callable[..., Any], overrides: TaskOptions) -> Route:
+        """Return the route of a generator function, whose job has a function of ours. Raises as `Executor.stream`."""
+        is_async = generator_kind(function)
+        if is_async is None:
+            is_coroutine_function(function)  # it may be no function at all
+            raise InvalidTaskError(
+                f"{name_of(function)} is no generator function, and `stream` yields what one yields: use `run`, or "
+                "declare the function with `yield`"
+            )
+        route = self._route(function, overrides, mark_on(function), is_async)
+        backend = route.backend
+        if not backend.supports_streams:
+            raise ConfigurationError(
+                f"{name_of(function)} is a generator function, and the backend {backend.name!r} that it would go to "
+                "does not support streams: map its tag to a backend that does, such as 'process', or return a list"
+            )
+        if route.options.retry is not None:
+            raise ConfigurationError(
+                f"{name_of(function)} is a generator function, and the option retry is not for streams: a failed "
+                "attempt has yielded items"
+            )
+        return Route(backend, route.options, is_coroutine=is_async or backend.runs_sync_on_loop)
+
+    def _route(
+        self, function: Callable[..., Any], overrides: TaskOptions, mark: object, is_async: bool | None = None
+    ) -> Route:
+        name, options, is_coroutine = decide(function, overrides, self._tags, is_async)
         if name not in self._backends:
             raise ConfigurationError(f"{name_of(function)} can't run: {self._no_process_backend()}")
         backend = self._backends[name]

@@ -50,6 +50,18 @@ class BlockingChannel:
             self._frames = self._reader.receive()
         return self._frames.pop(0)
 
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._socket.fileno()
+
+    def has_frame(self) -> bool:
+        """Whether `receive` does not block."""
+        if self._frames:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
     def is_writable(self) -> bool:
         """Whether the socket takes some 100 KB without blocking: it polls as writable while at most a quarter full."""
         poll = select.poll()

@@ -76,12 +76,27 @@ class FrameType(enum.IntEnum):
     """A job with a few small arguments: see `small_calls`."""
     JOB_OF_MAIN = 14
     """A job that needs the server's main script."""
+    ITEM = 17
+    """An item of the running stream: its payload."""
+    ITEMS = 18
+    """Small items of the running stream: a list of their pickles, pickled."""
+    CREDIT = 19
+    """How many items the stream of this task id may yield, as `CREDIT_COUNT`, all since its start counted. One precedes
+    the job of each stream."""
+    CLOSE = 20
+    """The generator of the running stream is to be closed."""
 
 
 TYPE_BITS = 0x1F
 """The bits of a frame's type. The bits above say how a payload travels: see `payloads`."""
 
 _TYPES = frozenset(FrameType)
+
+CREDIT_COUNT = struct.Struct("<Q")
+"""The body of a `CREDIT`."""
+
+ITEM_TYPES = frozenset({FrameType.ITEM, FrameType.ITEMS})
+"""The types of frames with items of a stream."""
 
 SEGMENT_NOTICES = frozenset({FrameType.FREED, FrameType.RETIRED, FrameType.CLOSED})
 """The types of frames about shared segments."""

@@ -5,11 +5,13 @@ Jobs run in the main thread, one at a time. The server owns all state; when it h
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
 
 from executors import context
+from executors._callables import generator_kind
 from executors._wire import pickling
 from executors._wire.frames import SEGMENT_NOTICES, FrameType
 from executors._wire.payloads import PayloadCodec
@@ -17,6 +19,7 @@ from executors._wire.pickling import MAIN_NAME
 from executors._wire.small_calls import SmallCalls
 from executors._worker.logging import Outbox, handlers_kept
 from executors._worker.runner import RunningJob, TaskRunner, unsendable
+from executors._worker.streaming import ItemSender
 from executors.errors import describe
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -56,6 +59,7 @@ class Worker(TaskRunner):
         self._codec = PayloadCodec(config["shared"])
         self._small_calls = SmallCalls()
         self._setup: tuple[str, tuple[Any, ...]] | None = config["setup"]
+        self._granted: tuple[int, bytes | bytearray] = (0, b"")
         self.on_trio = config["library"] == "trio"
 
     def get_ready(self) -> None:
@@ -89,7 +93,9 @@ class Worker(TaskRunner):
                 self._codec.on_release(kind, body)
             elif kind == FrameType.TRIM:
                 self._outbox.send(self._codec.trim())
-            else:
+            elif kind == FrameType.CREDIT:  # for the stream that follows, or for the last one, which has ended
+                self._granted = task_id, body
+            elif kind != FrameType.CLOSE:  # of a stream that has ended
                 self._run_job(kind, task_id, body)
         self.end()
         self._outbox.send()
@@ -142,7 +148,26 @@ class Worker(TaskRunner):
         except BaseException as error:  # noqa: BLE001  (unpickling runs the user's code)
             return _not_unpickled(error)
         job = self._outbox.job = RunningJob(task_id, name)
-        return self.run(job, function, args, kwargs, variables)
+        if self._granted[0] != task_id:
+            return self.run(job, function, args, kwargs, variables)
+        return self._run_stream(job, function, args, kwargs, variables)
+
+    def _run_stream(
+        self,
+        job: RunningJob,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        variables: dict[str, Any],
+    ) -> Answer:
+        """Run a generator function, and send its items."""
+        sender = ItemSender(self._channel, self._outbox, self._codec, job, self._granted, self._max_payload)
+        try:
+            is_async = bool(generator_kind(function))
+            iterate = functools.partial(sender.iterate_async if is_async else sender.iterate, function)
+            return self.run(job, iterate, args, kwargs, variables, is_async)
+        finally:
+            sender.end()
 
     def import_main(self) -> None:
         """Import the server's main script, once, under another name.

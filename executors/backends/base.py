@@ -57,6 +57,10 @@ class ExecutorBackend(ABC):
     supports_priority: bool = False
     """Whether its queue respects the option `priority` of a job; on other backends that option is refused."""
 
+    supports_streams: bool = False
+    """Whether it runs the jobs of streams. In this process they have a function that yields to `job.stream`, and need
+    nothing more: set it to True. A backend with workers has to transfer the items; only a `ProcessBackend` does."""
+
     workers: int | None = None
     """How many jobs it runs at a time; None if that is not limited."""
 

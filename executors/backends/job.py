@@ -82,12 +82,11 @@ class Job:
         options: The task's options. The executor handles all but `priority` and `resources`.
         slot: Its place in a queue, until it starts; None if it starts in the call of `submit`.
         is_observed: Whether the executor has to know when it starts: for its timeout, or for hooks.
-        claim: Called once, by any thread, as the job starts; if it returns False the job isn't run. None if only the
-            executor decides.
+        stream: The items that its function yields; None if that is no generator function.
+        claim: Called once, by any thread, as the job starts; the job isn't run if it returns False. May be None.
         limit: The concurrency limit of its function; None if there is none.
         counted: Whether `limit` counts it as running.
-        dispatched: Whether the executor has processed the submission: it may come from any thread, and is processed
-            on the loop's.
+        dispatched: Whether the executor has processed the submission, which may come from any thread, on the loop's.
         handed_over: Whether it has been passed to its backend.
         entered: Whether the event loop has entered its function.
         stop: Set once the job is being stopped, by its timeout, `cancel()` or a drain.
@@ -120,6 +119,7 @@ class Job:
         "owner",
         "slot",
         "stop",
+        "stream",
         "thread",
         "timer",
         "token",
@@ -140,6 +140,7 @@ class Job:
         slot: Slot | None = None,
         limit: Any = None,
         claim: Callable[[], bool] | None = None,
+        stream: Any = None,
     ) -> None:
         self.owner = owner
         self.backend = backend
@@ -154,6 +155,7 @@ class Job:
         self.is_observed = is_observed
         self.slot = slot
         self.claim = claim
+        self.stream = stream
         self.limit = limit
         self.counted = False
         self.dispatched = False
@@ -179,9 +181,7 @@ class Job:
         return call
 
     def start(self) -> bool:
-        """Start the job; it has to run next. Any thread.
-
-        From here on its context has it as the current task, if its backend runs it in that context.
+        """Start the job, as the current task of its context if it runs in that; it has to run next. Any thread.
 
         Returns:
             False if it has been cancelled: drop it, and report nothing.

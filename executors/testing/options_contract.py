@@ -1,16 +1,19 @@
-"""The part of `BackendContract` about the options of tasks."""
+"""The part of `BackendContract` about the options of tasks, and streams."""
 
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
+import pytest
+
+from executors.errors import ConfigurationError
 from executors.retry import Retry
 from executors.testing import tasks
 from executors.testing.run import Run
 
 
 class OptionsContract:
-    """The requirements that follow from options."""
+    """The requirements that follow from options, and those of streams."""
 
     def run(self) -> AbstractAsyncContextManager[Run]:
         """Start an executor with a new backend, and drain it afterwards."""
@@ -40,3 +43,19 @@ class OptionsContract:
                 assert isinstance(error, LookupError), f"a LookupError ends the third attempt, and {error!r} arrived"
                 calls = file.read_text().split(), handle.attempts
                 assert calls == (["5"] * 3, 3), f"arguments and number of the attempts: {calls}"
+
+    async def test_streams(self) -> None:
+        """Items of a generator arrive in order, and leaving closes it. Streams that are not supported are refused."""
+        async with self.run() as run:
+            for form in run.forms(tasks.count, tasks.count_later):
+                stream = run.executor.options(tag="contract", buffersize=2).stream
+                if not run.backend.supports_streams:
+                    with pytest.raises(ConfigurationError, match="streams"):
+                        stream(form, 9, "")
+                    continue
+                for count in (9, 1):
+                    closed = run.folder / f"{form.__name__}-{count}"
+                    async with stream(form, 9, str(closed)) as items:
+                        found = [await anext(items) for _ in range(count)]
+                    assert found == [*range(count)], f"the first of {form.__name__}'s items were {found}"
+                    assert closed.exists(), f"{form.__name__} was left after {count} items, and not closed"

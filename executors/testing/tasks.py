@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -91,6 +92,24 @@ def _make(file: str) -> None:
 
 def _is_there(file: str) -> bool:
     return Path(file).exists()
+
+
+def count(number: int, closed: str) -> Iterator[int]:
+    """Yield numbers, and create the file `closed` at the end."""
+    try:
+        yield from range(number)
+    finally:
+        _make(closed)
+
+
+async def count_later(number: int, closed: str) -> AsyncIterator[int]:
+    """The same as an async generator."""
+    try:
+        for each in range(number):
+            await anyio.lowlevel.checkpoint()
+            yield each
+    finally:
+        _make(closed)
 
 
 def die(file: str) -> None:

@@ -115,7 +115,7 @@ async def async_numbers() -> Any:
 )
 def test_generator_function_is_refused(function: Callable[..., Any]) -> None:
     """A generator function is refused, and the error names it and an alternative."""
-    with pytest.raises(InvalidTaskError, match=r"generator function.*executor\.map"):
+    with pytest.raises(InvalidTaskError, match=r"generator function.*executor\.stream.*executor\.map"):
         decide(function, NO_OPTIONS, TAGS)
 
 

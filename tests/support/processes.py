@@ -121,3 +121,8 @@ def check_it_ends_by(number: signal.Signals, process: subprocess.Popen[str]) -> 
     else:
         assert process.returncode == 130
         assert "everything is stopped" in out
+
+
+def resident_memory(pid: int) -> int:
+    """Return the resident memory of a process in bytes (Linux)."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

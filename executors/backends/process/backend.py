@@ -26,6 +26,7 @@ from executors.backends.process import logs
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.pool import Pool
 from executors.backends.process.recycling import Recycling
+from executors.backends.process.streams import WorkerGenerator
 from executors.backends.process.worker_handle import Payload
 from executors.backends.side_thread import SideThread
 from executors.context import CarriedVariables
@@ -64,6 +65,7 @@ class ProcessBackend(ExecutorBackend):
     supports_coroutines = True
     stops_running_tasks = True
     supports_context = False
+    supports_streams = True
     requires_pickle = True
     survives_worker_loss = True
     supports_priority = True
@@ -183,7 +185,9 @@ class ProcessBackend(ExecutorBackend):
             return
         handle = job.handle
         variables = {} if self.carried is None else self.carried.capture(job.context)
-        if not job.kwargs and not variables:
+        if job.stream is not None:
+            job.stream.generator = WorkerGenerator(job.number, self._pickler)
+        elif not job.kwargs and not variables:
             body = self._small_calls.dump(handle.name, job.function, job.args)
             if body is not None and len(body) <= self._max_payload:
                 self._send(job, frame(FrameType.SMALL_JOB, body, job.number))
@@ -221,7 +225,7 @@ class ProcessBackend(ExecutorBackend):
         data: bytes | Pieces = Pieces(pieces)
         if len(data) <= pickling.SLICE_SIZE:
             data = b"".join(pieces)
-            if not buffers and len(data) <= MAX_BODY:
+            if not buffers and len(data) <= MAX_BODY and job.stream is None:
                 return frame(kind, data, job.number)
         size = len(data) + sum(map(len, buffers))
         if size > self._max_payload:

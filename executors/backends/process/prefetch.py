@@ -161,6 +161,7 @@ def capacity(worker: WorkerHandle) -> int:
     """Return how many jobs a worker that has prefetched none may prefetch."""
     if (
         worker.job is None
+        or worker.job.stream is not None  # the worker reads its messages between items
         or worker.last_duration is None
         or worker.is_due
         or worker.copies

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from executors._loops import Cancellable, EventLoop, guarded
 from executors._wire.channel import LoopChannel
-from executors._wire.frames import NOTICES, TYPE_BITS, Frame, FrameType, frame
+from executors._wire.frames import ITEM_TYPES, NOTICES, TYPE_BITS, Frame, FrameType, frame
 from executors._wire.payloads import PayloadCodec
 from executors._wire.pickling import Buffer
 from executors.backends.base import Job
@@ -32,7 +32,8 @@ COPY_SIZE = 2 * 1024 * 1024
 
 
 class Payload(NamedTuple):
-    """The pickled call of a job that is too large for one message: such a job's `token`. Any other job's is a frame."""
+    """The pickled call of a stream, or one that is too large for one message: such a job's `token`. Any other job's is
+    a frame, which may be prefetched."""
 
     kind: FrameType
     parts: Sequence[Part]
@@ -130,6 +131,8 @@ class WorkerHandle:
             return self.codec.encode(payload.kind, payload.parts, job.number)
 
         releases = self.codec.releases()
+        if job.stream is not None:
+            releases.append(job.stream.generator.begin(self, job.stream))
         if payload.size <= COPY_SIZE:
             parts, descriptors = encode()
             self.channel.send([*releases, *parts], descriptors)
@@ -168,6 +171,9 @@ class WorkerHandle:
             except Exception as error:  # noqa: BLE001  (a task has written to the socket)
                 self._on_garbled(f"{type(error).__name__}: {error}")
                 return False
+        if kind in ITEM_TYPES:
+            self._on_items(kind, task_id, parts)
+            return False
         if (self.job is None or self.job.number != task_id) and not self._skip_to(task_id):
             return False
         job = self.job
@@ -185,6 +191,16 @@ class WorkerHandle:
             self.is_due = True
         self._on_outcome(self, job, kind, parts)
         return self.job is not None
+
+    def _on_items(self, kind: int, task_id: int, parts: Sequence[Buffer]) -> None:
+        job = self.job
+        if job is None or job.number != task_id or job.stream is None:
+            self._on_garbled("an item belongs to no stream")
+            return
+        try:
+            job.stream.generator.receive(job.stream, kind, parts)
+        except Exception as error:  # noqa: BLE001  (a task has written to the socket)
+            self._on_garbled(f"{type(error).__name__}: {error}")
 
     def _on_notice(self, kind: int, body: bytes | bytearray) -> None:
         if kind == FrameType.LOG:
@@ -228,6 +244,8 @@ class WorkerHandle:
         if not self._skip_to(entered_task_id) and (self.prefetched or entered_task_id == self.ended_task_id):
             self.detail = ", as its connection was garbled: a task has taken a message"
             self.process.kill()
+        elif job.stream is not None:
+            job.stream.generator.grant(job.stream.granted)  # again, as a task may have taken that message
 
     def _skip_to(self, task_id: int) -> bool:
         """Have the worker at a prefetched job which it has begun, if this is one's id. Those before it go back.

@@ -115,3 +115,20 @@ async def request_self() -> str:
     response = await current_app.test_client().get("/")
     text: str = await response.get_data(as_text=True)
     return text
+
+
+def context_in_items(number):
+    """Yield the app's name and how many items its `g` has counted."""
+    for _ in range(number):
+        g.count = g.get("count", 0) + 1
+        yield current_app.name, g.count
+
+
+async def context_in_items_later(number):
+    for item in context_in_items(number):
+        yield item
+
+
+def lines(number):
+    for each in range(number):
+        yield f"{each}\n"
