@@ -60,6 +60,7 @@ class Dispatcher:
         """The handles that the drain will report on; None before it."""
         self.services: dict[int, TaskHandle[Any]] = {}
         """The handles of active services, by number. A drain empties it, and waits for them as for other tasks."""
+        self.on_drain: set[Callable[[], object]] = set()  # called when a drain begins
         self.finished: dict[TaskState, int] = {}
         self.abandoned = 0
         self.admission = Admission(loop, backends, queue_size, self.is_inside)
@@ -178,7 +179,7 @@ class Dispatcher:
         job = Job(
             self, backend, handle, function, args, kwargs, copy_context(), options,
             route.is_coroutine or route.runs_sync_on_loop,
-            options.timeout is not None or self.hooks is not None,
+            options.timeout is not None or options.stall_timeout is not None or self.hooks is not None,
             queue, None if queue is None else queue.limit, claim,
         )  # fmt: skip
         if options.retry is not None:
@@ -285,6 +286,8 @@ class Dispatcher:
             reported[job.number] = job.handle
         self.admission.enter(Phase.DRAINING)
         self.retries.begin_drain()
+        for function in list(self.on_drain):
+            function()
 
     def request_cancel(self, number: int) -> None:
         """Cancel a task, if it hasn't ended. Any thread."""

@@ -165,4 +165,9 @@ class Router:
                 f"{name_of(function)} has a priority ({options.priority}), which the backend {name!r} that it would go "
                 "to does not support: remove the option"
             )
+        if options.stall_timeout is not None and not backend.supports_progress:
+            raise ConfigurationError(
+                f"{name_of(function)} has a stall_timeout, and the backend {name!r} that it would go to does not "
+                "report the progress of running tasks: use a timeout"
+            )
         return Route(backend, options, is_coroutine, overrides, mark)

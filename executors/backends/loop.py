@@ -28,6 +28,7 @@ class LoopBackend(ExecutorBackend):
     supports_coroutines = True
     supports_functions = False
     stops_running_tasks = True
+    supports_progress = True
 
     def __init__(self, max_running: int | None = None) -> None:
         if max_running is not None:

@@ -234,6 +234,7 @@ class Pool:
     def _kill(self, worker: WorkerHandle) -> None:
         """Kill a worker with its process group, and start another in its place."""
         self._leave(worker)
+        worker.keep_progress()  # from here on nobody looks for it there
         worker.process.kill()
         self._start_workers(self._spares)
 

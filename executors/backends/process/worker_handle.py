@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from executors._loops import Cancellable, EventLoop, guarded
+from executors._wire import progress
 from executors._wire.channel import LoopChannel
 from executors._wire.frames import NOTICES, TYPE_BITS, Frame, FrameType, frame
 from executors._wire.payloads import PayloadCodec
@@ -157,7 +158,7 @@ class WorkerHandle:
         """Handle a frame; return whether another may have come by now."""
         kind, task_id, cpu_time, body = received
         if kind in NOTICES:
-            self._on_notice(kind, body)
+            self._on_notice(kind, task_id, body)
             return False
         parts: Sequence[Buffer] = (body,)
         if kind > TYPE_BITS:
@@ -186,9 +187,14 @@ class WorkerHandle:
         self._on_outcome(self, job, kind, parts)
         return self.job is not None
 
-    def _on_notice(self, kind: int, body: bytes | bytearray) -> None:
+    def _on_notice(self, kind: int, task_id: int, body: bytes | bytearray) -> None:
         if kind == FrameType.LOG:
             guarded(logs.replay, body, self.pid)
+            return
+        if kind == FrameType.PROGRESS:
+            for job in (self.job, *self.prefetched):
+                if job is not None and job.number == task_id and (reported := progress.load(body, task_id)) is not None:
+                    job.handle._reported = reported
             return
         try:
             self.codec.on_release(kind, body)
@@ -254,6 +260,11 @@ class WorkerHandle:
         if self.codec.in_use and not self.copies:
             releases = self.codec.releases()
             self._copy(lambda: ([*releases, *self.codec.close_free(), frame(FrameType.TRIM)], ()))
+
+    def keep_progress(self) -> None:
+        """Record what the job has reported, as the process ends without an outcome of it."""
+        if self.job is not None and (reported := self.process.progress_of(self.job.number)) is not None:
+            self.job.handle._reported = reported
 
     def release(self) -> None:
         """Close everything that is shared with the process, which has ended."""
