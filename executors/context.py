@@ -84,7 +84,7 @@ class CurrentTask:
             message: What the task is doing. What exceeds 200 characters is cut.
 
         Raises:
-            TypeError: `done` or `total` is not a number, or `message` is not a string.
+            TypeError, ValueError: `done` or `total` is not a number, or `message` is not a string.
         """
         if self._task is not None:
             done = float(done)
@@ -108,7 +108,7 @@ class CurrentTask:
             message: As for `progress`.
 
         Raises:
-            TypeError: As `progress`.
+            TypeError, ValueError: As `progress`.
         """
         if total is None and hasattr(type(iterable), "__len__"):
             total = len(iterable)  # type: ignore[arg-type]

@@ -66,9 +66,10 @@ class RunningJob:
 
     def _report(self, done: float, total: float | None, message: str | None) -> None:
         """Publish the task's progress. Any thread. Has no effect where there is no memory for it."""
-        if self.memory is not None:
+        memory = self.memory
+        if memory is not None:
             record = self.reported = progress.dump(self._number, time.monotonic(), done, total, message)  # type: ignore[arg-type]
-            self.memory[PROGRESS : PROGRESS + len(record)] = record
+            memory[PROGRESS : PROGRESS + len(record)] = record
 
     @property
     def id(self) -> str:
