@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any, Self
 
 import anyio
 from quart import Response, abort, request
+from quart.wrappers.response import ResponseBody
 
 from executors._core.dispatcher import Dispatcher
 from executors.handle import TaskHandle
@@ -47,11 +47,12 @@ async def task_events(task: str | TaskHandle[Any]) -> Response:
     executor: AppExecutor = current_executor._get_current_object()  # type: ignore[attr-defined]
     task_id = task if isinstance(task, str) else task.id
     if request.headers.get("Last-Event-ID") == _last_event_id(task_id):
-        return Response(status=204)
+        return executor.app.response_class(b"", status=204)  # on trio a class of Quart-Trio's
     handle = _find(executor, task) if isinstance(task, str) else task
     if handle is None:
         abort(404, UNKNOWN)
-    response = Response(TaskEvents(handle, executor._started()), mimetype="text/event-stream", headers=HEADERS)
+    events = TaskEvents(handle, executor._started())
+    response = executor.app.response_class(events, mimetype="text/event-stream", headers=HEADERS)
     response.timeout = None
     return response
 
@@ -66,8 +67,8 @@ def _last_event_id(task_id: str) -> str:
     return f"end-{task_id}"
 
 
-class TaskEvents(AsyncIterator[str]):
-    """The body of the response. It holds nothing that has to be released.
+class TaskEvents(ResponseBody):
+    """The body of the response: an async iterator over its events. It holds nothing that has to be released.
 
     Args:
         handle: The task's handle.
@@ -79,6 +80,12 @@ class TaskEvents(AsyncIterator[str]):
         self._updates = handle.updates()
         self._dispatcher = dispatcher
         self._sent = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
     def __aiter__(self) -> Self:
         return self
