@@ -279,11 +279,6 @@ class Dispatcher:
 
     # --- stopping -----------------------------------------------------------------------------------------
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether a drain has begun. Any thread."""
-        return self.reported is not None
-
     def begin_drain(self) -> None:
         """Accept only tasks of unfinished tasks, and record the handles to report on."""
         self.reported = reported = {}  # before it is filled: other threads go on submitting

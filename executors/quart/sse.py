@@ -92,7 +92,7 @@ class TaskEvents(ResponseBody):
 
     async def __anext__(self) -> str:
         record: TaskRecord | None = None
-        if self._sent and self._dispatcher.is_draining:
+        if self._sent and self._dispatcher.reported is not None:  # a drain has begun
             raise StopAsyncIteration
         waiting = anyio.move_on_after(KEEP_ALIVE_INTERVAL)
         self._dispatcher.on_drain.add(waiting.cancel)
@@ -104,7 +104,7 @@ class TaskEvents(ResponseBody):
         if record is not None:
             self._sent += 1
             return _event(record, _last_event_id(self._id) if record.state.is_final else str(self._sent))
-        if self._dispatcher.is_draining:
+        if self._dispatcher.reported is not None:
             raise StopAsyncIteration
         return ": keep-alive\n\n"
 

@@ -16,7 +16,6 @@ import pytest
 from executors._states import CANCELLED, LOST, SUCCEEDED
 from executors.backends.base import ExecutorBackend
 from executors.errors import ConfigurationError, SerializationError, TaskExitedError, TaskTimeoutError, WorkerLostError
-from executors.reports import TaskProgress
 from executors.testing import leftovers, tasks
 from executors.testing.options_contract import OptionsContract
 from executors.testing.run import Run
@@ -80,27 +79,6 @@ class BackendContract(OptionsContract):
                     assert times == tuple(sorted(times)), f"submitted, started and finished at {times}"
                 value = await run.executor.options(tag="contract").run(form, 2, factor=3)
                 assert value[0] == 6, f"{form.__name__}(2, factor=3) returned {value[0]!r}: pass `job.kwargs`"
-
-    async def test_progress_is_seen(self) -> None:
-        """With `supports_progress`, the server sees what a task reports, while it runs and the last of it at its end.
-
-        Otherwise reports have no effect, and the option `stall_timeout` is refused.
-        """
-        async with self.run() as run:
-            for form in run.forms(tasks.report, tasks.report_later):
-                if not run.backend.supports_progress:
-                    with pytest.raises(ConfigurationError, match="stall_timeout"):
-                        run.submit(form, stall_timeout=1)
-                handle = run.submit(form)
-                assert await run.error_of(handle) is None, f"a task that reports progress ended with {handle!r}"
-                expected = TaskProgress(2, 2, "done") if run.backend.supports_progress else None
-                assert handle.progress == expected, f"it reported {expected}, and {handle.progress} was seen"
-            if run.backend.supports_progress:
-                for form in run.forms(tasks.stay, tasks.stay_on):
-                    error = await run.error_of(run.stay(form, stall_timeout=0.05))
-                    assert isinstance(error, TaskTimeoutError), f"without a report for 0.05 s it ended with {error!r}"
-                    await run.release()
-            await run.still_works()
 
     async def test_declared_context_variables_arrive(self) -> None:
         """A task sees the context variables of its submitter: all of them, or those declared at the executor."""
