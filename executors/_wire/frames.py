@@ -74,7 +74,7 @@ class FrameType(enum.IntEnum):
     """The worker is to close its free segments."""
     SMALL_JOB = 15
     """A job with a few small arguments: see `small_calls`."""
-    PROGRESS = 17
+    PROGRESS = 21
     """The last progress that a task has reported: see `progress`. It precedes the task's outcome."""
     JOB_OF_MAIN = 14
     """A job that needs the server's main script."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
+import pytest
+
+from executors.errors import ConfigurationError, TaskTimeoutError
+from executors.reports import TaskProgress
 from executors.retry import Retry
 from executors.testing import tasks
 from executors.testing.run import Run
@@ -40,3 +44,23 @@ class OptionsContract:
                 assert isinstance(error, LookupError), f"a LookupError ends the third attempt, and {error!r} arrived"
                 calls = file.read_text().split(), handle.attempts
                 assert calls == (["5"] * 3, 3), f"arguments and number of the attempts: {calls}"
+
+    async def test_progress_is_seen(self) -> None:
+        """With `supports_progress`, a task's last report is seen, and `stall_timeout` ends one that reports nothing.
+
+        Otherwise reports have no effect, and that option is refused.
+        """
+        async with self.run() as run:
+            is_seen = run.backend.supports_progress
+            for form in run.forms(tasks.report, tasks.report_later):
+                handle = run.submit(form)
+                assert await run.error_of(handle) is None, f"a task that reports progress ended as {handle!r}"
+                expected = TaskProgress(2, 2, "done") if is_seen else None
+                assert handle.progress == expected, f"it reported {expected}, and {handle.progress} was seen"
+                if not is_seen:
+                    with pytest.raises(ConfigurationError, match="stall_timeout"):
+                        run.submit(form, stall_timeout=1)
+            for form in run.forms(tasks.stay, tasks.stay_on) if is_seen else ():
+                error = await run.error_of(run.stay(form, stall_timeout=0.05))
+                assert isinstance(error, TaskTimeoutError), f"without a report for 0.05 s it ended with {error!r}"
+                await run.release()
