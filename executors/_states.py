@@ -16,6 +16,11 @@ class TaskState(enum.StrEnum):
     TIMED_OUT = "timed_out"
     LOST = "lost"
 
+    @property
+    def is_final(self) -> bool:
+        """Whether a task in this state has ended."""
+        return self is not QUEUED and self is not RUNNING
+
 
 QUEUED, RUNNING = TaskState.QUEUED, TaskState.RUNNING
 SUCCEEDED, FAILED, CANCELLED = TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from contextvars import Context, ContextVar
 from importlib import import_module
+from math import isfinite
 
 from executors.errors import ConfigurationError, ExecutorInWorkerError, TaskCancelledError
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Protocol, TypeVar
 
     class _Running(Protocol):
         """The task's handle, or in a worker process a record of the job."""
@@ -21,10 +23,17 @@ if TYPE_CHECKING:
         def name(self) -> str: ...
         @property
         def cancel_requested(self) -> bool: ...
+        def _report(self, done: float, total: float | None, message: str | None) -> None: ...
+
+    T = TypeVar("T")
 
 
 running: ContextVar[_Running | None] = ContextVar("executors.running", default=None)
 """The task that a context belongs to. Set while a task runs, and while its failure is reported."""
+
+
+_MESSAGE = slice(200)
+"""The part of a message that is kept."""
 
 
 class CurrentTask:
@@ -62,6 +71,53 @@ class CurrentTask:
         """
         if self._task is not None and self._task.cancel_requested:
             raise TaskCancelledError(self._task.name, self._task.id)
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Report how far the task is. Any thread, never blocks. It takes about a microsecond; outside of tasks nothing.
+
+        `TaskHandle.progress` has the last report, of which the next one replaces every part. A report whose `done` is
+        not finite is ignored, and so is one after the task's end.
+
+        Args:
+            done: How much is done, in units of your own: items, bytes, seconds.
+            total: How much there is to do; None if that is unknown.
+            message: What the task is doing. What exceeds 200 characters is cut.
+
+        Raises:
+            TypeError, ValueError: `done` or `total` is not a number, or `message` is not a string.
+        """
+        if self._task is not None:
+            done = float(done)
+            if total is not None and not isfinite(total := float(total)):
+                total = None
+            if message is not None:
+                if not isinstance(message, str):
+                    raise TypeError(f"the message of a task's progress is {message!r}, and must be a string")
+                message = str.__getitem__(message, _MESSAGE)
+            if isfinite(done):
+                self._task._report(done, total, message)
+
+    def track(self, iterable: Iterable[T], total: float | None = None, message: str | None = None) -> Iterator[T]:
+        """Yield the items of an iterable, and report how many of them have been processed, from 0 on.
+
+        Outside of tasks it only yields them.
+
+        Args:
+            iterable: The items.
+            total: How many there are; `len(iterable)` if that is None and the iterable has a length.
+            message: As for `progress`.
+
+        Raises:
+            TypeError, ValueError: As `progress`.
+        """
+        if total is None and hasattr(type(iterable), "__len__"):
+            total = len(iterable)  # type: ignore[arg-type]
+        done = 0
+        self.progress(done, total, message)
+        for item in iterable:
+            yield item
+            done += 1
+            self.progress(done, total, message)
 
 
 def current_task() -> CurrentTask:

@@ -171,7 +171,8 @@ class TaskTimeoutError(TaskError, TimeoutError, Interruption):
 
     Attributes:
         limit: The limit in seconds.
-        kind: The option that sets it: ``"timeout"``, from the task's start, or ``"deadline"``, from the call.
+        kind: The option that sets it: ``"timeout"``, from the task's start, ``"deadline"``, from the call, or
+            ``"stall_timeout"``, from its last report of progress.
         wait_time: Seconds for which it waited, for a slot in the queue and in the queue.
         run_time: Seconds for which it ran; None if it never started.
     """
@@ -194,6 +195,8 @@ class TaskTimeoutError(TaskError, TimeoutError, Interruption):
     def __str__(self) -> str:
         if self.kind == "timeout":
             return f"task {self.task_name!r} ran longer than its timeout of {self.limit:g} s"
+        if self.kind == "stall_timeout":
+            return f"task {self.task_name!r} reported no progress for {self.limit:g} s"
         ran = "did not start" if self.run_time is None else f"ran for {self.run_time:.3g} s"
         return (
             f"task {self.task_name!r} exceeded its {self.kind} of {self.limit:g} s: it waited for "

@@ -12,13 +12,13 @@ import anyio
 from executors._checks import positive_seconds
 from executors._core.admission import Phase
 from executors._core.bound import BoundExecutor
-from executors._core.dispatcher import Dispatcher, Wrap
+from executors._core.dispatcher import Dispatcher
 from executors._core.drain import Drain, give_up, shielded
 from executors._core.lookup import TaskLookup
 from executors._core.periodic import Recurring, RecurringCalls, RecurringTasks
 from executors._core.records import Records
 from executors._core.registry import Spec
-from executors._core.router import Router
+from executors._core.router import Router, Wrap
 from executors._core.settings import Settings, build_backends, open_store, start_backends
 from executors._core.snapshots import snapshot
 from executors._loops import running_loop

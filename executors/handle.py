@@ -9,13 +9,13 @@ from typing import Any, Generic, TypeVar
 
 from executors._failures import APP, LOG, UnseenFailure
 from executors._loops.completion import (
-    Completion,
     HandleOwner,
     call_back,
     completion_lock,
     loop_to_wait_on,
     refuse_coroutine_function,
 )
+from executors._progress import Followed, changed
 from executors._states import CANCELLED, QUEUED, RUNNING, TaskState
 from executors._wire.task_ids import IdKey, task_id
 from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError, failure_text
@@ -27,7 +27,7 @@ _numbers = itertools.count(1)
 _EPOCH = time.time() - time.monotonic()
 
 
-class TaskHandle(Completion, Generic[T_co]):
+class TaskHandle(Followed, Generic[T_co]):
     """A task as its caller sees it. Created by an executor; safe to read from any thread.
 
     `await handle` returns the task's value or raises its error. Cancelling the waiter doesn't cancel the task.
@@ -83,7 +83,7 @@ class TaskHandle(Completion, Generic[T_co]):
         self._finished: float | None = None
         self._value: T_co | None = None
         self._error: BaseException | None = None
-        self._waiters = self._callbacks = None
+        self._waiters = self._callbacks = self._reported = self._watch = None
         self._unseen: UnseenFailure | None = None
 
     # --- reading ----------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class TaskHandle(Completion, Generic[T_co]):
         """The task at this moment, without its value. Reading it doesn't count as retrieving an error."""
         return TaskRecord(
             self.id, self.name, self.tag, self.backend, self._state, self.submitted_at, self.started_at,
-            self.finished_at, None, self._error_text, self.attempts,
+            self.finished_at, self.progress, self._error_text, self.attempts,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -285,7 +285,9 @@ class TaskHandle(Completion, Generic[T_co]):
                 return False
             self._started = time.monotonic()
             self._state = RUNNING
-            return True
+        if self._watch is not None:
+            changed(self)
+        return True
 
     def _requeue(self) -> TaskState | None:
         """Go back to queued, and return the state before; None if that is final. On the loop's thread."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         """The options of a decorator, for type checkers."""
 
         timeout: float | None
+        stall_timeout: float | None
         deadline: float | None
         queue_timeout: float | None
         name: str | None
@@ -61,6 +62,7 @@ def _or_unlimited(check: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "tag": some_text,
     "timeout": _or_unlimited(positive_seconds),
+    "stall_timeout": _or_unlimited(positive_seconds),
     "deadline": _or_unlimited(positive_seconds),
     "queue_timeout": _or_unlimited(lambda value, what: positive_seconds(value, what, zero=True)),
     "name": lambda value, what: str.__str__(some_text(value, what)),  # the methods of a subclass are the user's code
@@ -80,6 +82,8 @@ class TaskOptions:
     Args:
         tag: ``"io"``, ``"cpu"``, or another tag that the executor maps to a backend.
         timeout: Seconds from the task's start until it is stopped.
+        stall_timeout: Seconds after which the task is stopped if neither its start nor its last report of progress is
+            that recent. Only for backends with `supports_progress`.
         deadline: Seconds from the call until the task is stopped. It includes the time for which the call waits for a
             slot in the queue, and the time in the queue.
         queue_timeout: Seconds for which `run` and `map` wait for a slot in the queue before they raise
@@ -102,6 +106,7 @@ class TaskOptions:
 
     tag: str | None
     timeout: float | None
+    stall_timeout: float | None
     deadline: float | None
     queue_timeout: float | None
     name: str | None
@@ -208,8 +213,8 @@ def task(tag: str, **options: Unpack[MarkKeywords]) -> Callable[[F], F]:
 
     Args:
         tag: A tag that the executor maps to a backend.
-        options: ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``priority``,
-            ``resources``, ``retry``, ``keep_result``, ``buffersize``; see `TaskOptions`.
+        options: ``timeout``, ``stall_timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``,
+            ``priority``, ``resources``, ``retry``, ``keep_result``, ``buffersize``; see `TaskOptions`.
 
     Raises:
         ConfigurationError: An option is unknown or can't be used.

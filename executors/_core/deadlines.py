@@ -28,8 +28,12 @@ def first_limit(job: Job) -> Limit | None:
     limits = []
     if options.deadline is not None:
         limits.append(Limit(options.deadline - (time.monotonic() - handle._submitted), "deadline", options.deadline))
-    if options.timeout is not None and (run_time := handle.run_time) is not None:
+    run_time = handle.run_time
+    if options.timeout is not None and run_time is not None:
         limits.append(Limit(options.timeout - run_time, "timeout", options.timeout))
+    if options.stall_timeout is not None and run_time is not None:
+        idle = min(run_time, handle._since_report())
+        limits.append(Limit(options.stall_timeout - idle, "stall_timeout", options.stall_timeout))
     return min(limits, default=None)
 
 
@@ -105,7 +109,7 @@ class Deadlines:
         handle, limit = job.handle, first_limit(job)
         if limit is None or handle.done():
             return
-        if limit.remaining > 0:  # uvloop's timers may fire up to a millisecond early
+        if limit.remaining > 0:  # it has reported progress, or uvloop's timer has fired up to a millisecond early
             self.watch(job)
             return
         handle.cancel_requested = True
@@ -114,8 +118,9 @@ class Deadlines:
             return
         is_stopping = job.stop is not None
         job.stop = Stop(TIMED_OUT, error)
-        may_follow = job.attempts is not None and limit.kind == "timeout" and job.attempts.allows(TaskTimeoutError)
+        may_follow = job.attempts is not None and limit.kind != "deadline" and job.attempts.allows(TaskTimeoutError)
         if not (may_follow or job.backend.stops_running_tasks):  # its waiters need not wait for what may never end
+            handle._keep_report(job)
             self._dispatcher.settle(job, TIMED_OUT, None, job.stop.error)
         if not is_stopping:
             self._stop(job)
@@ -136,6 +141,7 @@ class Deadlines:
         self.forget(job)
         dispatcher.still_running[job.number] = job
         job.handle.abandoned = True
+        job.handle._keep_report(job)
         job.backend.abandon(job)
         if job.stop is not None:
             dispatcher.settle(job, job.stop.state, None, job.stop.error)

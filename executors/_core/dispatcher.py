@@ -16,7 +16,7 @@ from executors._core.deadlines import Deadlines, outcome
 from executors._core.item_streams import Stream
 from executors._core.records import Records
 from executors._core.retries import Attempts, Retries
-from executors._core.router import Route, Router
+from executors._core.router import Route, Router, Wrap
 from executors._failures import LOG
 from executors._loops import EventLoop
 from executors._states import QUEUED, TaskState
@@ -25,9 +25,6 @@ from executors.context import running
 from executors.errors import ExecutorClosedError, WrongThreadError
 from executors.events import Hook, Hooks, TaskEvent, TaskFinished, TaskStarted, TaskSubmitted
 from executors.handle import TaskHandle
-
-Wrap = Callable[[Callable[..., Any], Route], Callable[..., Any]]
-"""Returns what runs instead of a task's function: an app's extension puts the app context around it."""
 
 
 class Dispatcher:
@@ -64,6 +61,7 @@ class Dispatcher:
         """The handles that the drain will report on; None before it."""
         self.services: dict[int, TaskHandle[Any]] = {}
         """The handles of active services, by number. A drain empties it, and waits for them as for other tasks."""
+        self.on_drain: set[Callable[[], object]] = set()  # called when a drain begins
         self.finished: dict[TaskState, int] = {}
         self.abandoned = 0
         self.admission = Admission(loop, backends, queue_size, self.is_inside)
@@ -188,7 +186,7 @@ class Dispatcher:
         job = Job(
             self, backend, handle, function, args, kwargs, copy_context(), options,
             route.is_coroutine or route.runs_sync_on_loop,
-            options.timeout is not None or self.hooks is not None,
+            options.timeout is not None or options.stall_timeout is not None or self.hooks is not None,
             queue, None if queue is None else queue.limit, claim, stream,
         )  # fmt: skip
         if options.retry is not None:
@@ -270,6 +268,7 @@ class Dispatcher:
                 handle._number, handle.name, handle.tag, handle.backend, handle._state, handle._submitted,
                 handle._started, handle._finished, handle.cpu_time, handle.abandoned,
                 None if handle._error is None else handle._error_text, handle._value is None, handle._retried,
+                handle._reported,
             ))  # fmt: skip
         if job.options.keep_result:
             self.records.results.keep(handle, job.options.keep_result)
@@ -296,6 +295,8 @@ class Dispatcher:
             reported[job.number] = job.handle
         self.admission.enter(Phase.DRAINING)
         self.retries.begin_drain()
+        for function in list(self.on_drain):
+            function()
 
     def request_cancel(self, number: int) -> None:
         """Cancel a task, if it hasn't ended. Any thread."""

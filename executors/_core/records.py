@@ -19,6 +19,7 @@ from executors.store.results import with_result
 if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
     from executors._loops import EventLoop
+    from executors._wire.progress import Reported
     from executors.store.task_store import TaskStore
 
 MAX_FINISHED = 10_000
@@ -45,6 +46,8 @@ class FinishedTask(NamedTuple):
     is_none: bool
     """Whether its value is None."""
     retried: int
+    reported: Reported | None
+    """Its last report of progress."""
 
 
 _FINISHED = FinishedTask._fields.index("finished")
@@ -145,6 +148,7 @@ class Records:
         handle._number, handle._state = task.number, task.state
         handle._submitted, handle._started, handle._finished = task.submitted, task.started, task.finished
         handle.cpu_time, handle.abandoned, handle._retried = task.cpu_time, task.abandoned, task.retried
+        handle._reported = task.reported
         if task.state is CANCELLED:
             handle._error = TaskCancelledError(task.name, handle.id)
         elif task.state is not SUCCEEDED or not task.is_none:

@@ -10,6 +10,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from executors._core.admission import Phase
+from executors._progress import changed
 from executors._states import QUEUED, TaskState
 from executors.backends.base import Job
 from executors.errors import BackendUnavailableError, describe
@@ -135,6 +136,7 @@ class Retries:
         before = job.handle._requeue()
         if before is None:
             return False
+        changed(job.handle)
         if before is QUEUED and job.slot is not None:  # it has never started
             job.slot.release()
         dispatcher.active[job.number] = following = attempts.next_job(job, state, error)

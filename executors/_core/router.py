@@ -114,6 +114,10 @@ class Route:
         self._kept = kept  # kept alive, as the router identifies them by `id`
 
 
+Wrap = Callable[[Callable[..., Any], Route], Callable[..., Any]]
+"""Returns what runs instead of a task's function: an app's extension puts the app context around it."""
+
+
 class Router:
     """Finds routes, and caches them. Any thread.
 
@@ -199,5 +203,10 @@ class Router:
             raise ConfigurationError(
                 f"{name_of(function)} has a priority ({options.priority}), which the backend {name!r} that it would go "
                 "to does not support: remove the option"
+            )
+        if options.stall_timeout is not None and not backend.supports_progress:
+            raise ConfigurationError(
+                f"{name_of(function)} has a stall_timeout, and the backend {name!r} that it would go to does not "
+                "report the progress of running tasks: use a timeout"
             )
         return Route(backend, options, is_coroutine, overrides, mark)

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +15,7 @@ from executors._loops.base import EventLoop, Waiter, log_exception
 from executors.errors import InvalidTaskError, WrongThreadError, shown
 
 if TYPE_CHECKING:
+    from executors.backends.job import Job
     from executors.handle import TaskHandle
 
 LOOP_CHECK_INTERVAL = 1.0
@@ -39,6 +40,9 @@ class HandleOwner(Protocol):
 
     @property
     def loop(self) -> EventLoop: ...
+
+    @property
+    def active(self) -> Mapping[int, Job]: ...
 
     def request_cancel(self, number: int) -> None:
         """Cancel the task, if it hasn't ended. Any thread."""

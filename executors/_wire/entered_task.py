@@ -1,4 +1,5 @@
-"""The memory in which a worker publishes the id of the task that it enters, so that the server knows it after a crash.
+"""The memory in which a worker publishes the id of the task that it enters, so that the server knows it after a crash,
+and the progress that the task reports, so that the server can read it at any moment.
 
 A task may write to any descriptor, and truncate what it refers to. So the worker's mapping is the only way to write
 here, where the system can seal memory (Linux), and the server reads a file, where access to a mapping could fail.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from executors._wire import progress
 from executors._wire.segments import map_segment
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
     from mmap import mmap
     from typing import Any
 
-_SIZE = 8
+_ID_SIZE = 8
+PROGRESS = _ID_SIZE
+"""Where the record of the progress begins."""
+
+_SIZE = _ID_SIZE + progress.SIZE
 _F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1, and not in `fcntl` of Python before 3.13
 
 
@@ -61,4 +67,9 @@ def map_to_write(fd: int) -> mmap:
 
 def read_id(fd: int) -> int:
     """Return the id in the file; if that has been truncated, a number that is no task's id."""
-    return int.from_bytes(os.pread(fd, _SIZE, 0).ljust(_SIZE, b"\xff"), "little")
+    return int.from_bytes(os.pread(fd, _ID_SIZE, 0).ljust(_ID_SIZE, b"\xff"), "little")
+
+
+def read_progress(fd: int, number: int) -> progress.Reported | None:
+    """Return what the task of this number has reported; None if it is not in the file. Any thread."""
+    return progress.read(fd, PROGRESS, number)

@@ -74,6 +74,8 @@ class FrameType(enum.IntEnum):
     """The worker is to close its free segments."""
     SMALL_JOB = 15
     """A job with a few small arguments: see `small_calls`."""
+    PROGRESS = 21
+    """The last progress that a task has reported: see `progress`. It precedes the task's outcome."""
     JOB_OF_MAIN = 14
     """A job that needs the server's main script."""
     ITEM = 17
@@ -101,7 +103,7 @@ ITEM_TYPES = frozenset({FrameType.ITEM, FrameType.ITEMS})
 SEGMENT_NOTICES = frozenset({FrameType.FREED, FrameType.RETIRED, FrameType.CLOSED})
 """The types of frames about shared segments."""
 
-NOTICES = SEGMENT_NOTICES | {FrameType.LOG}
+NOTICES = SEGMENT_NOTICES | {FrameType.LOG, FrameType.PROGRESS}
 """The types of frames from a worker that are no task's outcome."""
 
 

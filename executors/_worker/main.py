@@ -13,7 +13,7 @@ import time
 from executors import context
 from executors._callables import generator_kind
 from executors._wire import pickling
-from executors._wire.frames import SEGMENT_NOTICES, FrameType
+from executors._wire.frames import SEGMENT_NOTICES, FrameType, frame
 from executors._wire.payloads import PayloadCodec
 from executors._wire.pickling import MAIN_NAME
 from executors._wire.small_calls import SmallCalls
@@ -76,9 +76,10 @@ class Worker(TaskRunner):
 
         Args:
             channel: The worker's end of the connection.
-            entered_task_id: Shared memory in which the id of the task that is entered is published.
+            entered_task_id: Shared memory in which the id of the task that is entered is published, and its progress.
         """
         self._channel = channel
+        RunningJob.memory = entered_task_id
         self._entered_task_id = entered_task_id
         self._pid = os.getpid()
         self._outbox = Outbox(channel, {})  # the levels are set: what was imported may have changed them since
@@ -115,6 +116,11 @@ class Worker(TaskRunner):
         del parts  # the arguments are gone, too, so that their shared memory is free again
         if self._codec.leased:
             frames = [*self._codec.releases(), *frames]
+        job = self._outbox.job
+        if job is not None:
+            job.memory = None  # a thread that the task has left must not overwrite what the next one reports
+            if job.reported is not None:
+                frames = [frame(FrameType.PROGRESS, job.reported, task_id), *frames]
         try:
             self._outbox.send(frames, descriptors)
         except OSError:  # a task has closed the socket; nothing that it has left may keep this process alive

@@ -6,10 +6,12 @@ import contextvars
 import logging
 import marshal
 import os
+import time
 
 from executors import context
 from executors._callables import is_coroutine_function, refuse_awaitable
-from executors._wire import exceptions, pickling, task_ids
+from executors._wire import exceptions, pickling, progress, task_ids
+from executors._wire.entered_task import PROGRESS
 from executors._wire.frames import Outcome
 from executors.errors import SerializationError
 
@@ -17,6 +19,7 @@ TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
+    from mmap import mmap
     from typing import Any
 
     from executors._wire.pickling import Buffer
@@ -51,9 +54,22 @@ class RunningJob:
     cancel_requested = False
     """Stays False where a running task is stopped by killing its worker."""
 
+    memory: mmap | None = None
+    """The memory that the worker shares with the server, for what the task reports; None where there is none."""
+
+    reported: bytes | None = None
+    """The record of what the task has reported last."""
+
     def __init__(self, task_id: int | str, name: str) -> None:
-        self._id = task_id
+        self._id = self._number = task_id
         self.name = name
+
+    def _report(self, done: float, total: float | None, message: str | None) -> None:
+        """Publish the task's progress. Any thread. Has no effect where there is no memory for it."""
+        memory = self.memory
+        if memory is not None:
+            record = self.reported = progress.dump(self._number, time.monotonic(), done, total, message)  # type: ignore[arg-type]
+            memory[PROGRESS : PROGRESS + len(record)] = record
 
     @property
     def id(self) -> str:

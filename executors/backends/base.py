@@ -10,6 +10,7 @@ from executors.backends.job import Job, Stop
 from executors.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from executors._wire.progress import Reported
     from executors.context import CarriedVariables
 
 __all__ = ["ExecutorBackend", "Job", "Stop"]
@@ -60,6 +61,11 @@ class ExecutorBackend(ABC):
     supports_streams: bool = False
     """Whether it runs the jobs of streams. In this process they have a function that yields to `job.stream`, and need
     nothing more: set it to True. A backend with workers has to transfer the items; only a `ProcessBackend` does."""
+
+    supports_progress: bool = False
+    """Whether the server sees what a running job reports by `current_task().progress`: it runs in this process, in the
+    context that it brings along, or `progress_of` returns it. If not, reports have no effect, and the option
+    `stall_timeout` is refused."""
 
     workers: int | None = None
     """How many jobs it runs at a time; None if that is not limited."""
@@ -146,6 +152,16 @@ class ExecutorBackend(ABC):
         Args:
             job: The job.
         """
+
+    def progress_of(self, job: Job) -> Reported | None:
+        """Return what a running job has reported last, if it doesn't run in this process; None if nothing is known.
+
+        Called on any thread, whenever the progress is asked for.
+
+        Args:
+            job: The job.
+        """
+        return None
 
     def stack_of(self, job: Job) -> str | None:
         """Return the stack of a running job, formatted as in a traceback; None if it is unknown.

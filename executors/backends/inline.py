@@ -27,5 +27,6 @@ class InlineBackend(LoopBackend):
         stand_in.supports_resources = backend.supports_resources
         stand_in.supports_priority = backend.supports_priority
         stand_in.supports_streams = backend.supports_streams
+        stand_in.supports_progress = backend.supports_progress
         stand_in.replaces_workers = not backend.supports_context
         return stand_in

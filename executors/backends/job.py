@@ -52,7 +52,7 @@ class JobOwner(Protocol):
     def loop(self) -> EventLoop: ...
 
     def job_started(self, job: Job) -> None:
-        """Record that a job with a timeout, or that hooks observe, has started. Any thread."""
+        """Record that a job with a time limit, or that hooks observe, has started. Any thread."""
 
     def job_finished(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         """Record that the job has left its backend. On the loop's thread."""

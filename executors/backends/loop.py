@@ -29,6 +29,7 @@ class LoopBackend(ExecutorBackend):
     supports_functions = False
     stops_running_tasks = True
     supports_streams = True
+    supports_progress = True
 
     def __init__(self, max_running: int | None = None) -> None:
         if max_running is not None:

@@ -48,6 +48,7 @@ class ThreadBackend(ExecutorBackend):
 
     supports_priority = True
     supports_streams = True
+    supports_progress = True
 
     def __init__(self, size: int, idle_timeout: float = 10.0) -> None:
         self.workers: int = whole_number(size, "the number of threads", least=1)

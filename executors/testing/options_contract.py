@@ -6,7 +6,8 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from executors.errors import ConfigurationError
+from executors.errors import ConfigurationError, TaskTimeoutError
+from executors.reports import TaskProgress
 from executors.retry import Retry
 from executors.testing import tasks
 from executors.testing.run import Run
@@ -59,3 +60,23 @@ class OptionsContract:
                         found = [await anext(items) for _ in range(count)]
                     assert found == [*range(count)], f"the first of {form.__name__}'s items were {found}"
                     assert closed.exists(), f"{form.__name__} was left after {count} items, and not closed"
+
+    async def test_progress_is_seen(self) -> None:
+        """With `supports_progress`, a task's last report is seen, and `stall_timeout` ends one that reports nothing.
+
+        Otherwise that option is refused.
+        """
+        async with self.run() as run:
+            for form in run.forms(tasks.report, tasks.report_later):
+                handle = run.submit(form)
+                assert await run.error_of(handle) is None, f"a task that reports progress ended as {handle!r}"
+                if run.backend.supports_progress:
+                    expected = TaskProgress(2, 2, "done")
+                    assert handle.progress == expected, f"it reported {expected}, and {handle.progress} was seen"
+                else:
+                    with pytest.raises(ConfigurationError, match="stall_timeout"):
+                        run.submit(form, stall_timeout=1)
+            for form in run.forms(tasks.stay, tasks.stay_on) if run.backend.supports_progress else ():
+                error = await run.error_of(run.stay(form, stall_timeout=0.05))
+                assert isinstance(error, TaskTimeoutError), f"without a report for 0.05 s it ended with {error!r}"
+                await run.release()

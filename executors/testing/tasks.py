@@ -37,6 +37,17 @@ async def identify_later(value: int, *, factor: int = 1) -> tuple[int, str | Non
     return identify(value, factor=factor)
 
 
+def report() -> None:
+    """Report progress."""
+    for _ in current_task().track("ab", message="done"):
+        pass
+
+
+async def report_later() -> None:
+    """The same as a coroutine."""
+    report()
+
+
 def read_declared() -> str:
     """Return the value of the context variable."""
     return declared.get()

@@ -21,11 +21,13 @@ from executors import (
     TaskCancelledError,
     TaskHandle,
     TaskOptions,
+    TaskProgress,
     TaskState,
     WrongThreadError,
     io_bound,
 )
 from executors._core.records import MAX_FINISHED
+from executors.testing import tasks as contract_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +104,17 @@ async def test_outcomes_of_finished_tasks() -> None:
         assert await found is None
         assert found.exception() is None
         await until(lambda: called == [found])
+
+
+async def test_the_progress_of_a_finished_task() -> None:
+    """The last report stays with a finished task's record, also that of a worker process."""
+    async with Executor(threads=1, processes=1) as executor:
+        for tag in ("io", "cpu"):
+            handle = executor.options(tag=tag).submit(contract_tasks.report)
+            await handle
+            found = await found_after_end(executor, handle)
+            assert found is not handle
+            assert found.progress == handle.progress == TaskProgress(2, 2, "done")
 
 
 class Own:

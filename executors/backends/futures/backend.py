@@ -94,6 +94,11 @@ class FuturesBackend(ExecutorBackend):
         return not self.requires_pickle
 
     @property
+    def supports_progress(self) -> bool:  # type: ignore[override]
+        """Whether functions run in this process, in threads."""
+        return not self.requires_pickle
+
+    @property
     def survives_worker_loss(self) -> bool:  # type: ignore[override]
         """Whether a new executor of processes can be created."""
         if self._survives is None:

@@ -17,6 +17,7 @@ from executors._wire import pickling
 from executors._wire.frames import HEADER, MESSAGE_SIZE, FrameType, frame
 from executors._wire.memory import shared_limit
 from executors._wire.pickling import MAIN_NAME, Buffer
+from executors._wire.progress import Reported
 from executors._wire.segments import Pieces
 from executors._wire.small_calls import SmallCalls
 from executors._wire.task_ids import IdKey
@@ -69,6 +70,7 @@ class ProcessBackend(ExecutorBackend):
     requires_pickle = True
     survives_worker_loss = True
     supports_priority = True
+    supports_progress = True
 
     def __init__(
         self,
@@ -260,6 +262,13 @@ class ProcessBackend(ExecutorBackend):
     def cancel(self, job: Job) -> None:
         """Drop a queued job; kill the worker of a running one, with its process group."""
         self._pool.cancel(job)
+
+    def progress_of(self, job: Job) -> Reported | None:
+        """Return what the job's worker has written into the memory that it shares. Any thread."""
+        for worker in list(self._pool.workers):
+            if worker.job is job:
+                return worker.process.progress_of(job.number)
+        return None
 
     def stack_of(self, job: Job) -> str | None:
         """Return the stack at which the arguments are pickled or the outcome is unpickled, while either happens."""

@@ -234,7 +234,7 @@ class Pool:
     def _kill(self, worker: WorkerHandle) -> None:
         """Kill a worker with its process group, and start another in its place."""
         self._leave(worker)
-        worker.process.kill()
+        worker.kill()
         self._start_workers(self._spares)
 
     def _leave(self, worker: WorkerHandle) -> None:

@@ -117,6 +117,7 @@ class PendingJobs:
         """
         if worker.job is None:
             return
+        worker.keep_progress()
         jobs = [worker.job, *worker.prefetched]
         begun = _count_begun(worker, jobs)
         self.put_back(jobs[max(begun, 1) :])

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from executors._loops import Cancellable, EventLoop, guarded
+from executors._wire import progress
 from executors._wire.channel import LoopChannel
 from executors._wire.frames import ITEM_TYPES, NOTICES, TYPE_BITS, Frame, FrameType, frame
 from executors._wire.payloads import PayloadCodec
@@ -160,7 +161,7 @@ class WorkerHandle:
         """Handle a frame; return whether another may have come by now."""
         kind, task_id, cpu_time, body = received
         if kind in NOTICES:
-            self._on_notice(kind, body)
+            self._on_notice(kind, task_id, body)
             return False
         parts: Sequence[Buffer] = (body,)
         if kind > TYPE_BITS:
@@ -202,9 +203,14 @@ class WorkerHandle:
         except Exception as error:  # noqa: BLE001  (a task has written to the socket)
             self._on_garbled(f"{type(error).__name__}: {error}")
 
-    def _on_notice(self, kind: int, body: bytes | bytearray) -> None:
+    def _on_notice(self, kind: int, task_id: int, body: bytes | bytearray) -> None:
         if kind == FrameType.LOG:
             guarded(logs.replay, body, self.pid)
+            return
+        if kind == FrameType.PROGRESS:
+            for job in (self.job, *self.prefetched):
+                if job is not None and job.number == task_id and (reported := progress.load(body, task_id)) is not None:
+                    job.handle._reported = reported
             return
         try:
             self.codec.on_release(kind, body)
@@ -272,6 +278,16 @@ class WorkerHandle:
         if self.codec.in_use and not self.copies:
             releases = self.codec.releases()
             self._copy(lambda: ([*releases, *self.codec.close_free(), frame(FrameType.TRIM)], ()))
+
+    def kill(self) -> None:
+        """Kill the process with its group. From here on nobody looks there for what the job has reported."""
+        self.keep_progress()
+        self.process.kill()
+
+    def keep_progress(self) -> None:
+        """Record what the job has reported, as the process ends without an outcome of it."""
+        if self.job is not None and (reported := self.process.progress_of(self.job.number)) is not None:
+            self.job.handle._reported = reported
 
     def release(self) -> None:
         """Close everything that is shared with the process, which has ended."""

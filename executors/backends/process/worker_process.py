@@ -15,6 +15,7 @@ from pathlib import Path
 
 from executors._loops import EventLoop
 from executors._wire import entered_task
+from executors._wire.progress import Reported
 from executors.backends.process.zygote_process import start_interpreter
 
 JOB_SOCKET_TYPE = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_STREAM
@@ -28,7 +29,7 @@ _EXIT_CODE_FIELD = 52
 
 
 class Pipes:
-    """What a worker and the server share: a socket pair, and memory for the id of the entered task.
+    """What a worker and the server share: a socket pair, and memory for the id and the progress of the entered task.
 
     Raises:
         OSError: The system has no descriptor or memory left.
@@ -48,6 +49,10 @@ class Pipes:
     def entered_task_id(self) -> int:
         """Return what the memory holds."""
         return entered_task.read_id(self._memory.fileno())
+
+    def progress_of(self, number: int) -> Reported | None:
+        """Return what the memory holds of the task's progress."""
+        return entered_task.read_progress(self._memory.fileno(), number)
 
     def close(self) -> None:
         """Close everything. May be called again."""
@@ -121,6 +126,12 @@ class WorkerProcess:
     def entered_task_id(self) -> int:
         """Return the id of the last task that the worker has entered; 0 if none. A task may have changed it."""
         return self._pipes.entered_task_id()
+
+    def progress_of(self, number: int) -> Reported | None:
+        """Return what the task of this number has reported last; None if nothing is known. Any thread."""
+        with suppress(OSError, ValueError):  # closed by the loop's thread just now
+            return self._pipes.progress_of(number)
+        return None
 
     def has_unread(self) -> bool:
         """Whether there is a message that the worker has not read."""

@@ -1,0 +1,122 @@
+"""Server-Sent Events about a task: `task_events`, for a page that follows the task with an `EventSource`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+import anyio
+from quart import Response, abort, request
+from quart.wrappers.response import ResponseBody
+
+from executors._core.dispatcher import Dispatcher
+from executors.handle import TaskHandle
+from executors.quart.executor import AppExecutor
+from executors.quart.extension import current_executor
+from executors.reports import TaskRecord
+
+KEEP_ALIVE_INTERVAL = 15.0
+"""Seconds without an event after which a comment is sent, so that no proxy takes the connection for a dead one."""
+
+UNKNOWN = "There is no such task, or it has ended and is no longer known."
+
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Nobody keeps the response, and nginx passes each event on at once."""
+
+
+async def task_events(task: str | TaskHandle[Any]) -> Response:
+    """Return a response that streams what becomes of a task, as Server-Sent Events: ``return await task_events(id)``.
+
+    The data of each event is JSON with `state`, `progress` (None, or an object with `done`, `total`, `message` and
+    `fraction`) and `error` (None, or its type and message): the same as of `TaskHandle.updates`, at the same rate. The
+    last event has the final state. A browser that reconnects after it is answered with status 204, at which it stops.
+    The stream ends early when a drain begins. Closing it doesn't affect the task.
+
+    Whoever has an id may ask for its task: check first whose task it is.
+
+    Args:
+        task: The task's id or handle.
+
+    Returns:
+        The response. It has no timeout.
+
+    Raises:
+        NotFound: There is no such task: the answer has status 404.
+        ConfigurationError: The current app has no executor.
+    """
+    executor: AppExecutor = current_executor._get_current_object()  # type: ignore[attr-defined]
+    task_id = task if isinstance(task, str) else task.id
+    if request.headers.get("Last-Event-ID") == _last_event_id(task_id):
+        return executor.app.response_class(b"", status=204)  # on trio a class of Quart-Trio's
+    handle = executor.get(task) if isinstance(task, str) else task
+    if handle is None:
+        abort(404, UNKNOWN)
+    events = TaskEvents(handle, executor._started())
+    response = executor.app.response_class(events, mimetype="text/event-stream", headers=HEADERS)
+    response.timeout = None
+    return response
+
+
+def _last_event_id(task_id: str) -> str:
+    """Return the id of the final event."""
+    return f"end-{task_id}"
+
+
+class TaskEvents(ResponseBody):
+    """The body of the response: an async iterator over its events. It holds nothing that has to be released.
+
+    Args:
+        handle: The task's handle.
+        dispatcher: The current run of the executor.
+    """
+
+    def __init__(self, handle: TaskHandle[Any], dispatcher: Dispatcher) -> None:
+        self._id = handle.id
+        self._updates = handle.updates()
+        self._dispatcher = dispatcher
+        self._sent = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        record: TaskRecord | None = None
+        if self._sent and self._dispatcher.reported is not None:  # a drain has begun
+            raise StopAsyncIteration
+        waiting = anyio.move_on_after(KEEP_ALIVE_INTERVAL)
+        self._dispatcher.on_drain.add(waiting.cancel)
+        try:
+            with waiting:
+                record = await anext(self._updates)  # which ends after the final record
+        finally:
+            self._dispatcher.on_drain.discard(waiting.cancel)
+        if record is not None:
+            self._sent += 1
+            return _event(record, _last_event_id(self._id) if record.state.is_final else str(self._sent))
+        if self._dispatcher.reported is not None:
+            raise StopAsyncIteration
+        return ": keep-alive\n\n"
+
+
+def _event(record: TaskRecord, event_id: str) -> str:
+    """Return a record as an event."""
+    progress = record.progress
+    data = {
+        "state": record.state,
+        "progress": None
+        if progress is None
+        else {
+            "done": progress.done,
+            "total": progress.total,
+            "message": progress.message,
+            "fraction": progress.fraction,
+        },
+        "error": record.error,
+    }
+    return f"id: {event_id}\ndata: {json.dumps(data)}\n\n"
