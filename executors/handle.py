@@ -96,6 +96,8 @@ class TaskHandle(Followed, Generic[T_co]):
         """
         if self._id is None:
             self._id = task_id(IdKey.value, self._number)
+            if self.done():  # after the assignment: the loop's thread sees the id, or this one that the task has ended
+                self._owner.id_is_known(self)
         return self._id
 
     @property

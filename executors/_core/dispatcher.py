@@ -69,7 +69,6 @@ class Dispatcher:
         self.retries = Retries(self)
         self.backends = backends
         self.records = records
-        self._recent = records.recent
         self.hooks = Hooks(hooks, records.store) if hooks or records.store is not None else None
         self._wrap = wrap
         self.idle: anyio.Event | None = None
@@ -263,13 +262,8 @@ class Dispatcher:
         if before is QUEUED and job.slot is not None:
             job.slot.release()
         self.finished[handle._state] = self.finished.get(handle._state, 0) + 1
-        if self._recent is not None:  # a `FinishedTask`, without a call: it is on the path of every task
-            self._recent.append((
-                handle._number, handle.name, handle.tag, handle.backend, handle._state, handle._submitted,
-                handle._started, handle._finished, handle.cpu_time, handle.abandoned,
-                None if handle._error is None else handle._error_text, handle._value is None, handle._retried,
-                handle._reported,
-            ))  # fmt: skip
+        if handle._id is not None:  # nobody can ask for a task whose id has never been read
+            self.records.add(handle)
         if job.options.keep_result:
             self.records.results.keep(handle, job.options.keep_result)
         if self.hooks is not None:
@@ -302,6 +296,10 @@ class Dispatcher:
         """Cancel a task, if it hasn't ended. Any thread."""
         if (job := self.active.get(number)) is not None:
             self.loop.call_or_post(self.deadlines.cancel, job)
+
+    def id_is_known(self, handle: TaskHandle[Any]) -> None:
+        """Record a finished task whose id has been read for the first time. Any thread."""
+        self.records.add(handle)
 
     def notify(self, event_type: type[TaskEvent], job: Job) -> None:
         """Notify the hooks of an event of a job."""

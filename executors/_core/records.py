@@ -50,9 +50,6 @@ class FinishedTask(NamedTuple):
     """Its last report of progress."""
 
 
-_FINISHED = FinishedTask._fields.index("finished")
-
-
 class Records:
     """Finds the tasks of one run of an executor. A drain closes it as it closes a backend.
 
@@ -69,14 +66,13 @@ class Records:
     def __init__(
         self, loop: EventLoop, keep_finished: float, keep_results_size: int, store: TaskStore | None = None
     ) -> None:
-        self.recent: deque[tuple[Any, ...]] | None = deque(maxlen=MAX_FINISHED) if keep_finished else None
-        """`FinishedTask`s as plain tuples, to which the dispatcher appends; None if finished tasks don't stay."""
+        self._recent: deque[FinishedTask] = deque(maxlen=MAX_FINISHED)  # not yet in the index
         self.results = KeptResults(loop, keep_results_size)
         self.store = store
         self._loop = loop
         self._keep_finished = keep_finished
         self._lock = threading.Lock()
-        self._finished: dict[int, tuple[Any, ...]] = {}  # by number; whoever searches fills it from `recent`
+        self._finished: dict[int, FinishedTask] = {}  # by number; whoever searches fills it from `_recent`
 
     def start(self, dispatcher: Dispatcher) -> None:
         """Find the tasks of this run from now on."""
@@ -95,6 +91,16 @@ class Records:
         if self.store is not None:
             self.store.kill()
         self.results.kill()
+
+    def add(self, handle: TaskHandle[Any]) -> None:
+        """Keep what is known of a finished task whose id has been read. Any thread."""
+        if self._keep_finished:
+            self._recent.append(FinishedTask(
+                handle._number, handle.name, handle.tag, handle.backend, handle._state, handle._submitted,
+                handle._started, handle._finished or 0.0, handle.cpu_time, handle.abandoned,
+                None if handle._error is None else handle._error_text, handle._value is None, handle._retried,
+                handle._reported,
+            ))  # fmt: skip
 
     def get(self, text: str) -> TaskHandle[Any] | None:
         """Return the task with this id; None if there is none, or none any more. Any thread.
@@ -123,21 +129,19 @@ class Records:
         with self._lock:
             self._index_recent()
             found = self._finished.get(number)
-        return None if found is None else self._restored(FinishedTask._make(found))
+        return None if found is None else self._restored(found)
 
     def _index_recent(self) -> None:
-        """Move what was appended to `recent` into the index, and drop from that what is too old or too much."""
-        recent, finished = self.recent, self._finished
-        if recent is None:
-            return
+        """Move recently finished tasks into the index, and drop from that what is too old or too much."""
+        recent, finished = self._recent, self._finished
         for _ in range(len(recent)):
-            entry = recent.popleft()
-            finished[entry[0]] = entry
+            task = recent.popleft()
+            finished[task.number] = task
         surplus = len(finished) - MAX_FINISHED
         oldest = time.monotonic() - self._keep_finished
         dropped: list[int] = []
-        for number, entry in finished.items():
-            if len(dropped) >= surplus and entry[_FINISHED] >= oldest:
+        for number, task in finished.items():
+            if len(dropped) >= surplus and task.finished >= oldest:
                 break
             dropped.append(number)
         for number in dropped:

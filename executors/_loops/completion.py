@@ -44,6 +44,9 @@ class HandleOwner(Protocol):
     @property
     def active(self) -> Mapping[int, Job]: ...
 
+    def id_is_known(self, handle: TaskHandle[Any]) -> None:
+        """Record a finished task whose id has been read for the first time. Any thread."""
+
     def request_cancel(self, number: int) -> None:
         """Cancel the task, if it hasn't ended. Any thread."""
 

@@ -28,11 +28,11 @@ if hasattr(os, "register_at_fork"):  # a server that forks its workers, such as 
 
 
 def task_id(key: bytes, number: int) -> str:
-    """Return the id of a task: 128 bits as hex, unique, and not to be guessed by who doesn't know the key.
+    """Return the id of a task: 128 bits as hex, unique, which cannot be guessed without the key.
 
-    It is the task's number, encrypted with authentication (a keyed hash of the number, and the number masked by a
-    keyed hash of that), which is a random id to everybody else. It costs a task nothing whose id is never read, and a
-    task is found by its id without an index: nothing is stored or sent for it.
+    It is the task's number, encrypted and authenticated: an 88-bit keyed hash of the number, and the number masked by
+    a keyed hash of that. A task whose id is never read pays nothing, and a task is found by its id without an index:
+    nothing is stored or sent for it.
 
     Args:
         key: The key of the process that submitted the task.

@@ -58,7 +58,7 @@ class RunningJob:
     """The memory that the worker shares with the server, for what the task reports; None where there is none."""
 
     reported: bytes | None = None
-    """The record of what the task has reported last."""
+    """The record of what the task has reported last; empty if it has only read its id; None if it has done neither."""
 
     def __init__(self, task_id: int | str, name: str) -> None:
         self._id = self._number = task_id
@@ -76,6 +76,7 @@ class RunningJob:
         """The task's id, as in `TaskHandle.id`."""
         if isinstance(self._id, int):
             self._id = task_ids.task_id(self.id_key, self._id)
+            self.reported = self.reported or b""  # the server has to know that somebody may ask for the task
         return self._id
 
 

@@ -28,6 +28,7 @@ from executors import (
 )
 from executors._core.records import MAX_FINISHED
 from executors.testing import tasks as contract_tasks
+from tests.support import worker_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -104,6 +105,17 @@ async def test_outcomes_of_finished_tasks() -> None:
         assert await found is None
         assert found.exception() is None
         await until(lambda: called == [found])
+
+
+async def test_the_id_is_known_to_the_task_alone() -> None:
+    """A finished task is found by the id that it has read itself, wherever it ran."""
+    async with Executor(threads=1, processes=1) as executor:
+        for tag in ("io", "cpu"):
+            task_id, _ = await executor.options(tag=tag).run(worker_tasks.task_identity)
+            assert task_id is not None
+            found = executor.get(task_id)
+            assert found is not None
+            assert found.state is TaskState.SUCCEEDED
 
 
 async def test_the_progress_of_a_finished_task() -> None:
@@ -183,7 +195,8 @@ async def test_the_latest_finished_tasks_stay() -> None:
         for _ in range(2):
             handles = [executor.submit(echo) for _ in range(MAX_FINISHED + 10)]
             await handles[-1]
-            found = [executor.get(handle.id) is not None for handle in handles]
+            ids = [handle.id for handle in handles]
+            found = [executor.get(task_id) is not None for task_id in ids]
             assert found == [False] * 10 + [True] * MAX_FINISHED
         records = executor._dispatcher.records  # type: ignore[union-attr]
         assert len(records._finished) == MAX_FINISHED

@@ -209,8 +209,9 @@ class WorkerHandle:
             return
         if kind == FrameType.PROGRESS:
             for job in (self.job, *self.prefetched):
-                if job is not None and job.number == task_id and (reported := progress.load(body, task_id)) is not None:
-                    job.handle._reported = reported
+                if job is not None and job.number == task_id:
+                    job.handle._reported = progress.load(body, task_id) or job.handle._reported
+                    _ = job.handle.id  # the task may have read it: from now on it is known
             return
         try:
             self.codec.on_release(kind, body)
