@@ -7,7 +7,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from types import CodeType, TracebackType
 from typing import Self
 
@@ -114,9 +113,14 @@ class LoopMonitor:
         self._watchdog.beat(due, now)
 
     def _warn(self, advice: str, location: CodeLocation) -> None:
-        logger.warning(advice)
-        with suppress(ExecutorWarning):  # where warnings are errors: the log has it
+        """Report it once: in the log, or as a warning where no log is configured, as both would end on the terminal."""
+        if logger.hasHandlers():
+            logger.warning(advice)
+            return
+        try:
             warnings.warn_explicit(advice, ExecutorWarning, location.file, location.line)
+        except ExecutorWarning:  # warnings are errors
+            logger.warning(advice)
 
     # --- on the watchdog's thread ---------------------------------------------------------------------------------
 

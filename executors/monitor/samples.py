@@ -21,7 +21,7 @@ from executors.monitor.report import BlameKind
 TASK_ENTRIES = {LoopBackend._run.__code__: "job", Job.run.__code__: "self"}
 """The functions that call a task's function, and which of their local variables has the job."""
 
-HOOK_CALLER = Hooks.notify.__code__
+HOOK_CALLER = Hooks.call.__code__
 """The code that calls hooks, also amid the end of a task."""
 
 MACHINERY = frozenset(

@@ -8,8 +8,8 @@ from quart import Quart
 
 from executors.monitor import LoopMonitor
 
-HANDLER_CALLERS = ("full_dispatch_request", "full_dispatch_websocket")
-"""The methods of an app that call a request's handler, and the functions registered to run before and after it."""
+HANDLER_CALLERS = ("dispatch_request", "dispatch_websocket")
+"""The methods of an app that call a request's handler, and not the functions registered to run before and after it."""
 
 
 class AppMonitor:

@@ -15,8 +15,8 @@ import culprits
 import pytest
 import trio
 
-from executors import Executor
-from executors.events import TaskEvent, TaskFinished
+from executors import Executor, Retry
+from executors.events import TaskEvent, TaskFinished, TaskRetried
 from executors.monitor import Blame, LoopMonitor
 from executors.monitor.watchdog import MIN_DELAY
 
@@ -145,6 +145,23 @@ async def test_a_destructor_between_callbacks() -> None:
         await anyio.sleep(QUIET)
         await call_soon(id, Argument())
         assert await kind_of("Argument.__del__", monitor) == "other"
+
+
+async def test_a_hook_of_retries() -> None:
+    """A hook is blamed for its delay also when it is called as an attempt has failed."""
+
+    def hook(event: TaskEvent) -> None:
+        if isinstance(event, TaskRetried):
+            culprits.compute(culprits.HELD)
+
+    async def fail() -> None:
+        raise LookupError
+
+    async with Executor(threads=1, processes=0, hooks=[hook]) as executor, LoopMonitor(period=0.02) as monitor:
+        await anyio.sleep(QUIET)
+        with pytest.raises(LookupError):
+            await executor.options(retry=Retry(attempts=2, on=LookupError, wait=0)).run(fail)
+        assert await kind_of("hook", monitor) == "other"
 
 
 async def test_a_hook() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import warnings
@@ -85,6 +86,33 @@ async def test_blocking_code_is_blamed(app, executor):
     assert len(report.advice) == 3
 
 
+async def test_functions_around_a_request_are_no_routes(app, executor):
+    """Functions that run before and after each request are blamed by their names, and not as routes."""
+    app.config["EXECUTOR_MONITOR"] = True
+
+    @app.before_request
+    async def before():
+        block()
+
+    @app.after_request
+    async def after(response):
+        block()
+        return response
+
+    @app.get("/")
+    async def index():
+        return ""
+
+    async with app.test_app():
+        await app.test_client().get("/")
+        await anyio.sleep(2 * INTERVAL)
+        report = executor.monitor.report()
+    assert {(blame.kind, blame.name.rpartition(".")[2]) for blame in report.blame} == {
+        ("other", "before"),
+        ("other", "after"),
+    }
+
+
 async def test_routes_of_an_installed_package(app, executor):
     """Routes of an installed package are blamed separately, like any others, also behind decorators."""
     app.config["EXECUTOR_MONITOR"] = True
@@ -123,9 +151,10 @@ async def test_without_a_lifespan(app, executor):
     assert executor.monitor.report().lag.count > 0
 
 
-async def test_advice_is_issued_as_a_warning(app, executor):
-    """Advice is issued as an `ExecutorWarning` that points to the line that blocks the loop."""
+async def test_advice_is_issued_as_a_warning(app, executor, monkeypatch):
+    """Without a log, advice is issued as an `ExecutorWarning` that points to the line that blocks the loop."""
     app.debug = True
+    monkeypatch.setattr(logging.getLogger("executors"), "propagate", False)
 
     @app.get("/")
     async def index():
