@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Self
 
 import anyio
@@ -10,10 +12,14 @@ from quart import Response, abort, request
 from quart.wrappers.response import ResponseBody
 
 from executors._core.dispatcher import Dispatcher
+from executors.errors import StoreUnavailableError
 from executors.handle import TaskHandle
 from executors.quart.executor import AppExecutor
 from executors.quart.extension import current_executor
 from executors.reports import TaskRecord
+
+STORE_INTERVAL = 0.5
+"""Seconds between two looks at the record of a task that belongs to another server process."""
 
 KEEP_ALIVE_INTERVAL = 15.0
 """Seconds without an event after which a comment is sent, so that no proxy takes the connection for a dead one."""
@@ -30,7 +36,8 @@ async def task_events(task: str | TaskHandle[Any]) -> Response:
     The data of each event is JSON with `state`, `progress` (None, or an object with `done`, `total`, `message` and
     `fraction`) and `error` (None, or its type and message): the same as of `TaskHandle.updates`, at the same rate. The
     last event has the final state. A browser that reconnects after it is answered with status 204, at which it stops.
-    The stream ends early when a drain begins. Closing it doesn't affect the task.
+    The stream ends early when a drain begins. Closing it doesn't affect the task. With a store, the tasks of other
+    server processes can be followed, too, with two events a second at most.
 
     Whoever has an id may ask for its task: check first whose task it is.
 
@@ -42,6 +49,7 @@ async def task_events(task: str | TaskHandle[Any]) -> Response:
 
     Raises:
         NotFound: There is no such task: the answer has status 404.
+        StoreUnavailableError: The task is not in memory, and the store can't be read: the answer has status 503.
         ConfigurationError: The current app has no executor.
     """
     executor: AppExecutor = current_executor._get_current_object()  # type: ignore[attr-defined]
@@ -49,9 +57,8 @@ async def task_events(task: str | TaskHandle[Any]) -> Response:
     if request.headers.get("Last-Event-ID") == _last_event_id(task_id):
         return executor.app.response_class(b"", status=204)  # on trio a class of Quart-Trio's
     handle = executor.get(task) if isinstance(task, str) else task
-    if handle is None:
-        abort(404, UNKNOWN)
-    events = TaskEvents(handle, executor._started())
+    updates = handle.updates() if handle is not None else await _stored_updates(executor, task_id)
+    events = TaskEvents(task_id, updates, executor._started())
     response = executor.app.response_class(events, mimetype="text/event-stream", headers=HEADERS)
     response.timeout = None
     return response
@@ -62,17 +69,52 @@ def _last_event_id(task_id: str) -> str:
     return f"end-{task_id}"
 
 
+async def _stored_updates(executor: AppExecutor, task_id: str) -> StoredUpdates:
+    record = await executor.find(task_id)
+    if record is None:
+        abort(404, UNKNOWN)
+    return StoredUpdates(executor, record)
+
+
+class StoredUpdates(AsyncIterator[TaskRecord]):
+    """The records of a task of another server process, as of `TaskHandle.updates`, read from the store.
+
+    Args:
+        executor: The executor.
+        record: The task's present record.
+    """
+
+    def __init__(self, executor: AppExecutor, record: TaskRecord) -> None:
+        self._executor = executor
+        self._latest = record
+        self._last: TaskRecord | None = None
+
+    async def __anext__(self) -> TaskRecord:
+        while self._latest == self._last:
+            if self._latest.state.is_final:
+                raise StopAsyncIteration
+            await anyio.sleep(STORE_INTERVAL)
+            with suppress(StoreUnavailableError):  # it may be read again later
+                found = await self._executor.find(self._latest.id)
+                if found is None:  # it has expired
+                    raise StopAsyncIteration
+                self._latest = found
+        self._last = self._latest
+        return self._last
+
+
 class TaskEvents(ResponseBody):
     """The body of the response: an async iterator over its events. It holds nothing that has to be released.
 
     Args:
-        handle: The task's handle.
+        task_id: The task's id.
+        updates: The task's records.
         dispatcher: The current run of the executor.
     """
 
-    def __init__(self, handle: TaskHandle[Any], dispatcher: Dispatcher) -> None:
-        self._id = handle.id
-        self._updates = handle.updates()
+    def __init__(self, task_id: str, updates: AsyncIterator[TaskRecord], dispatcher: Dispatcher) -> None:
+        self._id = task_id
+        self._updates = updates
         self._dispatcher = dispatcher
         self._sent = 0
 

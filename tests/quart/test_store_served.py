@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Server, find_port, until
+from servers import TIMEOUT, Server, find_port, until
 
 COMMAND = ["-m", "hypercorn", "-b", "127.0.0.1:{port}", "recorded:app", "-w", "2", "-k"]
 
@@ -57,6 +58,18 @@ def answers_of_both(server: Server, job: str, *, wanted: dict[str, Any]) -> None
     until(ask)
 
 
+def events_from_the_other(server: Server, job: str) -> list[dict[str, Any]]:
+    """Follow a job by Server-Sent Events of the server process that does not run it; return the data of the events."""
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
+        with closing(connection):
+            connection.request("GET", f"/jobs/{job}/events")
+            response = connection.getresponse()
+            if response.headers["Is-Here"] == "False":
+                lines = response.read().decode().splitlines()
+                return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+
+
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 def test_two_server_processes_and_the_death_of_one(loop: str, tmp_path: Path) -> None:
@@ -65,6 +78,9 @@ def test_two_server_processes_and_the_death_of_one(loop: str, tmp_path: Path) ->
         short = jobs_of_both(server, 0.2)
         for pid, job in short.items():
             answers_of_both(server, job, wanted={"state": "succeeded", "result": {"pid": pid}})
+        followed = events_from_the_other(server, jobs_of_both(server, 1.0).popitem()[1])
+        assert [event["state"] for event in followed][-2:] == ["running", "succeeded"]
+        assert all(event["progress"]["message"] == "half" for event in followed)
         for job in jobs_of_both(server, 600).values():
             answers_of_both(server, job, wanted={"state": "running", "result": None})
             assert json.loads(server.request(f"/jobs/{job}/cancel"))["cancelled"]

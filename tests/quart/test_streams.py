@@ -12,7 +12,7 @@ from executors.quart import current_executor
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 @pytest.mark.parametrize("tag", ["io", "cpu"])
@@ -81,7 +81,7 @@ async def test_a_client_that_leaves_ends_the_stream(app, executor, tag):
             while not (await connection.receive()).count(b"\n"):
                 pass
             await connection.disconnect()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await handles[0].wait()
         assert handles[0].state is CANCELLED
         assert await executor.options(tag=tag).run(int) == 0

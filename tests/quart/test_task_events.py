@@ -21,7 +21,6 @@ from until import until as until_on_loop
 from executors import current_task
 from executors.quart import sse, task_events
 
-PATIENCE = 10.0
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -45,7 +44,7 @@ class Work:
 
     def __call__(self) -> str:
         current_task().progress(1, 2, "half")
-        assert self.release.wait(PATIENCE)
+        assert self.release.wait(TIMEOUT)
         current_task().progress(2, 2)
         if self.error is not None:
             raise self.error
@@ -76,7 +75,7 @@ def work(app, executor):
 
 async def next_event(connection) -> tuple[str, Any]:
     """Return the next event of a stream, past comments."""
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         while True:
             text = (await connection.receive()).decode()
             if events := parsed(text):
@@ -154,7 +153,7 @@ async def test_keep_alive(app, work, monkeypatch) -> None:
         async with client.request("/handle") as connection:
             await connection.send_complete()
             await next_event(connection)
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(TIMEOUT):
                 assert [await connection.receive() for _ in range(3)] == [b": keep-alive\n\n"] * 3
             work.release.set()
             assert (await next_event(connection))[0] == f"end-{app.handle.id}"
@@ -169,18 +168,18 @@ async def test_a_drain_ends_the_stream(app, executor, work) -> None:
         await until_on_loop(lambda: app.handle.progress is not None)
 
         async def drain() -> None:
-            await executor.drain(PATIENCE)
+            await executor.drain(TIMEOUT)
 
         async with anyio.create_task_group() as tasks:
             async with client.request("/handle") as connection:
                 await connection.send_complete()
                 await next_event(connection)
                 tasks.start_soon(drain)
-                with anyio.fail_after(PATIENCE):
+                with anyio.fail_after(TIMEOUT):
                     assert await connection.receive() == b""
             assert not app.handle.done()
             assert executor.phase == "draining"
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(TIMEOUT):
                 response = await client.get("/handle")
                 assert [event_id for event_id, _ in parsed(await response.get_data(as_text=True))] == ["1"]
             work.release.set()

@@ -6,10 +6,11 @@ import json
 import os
 
 import anyio
-from quart import Quart
+from quart import Quart, Response
 from quart_trio import QuartTrio
 
-from executors.quart import QuartExecutor
+from executors import current_task
+from executors.quart import QuartExecutor, task_events
 
 app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)
 app.config.from_mapping(
@@ -20,6 +21,7 @@ executor = QuartExecutor(app)
 
 async def job(seconds: float) -> dict[str, int]:
     """Wait, and return something for JSON."""
+    current_task().progress(1, 2, "half")
     await anyio.sleep(seconds)
     return {"pid": os.getpid()}
 
@@ -39,6 +41,14 @@ async def show(job_id: str) -> dict[str, object]:
         return {"state": None}
     result = record.result and json.loads(record.result)
     return {"state": record.state, "result": result, "is_here": executor.get(job_id) is not None}
+
+
+@app.get("/jobs/<job_id>/events")
+async def events(job_id: str) -> Response:
+    """Respond with the job's events, whichever server process has it."""
+    response = await task_events(job_id)
+    response.headers["Is-Here"] = str(executor.get(job_id) is not None)
+    return response
 
 
 @app.post("/jobs/<job_id>/cancel")
