@@ -72,11 +72,10 @@ class Followed(Completion):
         """
         return Updates(self)
 
-    # --- for the iterators ------------------------------------------------------------------------------------
+    if TYPE_CHECKING:  # of `TaskHandle`
 
-    @property
-    def record(self) -> TaskRecord:
-        raise NotImplementedError
+        @property
+        def record(self) -> TaskRecord: ...
 
 
 class Watch:

@@ -33,9 +33,7 @@ class BoundExecutor:
         """Return an executor with options bound: ``executor.options(tag="cpu", timeout=5).submit(fn, x)``.
 
         Args:
-            options: ``tag``, ``timeout``, ``deadline``, ``queue_timeout``, ``name``, ``max_concurrency``, ``priority``,
-                ``resources``, ``retry``, ``keep_result``, ``buffersize``; see `TaskOptions`. They take precedence over
-                the mark.
+            options: ``tag``, and those of a mark; see `TaskOptions`. They take precedence over the function's mark.
 
         Raises:
             ConfigurationError: An option is unknown, or its value can't be used.
@@ -139,9 +137,11 @@ class BoundExecutor:
             items before, and otherwise as `run`.
 
         Raises:
-            InvalidTaskError: It is no generator function.
+            InvalidTaskError: It is no generator function, or was given an option among its arguments.
             ConfigurationError: Its tag is mapped to no backend, or to one that does not support streams.
         """
+        if kwargs:
+            refuse_options(function, kwargs)
         return StreamItems(self._executor, self._overrides, function, args, kwargs)
 
     @overload

@@ -46,10 +46,7 @@ class Stream:
         if not self.is_closed:
             self.items.append(item)
             if self._consumer is not None:
-                if self._loop.owns_this_thread():
-                    self.wake_consumer()
-                else:
-                    self._loop.post(self.wake_consumer)
+                self._loop.call_or_post(self.wake_consumer)
 
     def check_closed(self) -> None:
         """Raise if the generator is to be closed. Any thread.
@@ -73,7 +70,7 @@ class Stream:
         return bool(self.items)
 
     def take(self) -> Any:
-        """Take the next item, and let the generator go on if there is room."""
+        """Take the next item, and let the generator go on if there is space."""
         return self.items.popleft()
 
     def close(self) -> bool:
@@ -112,16 +109,16 @@ class LoopStream(Stream):
         async with aclosing(function(*args, **kwargs)) as generator:
             async for item in generator:
                 self.put(item)
-                await self._wait_for_room()
+                await self._wait_for_space()
 
     async def run_sync(self, function: Callable[..., Generator[Any]], /, *args: Any, **kwargs: Any) -> None:
         """Iterate over a sync generator, in inline mode."""
         with closing(function(*args, **kwargs)) as generator:
             for item in generator:
                 self.put(item)
-                await self._wait_for_room()
+                await self._wait_for_space()
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_space(self) -> None:
         if len(self.items) >= self.buffersize:
             while len(self.items) > self._low and not self.is_closed:
                 self._generator = self._loop.new_waiter()
@@ -153,8 +150,8 @@ class ThreadStream(Stream):
 
     def __init__(self, loop: EventLoop, buffersize: int) -> None:
         super().__init__(loop, buffersize)
-        self._has_room = threading.Event()
-        self._has_room.set()
+        self._has_space = threading.Event()
+        self._has_space.set()
 
     def run(self, function: Callable[..., Generator[Any]], /, *args: Any, **kwargs: Any) -> None:
         """Iterate over a generator. It is the function of the stream's job."""
@@ -162,20 +159,20 @@ class ThreadStream(Stream):
             for item in generator:
                 self.put(item)
                 if len(self.items) >= self.buffersize:
-                    self._wait_for_room()
+                    self._wait_for_space()
                 self.check_closed()
 
-    def _wait_for_room(self) -> None:
-        self._has_room.clear()
+    def _wait_for_space(self) -> None:
+        self._has_space.clear()
         while len(self.items) > self._low and not self.is_closed:  # after `clear`: what is taken from here on sets it
-            if not self._has_room.wait(LOOP_CHECK_INTERVAL) and self._loop.has_ended():
+            if not self._has_space.wait(LOOP_CHECK_INTERVAL) and self._loop.has_ended():
                 self.is_closed = True
-        self._has_room.set()
+        self._has_space.set()
 
     def take(self) -> Any:
         item = self.items.popleft()
-        if not self._has_room.is_set() and len(self.items) <= self._low:
-            self._has_room.set()
+        if not self._has_space.is_set() and len(self.items) <= self._low:
+            self._has_space.set()
         return item
 
     def close(self) -> bool:
@@ -184,7 +181,7 @@ class ThreadStream(Stream):
 
     def stop(self) -> None:
         self.is_closed = True
-        self._has_room.set()
+        self._has_space.set()
 
 
 class RemoteItem(Protocol):

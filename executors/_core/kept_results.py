@@ -110,19 +110,7 @@ class KeptResults:
         """Call a function off the loop, and return its value or raise its error."""
         if self._is_closed:
             return function()
-        outcome: list[Any] = []
-        waiter = self._loop.new_waiter()
-
-        def called(*value_and_error: Any) -> None:
-            outcome.extend(value_and_error)
-            self._loop.wake(waiter)
-
-        self._thread.call(function, called)
-        await waiter
-        value, error = outcome
-        if error is not None:
-            raise error
-        return value
+        return await self._loop.outcome_of(partial(self._thread.call, function))
 
     async def close(self) -> None:
         """End the thread and the timer. Values are still found until they are too old."""

@@ -35,8 +35,9 @@ class Begun(Protocol):
 class RecurringCalls:
     """The calls of an executor, and of an extension, that register services and schedules."""
 
-    def _add_recurring(self, recurring: Recurring) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:  # of `Executor` and of the extension
+
+        def _add_recurring(self, recurring: Recurring) -> None: ...
 
     def service(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs

@@ -67,6 +67,26 @@ class EventLoop(ABC):
                 self._is_waking = False
                 self._inbox.clear()
 
+    async def outcome_of(self, begin: Callable[[Callable[[Any, BaseException | None], object]], object]) -> Any:
+        """Wait for something that another thread does, and return its value or raise its error. On the loop's thread.
+
+        Args:
+            begin: Called at once with a function that takes the value and the error, and may be called in any thread.
+        """
+        outcome: list[Any] = []
+        waiter = self.new_waiter()
+
+        def then(value: Any, error: BaseException | None) -> None:
+            outcome.extend((value, error))
+            self.call_or_post(self.wake, waiter)
+
+        begin(then)
+        await waiter
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value
+
     def call_or_post(self, function: Callable[..., object], *args: Any) -> None:
         """Call `function(*args)` on the loop's thread: at once if that is this one, else as `post`. Any thread."""
         if self.owns_this_thread():

@@ -106,20 +106,7 @@ class TaskStore:
     async def _call(self, function: Callable[[Database], Any]) -> Any:
         if self._writer is None or self._is_closed:
             raise StoreUnavailableError("the task store is closed")
-        loop = self._dispatcher.loop
-        waiter = loop.new_waiter()
-        outcome: list[Any] = []
-
-        def then(value: Any, error: BaseException | None) -> None:
-            outcome.extend((value, error))
-            loop.post(loop.wake, waiter)
-
-        self._writer.call(function, then)
-        await waiter
-        value, error = outcome
-        if error is not None:
-            raise error
-        return value
+        return await self._dispatcher.loop.outcome_of(partial(self._writer.call, function))
 
     # --- ending -------------------------------------------------------------------------------------------
 
