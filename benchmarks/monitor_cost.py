@@ -52,14 +52,18 @@ SCOPE: dict[str, Any] = {
 async def request(app: Any) -> None:
     """Call the app as a server does, over several iterations of the loop."""
     received = iter([{"type": "http.request", "body": b"", "more_body": False}])
+    responded = anyio.Event()
 
     async def receive() -> Any:
         if (message := next(received, None)) is not None:
             return message
-        return await anyio.sleep_forever()
+        await responded.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         await anyio.lowlevel.checkpoint()
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            responded.set()
 
     await app(SCOPE, receive, send)
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor as AnyExecutor
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import _ExecutorManagerThread
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -397,4 +398,25 @@ async def test_a_worker_that_ends_as_it_is_killed(monkeypatch: pytest.MonkeyPatc
         await ended(process.pid)
         monkeypatch.setattr(type(process), "is_alive", lambda _: True)
         pool._executor.backend("pool").kill()
-        assert made[0]._shutdown_thread
+        with anyio.fail_after(TIMEOUT):
+            while not made[0]._shutdown_thread:
+                await anyio.sleep(0.001)
+
+
+async def test_a_killed_pool_outlives_its_manager() -> None:
+    """If the manager thread of a killed pool frees that pool, it waits for a lock of its own, for ever."""
+    backend = FuturesBackend(processes)
+    forgotten = threading.Event()
+    async with running(backend, cancel_grace=0.01) as bound:
+        handle = bound.options(timeout=0.01).submit(signal.pause)
+        await ended_with(handle)
+        (future,) = backend._in_flight.values()
+        future.add_done_callback(lambda _: forgotten.wait(TIMEOUT))
+        del future
+    while backend._in_flight:
+        await anyio.sleep(0.001)
+    gc.collect()
+    forgotten.set()  # from here on, what the manager thread holds is the last reference
+    with anyio.fail_after(TIMEOUT):
+        while any(isinstance(each, _ExecutorManagerThread) for each in threading.enumerate()):
+            await anyio.sleep(0.001)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from threading import Thread
 from typing import Any
 
 from executors._checks import whole_number
@@ -245,11 +246,16 @@ class FuturesBackend(ExecutorBackend):
         self._retire()
         while self._retired:  # also while `close` waits for one
             pool = self._retired.pop()
-            for process in list((getattr(pool, "_processes", None) or {}).values()):  # 3.14 has `kill_workers`
+            processes = list((getattr(pool, "_processes", None) or {}).values())
+            for process in processes:  # 3.14 has `kill_workers`
                 if process.is_alive():
                     with suppress(ProcessLookupError):  # it has ended since
                         os.kill(process.pid, signal.SIGKILL)  # loky's processes have no `kill`
-            pool.shutdown(wait=False)
+            if processes:  # in a thread that waits: CPython 3.12 and 3.13 deadlock if the last reference to an executor
+                # of processes is dropped by its own manager thread
+                Thread(target=pool.shutdown, name="executors-futures-shutdown", daemon=True).start()
+            else:
+                pool.shutdown(wait=False)
         self._side_thread.close(wait=False)
 
     # --- on any thread ----------------------------------------------------------------------------------------
