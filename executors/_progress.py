@@ -41,7 +41,7 @@ class Followed(Completion):
 
     def _last_report(self) -> Reported | None:
         """Return the last report, wherever the task runs. Any thread."""
-        job = self._owner.active.get(self._number) if self._state is RUNNING else None
+        job = self._owner.job(self._number) if self._state is RUNNING else None
         elsewhere = None if job is None else job.backend.progress_of(job)
         return elsewhere or self._reported  # the former is never kept here: another thread may just keep a later one
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from executors._callables import is_async
 from executors._loops import log_exception
@@ -12,6 +13,8 @@ from executors.errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
     from executors._states import TaskState
+    from executors.backends.job import Job
+    from executors.executor import Executor
     from executors.handle import TaskHandle
 
 
@@ -32,15 +35,41 @@ class TaskEvent:
     backend: str
 
     @classmethod
-    def of(cls, handle: TaskHandle[Any]) -> TaskEvent:
-        """Create the event of the handle's task, in its present state."""
+    def of(cls, job: Job) -> TaskEvent:
+        """Create the event of the job's task, in its present state."""
+        handle = job.handle
         return cls(handle.id, handle.name, handle.tag, handle.backend)
 
 
+@dataclass(frozen=True, slots=True)
 class TaskSubmitted(TaskEvent):
-    """The executor accepted the task."""
+    """The executor accepted the task.
 
-    __slots__ = ()
+    Attributes:
+        context: The submitter's context variables: where a trace finds its current span, for example.
+    """
+
+    context: Context = field(repr=False)
+
+    @classmethod
+    def of(cls, job: Job) -> TaskSubmitted:
+        """Create the event of the submission."""
+        handle = job.handle
+        return cls(handle.id, handle.name, handle.tag, handle.backend, job.context)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRejected(TaskEvent):
+    """The executor refused a task: its queue is full, its backend is unavailable, or the executor drains or is drained.
+
+    Attributes:
+        task_id: Empty: a refused task has no id.
+        context: The submitter's context variables.
+        error: The type of the exception that the submitter got.
+    """
+
+    context: Context = field(repr=False)
+    error: type[BaseException]
 
 
 class TaskAbandoned(TaskEvent):
@@ -60,8 +89,9 @@ class TaskStarted(TaskEvent):
     wait_time: float
 
     @classmethod
-    def of(cls, handle: TaskHandle[Any]) -> TaskStarted:
+    def of(cls, job: Job) -> TaskStarted:
         """Create the event of the start."""
+        handle = job.handle
         return cls(handle.id, handle.name, handle.tag, handle.backend, handle.wait_time)
 
 
@@ -84,8 +114,9 @@ class TaskFinished(TaskEvent):
     error: type[BaseException] | None
 
     @classmethod
-    def of(cls, handle: TaskHandle[Any]) -> TaskFinished:
+    def of(cls, job: Job) -> TaskFinished:
         """Create the event of the end."""
+        handle = job.handle
         return cls(
             handle.id,
             handle.name,
@@ -117,7 +148,9 @@ class TaskRetried(TaskEvent):
 class Hook(Protocol):
     """A function that is notified of every event. On the loop's thread: it must be quick, and must not block.
 
-    An exception that it raises is logged; later events are still passed to it.
+    An exception that it raises is logged; later events are still passed to it. An object may have two methods besides:
+    ``started(executor)`` is called when the executor has started, before its first task, and ``drained(executor)`` when
+    a drain has ended, once the last event has been passed on.
     """
 
     def __call__(self, event: TaskEvent, /) -> None: ...
@@ -158,16 +191,16 @@ class Hooks:
     def __bool__(self) -> bool:
         return bool(self._hooks) or self._sink is not None
 
-    def notify(self, event_type: type[TaskEvent], handle: TaskHandle[Any]) -> None:
-        """Call every hook with an event of the handle's task.
+    def notify(self, event_type: type[TaskEvent], job: Job) -> None:
+        """Call every hook with an event of the job's task.
 
         Args:
             event_type: The type of the event.
-            handle: The task's handle.
+            job: The job.
         """
-        self.record(handle)
+        self.record(job.handle)
         if self._hooks:
-            self.call(event_type.of(handle))
+            self.call(event_type.of(job))
 
     def record(self, handle: TaskHandle[Any]) -> None:
         """Have the store record a task's present state, if there is a store."""
@@ -181,3 +214,19 @@ class Hooks:
                 hook(event)
             except BaseException as error:  # noqa: BLE001  (a SystemExit must not end the server)
                 log_exception(error, "the hook %s failed on %s", shown(hook), type(event).__name__)
+
+
+def announce(hooks: Iterable[Hook], what: Literal["started", "drained"], executor: Executor) -> None:
+    """Call the method `started` or `drained` of each hook that has it.
+
+    Args:
+        hooks: The hooks.
+        what: The method's name.
+        executor: The executor that has started or has been drained.
+    """
+    for hook in hooks:
+        try:
+            if (method := getattr(hook, what, None)) is not None:
+                method(executor)
+        except BaseException as error:  # noqa: BLE001  (a SystemExit must not end the server)
+            log_exception(error, "the hook %s failed in its method `%s`", shown(hook), what)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor as FuturesExecutor
+from functools import partial
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -25,7 +27,7 @@ from executors._loops import running_loop
 from executors.backends.base import ExecutorBackend
 from executors.context import WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
-from executors.events import Hook, checked_hooks
+from executors.events import Hook, announce, checked_hooks
 from executors.handle import TaskHandle
 from executors.reports import DrainReport, ExecutorSnapshot
 
@@ -149,6 +151,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup):
         self._dispatcher = Dispatcher(
             loop, backends, router, settings.queue_size, settings.cancel_grace, self._hooks, records, self._wrap
         )
+        announce(self._hooks, "started", self)
 
     async def wait_ready(self) -> None:
         """Wait until the workers of `min_processes` are ready. On the executor's loop; `async with` does so itself.
@@ -193,7 +196,9 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup):
             positive_seconds(timeout, "the drain's timeout", zero=True)
         if self._drain is None:
             timeout = self._settings.shutdown_timeout if timeout is None else timeout
-            self._drain = Drain(dispatcher, self._backends.values(), timeout)
+            self._drain = Drain(
+                dispatcher, self._backends.values(), timeout, partial(announce, self._hooks, "drained", self)
+            )
             self._recurring.stop()
         elif timeout is not None:
             self._drain.hurry(anyio.current_time() + timeout)
@@ -295,10 +300,10 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup):
 
     @property
     def tasks(self) -> tuple[TaskHandle[Any], ...]:
-        """The handles of all tasks that are queued or running. Any thread."""
+        """The handles of all tasks that are queued or running, in the order of their submission. Any thread."""
         if self._dispatcher is None:
             return ()
-        return tuple(job.handle for job in list(self._dispatcher.active.values()))
+        return tuple(job.handle for job in sorted(self._dispatcher.jobs(), key=attrgetter("number")))
 
     def snapshot(self) -> ExecutorSnapshot:
         """Return what the executor is doing now. Any thread, never blocks."""

@@ -65,6 +65,48 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerSnapshot:
+    """One worker, a process or a thread, at one moment.
+
+    Attributes:
+        name: How messages name it.
+        pid: The process id of a worker process; None of a thread.
+        state: ``"idle"``, ``"busy"``, or ``"leaving"`` if it takes no more tasks.
+        task: The name of the task that it runs, or has been sent and is about to run; None if there is none.
+        task_id: That task's id.
+        tasks: How many tasks it has ended; None if that isn't counted.
+        cpu_time: CPU seconds that it has used; None if unknown.
+        memory: Bytes of memory of its own; None if unknown.
+    """
+
+    name: str
+    pid: int | None
+    state: str
+    task: str | None = None
+    task_id: str | None = None
+    tasks: int | None = None
+    cpu_time: float | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSnapshot:
+    """One queue at one moment: a backend's, or that of a function with the option `max_concurrency`.
+
+    Attributes:
+        backend: The name of the backend.
+        function: The name of the limited function; None for the backend's own queue.
+        queued: The number of queued tasks.
+        size: The number of tasks that it holds at most.
+    """
+
+    backend: str
+    function: str | None
+    queued: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class BackendSnapshot:
     """One backend at one moment.
 
@@ -74,6 +116,7 @@ class BackendSnapshot:
         running: The number of running tasks.
         workers: The maximum number of running tasks; None if there is none.
         unavailable: Why it can't run tasks at present; None if it can.
+        active_workers: The workers that have started; empty if the backend doesn't know them.
     """
 
     name: str
@@ -81,6 +124,7 @@ class BackendSnapshot:
     running: int
     workers: int | None
     unavailable: str | None
+    active_workers: tuple[WorkerSnapshot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +152,7 @@ class ExecutorSnapshot:
         finished: The number of tasks that have ended in each final state, since the executor's start.
         abandoned: The number of abandoned tasks since then.
         services: The services that run with the executor. Their tasks count as running in their backends, too.
+        queues: The queue of each backend, and of each function with a `max_concurrency` that has tasks.
     """
 
     phase: str
@@ -115,6 +160,7 @@ class ExecutorSnapshot:
     finished: Mapping[TaskState, int]
     abandoned: int
     services: tuple[ServiceSnapshot, ...] = ()
+    queues: tuple[QueueSnapshot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from contextvars import ContextVar, copy_context
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from executors import Executor, TaskState
-from executors.events import TaskAbandoned, TaskEvent, TaskFinished, TaskStarted, TaskSubmitted
+from executors import Executor, ExecutorClosedError, QueueFullError, TaskState, TaskTimeoutError
+from executors.events import TaskAbandoned, TaskEvent, TaskFinished, TaskRejected, TaskStarted, TaskSubmitted
 
 pytestmark = pytest.mark.anyio
 
 TIMEOUT = 10.0
+
+
+caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 class Recorder:
@@ -156,14 +160,93 @@ async def test_raising_hook_does_not_end_the_server(
 
 def test_events_are_frozen_and_have_no_payload() -> None:
     """An event is immutable, and has no arguments or results."""
-    event = TaskSubmitted(1, "n", None, "loop")
+    event = TaskSubmitted("1", "n", None, "loop", copy_context())
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.name = "other"  # type: ignore[misc]
     with pytest.raises((AttributeError, TypeError)):
         event.value = 5  # type: ignore[attr-defined]
     assert event != TaskAbandoned(1, "n", None, "loop")
-    names = {field.name for kind in (TaskEvent, TaskStarted, TaskFinished) for field in dataclasses.fields(kind)}
+    kinds = TaskEvent, TaskSubmitted, TaskRejected, TaskStarted, TaskFinished
+    names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     assert names == {
         *("task_id", "name", "tag", "backend", "wait_time"),
-        *("state", "run_time", "cpu_time", "error"),
+        *("state", "run_time", "cpu_time", "error", "context"),
     }
+
+
+@pytest.mark.parametrize("backend", ["loop", "thread", "process"])
+async def test_context_of_the_submitter(backend: str) -> None:
+    """The event of a submission has the submitter's context variables, where a trace finds the current span."""
+    recorder = Recorder()
+    async with Executor(threads=1, processes=1, hooks=[recorder]) as executor:
+        token = caller.set("a request")
+        handle = executor.options(tag="cpu" if backend == "process" else None).submit(
+            anyio.lowlevel.checkpoint if backend == "loop" else abs, *([] if backend == "loop" else [-3])
+        )
+        caller.reset(token)
+        await handle
+    (event,) = (event for event in recorder.events if isinstance(event, TaskSubmitted))
+    assert event.context[caller] == "a request"
+    assert "context" not in repr(event)
+
+
+async def test_refused_tasks() -> None:
+    """A task that is refused has one event, whichever call or thread refused it, and no other."""
+    recorder, release = Recorder(), threading.Event()
+    token = caller.set("a request")
+    async with Executor(threads=1, processes=0, queue_size=1, hooks=[recorder]) as executor:
+        blocking = executor.submit(release.wait, TIMEOUT)
+        while blocking.state is TaskState.QUEUED:
+            await anyio.sleep(0.001)
+        executor.submit(work)
+        bound = executor.options(name="too much", tag="io")
+        with pytest.raises(QueueFullError):
+            bound.submit(work)
+        with pytest.raises(QueueFullError):
+            await anyio.to_thread.run_sync(bound.submit, work)
+        with pytest.raises(QueueFullError):
+            await bound.options(queue_timeout=0).run(work)
+        with pytest.raises(TaskTimeoutError):
+            await bound.options(deadline=0.01).run(work)
+        release.set()
+    with pytest.raises(ExecutorClosedError):
+        bound.submit(work)
+    caller.reset(token)
+    refused = [event for event in recorder.events if isinstance(event, TaskRejected)]
+    assert [event.error for event in refused] == [*[QueueFullError] * 3, TaskTimeoutError, ExecutorClosedError]
+    assert {(event.task_id, event.name, event.tag, event.backend) for event in refused} == {
+        ("", "too much", "io", "thread")
+    }
+    assert {event.context[caller] for event in refused} == {"a request"}
+    assert recorder.threads == {threading.get_ident()}
+    assert len(recorder.events) == 2 * 3 + len(refused)
+
+
+class Lifecycle(Recorder):
+    """A hook that records the start and the end of executors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[str, str, int]] = []
+
+    def started(self, executor: Executor) -> None:
+        self.steps.append(("started", executor.phase, len(self.events)))
+
+    def drained(self, executor: Executor) -> None:
+        self.steps.append(("drained", executor.phase, len(self.events)))
+        raise RuntimeError("in the hook")
+
+
+async def test_start_and_drain(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook's `started` is called before the first task, `drained` after the last event; errors are logged."""
+    hook = Lifecycle()
+    executor = Executor(processes=0, hooks=[hook, Recorder()])
+    async with executor:
+        executor.submit(anyio.sleep, 0)
+    async with executor:
+        pass
+    assert [step for step, _, _ in hook.steps] == ["started", "drained"] * 2
+    assert [events for _, _, events in hook.steps] == [0, 3, 3, 3]
+    assert [phase for _, phase, _ in hook.steps[::2]] == ["open", "open"]
+    assert executor.drain_report is not None
+    assert caplog.text.count("failed in its method `drained`") == 2

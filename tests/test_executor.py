@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +16,8 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
+import worker_tasks
+from named_pipes import NamedPipe
 
 from executors import (
     ConfigurationError,
@@ -520,6 +525,11 @@ async def test_snapshot_and_tasks() -> None:
         assert (thread.queued, thread.running, thread.workers, thread.unavailable) == (1, 1, 1, None)
         assert (loop.queued, loop.running, loop.workers) == (0, 1, None)
         assert now.finished == {}
+        assert {(queue.backend, queue.function, queue.queued, queue.size) for queue in now.queues} == {
+            ("loop", None, 0, 10_000), ("thread", None, 1, 10_000)
+        }  # fmt: skip
+        (worker,) = thread.active_workers
+        assert (worker.pid, worker.state, worker.task, worker.task_id) == (None, "busy", handles[0].name, handles[0].id)
         assert list(executor.tasks) == handles
         assert {handle.state for handle in handles if handle.started_at} == {RUNNING}
         assert await anyio.to_thread.run_sync(executor.snapshot) == now
@@ -528,6 +538,60 @@ async def test_snapshot_and_tasks() -> None:
         await executor.wait_idle()
         assert executor.snapshot().finished == {SUCCEEDED: 2, CANCELLED: 1}
         assert executor.tasks == ()
+
+
+def spin() -> int:
+    while time.process_time() < 0.1:
+        pass
+    return os.getpid()
+
+
+async def test_snapshot_of_worker_processes(named_pipe: Callable[[], NamedPipe]) -> None:
+    """The snapshot has each worker process with what it does, its CPU time and memory."""
+    from_worker, to_worker = named_pipe(), named_pipe()
+    async with Executor(threads=1, processes=1, min_processes=1) as executor:
+        (worker,) = executor.snapshot().backends["process"].active_workers
+        assert (worker.state, worker.task, worker.task_id, worker.tasks) == ("idle", None, None, 0)
+        pid = await executor.options(tag="cpu").run(spin)
+        handle = executor.options(tag="cpu", name="wait").submit(
+            worker_tasks.send_pid_and_wait, from_worker.path, to_worker.path
+        )
+        await from_worker.receive()
+        (worker,) = executor.snapshot().backends["process"].active_workers
+        assert (worker.pid, worker.state, worker.task, worker.task_id) == (pid, "busy", "wait", handle.id)
+        assert worker.tasks == 1
+        if sys.platform == "linux":
+            assert worker.cpu_time is not None
+            assert worker.cpu_time > 0.05
+            assert (worker.memory or 0) > 100_000
+        to_worker.send()
+        await handle
+
+
+async def test_snapshot_of_many_tasks() -> None:
+    """A snapshot does not look at each queued task."""
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    def calls_of_snapshot() -> int:
+        nonlocal calls
+        calls = 0
+        sys.setprofile(count)
+        executor.snapshot()
+        sys.setprofile(None)
+        return calls
+
+    async with Executor(threads=1, processes=0) as executor:
+        before = calls_of_snapshot()
+        release = threading.Event()
+        for _ in range(500):
+            executor.submit(release.wait, TIMEOUT)
+        assert executor.snapshot().backends["thread"].queued >= 499
+        assert calls_of_snapshot() < before + 50
+        release.set()
 
 
 class UnstartableBackend(LoopBackend):

@@ -274,11 +274,8 @@ class Admission:
                 queue = self._limited[key] = Queue(self, backend, limit)
             return queue
 
-    def queued(self, backend: str) -> int:
-        """Return how many tasks of a backend are queued. Any thread."""
-        return sum(queue.queued for queue in self._all_queues() if queue.backend.name == backend)
-
-    def _all_queues(self) -> list[Queue]:
+    def queues(self) -> list[Queue]:
+        """Return the queues of all backends, and of all limited functions that have tasks. Any thread."""
         with self.lock:
             return [*self._queues.values(), *self._limited.values()]
 
@@ -307,5 +304,5 @@ class Admission:
         """Accept fewer tasks, and refuse the callers that wait and may no longer. On the loop's thread."""
         with self.lock:
             self.phase = phase
-            for queue in self._all_queues():
+            for queue in self.queues():
                 queue.refuse(keep_inside=phase is Phase.DRAINING)

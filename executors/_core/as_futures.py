@@ -129,7 +129,7 @@ class BackendFutures(futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending.add(future)
         try:
-            handle = dispatcher.submit(route, fn, args, kwargs, run=run, claim=future._claim)
+            handle = dispatcher.intake.submit(route, fn, args, kwargs, run=run, claim=future._claim)
         except BaseException:
             self._forget(future)
             future.cancel()

@@ -69,7 +69,7 @@ class BoundExecutor:
         route = dispatcher.router.find(function, self._overrides)
         if kwargs:
             refuse_options(function, kwargs)
-        return dispatcher.submit(route, function, args, kwargs)
+        return dispatcher.intake.submit(route, function, args, kwargs)
 
     @overload
     async def run(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -100,7 +100,7 @@ class BoundExecutor:
         route = dispatcher.router.find(function, self._overrides)
         if kwargs:
             refuse_options(function, kwargs)
-        handle = await dispatcher.submit_when_admitted(route, function, args, kwargs)
+        handle = await dispatcher.intake.submit_when_admitted(route, function, args, kwargs)
         try:
             await handle._wait(dispatcher.loop)
             return handle._outcome()

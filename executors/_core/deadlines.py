@@ -69,7 +69,9 @@ class Deadlines:
 
     def cancel(self, job: Job, *, by_drain: bool = False) -> None:
         """Cancel a job; queued work ends at once."""
-        job = self._dispatcher.active.get(job.number, job)  # its task may have been queued for a further attempt since
+        job = self._dispatcher.active[job.backend.name].get(
+            job.number, job
+        )  # its task may have been queued for a further attempt since
         if job.attempts is not None:
             job.attempts.is_last = True
         handle = job.handle
@@ -87,7 +89,7 @@ class Deadlines:
             return False
         self.forget(job)
         dispatcher = self._dispatcher
-        del dispatcher.active[job.number]
+        del dispatcher.active[job.backend.name][job.number]
         if job.attempts is not None:
             job.attempts.forget()
             job.attempts.annotate(error)
@@ -135,9 +137,10 @@ class Deadlines:
     def abandon(self, job: Job) -> None:
         """Give up on a job that is being stopped and still runs."""
         dispatcher = self._dispatcher
-        if dispatcher.active.get(job.number) is not job:
+        active = dispatcher.active[job.backend.name]
+        if active.get(job.number) is not job:
             return
-        del dispatcher.active[job.number]
+        del active[job.number]
         self.forget(job)
         dispatcher.still_running[job.number] = job
         job.handle.abandoned = True

@@ -39,22 +39,41 @@ class Drain:
         dispatcher: The run to drain.
         backends: The backends to close.
         timeout: Seconds until the tasks that are left are cancelled.
+        on_ended: Called when it has ended, before those who wait for it are woken.
     """
 
-    def __init__(self, dispatcher: Dispatcher, backends: Iterable[ExecutorBackend], timeout: float) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        backends: Iterable[ExecutorBackend],
+        timeout: float,
+        on_ended: Callable[[], object],
+    ) -> None:
         self.report: DrainReport | None = None
         """The outcome of the tasks, once the drain has ended."""
         self._dispatcher = dispatcher
         self._backends = backends
         self._resources: list[Resource] = [*backends, dispatcher.records]
         self._timeout = timeout
+        self._on_ended = on_ended
         self._waiting = anyio.CancelScope(deadline=anyio.current_time() + timeout)
         self._failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
         self._ended = anyio.Event()
         self._services = frozenset(dispatcher.services)
         dispatcher.services.clear()
-        dispatcher.begin_drain()
+        self._begin()
         self._task = dispatcher.loop.spawn(self._run, name="executors.drain")
+
+    def _begin(self) -> None:
+        """Accept only tasks of unfinished tasks, and record the handles to report on."""
+        dispatcher = self._dispatcher
+        dispatcher.reported = reported = {}  # before it is filled: other threads go on submitting
+        for job in [*dispatcher.still_running.values(), *dispatcher.jobs()]:
+            reported[job.number] = job.handle
+        dispatcher.admission.enter(Phase.DRAINING)
+        dispatcher.retries.begin_drain()
+        for function in list(dispatcher.on_drain):
+            function()
 
     @property
     def has_ended(self) -> bool:
@@ -94,6 +113,7 @@ class Drain:
             self._failure = error
             await self._give_up()
         finally:
+            self._on_ended()
             self._ended.set()
 
     async def _drain(self, waiting: anyio.CancelScope) -> DrainReport:
@@ -106,11 +126,11 @@ class Drain:
             backend.expect_no_more()
         stop_deadline = anyio.current_time() + STOP_TIMEOUT
         dispatcher.deadlines.grace = None
-        for job in reversed(list(dispatcher.active.values())):  # queued jobs before those whose workers they'd get
+        for job in reversed(dispatcher.jobs()):  # queued jobs before those whose workers they'd get
             dispatcher.deadlines.cancel(job, by_drain=True)
         with anyio.CancelScope(deadline=_at_least(stop_deadline)):
             await dispatcher.wait_idle()
-        for job in list(dispatcher.active.values()):
+        for job in dispatcher.jobs():
             dispatcher.deadlines.abandon(job)
         close_deadline = min(anyio.current_time(), stop_deadline) + CLOSE_TIMEOUT
         await _close(self._resources, _at_least(close_deadline), self._timeout - (time.monotonic() - began))
@@ -123,7 +143,7 @@ class Drain:
 
     async def _give_up(self) -> None:
         self._dispatcher.admission.enter(Phase.CLOSED)
-        for job in self._dispatcher.active.values():
+        for job in self._dispatcher.jobs():
             self._dispatcher.deadlines.forget(job)
         await _close(self._resources, anyio.current_time() + CLOSE_TIMEOUT, 0.0)
         give_up(self._dispatcher, f"the executor's drain failed: {shown(self._failure)}")
@@ -134,8 +154,8 @@ def give_up(dispatcher: Dispatcher, reason: str = "the event loop ended before t
     for backend in dispatcher.backends.values():
         backend.kill()
     dispatcher.records.kill()
-    jobs, dispatcher.active = dispatcher.active, {}
-    for job in jobs.values():
+    for job in dispatcher.jobs():
+        dispatcher.active[job.backend.name].pop(job.number, None)
         if job.stream is not None:
             job.stream.stop()
         job.handle._finish(LOST, None, ExecutorClosedError(reason))

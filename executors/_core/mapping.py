@@ -229,7 +229,7 @@ class MapResults(Generic[T_co]):
                 handle.add_done_callback(self._completed.add)
 
     async def _submit(self, chunk: list[Any], first: int) -> TaskHandle[Any]:
-        submit = self._executor._ready().submit_when_admitted
+        submit = self._executor._ready().intake.submit_when_admitted
         if not self._chunksize:
             return await submit(self._route, self._function, (chunk[0],) if self._is_single else chunk[0], {})
         run: Callable[..., Any] = run_chunk_of_coroutines if self._route.is_coroutine else run_chunk

@@ -120,7 +120,7 @@ class Records:
         return handle
 
     def _find(self, number: int) -> TaskHandle[Any] | None:
-        job = self._dispatcher.active.get(number)
+        job = self._dispatcher.job(number)
         if job is not None:
             return job.handle
         kept = self.results.get(number)

@@ -139,7 +139,7 @@ class Retries:
         changed(job.handle)
         if before is QUEUED and job.slot is not None:  # it has never started
             job.slot.release()
-        dispatcher.active[job.number] = following = attempts.next_job(job, state, error)
+        dispatcher.active[job.backend.name][job.number] = following = attempts.next_job(job, state, error)
         # Never dispatched at once: the backend still has to see to the end of the attempt before.
         attempts.timer = dispatcher.loop.call_later(delay, self._dispatch, following)
         if job.options.deadline is not None:
@@ -164,7 +164,7 @@ class Retries:
 
     def begin_drain(self) -> None:
         """End the tasks that wait for a further attempt, or whose further attempt is queued, with their last error."""
-        for job in list(self._dispatcher.active.values()):
+        for job in self._dispatcher.jobs():
             if job.attempts is not None and job.handle.started_at is None and (failure := job.attempts.last_failure()):
                 self._dispatcher.deadlines.end_queued(job, *failure)
 

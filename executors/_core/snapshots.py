@@ -1,12 +1,14 @@
-"""Snapshots: what an executor is doing now."""
+"""Snapshots: what an executor is doing now. They cost the same however many tasks are queued."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
+from executors._callables import name_of
 from executors._core.dispatcher import Dispatcher
 from executors.backends.base import ExecutorBackend
-from executors.reports import BackendSnapshot, ExecutorSnapshot, ServiceSnapshot
+from executors.reports import BackendSnapshot, ExecutorSnapshot, QueueSnapshot, ServiceSnapshot
 
 
 def snapshot(
@@ -20,12 +22,27 @@ def snapshot(
         phase: The executor's phase.
         services: The services.
     """
-    handles = [job.handle for job in list(dispatcher.active.values())]
-    running = [handle.backend for handle in handles if handle.started_at is not None]
+    queues = tuple(
+        QueueSnapshot(
+            queue.backend.name,
+            None if queue.limit is None else name_of(queue.limit.function),
+            queue.queued,
+            dispatcher.admission.limit,
+        )
+        for queue in dispatcher.admission.queues()
+    )
+    queued = Counter[str]()
+    for queue in queues:
+        queued[queue.backend] += queue.queued
     found = {
         name: BackendSnapshot(
-            name, dispatcher.admission.queued(name), running.count(name), backend.workers, backend.unavailable
+            name,
+            queued[name],
+            max(0, len(dispatcher.active[name]) - queued[name]),
+            backend.workers,
+            backend.unavailable,
+            backend.worker_snapshots(),
         )
         for name, backend in backends.items()
     }
-    return ExecutorSnapshot(phase, found, dict(dispatcher.finished), dispatcher.abandoned, services)
+    return ExecutorSnapshot(phase, found, dict(dispatcher.finished), dispatcher.abandoned, services, queues)

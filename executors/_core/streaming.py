@@ -66,7 +66,7 @@ class StreamItems(Generic[T_co]):
         dispatcher = self._dispatcher = self._executor._ready()
         stream, run = _stream_of(self._route, dispatcher.loop, self._function)
         args = self._args if run is self._function else (self._function, *self._args)
-        self._handle = await dispatcher.submit_when_admitted(
+        self._handle = await dispatcher.intake.submit_when_admitted(
             self._route, self._function, args, self._kwargs, run=run, stream=stream
         )
         self._stream = stream

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import types
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,8 +41,8 @@ class HandleOwner(Protocol):
     @property
     def loop(self) -> EventLoop: ...
 
-    @property
-    def active(self) -> Mapping[int, Job]: ...
+    def job(self, number: int) -> Job | None:
+        """Return the active job with this number; None if there is none. Any thread."""
 
     def id_is_known(self, handle: TaskHandle[Any]) -> None:
         """Record a finished task whose id has been read for the first time. Any thread."""

@@ -12,6 +12,7 @@ from executors.errors import ConfigurationError
 if TYPE_CHECKING:
     from executors._wire.progress import Reported
     from executors.context import CarriedVariables
+    from executors.reports import WorkerSnapshot
 
 __all__ = ["ExecutorBackend", "Job", "Stop"]
 
@@ -162,6 +163,10 @@ class ExecutorBackend(ABC):
             job: The job.
         """
         return None
+
+    def worker_snapshots(self) -> tuple[WorkerSnapshot, ...]:
+        """Return the workers that have started, for `Executor.snapshot`. Called on any thread, must not block."""
+        return ()
 
     def stack_of(self, job: Job) -> str | None:
         """Return the stack of a running job, formatted as in a traceback; None if it is unknown.

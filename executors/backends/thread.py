@@ -26,6 +26,7 @@ from executors.backends.backlog import Backlog
 from executors.backends.base import ExecutorBackend, Job
 from executors.errors import BackendUnavailableError, DeadlockError
 from executors.handle import TaskHandle
+from executors.reports import WorkerSnapshot
 
 _numbers = itertools.count(1)
 
@@ -78,6 +79,10 @@ class ThreadBackend(ExecutorBackend):
         thread = next((thread for thread, running in self._pool.running.copy().items() if running is job), None)
         frame = sys._current_frames().get(thread.ident or 0) if thread is not None else None
         return "".join(traceback.format_list(_function_stack(frame))) if frame is not None else None
+
+    def worker_snapshots(self) -> tuple[WorkerSnapshot, ...]:
+        """Return the threads. Any thread."""
+        return self._pool.snapshots()
 
     async def close(self) -> None:
         """End every thread except those of abandoned jobs."""
@@ -136,6 +141,15 @@ class _Pool:
                 while (queued := self._backlog.popleft()) is not None:
                     stranded.append(queued)
         return stranded
+
+    def snapshots(self) -> tuple[WorkerSnapshot, ...]:
+        running = dict(self.running)
+        return tuple(
+            WorkerSnapshot(thread.name, None, "busy", running[thread].handle.name, running[thread].handle.id)
+            if thread in running
+            else WorkerSnapshot(thread.name, None, "idle")
+            for thread in list(self._threads)
+        )
 
     def shut(self) -> None:
         with self._lock:

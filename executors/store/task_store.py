@@ -76,7 +76,7 @@ class TaskStore:
 
     def unfinished(self) -> Iterable[TaskHandle[Any]]:
         """Return the handles of all unfinished tasks. Any thread."""
-        return (job.handle for job in list(self._dispatcher.active.values()))
+        return (job.handle for job in self._dispatcher.jobs())
 
     def cancel(self, task_id: str) -> bool:
         """Cancel a task of this server process. Any thread."""

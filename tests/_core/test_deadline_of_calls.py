@@ -103,7 +103,7 @@ async def test_deadline_that_is_not_reached_leaves_nothing(busy: tuple[Executor,
     """A task that ends or is cancelled in time isn't disturbed, and its timer goes."""
     executor, work = busy
     handle = executor.options(deadline=3600).submit(int)
-    (job,) = (job for job in executor._started().active.values() if job.handle is handle)
+    (job,) = (job for job in executor._started().jobs() if job.handle is handle)
     assert job.timer is not None
     handle.cancel()
     assert job.timer is None

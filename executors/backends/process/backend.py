@@ -27,11 +27,13 @@ from executors.backends.process import logs
 from executors.backends.process.launcher import Launcher
 from executors.backends.process.pool import Pool
 from executors.backends.process.recycling import Recycling
+from executors.backends.process.snapshots import worker_snapshots
 from executors.backends.process.streams import WorkerGenerator
 from executors.backends.process.worker_handle import Payload
 from executors.backends.side_thread import SideThread
 from executors.context import CarriedVariables
 from executors.errors import BackendUnavailableError, ConfigurationError, SerializationError
+from executors.reports import WorkerSnapshot
 
 _NO_CONTEXT = Context()
 _NO_KWARGS: dict[str, Any] = {}
@@ -269,6 +271,10 @@ class ProcessBackend(ExecutorBackend):
             if worker.job is job:
                 return worker.process.progress_of(job.number)
         return None
+
+    def worker_snapshots(self) -> tuple[WorkerSnapshot, ...]:
+        """Return the worker processes that have started. Any thread."""
+        return worker_snapshots(list(self._pool.workers), list(self._pool.leaving))
 
     def stack_of(self, job: Job) -> str | None:
         """Return the stack at which the arguments are pickled or the outcome is unpickled, while either happens."""

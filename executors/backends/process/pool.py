@@ -67,7 +67,7 @@ class Pool:
         self._redispatches = self._pending.redispatches
         self.workers: list[WorkerHandle] = []
         self._idle: list[WorkerHandle] = []
-        self._leaving: set[WorkerHandle] = set()  # asked to exit, or killed
+        self.leaving: set[WorkerHandle] = set()  # asked to exit, or killed
         self._modules: set[str] = set()  # whose functions have run in a worker
         self._copier = SideThread("executors-copier", loop)
         self._idle_check: Cancellable | None = None
@@ -136,7 +136,7 @@ class Pool:
             self.starter.succeeded()
         following = worker.job
         is_cancelled = following is not None and not following.start()
-        if worker not in self._leaving:
+        if worker not in self.leaving:
             if self._closing or len(self.workers) > self._size:
                 worker.is_due = True
             if following is None:
@@ -239,7 +239,7 @@ class Pool:
 
     def _leave(self, worker: WorkerHandle) -> None:
         self.workers.remove(worker)
-        self._leaving.add(worker)
+        self.leaving.add(worker)
 
     def resize(self, size: int) -> None:
         """Set how many workers there may be: those above that end once they are idle, those that are kept start."""
@@ -259,7 +259,7 @@ class Pool:
             self._idle.remove(worker)
         worker.channel.receive_all()  # the outcomes that it has sent before
         exitcode = worker.process.reap()
-        self._leaving.remove(worker)
+        self.leaving.remove(worker)
         self._pending.recover(worker, exitcode)
         worker.release()
         if is_unused and not self._closing:
@@ -299,18 +299,18 @@ class Pool:
         await self.starter.close()
 
     def _kill_leaving(self) -> None:
-        for worker in self._leaving:
+        for worker in self.leaving:
             worker.process.kill()
 
     def _check_all_gone(self) -> None:
-        if self._all_gone is not None and not (self.workers or self._leaving or self.starter.starting):
+        if self._all_gone is not None and not (self.workers or self.leaving or self.starter.starting):
             self._loop.wake(self._all_gone)
 
     def kill(self) -> None:
         """Kill and reap every worker, now. Any thread."""
         self._closing = True
-        workers = [*self.workers, *self._leaving]
-        self.workers, self._leaving = [], set()
+        workers = [*self.workers, *self.leaving]
+        self.workers, self.leaving = [], set()
         for worker in workers:
             worker.process.kill()
             worker.process.reap()

@@ -49,6 +49,16 @@ class Recycling:
         return longest if self.idle_timeout is None else min(longest, self.idle_timeout)
 
 
+def cpu_time(pid: int) -> float | None:
+    """Return the CPU seconds that a process has used; None where the system has no such /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def own_memory(pid: int) -> int:
     """Return a process's resident memory in bytes without shared mappings; 0 where the system has no such /proc."""
     try:
