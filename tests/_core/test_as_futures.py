@@ -255,7 +255,7 @@ async def test_shutdown_does_not_wait_for_what_was_refused(monkeypatch: pytest.M
 
     async with Executor(threads=1, processes=0) as executor:
         pool = executor.as_futures("thread")
-        monkeypatch.setattr(executor._dispatcher, "submit", refuse)
+        monkeypatch.setattr(executor._dispatcher.intake, "submit", refuse)
         with pytest.raises(QueueFullError):
             pool.submit(int)
         assert futures.wait(met, 0).done == set(met) != set()
