@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
@@ -238,6 +237,7 @@ def fork_in_between() -> Iterator[int]:
 
 async def with_a_background_task(path: str) -> AsyncIterator[int]:
     """Yield numbers while a task of the same loop records that it runs."""
+    import asyncio  # noqa: PLC0415  (slow, and most workers do without)
 
     async def run() -> None:
         while True:
