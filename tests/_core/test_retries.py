@@ -55,7 +55,8 @@ def on_loops(**loops_of: str) -> pytest.MarkDecorator:
     """Run a test with backends, each on some event loops."""
     cases = [(loop, backend) for backend, loops in loops_of.items() for loop in loops.split()]
     return pytest.mark.parametrize(
-        ("anyio_backend", "backend"), [pytest.param(LOOPS[loop], backend, id=f"{backend}-{loop}") for loop, backend in cases]
+        ("anyio_backend", "backend"),
+        [pytest.param(LOOPS[loop], backend, id=f"{backend}-{loop}") for loop, backend in cases],
     )
 
 
