@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
-import signal
 from typing import Any
 
 import anyio
+import map_tasks as tasks
 import pytest
 
 from executors import (
@@ -27,22 +26,6 @@ on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["a
 PATIENCE = 10.0
 
 
-class TwoArguments(Exception):
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{text} ({code})")
-        self.code = code
-
-
-def refuse_thirds(number: int) -> int:
-    if number % 3 == 2:
-        raise TwoArguments(number, "a third")
-    return number
-
-
-async def refuse_thirds_later(number: int) -> int:
-    return refuse_thirds(number)
-
-
 def exit_at_two(number: int) -> int:
     if number == 2:
         raise SystemExit(5)
@@ -52,12 +35,6 @@ def exit_at_two(number: int) -> int:
 def stop_at_two(number: int) -> int:
     if number == 2:
         raise StopIteration
-    return number
-
-
-def die_at_two(number: int) -> int:
-    if number == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
@@ -84,7 +61,7 @@ async def test_results_as_they_are_completed() -> None:
             await anext(results)
 
 
-@pytest.mark.parametrize("function", [refuse_thirds, refuse_thirds_later])
+@pytest.mark.parametrize("function", [tasks.refuse_thirds, tasks.refuse_thirds_later])
 @pytest.mark.parametrize("options", [{}, {"chunksize": 4}, {"buffersize": 1}])
 async def test_everything_arrives_in_any_order(function: Any, options: dict[str, Any]) -> None:
     """Without an order each item has its result, also from chunks and with a buffer of one."""
@@ -93,7 +70,7 @@ async def test_everything_arrives_in_any_order(function: Any, options: dict[str,
         found = [value async for value in results]
         assert len(found) == 100
         assert sorted(value for value in found if isinstance(value, int)) == [n for n in range(100) if n % 3 != 2]
-        assert sorted(error.code for error in found if isinstance(error, TwoArguments)) == list(range(2, 100, 3))
+        assert sorted(error.code for error in found if isinstance(error, tasks.TwoArguments)) == list(range(2, 100, 3))
 
 
 async def test_failure_without_an_order_cancels_the_rest() -> None:
@@ -132,7 +109,7 @@ async def test_forgetting_results_without_an_order_cancels_the_rest() -> None:
 async def test_exceptions_are_returned() -> None:
     """With `return_exceptions` each exception takes the place of its item's result, as itself, with its traceback."""
     async with Executor(threads=2, processes=1) as executor:
-        functions, sizes = (refuse_thirds, refuse_thirds_later), (None, 1, 4, 100)
+        functions, sizes = (tasks.refuse_thirds, tasks.refuse_thirds_later), (None, 1, 4, 100)
         for tag, function, chunksize in itertools.product(("io", "cpu"), functions, sizes):
             runner: Any = executor.options(tag=tag)
             results = runner.map(function, range(10), chunksize=chunksize, return_exceptions=True)
@@ -145,7 +122,7 @@ async def test_exceptions_are_returned() -> None:
 
 def check_returned(error: object, number: int, *, in_worker: bool) -> None:
     """Check the exception of an item."""
-    assert isinstance(error, TwoArguments)
+    assert isinstance(error, tasks.TwoArguments)
     assert (error.code, str(error)) == (number, f"a third ({number})")
     assert notes_of(error) == [f"raised for item {number} of map"]
     where = "".join(error.__notes__) if in_worker else str(error.__traceback__ and error.__traceback__.tb_next)
@@ -164,8 +141,10 @@ async def test_error_names_its_item() -> None:
     """The error that is raised has the index of its item among all items as a note, and not the item."""
     async with Executor(threads=1, processes=1) as executor:
         for tag, chunksize in itertools.product(("io", "cpu"), (None, 2, 100)):
-            with pytest.raises(TwoArguments) as caught:
-                async for _ in executor.options(tag=tag).map(refuse_thirds, [0, 1, 3, 4, 5, 6], chunksize=chunksize):
+            with pytest.raises(tasks.TwoArguments) as caught:
+                async for _ in executor.options(tag=tag).map(
+                    tasks.refuse_thirds, [0, 1, 3, 4, 5, 6], chunksize=chunksize
+                ):
                     pass
             assert notes_of(caught.value) == ["raised for item 4 of map"], (tag, chunksize)
 
@@ -180,7 +159,7 @@ async def test_error_of_a_whole_chunk_names_its_items() -> None:
             (2, [2, 3], "items 2 to 3"),
             (3, [0, 1, 2], "items 0 to 2"),
         ):
-            results = runner.map(die_at_two, range(4), chunksize=chunksize, return_exceptions=True)
+            results = runner.map(tasks.die_at_two, range(4), chunksize=chunksize, return_exceptions=True)
             found = [value async for value in results]
             assert len(found) == 4
             assert [number for number, value in enumerate(found) if isinstance(value, WorkerLostError)] == items
@@ -222,4 +201,4 @@ async def test_options_must_be_bools() -> None:
     async with Executor(processes=0) as executor:
         for name in ("ordered", "return_exceptions"):
             with pytest.raises(ConfigurationError, match=name):
-                executor.map(refuse_thirds, [1], **{name: "no"})
+                executor.map(tasks.refuse_thirds, [1], **{name: "no"})

@@ -26,7 +26,6 @@ from executors import (
     TaskCancelledError,
     TaskExitedError,
     TaskTimeoutError,
-    cpu_bound,
 )
 from executors._core.drain import give_up
 from executors._core.streaming import MAX_UNBROKEN
@@ -564,11 +563,6 @@ class Numbers:
             yield each
 
 
-@cpu_bound(buffersize=3)
-def computed(number: int) -> Iterator[int]:
-    yield from range(number)
-
-
 @on_asyncio
 async def test_routes() -> None:
     """What is a generator function is decided as for functions, and so is where it goes."""
@@ -577,7 +571,7 @@ async def test_routes() -> None:
             (Numbers(), "thread"),
             (Numbers().later, "loop"),
             (functools.partial(tasks.count), "thread"),
-            (computed, "process"),
+            (tasks.computed, "process"),
             (lambda number: (yield from range(number)), "thread"),
         ):
             async with executor.stream(function, 30) as items:
@@ -597,7 +591,7 @@ async def test_what_is_no_generator_function_is_refused() -> None:
                 executor.stream(function)  # type: ignore[call-overload]
         with pytest.raises(InvalidTaskError, match="can't be called"):
             executor.stream(3)  # type: ignore[call-overload]
-        for function in (tasks.count, tasks.count_later, computed):
+        for function in (tasks.count, tasks.count_later, tasks.computed):
             for call in (executor.submit, executor.map):
                 with pytest.raises(InvalidTaskError, match=r"executor\.stream"):
                     call(function, [1])  # type: ignore[operator]

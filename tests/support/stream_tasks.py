@@ -16,7 +16,7 @@ import anyio.lowlevel
 from stray_tasks import foreign_sockets
 from worker_tasks import append_line
 
-from executors import current_task
+from executors import cpu_bound, current_task
 from executors._wire.frames import FrameType, frame
 from executors.context import running
 from executors.testing.tasks import declared
@@ -31,6 +31,11 @@ class TwoArguments(Exception):
 
 
 def count(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
+@cpu_bound(buffersize=3)
+def computed(number: int) -> Iterator[int]:
     yield from range(number)
 
 
