@@ -42,10 +42,23 @@ BACKENDS: dict[str, Callable[[], ExecutorBackend]] = {
 }
 
 
-@pytest.fixture(params=BACKENDS)
-def name(request: pytest.FixtureRequest) -> str:
-    """Run each test on every backend."""
-    return request.param  # type: ignore[no-any-return]
+ASYNCIO, UVLOOP, TRIO = ("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})
+CASES: list[tuple[Any, str]] = [
+    (ASYNCIO, "loop"),
+    (UVLOOP, "loop"),
+    (TRIO, "loop"),
+    (TRIO, "limited loop"),
+    (ASYNCIO, "inline"),
+    (UVLOOP, "thread"),
+    (TRIO, "process"),
+    (ASYNCIO, "futures in threads"),
+    (ASYNCIO, "futures in processes"),
+]
+"""Each loop, and each backend."""
+
+
+def on_each_backend(cases: list[tuple[Any, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("anyio_backend", "name"), cases)
 
 
 def executor_of(name: str, **options: Any) -> Executor:
@@ -68,6 +81,7 @@ def finalizers_may_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
 
 
+@on_each_backend(CASES)
 async def test_values(name: str) -> None:
     """A task with such a value succeeds, or fails with an error of ours."""
     async with executor_of(name) as executor:
@@ -84,6 +98,7 @@ async def test_values(name: str) -> None:
     assert not report.unsuccessful
 
 
+@on_each_backend(CASES)
 async def test_errors(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """A task with such an error fails: its callbacks and hooks are called, and the failure is logged."""
     told: list[str] = []
@@ -109,7 +124,7 @@ async def test_errors(name: str, caplog: pytest.LogCaptureFixture) -> None:
             await until(lambda: "never retrieved" in caplog.text)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS if "loop" not in name])
+@on_each_backend([case for case in CASES if "loop" not in case[1]])
 async def test_callables(name: str) -> None:
     """Such a callable runs, or its task fails; it holds no slot afterwards."""
     async with executor_of(name, queue_size=1) as executor:
@@ -202,6 +217,7 @@ class Name(str):
     __repr__ = __str__ = __format__ = hostile.refuse  # type: ignore[assignment]
 
 
+@on_each_backend(CASES)
 async def test_names(name: str) -> None:
     """A task with such a name, or such a function name, ends, and messages show the name."""
 

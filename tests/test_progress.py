@@ -31,6 +31,8 @@ from executors.backends import FuturesBackend
 
 pytestmark = pytest.mark.anyio
 
+on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+
 PATIENCE = 10.0
 
 
@@ -60,6 +62,7 @@ async def records_of(handle: TaskHandle) -> list[TaskRecord]:
 # --- reports ----------------------------------------------------------------------------------------------
 
 
+@on_asyncio
 async def test_the_last_report_is_seen_before_the_end() -> None:
     """When a task has ended, on whichever backend, its handle and its record have its last report."""
     async with started_executor() as executor:
@@ -96,7 +99,7 @@ async def test_progress_of_a_running_task(tmp_path) -> None:
                 (tmp_path / str(number)).unlink()
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@on_asyncio
 async def test_values_that_can_be_reported() -> None:
     """Numbers of any type; what is not finite is ignored, what is no number raises, and a long message is cut."""
     async with started_executor() as executor:
@@ -126,7 +129,7 @@ def test_nothing_outside_of_a_task() -> None:
     assert list(current_task().track(iter("abc"), 3)) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@on_asyncio
 async def test_track() -> None:
     """It reports each processed item: of those that it has a length for, or that it was given one for, and others."""
     seen: list[TaskProgress | None] = []
@@ -149,7 +152,7 @@ async def test_track() -> None:
             seen.clear()
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@on_asyncio
 async def test_reports_after_the_end_are_ignored() -> None:
     """A thread task that was abandoned, or one that leaves a thread behind, reports no more."""
     work = ThreadWork(lambda: current_task().progress(2))
@@ -168,7 +171,7 @@ async def test_reports_after_the_end_are_ignored() -> None:
         assert handle.progress == TaskProgress(1)
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@on_asyncio
 async def test_a_report_is_cheap() -> None:
     """It takes less than 2 µs, in a thread and in a worker; more on a machine that others use, too."""
     async with started_executor() as executor:
@@ -275,7 +278,7 @@ async def test_at_most_ten_updates_a_second() -> None:
     assert handle.state is SUCCEEDED
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@on_asyncio
 async def test_readers_share_one_look(tmp_path, monkeypatch) -> None:
     """However many read, the worker's memory is read once in each interval, and not at all if nobody waits."""
     looks = []
@@ -338,7 +341,7 @@ async def test_a_queued_task_that_is_cancelled() -> None:
         work.release.set()
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@on_asyncio
 async def test_updates_belong_on_the_loop() -> None:
     """Another event loop is refused, as for `await handle`."""
     async with Executor(threads=1, processes=0) as executor:
@@ -370,8 +373,8 @@ async def test_reports_keep_a_task_alive() -> None:
             ("io", tasks.report_regularly),
             ("cpu", tasks.report_regularly),
         ):
-            run = executor.options(tag=tag, stall_timeout=1.0)
-            assert await run.run(function, 0.15, 10) == 10
+            run = executor.options(tag=tag, stall_timeout=0.4)
+            assert await run.run(function, 0.05, 12) == 12
         handle = run.options(timeout=0.3).submit(tasks.report_regularly, 0.01, 10_000)
         with pytest.raises(TaskTimeoutError, match=r"longer than its timeout of 0\.3 s"):
             await handle
@@ -380,18 +383,18 @@ async def test_reports_keep_a_task_alive() -> None:
 async def test_a_task_that_stops_reporting(tmp_path) -> None:
     """The time counts from its last report."""
     async with started_executor() as executor:
-        handle = executor.options(tag="cpu", stall_timeout=1.5).submit(tasks.track, str(tmp_path), 3)
+        handle = executor.options(tag="cpu", stall_timeout=0.6).submit(tasks.track, str(tmp_path), 3)
         for number in range(2):
             await reached(handle, number)
-            await anyio.sleep(0.4)
+            await anyio.sleep(0.15)
             (tmp_path / str(number)).touch()
         with pytest.raises(TaskTimeoutError):
             await handle
         assert handle.progress == TaskProgress(2, 3, "slowly")
-        assert handle.run_time >= 2.3
+        assert handle.run_time >= 0.9
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@on_asyncio
 async def test_a_stall_timeout_that_no_backend_can_enforce() -> None:
     """A backend that doesn't see progress refuses it at the call; a value that is no duration is refused anyway."""
     for value in (0, -1, "soon", math.nan):

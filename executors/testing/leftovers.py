@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +21,48 @@ KEPT_THREADS = ("AnyIO worker thread", "Trio thread", "asyncio_")
 
 
 def resources() -> dict[str, set[Any]]:
-    """Return what this process has at the moment, by kind. On the event loop's thread."""
+    """Return what this process has at the moment, by kind. On the event loop's thread.
+
+    Threads and tasks are weak references: they may keep descriptors open.
+    """
+    threads = (each for each in threading.enumerate() if not each.name.startswith(KEPT_THREADS))
     return {
-        "threads": {each for each in threading.enumerate() if not each.name.startswith(KEPT_THREADS)},
-        "tasks of the event loop": _tasks(),
+        "threads": {weakref.ref(each) for each in threads},
+        "tasks of the event loop": {weakref.ref(each) for each in _tasks()},
         "descriptors": _descriptors(),
         "child processes": _children(),
     }
 
 
-async def since(before: dict[str, set[Any]]) -> dict[str, set[Any]]:
-    """Return what has been added to `before` and does not end soon, by kind; kinds without anything are left out."""
+def since(before: dict[str, set[Any]]) -> dict[str, set[Any]]:
+    """Return what has been added to `before`, by kind. On the event loop's thread."""
+    return {kind: found - before[kind] for kind, found in resources().items()}
+
+
+async def grown(added: list[dict[str, set[Any]]]) -> dict[str, list[Any]]:
+    """Wait until not every one of several runs has left something of a kind, as what is about to end needs some time.
+
+    Args:
+        added: What `since` has returned after each run.
+
+    Returns:
+        What is left, for each kind of which each run has left something.
+    """
     with anyio.move_on_after(SETTLE_TIMEOUT):
-        while _added(before):
+        while _grown(added):
             gc.collect()
             await anyio.sleep(0.01)
-    return _added(before)
+    return _grown(added)
 
 
-def _added(before: dict[str, set[Any]]) -> dict[str, set[Any]]:
+def _grown(added: list[dict[str, set[Any]]]) -> dict[str, list[Any]]:
     now = resources()
-    return {kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]}
+    left = {kind: [run[kind] & now[kind] for run in added] for kind in now}
+    return {
+        kind: [each() if isinstance(each, weakref.ref) else each for run in runs for each in run]
+        for kind, runs in left.items()
+        if all(runs)
+    }
 
 
 def _tasks() -> set[Any]:

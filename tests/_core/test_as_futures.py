@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import map_tasks
 import pytest
 import trio
 
@@ -29,6 +30,8 @@ from executors.backends import LoopBackend
 from executors.events import TaskEvent, TaskSubmitted
 
 pytestmark = pytest.mark.anyio
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 
 TIMEOUT = 10.0
 
@@ -199,18 +202,10 @@ async def test_task_that_is_cancelled_while_it_runs_fails_its_future() -> None:
             future.result()
 
 
-@cpu_bound(name="squared")
-def square(x: int) -> int:
-    return x * x
-
-
-@cpu_bound(name="slowly squared")
-async def slow_square(x: int) -> int:
-    await anyio.lowlevel.checkpoint()
-    return x * x
-
-
-@pytest.mark.parametrize(("function", "name"), [(square, "squared"), (slow_square, "slowly squared")])
+@on_asyncio
+@pytest.mark.parametrize(
+    ("function", "name"), [(map_tasks.square, "squared"), (map_tasks.slow_square, "slowly squared")]
+)
 async def test_map_sends_chunks_to_other_processes(function: Any, name: str) -> None:
     """A chunk of items is one task, with the options of the function's mark."""
     events: list[TaskEvent] = []

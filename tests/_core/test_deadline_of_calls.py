@@ -113,6 +113,7 @@ async def test_deadline_that_is_not_reached_leaves_nothing(busy: tuple[Executor,
     assert await executor.options(deadline=3600).run(anyio.lowlevel.checkpoint) is None
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_deadline_in_a_worker_process() -> None:
     """In worker processes a queued task is dropped at its deadline, and a running one is killed."""
     started, finished = [], []
@@ -125,8 +126,10 @@ async def test_deadline_in_a_worker_process() -> None:
 
     async with Executor(threads=1, processes=1, hooks=[record]) as executor:
         cpu = executor.options(tag="cpu")
-        running = cpu.options(deadline=1.5, name="running").submit(time.sleep, TIMEOUT * 6)
-        queued = cpu.options(deadline=0.3, name="queued").submit(time.sleep, TIMEOUT * 6)
+        await cpu.run(abs, -1)
+        finished.clear()
+        running = cpu.options(deadline=0.8, name="running").submit(time.sleep, TIMEOUT * 6)
+        queued = cpu.options(deadline=0.1, name="queued").submit(time.sleep, TIMEOUT * 6)
         with anyio.fail_after(TIMEOUT), pytest.raises(TaskTimeoutError):
             await queued
         assert not running.done()

@@ -66,14 +66,14 @@ async def test_idle_executor() -> None:
 
 async def test_brought_forward() -> None:
     """A second call with a shorter timeout brings the drain's deadline forward; none postpones it."""
-    async with Executor(processes=0, shutdown_timeout=SLACK) as executor:
+    async with Executor(processes=0, shutdown_timeout=0.2) as executor:
         handle = executor.submit(anyio.sleep_forever)
         async with anyio.create_task_group() as group:
             group.start_soon(executor.drain, TIMEOUT)
             await anyio.lowlevel.checkpoint()
             group.start_soon(executor.drain)
             group.start_soon(executor.drain, 2 * TIMEOUT)
-            with anyio.move_on_after(1.5 * SLACK):
+            with anyio.move_on_after(0.4):
                 await handle.wait()
             assert not handle.done()
             report = await executor.drain(0)

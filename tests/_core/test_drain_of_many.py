@@ -19,7 +19,7 @@ from executors.reports import DrainReport
 
 pytestmark = pytest.mark.anyio
 
-TIMEOUT, SLACK = 0.5, 1.0
+TIMEOUT, SLACK = 0.1, 1.0
 
 ASYNCIO = ("asyncio", {})
 UVLOOP = ("asyncio", {"use_uvloop": True})

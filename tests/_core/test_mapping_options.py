@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
-import signal
 from typing import Any
 
 import anyio
+import map_tasks as tasks
 import pytest
 
 from executors import (
@@ -23,23 +22,8 @@ from executors._states import CANCELLED
 
 pytestmark = pytest.mark.anyio
 
+on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 PATIENCE = 10.0
-
-
-class TwoArguments(Exception):
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{text} ({code})")
-        self.code = code
-
-
-def refuse_thirds(number: int) -> int:
-    if number % 3 == 2:
-        raise TwoArguments(number, "a third")
-    return number
-
-
-async def refuse_thirds_later(number: int) -> int:
-    return refuse_thirds(number)
 
 
 def exit_at_two(number: int) -> int:
@@ -51,12 +35,6 @@ def exit_at_two(number: int) -> int:
 def stop_at_two(number: int) -> int:
     if number == 2:
         raise StopIteration
-    return number
-
-
-def die_at_two(number: int) -> int:
-    if number == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
@@ -83,7 +61,7 @@ async def test_results_as_they_are_completed() -> None:
             await anext(results)
 
 
-@pytest.mark.parametrize("function", [refuse_thirds, refuse_thirds_later])
+@pytest.mark.parametrize("function", [tasks.refuse_thirds, tasks.refuse_thirds_later])
 @pytest.mark.parametrize("options", [{}, {"chunksize": 4}, {"buffersize": 1}])
 async def test_everything_arrives_in_any_order(function: Any, options: dict[str, Any]) -> None:
     """Without an order each item has its result, also from chunks and with a buffer of one."""
@@ -92,7 +70,7 @@ async def test_everything_arrives_in_any_order(function: Any, options: dict[str,
         found = [value async for value in results]
         assert len(found) == 100
         assert sorted(value for value in found if isinstance(value, int)) == [n for n in range(100) if n % 3 != 2]
-        assert sorted(error.code for error in found if isinstance(error, TwoArguments)) == list(range(2, 100, 3))
+        assert sorted(error.code for error in found if isinstance(error, tasks.TwoArguments)) == list(range(2, 100, 3))
 
 
 async def test_failure_without_an_order_cancels_the_rest() -> None:
@@ -128,25 +106,27 @@ async def test_forgetting_results_without_an_order_cancels_the_rest() -> None:
             await executor.wait_idle()
 
 
-@pytest.mark.parametrize("tag", ["io", "cpu"])
-@pytest.mark.parametrize("function", [refuse_thirds, refuse_thirds_later])
-@pytest.mark.parametrize("chunksize", [None, 1, 4, 100])
-async def test_exceptions_are_returned(tag: str, function: Any, chunksize: int | None) -> None:
+async def test_exceptions_are_returned() -> None:
     """With `return_exceptions` each exception takes the place of its item's result, as itself, with its traceback."""
     async with Executor(threads=2, processes=1) as executor:
-        results = executor.options(tag=tag).map(function, range(10), chunksize=chunksize, return_exceptions=True)
-        found = [value async for value in results]
-        assert [value for value in found if isinstance(value, int)] == [0, 1, 3, 4, 6, 7, 9]
-        for number in (2, 5, 8):
-            error = found[number]
-            assert isinstance(error, TwoArguments)
-            assert (error.code, str(error)) == (number, f"a third ({number})")
-            assert notes_of(error) == [f"raised for item {number} of map"]
-            where = (
-                "".join(error.__notes__) if tag == "cpu" else str(error.__traceback__ and error.__traceback__.tb_next)
-            )
-            assert ("refuse_thirds" if tag == "cpu" else "traceback") in where
+        functions, sizes = (tasks.refuse_thirds, tasks.refuse_thirds_later), (None, 1, 4, 100)
+        for tag, function, chunksize in itertools.product(("io", "cpu"), functions, sizes):
+            runner: Any = executor.options(tag=tag)
+            results = runner.map(function, range(10), chunksize=chunksize, return_exceptions=True)
+            found = [value async for value in results]
+            assert [value for value in found if isinstance(value, int)] == [0, 1, 3, 4, 6, 7, 9], (tag, chunksize)
+            for number in (2, 5, 8):
+                check_returned(found[number], number, in_worker=tag == "cpu")
         assert executor.snapshot().finished.get("lost") is None
+
+
+def check_returned(error: object, number: int, *, in_worker: bool) -> None:
+    """Check the exception of an item."""
+    assert isinstance(error, tasks.TwoArguments)
+    assert (error.code, str(error)) == (number, f"a third ({number})")
+    assert notes_of(error) == [f"raised for item {number} of map"]
+    where = "".join(error.__notes__) if in_worker else str(error.__traceback__ and error.__traceback__.tb_next)
+    assert ("refuse_thirds" if in_worker else "traceback") in where
 
 
 async def test_exceptions_that_are_results_are_results() -> None:
@@ -157,30 +137,35 @@ async def test_exceptions_that_are_results_are_results() -> None:
             assert [notes_of(error) async for error in results] == [[], [], []]
 
 
-@pytest.mark.parametrize("tag", ["io", "cpu"])
-@pytest.mark.parametrize("chunksize", [None, 2, 100])
-async def test_error_names_its_item(tag: str, chunksize: int | None) -> None:
+async def test_error_names_its_item() -> None:
     """The error that is raised has the index of its item among all items as a note, and not the item."""
     async with Executor(threads=1, processes=1) as executor:
-        with pytest.raises(TwoArguments) as caught:
-            async for _ in executor.options(tag=tag).map(refuse_thirds, [0, 1, 3, 4, 5, 6], chunksize=chunksize):
-                pass
-        assert notes_of(caught.value) == ["raised for item 4 of map"]
+        for tag, chunksize in itertools.product(("io", "cpu"), (None, 2, 100)):
+            with pytest.raises(tasks.TwoArguments) as caught:
+                async for _ in executor.options(tag=tag).map(
+                    tasks.refuse_thirds, [0, 1, 3, 4, 5, 6], chunksize=chunksize
+                ):
+                    pass
+            assert notes_of(caught.value) == ["raised for item 4 of map"], (tag, chunksize)
 
 
-@pytest.mark.parametrize(("chunksize", "note"), [(None, "item 2"), (2, "items 2 to 3"), (3, "items 0 to 2")])
-async def test_error_of_a_whole_chunk_names_its_items(chunksize: int | None, note: str) -> None:
+@on_asyncio
+async def test_error_of_a_whole_chunk_names_its_items() -> None:
     """A lost worker costs its chunk: the note names all items of that, and each has the error in its place."""
     async with Executor(processes=1) as executor:
         runner = executor.options(tag="cpu")
-        results = runner.map(die_at_two, range(4), chunksize=chunksize, return_exceptions=True)
-        found = [value async for value in results]
-        assert len(found) == 4
-        lost = [number for number, value in enumerate(found) if isinstance(value, WorkerLostError)]
-        assert lost == {None: [2], 2: [2, 3], 3: [0, 1, 2]}[chunksize]
-        error = found[2]
-        assert isinstance(error, WorkerLostError)
-        assert notes_of(error) == [f"raised for {note} of map"]
+        for chunksize, items, note in (
+            (None, [2], "item 2"),
+            (2, [2, 3], "items 2 to 3"),
+            (3, [0, 1, 2], "items 0 to 2"),
+        ):
+            results = runner.map(tasks.die_at_two, range(4), chunksize=chunksize, return_exceptions=True)
+            found = [value async for value in results]
+            assert len(found) == 4
+            assert [number for number, value in enumerate(found) if isinstance(value, WorkerLostError)] == items
+            error = found[2]
+            assert isinstance(error, WorkerLostError)
+            assert notes_of(error) == [f"raised for {note} of map"]
 
 
 @pytest.mark.parametrize("function", [exit_at_two, stop_at_two])
@@ -216,4 +201,4 @@ async def test_options_must_be_bools() -> None:
     async with Executor(processes=0) as executor:
         for name in ("ordered", "return_exceptions"):
             with pytest.raises(ConfigurationError, match=name):
-                executor.map(refuse_thirds, [1], **{name: "no"})
+                executor.map(tasks.refuse_thirds, [1], **{name: "no"})

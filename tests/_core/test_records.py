@@ -67,7 +67,7 @@ async def test_a_task_is_found_on_every_backend(inline: bool) -> None:
             (executor, time.sleep),
             (executor.options(tag="cpu"), time.sleep),
         ):
-            handle = bound.submit(function, 0.1)
+            handle = bound.submit(function, 0.02)
             assert executor.get(handle.id) is handle
             found = await found_after_end(executor, handle)
             assert found.record == handle.record
@@ -247,7 +247,7 @@ async def test_a_value_is_kept() -> None:
     async with Executor(processes=0) as executor:
         value = {1, 2, 3}
         gone = weakref.ref(value)
-        handle = executor.options(keep_result=1).submit(echo, value)
+        handle = executor.options(keep_result=0.5).submit(echo, value)
         await handle
         task_id = handle.id
         del handle, value

@@ -30,9 +30,13 @@ from executors import (
     cpu_bound,
 )
 from executors.backends import FuturesBackend
+from executors.backends.process import worker_handle
 from executors.events import TaskEvent, TaskFinished, TaskRetried, TaskStarted, TaskSubmitted
 
 pytestmark = pytest.mark.anyio
+
+LOOPS: dict[str, Any] = {"asyncio": ("asyncio", {}), "uvloop": ("asyncio", {"use_uvloop": True}), "trio": ("trio", {})}
+on_asyncio = pytest.mark.parametrize("anyio_backend", [LOOPS["asyncio"]], ids=["asyncio"])
 
 TIMEOUT = 30.0
 ON_FLAKY = Retry(attempts=3, on=FlakyError, wait=0)
@@ -45,6 +49,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "inline": {"inline": True},
     "threads": {"backends": {"cpu": FuturesBackend(lambda: ThreadPoolExecutor(1))}, "tags": {"cpu": "cpu"}},
 }
+
+
+def on_loops(**loops_of: str) -> pytest.MarkDecorator:
+    """Run a test with backends, each on some event loops."""
+    cases = [(loop, backend) for backend, loops in loops_of.items() for loop in loops.split()]
+    return pytest.mark.parametrize(
+        ("anyio_backend", "backend"),
+        [pytest.param(LOOPS[loop], backend, id=f"{backend}-{loop}") for loop, backend in cases],
+    )
+
+
+on_each_backend = on_loops(
+    loop="asyncio uvloop trio", thread="asyncio trio", process="uvloop trio", inline="asyncio trio", threads="asyncio"
+)
+on_each_kind = on_loops(loop="asyncio uvloop trio", thread="trio", process="asyncio")
 
 
 @pytest.fixture
@@ -75,7 +94,7 @@ async def ended(handle: TaskHandle[Any]) -> TaskHandle[Any]:
 # --- on every backend ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["loop", "thread", "process", "inline", "threads"])
+@on_each_backend
 async def test_attempts_until_success(backend: str, path: str) -> None:
     """A task that fails twice succeeds in its third attempt, with the same arguments and the same id."""
     function = retry_tasks.flaky_later if backend == "loop" else retry_tasks.flaky
@@ -89,7 +108,7 @@ async def test_attempts_until_success(backend: str, path: str) -> None:
         assert {line.split()[1] for line in retry_tasks.counted(path)} == {handle.id}
 
 
-@pytest.mark.parametrize("backend", ["loop", "thread", "process", "inline", "threads"])
+@on_each_backend
 async def test_the_last_error_has_notes_on_the_earlier_ones(backend: str, path: str) -> None:
     """When all attempts have failed the task fails with the last error, which names the errors before it."""
     function = retry_tasks.flaky_later if backend == "loop" else retry_tasks.flaky
@@ -101,11 +120,11 @@ async def test_the_last_error_has_notes_on_the_earlier_ones(backend: str, path: 
     assert "secret" not in str(caught.value.__notes__)
 
 
-@pytest.mark.parametrize("backend", ["loop", "thread", "process"])
+@on_each_kind
 async def test_each_attempt_has_a_fresh_context(backend: str, path: str) -> None:
     """What an attempt sets in its context, the next one doesn't see."""
     function = retry_tasks.change_context_later if backend == "loop" else retry_tasks.change_context
-    executor = Executor(threads=1, processes=1, contextvars=["retry_tasks:seen"])
+    executor = Executor(threads=1, processes=int(backend == "process"), contextvars=["retry_tasks:seen"])
     async with executor:
         before = retry_tasks.seen.set("of the submitter")
         handle = executor.options(tag=tag_of(backend), retry=ON_FLAKY).submit(function, path)
@@ -254,13 +273,13 @@ class Recorder:
         self.events.append(event)
 
 
-@pytest.mark.parametrize("backend", ["loop", "thread", "process"])
+@on_each_kind
 async def test_events(backend: str, path: str) -> None:
     """Each attempt has an event of its start, and each failure but the last one of the retry."""
     function = retry_tasks.flaky_later if backend == "loop" else retry_tasks.flaky
     recorder = Recorder()
     retry = Retry(attempts=2, on=FlakyError, wait=0.002)
-    async with Executor(threads=1, processes=1, hooks=[recorder]) as executor:
+    async with Executor(threads=1, processes=int(backend == "process"), hooks=[recorder]) as executor:
         await ended(executor.options(tag=tag_of(backend), retry=retry).submit(function, path, 2))
     kinds = [type(event) for event in recorder.events]
     assert kinds == [TaskSubmitted, TaskStarted, TaskRetried, TaskStarted, TaskFinished]
@@ -316,6 +335,7 @@ async def test_concurrency_limit(path: str) -> None:
         single.cancel()
 
 
+@on_asyncio
 async def test_an_attempt_that_never_starts(path: str) -> None:
     """An attempt that can't be dispatched counts for the limit of attempts, and not as a start; slots are kept."""
     async with Executor(threads=1, processes=1, queue_size=3) as executor:
@@ -411,7 +431,7 @@ async def test_cancelling_from_threads_at_any_time(path: str) -> None:
         assert executor.snapshot().backends["thread"].queued == 0
 
 
-@pytest.mark.parametrize("backend", ["loop", "thread", "process"])
+@on_each_kind
 async def test_timeouts_are_final_unless_named(backend: str, path: str) -> None:
     """`on=OSError` doesn't rerun every timed-out task; `on=TaskTimeoutError` does, with a timeout for each attempt."""
     attempts = 0
@@ -429,10 +449,10 @@ async def test_timeouts_are_final_unless_named(backend: str, path: str) -> None:
         "process": lambda: retry_tasks.hangs_once,
     }[backend]()
     args = () if backend == "loop" else (path,)
-    async with Executor(threads=1, processes=1) as executor:
+    async with executor_with(backend) as executor:
         if backend == "process":
             await executor.options(tag="cpu").run(int)  # the timeout counts from the start
-        bound = executor.options(tag=tag_of(backend), timeout=0.5)
+        bound = executor.options(tag=tag_of(backend), timeout=0.4 if backend == "process" else 0.2)
         final = await ended(bound.options(retry=Retry(on=(OSError, Exception), wait=0)).submit(function, *args))
         assert (final.state, final.attempts) == (TaskState.TIMED_OUT, 1)
         final.exception()
@@ -567,7 +587,7 @@ async def test_no_attempt_after_the_deadline(path: str) -> None:
         assert isinstance(handle.exception(), FlakyError)
 
 
-@pytest.mark.parametrize("backend", ["loop", "thread", "process"])
+@on_each_kind
 async def test_the_deadline_counts_over_all_attempts(backend: str, path: str) -> None:
     """An attempt that runs at the deadline is stopped, and is the last one, even if timeouts are repeated."""
 
@@ -580,10 +600,10 @@ async def test_the_deadline_counts_over_all_attempts(backend: str, path: str) ->
         "process": (retry_tasks.hangs_once, path),
     }
     retry = Retry(attempts=1000, on=TaskTimeoutError, wait=0)
-    async with Executor(threads=1, processes=1) as executor:
+    async with executor_with(backend) as executor:
         if backend == "process":
             await executor.options(tag="cpu").run(int)
-        bound = executor.options(tag=tag_of(backend), retry=retry, deadline=1)
+        bound = executor.options(tag=tag_of(backend), retry=retry, deadline=0.5)
         handle = await ended(bound.submit(*functions[backend]))
         error = handle.exception()
         assert isinstance(error, TaskTimeoutError)
@@ -595,7 +615,7 @@ async def test_the_deadline_of_a_queued_attempt(path: str) -> None:
     gate = threading.Event()
     async with Executor(threads=1, processes=0) as executor:
         retry = Retry(on=FlakyError, wait=0.001)
-        handle = executor.options(retry=retry, deadline=1).submit(retry_tasks.flaky, path, 9)
+        handle = executor.options(retry=retry, deadline=0.4).submit(retry_tasks.flaky, path, 9)
         blocking = executor.submit(gate.wait)
         await ended(handle)
         error = handle.exception()
@@ -618,7 +638,7 @@ async def test_timeouts_within_a_deadline(path: str) -> None:
 
     retry = Retry(attempts=1000, on=TaskTimeoutError, wait=0)
     async with executor_with("loop") as executor:
-        handle = await ended(executor.options(retry=retry, timeout=0.05, deadline=1).submit(hang))
+        handle = await ended(executor.options(retry=retry, timeout=0.02, deadline=0.3).submit(hang))
         assert handle.state is TaskState.TIMED_OUT
         assert attempts == handle.attempts > 2
         assert isinstance(handle.exception(), TaskTimeoutError)
@@ -627,6 +647,7 @@ async def test_timeouts_within_a_deadline(path: str) -> None:
 # --- worker processes ---------------------------------------------------------------------------------------------
 
 
+@on_asyncio
 async def test_a_lost_worker(path: str) -> None:
     """A task whose worker dies is repeated only where that is asked for."""
     async with Executor(threads=1, processes=1) as executor:
@@ -639,6 +660,7 @@ async def test_a_lost_worker(path: str) -> None:
         assert (again.state, again.attempts) == (TaskState.SUCCEEDED, 2)
 
 
+@on_asyncio
 async def test_arguments_are_those_of_the_submission(path: str) -> None:
     """Each attempt in a worker process gets the arguments as they were when the task was submitted."""
     values = ["as submitted"]
@@ -656,17 +678,20 @@ async def test_arguments_are_those_of_the_submission(path: str) -> None:
             assert await array_handle == 3_000_000
 
 
-async def test_a_second_attempt_in_the_same_worker(path: str) -> None:
+@on_asyncio
+async def test_a_second_attempt_in_the_same_worker(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that runs two attempts of one task one after the other isn't mistaken for one that lost a message."""
+    monkeypatch.setattr(worker_handle, "CHECK_INTERVAL", 0.1)
     async with Executor(threads=1, processes=1) as executor:
         bound = executor.options(tag="cpu", retry=ON_FLAKY)
-        handle = bound.submit(retry_tasks.slow_second, path, 3.5)
+        handle = bound.submit(retry_tasks.slow_second, path, 0.5)
         with anyio.fail_after(TIMEOUT):
             assert await handle == 2
         workers = {line.split()[0] for line in retry_tasks.counted(path)}
         assert len(workers) == 1
 
 
+@on_asyncio
 async def test_many_retried_tasks_in_workers(tmp_path: Path) -> None:
     """Short tasks that fail once, in two workers that prefetch: each is attempted exactly twice."""
     async with Executor(threads=1, processes=2) as executor:

@@ -26,7 +26,6 @@ from executors import (
     TaskCancelledError,
     TaskExitedError,
     TaskTimeoutError,
-    cpu_bound,
 )
 from executors._core.drain import give_up
 from executors._core.streaming import MAX_UNBROKEN
@@ -37,7 +36,7 @@ from executors.testing.tasks import declared
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 15.0
-GRACE = 1.0
+GRACE = 0.4
 
 
 class Kind(NamedTuple):
@@ -51,18 +50,38 @@ class Kind(NamedTuple):
         return asynchronous if self.is_async else plain
 
     def executor(self, **settings: Any) -> Executor:
-        return Executor(threads=1, processes=1, inline=self.inline, **settings)
+        return Executor(threads=2, processes=2 * (self.tag == "cpu"), inline=self.inline, **settings)
 
     def __str__(self) -> str:
         return f"{'async' if self.is_async else 'sync'} {self.tag}{' inline' if self.inline else ''}"
 
 
-KINDS = [Kind("io", False), Kind("io", True), Kind("cpu", False), Kind("cpu", True), Kind("io", False, inline=True)]
+THREAD, LOOP = Kind("io", False), Kind("io", True)
+WORKER, LOOP_OF_WORKER = Kind("cpu", False), Kind("cpu", True)
+INLINE = Kind("io", False, inline=True)
+
+LOOPS = {"asyncio": ("asyncio", {}), "uvloop": ("asyncio", {"use_uvloop": True}), "trio": ("trio", {})}
+LOOPS_OF = {
+    THREAD: ["asyncio", "trio"],
+    LOOP: ["asyncio", "uvloop", "trio"],
+    WORKER: ["uvloop", "trio"],
+    LOOP_OF_WORKER: ["asyncio", "trio"],
+    INLINE: ["asyncio", "trio"],
+}
+"""The event loops that make a difference to each kind."""
 
 
-@pytest.fixture(params=KINDS, ids=str)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param  # type: ignore[no-any-return]
+def on_loops(loops_of: dict[Kind, list[str]]) -> pytest.MarkDecorator:
+    """Run a test for these kinds, on these event loops."""
+    cases = [pytest.param(LOOPS[loop], kind, id=f"{kind}-{loop}") for kind, loops in loops_of.items() for loop in loops]
+    return pytest.mark.parametrize(("anyio_backend", "kind"), cases)
+
+
+all_kinds = on_loops(LOOPS_OF)
+all_kinds_once = on_loops({kind: loops[-1:] for kind, loops in LOOPS_OF.items()})
+kinds_beside_the_loop = on_loops({kind: loops for kind, loops in LOOPS_OF.items() if kind != INLINE})
+stoppable_kinds = on_loops({kind: loops for kind, loops in LOOPS_OF.items() if kind not in {INLINE, THREAD}})
+on_asyncio = pytest.mark.parametrize("anyio_backend", [LOOPS["asyncio"]], ids=["asyncio"])
 
 
 def lines(path: Path) -> list[str]:
@@ -78,19 +97,19 @@ async def until(condition: Callable[[], bool]) -> None:
 async def settled(path: Path, least: int = 4) -> list[str]:
     """Return the lines of a file once there are so many, and no more come."""
     await until(lambda: len(lines(path)) >= least)
-    await anyio.sleep(0.1)
+    await anyio.sleep(0.05)
     return lines(path)
 
 
 # --- items ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("buffersize", [1, 2, 16, 1000])
-async def test_all_items_in_order(kind: Kind, buffersize: int) -> None:
+@all_kinds
+async def test_all_items_in_order(kind: Kind) -> None:
     """Every item arrives, in order, and then the task has succeeded."""
     async with kind.executor() as executor:
-        runner = executor.options(tag=kind.tag, buffersize=buffersize)
-        for number in (0, 1, buffersize, 300):
+        for buffersize, number in [(size, number) for size in (1, 2, 16, 1000) for number in (0, 1, size, 300)]:
+            runner = executor.options(tag=kind.tag, buffersize=buffersize)
             async with runner.stream(kind.of(tasks.count, tasks.count_later), number) as items:
                 assert items.handle.state in {"queued", RUNNING, SUCCEEDED}
                 assert [item async for item in items] == list(range(number))
@@ -99,6 +118,7 @@ async def test_all_items_in_order(kind: Kind, buffersize: int) -> None:
             assert [item async for item in items] == []
 
 
+@all_kinds
 async def test_a_slow_consumer_suspends_the_generator(kind: Kind, tmp_path: Path) -> None:
     """No more than `buffersize` items are ahead of the consumer, however long it takes."""
     path = tmp_path / "yielded"
@@ -115,6 +135,7 @@ async def test_a_slow_consumer_suspends_the_generator(kind: Kind, tmp_path: Path
             assert len(yielded) <= 54
 
 
+@all_kinds_once
 async def test_what_the_generator_sees(kind: Kind) -> None:
     """The generator runs in the task's context: id, name and context variables."""
     async with kind.executor(contextvars=["executors.testing.tasks:declared"]) as executor:
@@ -129,6 +150,7 @@ async def test_what_the_generator_sees(kind: Kind) -> None:
             declared.reset(before)
 
 
+@all_kinds_once
 async def test_an_error_arrives_after_the_items_before_it(kind: Kind) -> None:
     """The generator's exception is raised as itself, once the items before it have been taken."""
     async with kind.executor() as executor:
@@ -148,6 +170,7 @@ async def test_an_error_arrives_after_the_items_before_it(kind: Kind) -> None:
             assert "in fail_at" in "".join(caught.value.__notes__)
 
 
+@all_kinds_once
 async def test_wrong_arguments_fail_the_stream(kind: Kind) -> None:
     """An exception of the call itself is raised by the iteration."""
     async with (
@@ -195,6 +218,7 @@ async def test_the_loop_has_its_turns() -> None:
 # --- leaving ----------------------------------------------------------------------------------------------
 
 
+@all_kinds
 async def test_leaving_closes_the_generator(kind: Kind, tmp_path: Path) -> None:
     """When the block has been left, the generator's `finally` has run, and the task is cancelled."""
     path = tmp_path / "yielded"
@@ -213,6 +237,7 @@ async def test_leaving_closes_the_generator(kind: Kind, tmp_path: Path) -> None:
         assert executor.tasks == ()
 
 
+@all_kinds
 async def test_a_consumer_that_raises(kind: Kind, tmp_path: Path) -> None:
     """An exception in the block closes the generator, too, and goes on as it is."""
     path = tmp_path / "yielded"
@@ -228,6 +253,7 @@ async def test_a_consumer_that_raises(kind: Kind, tmp_path: Path) -> None:
         assert items.handle.state is CANCELLED
 
 
+@all_kinds
 async def test_a_consumer_that_is_cancelled(kind: Kind, tmp_path: Path) -> None:
     """A consumer that is cancelled does not wait for the generator's end, which comes nevertheless."""
     path = tmp_path / "yielded"
@@ -247,6 +273,7 @@ async def test_a_consumer_that_is_cancelled(kind: Kind, tmp_path: Path) -> None:
         assert lines(path)[-1] == "closed"
 
 
+@all_kinds
 async def test_a_forgotten_stream_is_closed(kind: Kind, tmp_path: Path) -> None:
     """A stream that nobody refers to any more is closed, although its block has not been left."""
     path = tmp_path / "yielded"
@@ -265,6 +292,7 @@ async def test_a_forgotten_stream_is_closed(kind: Kind, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raises", [False, True])
+@all_kinds
 async def test_an_error_of_the_end(kind: Kind, tmp_path: Path, raises: bool, caplog: pytest.LogCaptureFixture) -> None:
     """What the generator raises as it is closed is raised where the block is left, or logged if the block raises."""
     path = tmp_path / "yielded"
@@ -275,7 +303,7 @@ async def test_an_error_of_the_end(kind: Kind, tmp_path: Path, raises: bool, cap
                 kind.of(tasks.fail_at_the_end, tasks.fail_at_the_end_later), str(path)
             ) as items:
                 await anext(items)
-                await anyio.sleep(0.1)
+                await anyio.sleep(0.02)
                 if raises:
                     raise LookupError
         assert items.handle.state is FAILED
@@ -294,10 +322,9 @@ async def test_an_error_of_the_end(kind: Kind, tmp_path: Path, raises: bool, cap
         assert is_logged() is raises
 
 
+@kinds_beside_the_loop
 async def test_leaving_while_the_generator_computes(kind: Kind, tmp_path: Path) -> None:
     """A generator that is not at a `yield` is cancelled: at once on the loop and in threads, else after the grace."""
-    if kind.inline:
-        pytest.skip("the loop is blocked meanwhile")
     path = tmp_path / "hangs"
     async with kind.executor(cancel_grace=GRACE) as executor:
         async with executor.options(tag=kind.tag).stream(
@@ -311,25 +338,25 @@ async def test_leaving_while_the_generator_computes(kind: Kind, tmp_path: Path) 
         assert not items.handle.abandoned
 
 
+@kinds_beside_the_loop
 async def test_an_end_that_takes_longer_than_the_grace(kind: Kind, tmp_path: Path) -> None:
     """A `finally` that does not end is cut short: cancelled, its worker killed, or its thread abandoned."""
-    if kind.inline:
-        pytest.skip("the loop is blocked meanwhile")
     path = tmp_path / "hangs"
     async with kind.executor(cancel_grace=GRACE) as executor:
         async with executor.options(tag=kind.tag, buffersize=2).stream(
             kind.of(tasks.hang_at_the_end, tasks.hang_at_the_end_later), str(path)
         ) as items:
             assert await anext(items) == 0
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.02)
             began = time.monotonic()
         assert GRACE * 0.9 <= time.monotonic() - began < PATIENCE
         assert lines(path) == ["closing"]
         assert items.handle.state is CANCELLED
-        assert items.handle.abandoned is (kind == Kind("io", False))
+        assert items.handle.abandoned is (kind == THREAD)
         path.unlink()
 
 
+@all_kinds
 async def test_a_generator_that_ignores_its_end(kind: Kind) -> None:
     """A generator that yields after it was closed has failed, as Python says."""
     async with kind.executor() as executor:
@@ -338,7 +365,7 @@ async def test_a_generator_that_ignores_its_end(kind: Kind) -> None:
                 kind.of(tasks.ignore_its_end, tasks.ignore_its_end_later)
             ) as items:
                 await anext(items)
-                await anyio.sleep(0.1)
+                await anyio.sleep(0.02)
 
 
 async def test_leaving_while_queued(tmp_path: Path) -> None:
@@ -364,15 +391,14 @@ async def test_leaving_while_queued(tmp_path: Path) -> None:
 # --- as any task ------------------------------------------------------------------------------------------
 
 
+@kinds_beside_the_loop
 async def test_timeout(kind: Kind, tmp_path: Path) -> None:
     """The timeout counts from the start, while the generator is suspended, too. The items before it arrive."""
-    if kind.inline:
-        pytest.skip("time limits of sync functions are not enforced")
     path = tmp_path / "yielded"
     async with kind.executor() as executor:
         async with executor.options(tag=kind.tag).stream(tasks.count, 1) as items:
             assert await anext(items) == 0  # a worker has imported all that now
-        runner = executor.options(tag=kind.tag, timeout=2, buffersize=4)
+        runner = executor.options(tag=kind.tag, timeout=0.6, buffersize=4)
         async with runner.stream(kind.of(tasks.endless, tasks.endless_later), str(path)) as items:
             assert await anext(items) == 0
             await settled(path)
@@ -387,6 +413,7 @@ async def test_timeout(kind: Kind, tmp_path: Path) -> None:
         await until(lambda: not executor.tasks)
 
 
+@all_kinds
 async def test_cancel(kind: Kind, tmp_path: Path, anyio_backend_name: str) -> None:
     """Cancelling the handle ends the stream with `TaskCancelledError`, also while its generator is suspended."""
     path = tmp_path / "yielded"
@@ -405,32 +432,34 @@ async def test_cancel(kind: Kind, tmp_path: Path, anyio_backend_name: str) -> No
         assert (lines(path)[-1] == "closed") is not (is_killed or awaits_no_more)
 
 
-@pytest.mark.parametrize("is_consumed", [False, True])
-async def test_drain(kind: Kind, tmp_path: Path, is_consumed: bool) -> None:
+@all_kinds
+async def test_drain(kind: Kind, tmp_path: Path) -> None:
     """A drain waits for a stream until its deadline, and cancels it then, whether it is being consumed or not."""
-    path = tmp_path / "yielded"
+    taken: dict[bool, list[int]] = {True: [], False: []}
     async with kind.executor() as executor:
-        taken = []
 
-        async def consume() -> None:
+        async def consume(is_consumed: bool) -> None:
             async with executor.options(tag=kind.tag, buffersize=4).stream(
-                kind.of(tasks.endless, tasks.endless_later), str(path)
+                kind.of(tasks.endless, tasks.endless_later), str(tmp_path / str(is_consumed))
             ) as items:
                 with pytest.raises(TaskCancelledError):
                     async for item in items:
-                        taken.append(item)
+                        taken[is_consumed].append(item)
                         await (anyio.sleep(0.01) if is_consumed else items.handle.wait())
 
         async with anyio.create_task_group() as group:
-            group.start_soon(consume)
-            await until(lambda: bool(taken))
-            report = await executor.drain(0.3)
-        assert report.duration < 1.3
-        assert [task.state for task in report.unsuccessful] == [CANCELLED]
-        assert not report.unsuccessful[0].abandoned
-    assert taken[:2] == [0, 1][: len(taken)]
+            group.start_soon(consume, True)
+            group.start_soon(consume, False)
+            await until(lambda: all(taken.values()))
+            report = await executor.drain(0.1)
+        assert report.duration < 1.1
+        assert [task.state for task in report.unsuccessful] == [CANCELLED] * 2
+        assert not any(task.abandoned for task in report.unsuccessful)
+    for items in taken.values():
+        assert items[:2] == [0, 1][: len(items)]
 
 
+@all_kinds
 async def test_a_drain_lets_a_stream_end(kind: Kind) -> None:
     """A stream that ends before the deadline of a drain succeeds."""
     async with kind.executor() as executor:
@@ -451,10 +480,9 @@ async def test_a_drain_lets_a_stream_end(kind: Kind) -> None:
         assert taken == list(range(200))
 
 
+@stoppable_kinds
 async def test_a_drain_while_a_stream_is_closed(kind: Kind, tmp_path: Path) -> None:
     """A generator that is being closed when a drain's deadline comes is stopped then, and not after its grace."""
-    if kind in (Kind("io", False), Kind("io", False, inline=True)):
-        pytest.skip("a thread can't be stopped")
     path = tmp_path / "hangs"
     async with kind.executor(cancel_grace=PATIENCE) as executor:
 
@@ -463,7 +491,7 @@ async def test_a_drain_while_a_stream_is_closed(kind: Kind, tmp_path: Path) -> N
                 kind.of(tasks.hang_at_the_end, tasks.hang_at_the_end_later), str(path)
             ) as items:
                 await anext(items)
-                await anyio.sleep(0.2)
+                await anyio.sleep(0.02)
 
         async with anyio.create_task_group() as group:
             group.start_soon(consume)
@@ -473,6 +501,7 @@ async def test_a_drain_while_a_stream_is_closed(kind: Kind, tmp_path: Path) -> N
         assert [(task.state, task.abandoned) for task in report.unsuccessful] == [(CANCELLED, False)]
 
 
+@all_kinds_once
 async def test_events(kind: Kind) -> None:
     """Hooks are notified of a stream as of one task."""
     events = []
@@ -534,29 +563,23 @@ class Numbers:
             yield each
 
 
-@cpu_bound(buffersize=3)
-def computed(number: int) -> Iterator[int]:
-    yield from range(number)
-
-
-@pytest.mark.parametrize(
-    ("function", "backend"),
-    [
-        (Numbers(), "thread"),
-        (Numbers().later, "loop"),
-        (functools.partial(tasks.count), "thread"),
-        (computed, "process"),
-        (lambda number: (yield from range(number)), "thread"),
-    ],
-    ids=["callable", "method", "partial", "marked", "lambda"],
-)
-async def test_routes(function: Any, backend: str) -> None:
+@on_asyncio
+async def test_routes() -> None:
     """What is a generator function is decided as for functions, and so is where it goes."""
-    async with Executor(threads=1, processes=1) as executor, executor.stream(function, 30) as items:
-        assert [item async for item in items] == list(range(30))
-        assert items.handle.backend == backend
+    async with Executor(threads=1, processes=1) as executor:
+        for function, backend in (
+            (Numbers(), "thread"),
+            (Numbers().later, "loop"),
+            (functools.partial(tasks.count), "thread"),
+            (tasks.computed, "process"),
+            (lambda number: (yield from range(number)), "thread"),
+        ):
+            async with executor.stream(function, 30) as items:
+                assert [item async for item in items] == list(range(30))
+                assert items.handle.backend == backend, function
 
 
+@on_asyncio
 async def test_what_is_no_generator_function_is_refused() -> None:
     """`stream` refuses other functions, and `submit`, `run` and `map` refuse generator functions, with a hint."""
 
@@ -568,7 +591,7 @@ async def test_what_is_no_generator_function_is_refused() -> None:
                 executor.stream(function)  # type: ignore[call-overload]
         with pytest.raises(InvalidTaskError, match="can't be called"):
             executor.stream(3)  # type: ignore[call-overload]
-        for function in (tasks.count, tasks.count_later, computed):
+        for function in (tasks.count, tasks.count_later, tasks.computed):
             for call in (executor.submit, executor.map):
                 with pytest.raises(InvalidTaskError, match=r"executor\.stream"):
                     call(function, [1])  # type: ignore[operator]
@@ -576,6 +599,7 @@ async def test_what_is_no_generator_function_is_refused() -> None:
                 await executor.run(function, 1)  # type: ignore[arg-type]
 
 
+@on_asyncio
 async def test_backends_without_streams_refuse_them() -> None:
     """A backend that can't run generators is refused when `stream` is called."""
 

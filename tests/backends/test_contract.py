@@ -14,7 +14,9 @@ from executors.testing import BackendContract, run, tasks
 pytestmark = pytest.mark.anyio
 
 ASYNCIO = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-ASYNCIO_AND_TRIO = pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
+UVLOOP_AND_TRIO = pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": True}), ("trio", {})], ids=["uvloop", "trio"]
+)
 
 
 class TestLoopBackend(BackendContract):
@@ -38,8 +40,9 @@ class TestThreadBackend(BackendContract):
         return ThreadBackend(2)
 
 
+@UVLOOP_AND_TRIO
 class TestProcessBackend(BackendContract):
-    """Worker processes."""
+    """Worker processes. All other tests of them run on asyncio."""
 
     def make_backend(self):
         return ProcessBackend(2)
@@ -60,9 +63,9 @@ class TestThreadPoolExecutor(BackendContract):
 
 
 @pytest.mark.usefixtures("process_pools", "forgotten_processes")
-@ASYNCIO_AND_TRIO
+@ASYNCIO
 class TestProcessPoolExecutor(BackendContract):
-    """The standard library's processes."""
+    """The standard library's processes. That of threads is the same backend on all loops."""
 
     def make_backend(self):
         context = multiprocessing.get_context("forkserver")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
@@ -17,7 +16,7 @@ import anyio.lowlevel
 from stray_tasks import foreign_sockets
 from worker_tasks import append_line
 
-from executors import current_task
+from executors import cpu_bound, current_task
 from executors._wire.frames import FrameType, frame
 from executors.context import running
 from executors.testing.tasks import declared
@@ -32,6 +31,11 @@ class TwoArguments(Exception):
 
 
 def count(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
+@cpu_bound(buffersize=3)
+def computed(number: int) -> Iterator[int]:
     yield from range(number)
 
 
@@ -238,6 +242,7 @@ def fork_in_between() -> Iterator[int]:
 
 async def with_a_background_task(path: str) -> AsyncIterator[int]:
     """Yield numbers while a task of the same loop records that it runs."""
+    import asyncio  # noqa: PLC0415  (slow, and most workers do without)
 
     async def run() -> None:
         while True:

@@ -32,6 +32,7 @@ KINDS = [SystemExit, KeyboardInterrupt, GeneratorExit, StopAsyncIteration, fault
 """Exceptions that end a process, a loop or an iteration. StopIteration and CancelledError have tests of their own."""
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize(("crash", "args", "exitcode"), CRASHES)
 async def test_a_crash_fails_only_its_own_task(named_pipe, crash, args, exitcode: int) -> None:
     """The task that kills its worker is lost; the error has the exit code or signal."""
@@ -60,6 +61,7 @@ async def test_one_crash_after_another(named_pipe) -> None:
 # --- exits ------------------------------------------------------------------------------------------------
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("raise_it", [tasks.raise_it, fault_tasks.raise_later], ids=["function", "coroutine"])
 async def test_a_task_that_exits(named_pipe, raise_it) -> None:
     """An exception that ends a process fails its task, with the original as cause; worker and server go on."""
@@ -74,6 +76,7 @@ async def test_a_task_that_exits(named_pipe, raise_it) -> None:
             assert "Traceback in worker process" in cause.__notes__[-1]
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("raise_it", [tasks.raise_it, fault_tasks.raise_later], ids=["function", "coroutine"])
 async def test_a_task_that_stops_an_iteration(named_pipe, raise_it) -> None:
     """StopIteration does not end the wait; Python makes a RuntimeError of it in a coroutine."""
@@ -120,16 +123,17 @@ async def test_a_timeout_on_every_loop(named_pipe) -> None:
         assert handle.state is TIMED_OUT
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("end", ["cancel", "timeout"])
 async def test_a_worker_is_killed_with_its_group(named_pipe, end: str) -> None:
     """Programs started by a task end with it, and another worker takes over at once."""
     from_worker = named_pipe()
     async with under_fault(named_pipe, survives=False) as fault:
-        cpu = fault.cpu.options(timeout=1.0) if end == "timeout" else fault.cpu
+        cpu = fault.cpu.options(timeout=0.7) if end == "timeout" else fault.cpu
         handle = cpu.submit(tasks.stay_with_grandchild, from_worker.path)
         worker, grandchild = map(int, (await from_worker.receive()).split())
         assert worker == fault.worker
-        with anyio.fail_after(1.0 + PROMPTLY):
+        with anyio.fail_after(0.7 + PROMPTLY):
             if end == "cancel":
                 assert handle.cancel()
             await handle.wait()

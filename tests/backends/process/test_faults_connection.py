@@ -90,6 +90,7 @@ STRAY = {
 }
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("data", STRAY.values(), ids=STRAY.keys())
 async def test_a_task_that_writes_to_the_connection(named_pipe, data: bytes) -> None:
     """It is lost, with the right error, although it returns, and its worker is replaced; those behind it run."""
@@ -109,6 +110,7 @@ async def test_a_task_that_writes_to_the_connection_and_stays(named_pipe, what: 
         assert "garbled" in str(error)
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR], ids=["in", "out", "both"])
 async def test_a_task_that_shuts_the_connection_down(named_pipe, how: int) -> None:
     """It is lost if its answer can't be sent any more; those behind it run."""

@@ -6,6 +6,7 @@ the server's own code would die of it as well.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import traceback
@@ -57,13 +58,15 @@ async def sprung(fault: Fault, place: str, act: Any, *args: Any) -> BaseExceptio
     return await fault.error_of(fault_tasks.raise_holding, fault_tasks.Trap, when, home, act, *args)
 
 
-@pytest.mark.parametrize("place", PLACES)
-async def test_errors_of_pickling(named_pipe, place: str) -> None:
+KINDS = (ValueError, TypeError, MemoryError, RecursionError, SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+async def test_errors_of_pickling(named_pipe) -> None:
     """An error of pickling or unpickling, on either side, fails only its task, and is part of the error."""
     async with under_fault(named_pipe, survives=True) as fault:
-        for kind in (ValueError, TypeError, MemoryError, RecursionError, SystemExit, KeyboardInterrupt, GeneratorExit):
+        for place, kind in itertools.product(PLACES, KINDS):
             error = await sprung(fault, place, fault_tasks.raise_it, kind, "on its way")
-            assert isinstance(error, SerializationError), kind
+            assert isinstance(error, SerializationError), (place, kind)
             assert f"{kind.__name__}: on its way" in str(error)
 
 
@@ -188,22 +191,16 @@ async def test_an_exception_without_a_message(named_pipe) -> None:
         assert type(await fault.error_of(tasks.raise_it, fault_tasks.SpeechlessError)) is fault_tasks.SpeechlessError
 
 
-@pytest.mark.parametrize("place", PLACES)
-async def test_an_error_of_pickling_without_a_message(named_pipe, place: str) -> None:
-    """Errors of pickling may have no message: only that task fails, with the type of the error."""
+async def test_errors_of_pickling_without_a_message_or_not_utf_8(named_pipe) -> None:
+    """Only that task fails, with the type of the error. It may quote a file name that isn't UTF-8, as Python's do."""
     async with under_fault(named_pipe, survives=True) as fault:
-        error = await sprung(fault, place, fault_tasks.raise_it, fault_tasks.SpeechlessError)
-        assert isinstance(error, SerializationError)
-        assert "SpeechlessError" in str(error)
-
-
-@pytest.mark.parametrize("place", PLACES)
-async def test_an_error_of_pickling_that_is_not_utf_8(named_pipe, place: str) -> None:
-    """Such an error may quote a file name that isn't UTF-8, as Python's own errors do."""
-    async with under_fault(named_pipe, survives=True) as fault:
-        error = await sprung(fault, place, fault_tasks.raise_it, ValueError, "no such file: \udcff")
-        assert isinstance(error, SerializationError)
-        assert "ValueError: no such file" in str(error)
+        for place in PLACES:
+            error = await sprung(fault, place, fault_tasks.raise_it, fault_tasks.SpeechlessError)
+            assert isinstance(error, SerializationError), place
+            assert "SpeechlessError" in str(error)
+            error = await sprung(fault, place, fault_tasks.raise_it, ValueError, "no such file: \udcff")
+            assert isinstance(error, SerializationError), place
+            assert "ValueError: no such file" in str(error)
 
 
 async def test_a_base_exception_without_a_message(named_pipe) -> None:

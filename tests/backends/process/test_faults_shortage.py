@@ -83,8 +83,11 @@ SHORTAGE = """
 
     import fault_tasks, named_pipes, worker_tasks
     from executors import Executor, ExecutorError, WorkerLostError
+    from executors.backends.process import starter
     from faults import meet
     from processes import is_alive
+
+    starter._FIRST_PAUSE = 0.1
 
     what = sys.argv[1]
     kind = getattr(resource, what)

@@ -12,7 +12,7 @@ SERVER = """
 
     async def main():
         for function in ("launching:log", "launching:log_and_keep_thread"):  # forked, or not
-            backend = ProcessBackend(2, setup=(function, ("text",)))
+            backend = ProcessBackend(1, setup=(function, ("text",)))
             async with Executor(threads=1, backends={"process": backend}) as executor:
                 cpu = executor.options(tag="cpu")
                 assert await cpu.run(pow, 2, 3) == 8

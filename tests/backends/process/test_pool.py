@@ -12,12 +12,13 @@ from processes import ended, is_alive
 
 from executors import Executor, WorkerLostError
 from executors._states import CANCELLED, LOST
+from executors.backends.process import pool
 from executors.events import TaskEvent, TaskStarted
 
 pytestmark = pytest.mark.anyio
 
 ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-"""For slow tests that don't depend on the loop."""
+"""Where the loop makes no difference."""
 
 
 async def test_a_death_is_seen_while_a_child_holds_the_socket(named_pipe) -> None:
@@ -35,6 +36,7 @@ async def test_a_death_is_seen_while_a_child_holds_the_socket(named_pipe) -> Non
             os.kill(child, signal.SIGKILL)
 
 
+@ON_ONE_LOOP
 async def test_what_a_crashed_task_has_started_ends(named_pipe) -> None:
     """When a worker dies, its process group is killed."""
     from_worker = named_pipe()
@@ -65,6 +67,7 @@ async def test_cancel_does_not_affect_other_tasks(named_pipe) -> None:
         assert await neighbour == pid
 
 
+@ON_ONE_LOOP
 async def test_a_stopped_idle_worker_does_not_hold_up_a_drain() -> None:
     """A worker stopped by SIGSTOP while idle is killed when the backend closes."""
     async with Executor(threads=1, processes=1) as executor:
@@ -75,6 +78,7 @@ async def test_a_stopped_idle_worker_does_not_hold_up_a_drain() -> None:
     assert not is_alive(worker)
 
 
+@ON_ONE_LOOP
 async def test_an_idle_worker_that_dies_is_replaced() -> None:
     """The death of an idle worker has no effect: the next task has another."""
     async with Executor(threads=1, processes=1) as executor:
@@ -102,6 +106,7 @@ async def test_drain_kills_busy_workers_inside_the_deadline(named_pipe) -> None:
         await ended(int(pid))
 
 
+@ON_ONE_LOOP
 async def test_drain_waits_for_tasks_that_end_in_time(named_pipe) -> None:
     """A drain lets running and queued tasks finish."""
     from_worker, to_worker = named_pipe(), named_pipe()
@@ -117,6 +122,7 @@ async def test_drain_waits_for_tasks_that_end_in_time(named_pipe) -> None:
         assert await running > 0
 
 
+@ON_ONE_LOOP
 async def test_start_after_drain() -> None:
     """The executor can be started again, and has new workers."""
     executor = Executor(threads=1, processes=1)
@@ -127,6 +133,7 @@ async def test_start_after_drain() -> None:
     assert len(set(pids)) == 3
 
 
+@ON_ONE_LOOP
 async def test_workers_start_when_needed() -> None:
     """No worker starts before the first task, and never more than there are tasks."""
     async with Executor(threads=1, processes=2) as executor:
@@ -134,6 +141,7 @@ async def test_workers_start_when_needed() -> None:
         assert len({await cpu.run(tasks.pid) for _ in range(5)}) == 1
 
 
+@ON_ONE_LOOP
 async def test_max_tasks_per_worker(tmp_path) -> None:
     """A worker is replaced after `max_tasks_per_worker` tasks; every task ends with its value, and none runs twice."""
     path = tmp_path / "runs"
@@ -146,6 +154,7 @@ async def test_max_tasks_per_worker(tmp_path) -> None:
     assert len(set(pids)) in {10, 11}  # the last two may have run one each
 
 
+@ON_ONE_LOOP
 async def test_worker_memory_limit() -> None:
     """A worker that has grown beyond the limit is replaced once its task has ended; others stay."""
     limit = 200 * 1024 * 1024
@@ -158,8 +167,9 @@ async def test_worker_memory_limit() -> None:
 
 
 @ON_ONE_LOOP
-async def test_a_retired_worker_that_does_not_exit_is_killed() -> None:
+async def test_a_retired_worker_that_does_not_exit_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker to be replaced whose task left a thread behind is killed; another worker starts at once."""
+    monkeypatch.setattr(pool, "RETIRE_TIMEOUT", 0.5)
     async with Executor(threads=1, processes=1, max_tasks_per_worker=1) as executor:
         cpu = executor.options(tag="cpu")
         worker = await cpu.run(tasks.leave_thread)
@@ -195,6 +205,7 @@ async def test_each_race_of_a_death_with_a_dispatch_ends_well(tmp_path, races: i
     assert not any(handle.exception() for handle in handles[1::2])  # not entered for certain, so handed on
 
 
+@ON_ONE_LOOP
 async def test_a_hook_cancels_a_task_as_it_starts() -> None:
     """A task that a hook cancels as it starts is not sent to its worker, which runs the next one at once."""
 

@@ -164,7 +164,7 @@ async def test_an_idle_worker_takes_what_is_behind_a_long_task(monkeypatch) -> N
         for handle in [cpu.submit(time.sleep, 0.05) for _ in range(2)]:
             await handle
         assert len(executor.backend("process")._pool.workers) == 2
-        for _ in range(20):
+        for _ in range(12):
             for _ in range(6):
                 handles = [cpu.submit(tasks.identity) for _ in range(6)]
                 for handle in handles:

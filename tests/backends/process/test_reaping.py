@@ -75,9 +75,9 @@ def test_programs_of_killed_workers(run_server, forked: bool) -> None:
     options = "" if forked else ', setup=("launching:keep_thread", ())'
     run_server(f"""
     async def test(cpu):
-        for _ in range(5):
+        for _ in range(3):
             try:
-                await cpu.options(timeout=0.2).run(subprocess.call, ["/bin/sh", "-c", "sleep 1000; true"])
+                await cpu.options(timeout=0.15).run(subprocess.call, ["/bin/sh", "-c", "sleep 1000; true"])
             except TaskTimeoutError:
                 pass
         await cpu.run(worker_tasks.pid)
@@ -104,7 +104,7 @@ def test_workers_of_a_killed_zygote(run_server, idle: bool) -> None:
     """They are reaped, with the programs of their tasks, and later tasks have new workers."""
     run_server(f"""
     async def test(cpu):
-        for _ in range(3):
+        for _ in range(2):
             zygote = await cpu.run(os.getppid)
             if not {idle}:
                 running = [cpu.submit(subprocess.call, ["/bin/sh", "-c", "sleep 1000; true"]) for _ in range(2)]
@@ -149,7 +149,7 @@ def test_a_zygote_that_is_killed_while_it_forks() -> None:
 
         ctypes.CDLL(None).prctl(36, 1)
         launcher = Launcher(config)
-        for _ in range(40):
+        for _ in range(25):
             workers = launch()
             if workers and workers[0].is_forked:
                 killer = threading.Thread(target=kill_later, args=(call(workers[0], os.getppid),))
