@@ -11,7 +11,6 @@ from pathlib import Path
 
 import anyio.lowlevel
 from quart import Quart, current_app, g
-from quart_trio import QuartTrio
 
 from executors import cpu_bound
 from executors.quart import QuartExecutor
@@ -87,7 +86,17 @@ def running_loop() -> object:
 
 
 app = make(Quart(__name__))
-trio_app = make(QuartTrio(__name__))
+
+
+def __getattr__(name: str) -> Quart:
+    """Create the app of Quart-Trio when it is first used: the workers of the other one need not import trio."""
+    if name != "trio_app":
+        raise AttributeError(name)
+    from quart_trio import QuartTrio  # noqa: PLC0415
+
+    globals()[name] = found = make(QuartTrio(__name__))
+    return found
+
 
 if has_fault("import keeps a thread"):
     threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()

@@ -7,12 +7,13 @@ import os
 
 import anyio
 from quart import Quart, Response
-from quart_trio import QuartTrio
 
 from executors import current_task
 from executors.quart import QuartExecutor, task_events
 
-app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)
+if os.environ.get("SERVED_ON") == "trio":  # otherwise it isn't imported, which takes long
+    from quart_trio import QuartTrio as Quart
+app = Quart(__name__)
 app.config.from_mapping(
     EXECUTOR_PROCESSES=0, EXECUTOR_STORE="sqlite:///instance/tasks.db", EXECUTOR_SHUTDOWN_TIMEOUT=0.5
 )

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import anyio
 from quart import Quart
-from quart_trio import QuartTrio
 
 from executors import cpu_bound
 from executors._serving import signals
 from executors.quart import QuartExecutor
 
 record = Path(os.environ["SERVED_RECORD"])
-app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)
+if os.environ.get("SERVED_ON") == "trio":  # otherwise it isn't imported, which takes long
+    from quart_trio import QuartTrio as Quart
+app = Quart(__name__)
 app.config["EXECUTOR_PROCESSES"] = 1
 app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = float(os.environ.get("SERVED_TIMEOUT", "5"))
 signals.SERVER_STOP_TIMEOUT = float(os.environ.get("SERVED_STOP_TIMEOUT", signals.SERVER_STOP_TIMEOUT))
