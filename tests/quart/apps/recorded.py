@@ -10,6 +10,10 @@ from quart import Quart, Response
 
 from executors import current_task
 from executors.quart import QuartExecutor, task_events
+from executors.store import database, writer
+
+database.LEASE = writer.LEASE = 2.5  # a task of a killed server process is lost after it
+writer.HEARTBEAT = 0.5
 
 if os.environ.get("SERVED_ON") == "trio":  # otherwise it isn't imported, which takes long
     from quart_trio import QuartTrio as Quart
