@@ -145,20 +145,24 @@ def sources(tmp_path: Path) -> Path:
     return folder
 
 
-SHORT_DRAIN = """
+SHORT = 0.3
+SHORT_DRAIN = (
+    "-c",
+    f"""
 import sys
 from executors import cli
 from executors.demo import client, run
-client.SHUTDOWN_TIMEOUT = run.SHUTDOWN_TIMEOUT = 0.3
+client.SHUTDOWN_TIMEOUT = run.SHUTDOWN_TIMEOUT = {SHORT}
 sys.exit(cli.main(sys.argv[1:]))
-"""
-"""The program with a short shutdown timeout, for which the demo otherwise keeps the workers busy."""
+""",
+)
+"""The program with a short shutdown timeout, in which the demo keeps all CPUs busy."""
 
 
 @contextmanager
 def demo(tmp_path: Path, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Run the demo in a session of its own, and assert that it leaves no process and no file behind."""
-    program = options.pop("program", ["-m", "executors"])
+    program = options.pop("program", ("-m", "executors"))
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     with subprocess.Popen(
         [sys.executable, *program, "demo", *arguments],
@@ -177,34 +181,33 @@ def demo(tmp_path: Path, *arguments: str, **options: Any) -> Iterator[subprocess
                 os.kill(pid, signal.SIGKILL)
 
 
-def check_report(text: str, shutdown_timeout: float) -> None:
+def check_report(text: str) -> None:
     assert "The most complex functions" in text
     assert re.search(r"process +examine +\d+", text)
     assert re.search(r"thread +store_facts +\d+", text)
     assert re.search(r"loop +announce +\d+", text)
     for row in (r"files per second( +[\d.]+){2}", r"ping p50( +[\d.]+ ms){2}", r"ping p99( +[\d.]+ ms){2}"):
         assert re.search(row, text), text
-    assert re.search(rf"drained in [\d.]+ s of {shutdown_timeout:g} s: \d+ succeeded", text)
+    assert re.search(rf"drained in [\d.]+ s of {SHORT:g} s: \d+ succeeded", text)
 
 
 def test_demo_succeeds(tmp_path: Path, sources: Path) -> None:
     """The demo prints all results, as plain text without a terminal, and its exit status is 0."""
-    with demo(tmp_path, "--seconds=0.5", f"--folder={sources}") as process:
+    with demo(tmp_path, "--seconds=0.5", f"--folder={sources}", program=SHORT_DRAIN) as process:
         out, err = process.communicate(timeout=50)
         assert (process.returncode, err) == (0, "")
         assert "\x1b" not in out
         assert "━" not in out.partition("The most complex")[0]
-        check_report(out, client.SHUTDOWN_TIMEOUT)
+        check_report(out)
 
 
 def test_progress_bar_on_a_terminal(tmp_path: Path, sources: Path) -> None:
     """On a terminal, the demo shows a progress bar while it measures."""
-    text = shown_on_a_terminal(
-        partial(demo, tmp_path, "--seconds=0.5", f"--folder={sources}", program=["-c", SHORT_DRAIN])
-    )
+    arguments = ("--seconds=0.5", f"--folder={sources}")
+    text = shown_on_a_terminal(partial(demo, tmp_path, *arguments, program=SHORT_DRAIN))
     assert "━" in text
     assert "in worker processes" in text
-    check_report(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text), 0.3)
+    check_report(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -247,4 +250,5 @@ def test_serve_runs_the_app_until_a_signal(tmp_path: Path, number: signal.Signal
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
         assert (process.returncode, err) == (0, "")
+        assert f"of {client.SHUTDOWN_TIMEOUT} s: " in out
         assert "drained in" in out
