@@ -33,8 +33,9 @@ def measure(plan: Plan, report: Report) -> None:
     if not Path("/proc/self/smaps_rollup").exists():
         report.missing(OURS, "memory", "not measured: this system has no /proc/PID/smaps_rollup")
         return
-    _workers(plan, report)
-    _app_workers(plan, report)
+    settle_timeout = plan.seconds(SETTLE_TIMEOUT)
+    _workers(plan, report, settle_timeout)
+    _app_workers(plan, report, settle_timeout)
     tasks = plan.count(TASKS, 100)
     for backend, pool in POOLS.items():
         arms = {name: partial(_in_child, "queued", backend=backend, arm=name, tasks=tasks) for name in (OURS, pool)}
@@ -43,18 +44,19 @@ def measure(plan: Plan, report: Report) -> None:
             report.figure(what, name, "B", found, MAX_TASK_BYTES if name == OURS else None)
 
 
-def _workers(plan: Plan, report: Report) -> None:
-    arms = {name: partial(_in_child, "idle_worker", arm=name) for name in (OURS, peers.PROCESS_POOL, peers.ANYIO)}
+def _workers(plan: Plan, report: Report, settle_timeout: float) -> None:
+    names = (OURS, peers.PROCESS_POOL, peers.ANYIO)
+    arms = {name: partial(_in_child, "idle_worker", arm=name, settle_timeout=settle_timeout) for name in names}
     for name, found in in_turn_sync(arms, plan.rounds).items():
         report.figure("PSS of an idle worker", name, "MB", found, MAX_WORKER_MB if name == OURS else None)
 
 
-def _app_workers(plan: Plan, report: Report) -> None:
+def _app_workers(plan: Plan, report: Report, settle_timeout: float) -> None:
     what = "PSS with an app (Quart, numpy)"
     if not peers.installed("numpy"):
         report.missing("numpy", what)
         return
-    found = [in_child("benchmarks.memory:app_workers") for _ in range(plan.rounds)]
+    found = [in_child("benchmarks.memory:app_workers", settle_timeout=settle_timeout) for _ in range(plan.rounds)]
     report.figure(what, "first worker and its helper processes", "MB", [first for first, _ in found])
     report.figure(what, "added by the second worker", "MB", [second for _, second in found])
     shares = [second / first for first, second in found]
@@ -68,32 +70,32 @@ def _in_child(function: str, **arguments: Any) -> float:
 # --- in a process of its own ------------------------------------------------------------------------------------------
 
 
-def idle_worker(arm: str) -> float:
+def idle_worker(arm: str, settle_timeout: float) -> float:
     """Return the PSS of an idle worker in megabytes: its private memory and its share of shared memory."""
-    return anyio.run(_idle_worker, arm)
+    return anyio.run(_idle_worker, arm, settle_timeout)
 
 
-async def _idle_worker(arm: str) -> float:
+async def _idle_worker(arm: str, settle_timeout: float) -> float:
     async with peers.process_arms()[arm](1) as call:
         pid, _ = await call(worker_ids)
-        return await _settled(lambda: _pss([pid])) / MB
+        return await _settled(lambda: _pss([pid]), settle_timeout) / MB
 
 
-def app_workers() -> tuple[float, float]:
+def app_workers(settle_timeout: float) -> tuple[float, float]:
     """Return the megabytes of an app's first worker with its helper processes, and those that the second one adds."""
-    return anyio.run(_app_workers_measured)
+    return anyio.run(_app_workers_measured, settle_timeout)
 
 
-async def _app_workers_measured() -> tuple[float, float]:
+async def _app_workers_measured(settle_timeout: float) -> tuple[float, float]:
     from benchmarks.app import app, executor
 
     call = executor.options(tag="cpu").run
     async with app.test_app():
         own = _pss([os.getpid()])
         await call(worker_ids)
-        first = await _settled(_family) - own
+        first = await _settled(_family, settle_timeout) - own
         await peers.warm_up(call, 2)
-        return first / MB, (await _settled(_family) - own - first) / MB
+        return first / MB, (await _settled(_family, settle_timeout) - own - first) / MB
 
 
 def queued(backend: str, arm: str, tasks: int) -> float:
@@ -166,10 +168,10 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-async def _settled(read: Callable[[], int]) -> int:
+async def _settled(read: Callable[[], int], timeout: float) -> int:
     """Read until the figure no longer changes: starting processes, the reserve included, have started."""
     last, same = read(), 0
-    until = time.monotonic() + SETTLE_TIMEOUT
+    until = time.monotonic() + timeout
     while same < 3 and time.monotonic() < until:
         await anyio.sleep(0.1)
         figure = read()

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))  # helpers, some of which worker processes import
 
-# Inherited by hundreds of child processes: bytecode is compiled once, not in each of them.
+# Bytecode is compiled once, not in each of hundreds of child processes, nor that of test modules in each run.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -85,6 +87,15 @@ def own_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if not thread.name.startswith(FOREIGN_THREADS)}
 
 
+def stacks_of(threads: set[threading.Thread]) -> str:
+    """Return the stack of each thread that still runs."""
+    frames = sys._current_frames()
+    stacks = {thread: frames[thread.ident] for thread in threads if thread.ident in frames}
+    return "".join(
+        f"\nthread {thread.name!r}:\n{''.join(traceback.format_stack(frame))}" for thread, frame in stacks.items()
+    )
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """Fail a test that leaves a process, a thread or a descriptor behind."""
@@ -103,7 +114,7 @@ def nothing_left() -> Iterator[None]:
         if not any(left.values()):
             return
         if time.monotonic() > deadline:
-            pytest.fail(f"the test left behind {left}")
+            pytest.fail(f"the test left behind {left}{stacks_of(own_threads() - threads)}")
         gc.collect()
         time.sleep(0.01)
 

@@ -15,6 +15,8 @@ from benchmarks import calls
 from benchmarks.harness import OURS, Goal, Plan, Report, in_turn, percentile
 
 ROOT = Path(__file__).parents[1]
+SHORT_TASKS = {0.001: 300, 0.1: 20}
+"""Tasks of the benchmark `cluster`, without those that sleep for a second."""
 OPTIONAL = ("loky", "numpy", "pebble", "trio_parallel")
 
 
@@ -27,7 +29,7 @@ ROWS = {
     "replacement": ["worker killed: its waiter knows, p95", "worker timed out: the next task starts, p50"],
     "memory": ["PSS of an idle worker", "a queued process task, of 100", "a queued thread task, of 100"],
     "lag": ["loop lag p99, 4 busy workers"],
-    "cluster": ["tasks of 1 ms, workers: 1", "tasks of 1000 ms, workers: 2", "growth from 1 to 2 workers, 100 ms"],
+    "cluster": ["tasks of 1 ms, workers: 1", "tasks of 100 ms, workers: 2", "growth from 1 to 2 workers, 100 ms"],
     "queue": ["tasks done, submitting included", "memory per queued task", "longest pause of the garbage collector"],
 }
 """Rows that have a figure for our own arm, or in `queue` for the longest queue."""
@@ -41,9 +43,10 @@ def test_rows_without_peers(name: str, tmp_path: Path) -> None:
     """A benchmark reports our figures and goals, and how to install each peer that isn't installed."""
     file = tmp_path / "results.json"
     blocked = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL!r}))"
+    short = f"from benchmarks import cluster; cluster.TASKS = {SHORT_TASKS!r}"
     sizes = ["--rounds", "1", "--scale", "0.001", "--spinners", "off", "--size", "2000", "--worker-nice", "0"]
     arguments = [name, *sizes, "--json", str(file), "--report", str(tmp_path)]
-    code = f"{blocked}; from benchmarks.__main__ import main; main({arguments!r})"
+    code = f"{blocked}; {short}; from benchmarks.__main__ import main; main({arguments!r})"
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from processes import check_it_ends_by, eventually, in_session, shown_on_a_terminal
 
-from executors.demo import analysis, store
+from executors.demo import analysis, client, store
 
 LONG = """
 def {name}(rows, limit):
@@ -131,12 +131,41 @@ def test_store_finds_duplicates_between_files(tmp_path: Path) -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+SMALL = LONG.format(name="function") * 4
+"""A file of the smallest size that the demo uploads."""
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """Return a folder of small files: those of the standard library take seconds to analyse."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.py").write_text(SMALL.replace("function", f"function_{number}"))
+    return folder
+
+
+SHORT = 0.3
+SHORT_DRAIN = (
+    "-c",
+    f"""
+import sys
+from executors import cli
+from executors.demo import client, run
+client.SHUTDOWN_TIMEOUT = run.SHUTDOWN_TIMEOUT = {SHORT}
+sys.exit(cli.main(sys.argv[1:]))
+""",
+)
+"""The program with a short shutdown timeout, in which the demo keeps all CPUs busy."""
+
+
 @contextmanager
 def demo(tmp_path: Path, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Run the demo in a session of its own, and assert that it leaves no process and no file behind."""
+    program = options.pop("program", ("-m", "executors"))
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     with subprocess.Popen(
-        [sys.executable, "-m", "executors", "demo", *arguments],
+        [sys.executable, *program, "demo", *arguments],
         env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "90"},
         text=True,
         start_new_session=True,
@@ -159,12 +188,12 @@ def check_report(text: str) -> None:
     assert re.search(r"loop +announce +\d+", text)
     for row in (r"files per second( +[\d.]+){2}", r"ping p50( +[\d.]+ ms){2}", r"ping p99( +[\d.]+ ms){2}"):
         assert re.search(row, text), text
-    assert re.search(r"drained in [\d.]+ s of 2 s: \d+ succeeded", text)
+    assert re.search(rf"drained in [\d.]+ s of {SHORT:g} s: \d+ succeeded", text)
 
 
-def test_demo_succeeds(tmp_path: Path) -> None:
+def test_demo_succeeds(tmp_path: Path, sources: Path) -> None:
     """The demo prints all results, as plain text without a terminal, and its exit status is 0."""
-    with demo(tmp_path, "--seconds=0.5") as process:
+    with demo(tmp_path, "--seconds=0.5", f"--folder={sources}", program=SHORT_DRAIN) as process:
         out, err = process.communicate(timeout=50)
         assert (process.returncode, err) == (0, "")
         assert "\x1b" not in out
@@ -172,9 +201,10 @@ def test_demo_succeeds(tmp_path: Path) -> None:
         check_report(out)
 
 
-def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
+def test_progress_bar_on_a_terminal(tmp_path: Path, sources: Path) -> None:
     """On a terminal, the demo shows a progress bar while it measures."""
-    text = shown_on_a_terminal(partial(demo, tmp_path, "--seconds=0.5"))
+    arguments = ("--seconds=0.5", f"--folder={sources}")
+    text = shown_on_a_terminal(partial(demo, tmp_path, *arguments, program=SHORT_DRAIN))
     assert "━" in text
     assert "in worker processes" in text
     check_report(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
@@ -220,4 +250,5 @@ def test_serve_runs_the_app_until_a_signal(tmp_path: Path, number: signal.Signal
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
         assert (process.returncode, err) == (0, "")
+        assert f"of {client.SHUTDOWN_TIMEOUT} s: " in out
         assert "drained in" in out

@@ -3,7 +3,8 @@
 How blocks are tested: the first line of each ```python block of README.md and docs/**/*.md names a file. ``# app.py``
 begins (or replaces) that file, ``# app.py, continued`` adds to it. The blocks of one page are written, in order, into
 one temporary folder. Each is run as soon as it is written, as a reader would run it: ``python app.py`` in a process of
-its own, or ``python -m pytest test_app.py`` for a test module. The exit code must be 0. If a ```text block follows,
+its own, or ``python -m pytest test_app.py`` for a test module. (The processes of a page are forked from one that has
+imported the libraries: `run_blocks`.) The exit code must be 0. If a ```text block follows,
 with only blank lines between, it is the output of the script, word for word, except that ``...`` stands for anything
 within its line. A block without a file name fails the test, so that none is skipped; code that isn't meant to be run
 is fenced as another language than ``python``. A ```py block is an extract: its first line names a file of the
@@ -13,15 +14,13 @@ repository, which contains the rest verbatim.
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import backend_table
 import pytest
+import run_blocks
 
 import executors
 import executors.backends
@@ -79,33 +78,18 @@ def page_id(page: Path) -> str:
 @pytest.mark.timeout(120)
 def test_code_blocks_run(page: Path, tmp_path: Path) -> None:
     """Every block runs, after those above it, and prints the documented output."""
-    environment = {
-        **os.environ,
-        "PYTHONDONTWRITEBYTECODE": "1",  # the cache of a file that is replaced within a second would be stale
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # only AnyIO's plugin is needed
-    }
-    for block in python_blocks(page.read_text()):
-        where = f"{page_id(page)}:{block.line}"
-        named = FILE_NAME.match(block.code)
-        assert named, f"{where}: the block's first line must name its file, as in `# app.py`"
-        file = tmp_path / named[1]
-        with file.open("a" if named[2] else "w") as script:
-            script.write(block.code)
-        runner = (
-            ["-m", "pytest", "-q", "-p", "anyio", "-p", "no:cacheprovider"] if file.name.startswith("test_") else []
-        )
-        done = subprocess.run(
-            [sys.executable, *runner, file.name],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIME_LIMIT,
-            check=False,
-        )
-        assert done.returncode == 0, f"{where}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
-        if block.output is not None:
-            assert matches(block.output, done.stdout), f"{where}: it prints\n{done.stdout}{done.stderr}"
+    with run_blocks.runner(tmp_path) as run:
+        for block in python_blocks(page.read_text()):
+            where = f"{page_id(page)}:{block.line}"
+            named = FILE_NAME.match(block.code)
+            assert named, f"{where}: the block's first line must name its file, as in `# app.py`"
+            file = tmp_path / named[1]
+            with file.open("a" if named[2] else "w") as script:
+                script.write(block.code)
+            exit_code, printed, errors = run(file.name, TIME_LIMIT)
+            assert exit_code == 0, f"{where}: exit code {exit_code}\n{printed}{errors}"
+            if block.output is not None:
+                assert matches(block.output, printed), f"{where}: it prints\n{printed}{errors}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```py\n" in page.read_text()], ids=page_id)

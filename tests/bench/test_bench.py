@@ -125,13 +125,13 @@ def test_coroutine_function_of_an_app() -> None:
     [
         ("fail", ("inline", "thread"), r"bench_tasks:fail fails: ValueError: no report \(File .*line 17, in fail\)$"),
         ("end", ("inline",), "bench_tasks:end fails: its process ended with exit code 3"),
-        ("never", ("thread",), r"bench_tasks:never didn't end within 1 s \(thread\)"),
+        ("never", ("thread",), r"bench_tasks:never didn't end within 0.3 s \(thread\)"),
     ],
 )
 def test_unmeasurable_function_is_an_error(function: str, arms: tuple[str, ...], sentence: str) -> None:
     """A function that fails, exits or never ends results in one sentence, without delay."""
     with pytest.raises(BenchError, match=sentence):
-        asyncio.run(run(Plan(f"bench_tasks:{function}", arms=arms, call_timeout=1)))
+        asyncio.run(run(Plan(f"bench_tasks:{function}", arms=arms, call_timeout=0.3)))
 
 
 def test_app_that_does_not_start_is_an_error(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ RELOADERS = {
     "app.run": ["reloaded.py"],
     "uvicorn": ["-m", "uvicorn", "--reload", "--reload-delay", "0.05", "--port", "{port}", "reloaded:app"],
 }
-RELOADS = 4
+RELOADS = 2
 
 
 def zombies_of(pids: set[int]) -> set[int]:

@@ -88,18 +88,14 @@ async def test_test_client_in_a_worker(recorded):
         assert await recorded.add_background_task(in_app.request_self) == "recorded"
 
 
-@pytest.mark.parametrize("how", ["submit", "run", "add_background_task"])
-async def test_executor_is_inert(module_app, how):
-    """In a worker, the app's executor refuses tasks with an error that says where to submit them."""
-    function = in_app.use_executor_async if how == "run" else in_app.use_executor
+async def test_executor_is_inert(module_app):
+    """In a worker, the app's executor refuses tasks with an error that says where to submit them; nothing starts it."""
+    message = r"worker process, where the app's executor is inert\. Return"
     async with module_app.test_app():
-        with pytest.raises(ExecutorInWorkerError, match=r"worker process, where the app's executor is inert\. Return"):
-            await module_app.add_background_task(function, how)
-
-
-async def test_app_is_not_served_in_a_worker(module_app):
-    """In a worker, the app can't be started or served."""
-    async with module_app.test_app():
+        for how in ("submit", "run", "add_background_task"):
+            function = in_app.use_executor_async if how == "run" else in_app.use_executor
+            with pytest.raises(ExecutorInWorkerError, match=message):
+                await module_app.add_background_task(function, how)
         with pytest.raises(ExecutorInWorkerError, match="inert"):
             await module_app.add_background_task(in_app.start_app)
         with pytest.raises(ExecutorInWorkerError, match=r"app\.run\(\)"):

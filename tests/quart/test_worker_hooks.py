@@ -170,8 +170,15 @@ async def test_worker_killed_by_a_drain_is_not_replaced(app, record):
 # --- hooks that fail --------------------------------------------------------------------------------------------------
 
 
-@KINDS
-@pytest.mark.parametrize("what", ["init fails", "async init fails", "init exits"])
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        *(("preloaded", what) for what in ("init fails", "async init fails", "init exits")),
+        ("forked before the import", "init fails"),
+        ("not forked", "init fails"),
+        ("not forked", "init exits"),
+    ],
+)
 @ON_ASYNCIO
 async def test_failing_init(app, record, set_fault, caplog, what, kind):
     """If an init hook fails, no worker starts: each task fails with the worker's traceback, which is logged once."""

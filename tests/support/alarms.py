@@ -1,4 +1,4 @@
-"""Programs whose event loop runs on the main thread with SIGALRM free: ``python alarms.py PROGRAM LOOP``."""
+"""Programs whose event loop runs on the main thread with SIGALRM free: ``python alarms.py LOOP PROGRAM...``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from executors import Executor, ExecutorWarning
 from executors.monitor import LoopMonitor
 
 BEAT = 0.02
-THREADS, CALLS = 12, 5
+THREADS, CALLS = 12, 2
 FOREIGN = 60.0
 """Seconds for which other code has set the timer."""
 
@@ -171,7 +171,7 @@ async def other_thread() -> None:
                 await anyio.sleep(3 * BEAT)
                 found.append(is_free() and bool(monitor.report().blame))
 
-        anyio.run(measure, backend=sys.argv[2].replace("uvloop", "asyncio"))
+        anyio.run(measure, backend=sys.argv[1].replace("uvloop", "asyncio"))
 
     found: list[bool] = []
     await anyio.to_thread.run_sync(run)
@@ -193,8 +193,9 @@ ON_ONE_LOOP: tuple[Program, ...] = (handler_before, timer_before, timer_while_it
 if __name__ == "__main__":
     logging.disable()  # of advice
     warnings.simplefilter("ignore", ExecutorWarning)
-    anyio.run(
-        globals()[sys.argv[1]],
-        backend=sys.argv[2].replace("uvloop", "asyncio"),
-        backend_options={"use_uvloop": True} if sys.argv[2] == "uvloop" else {},
-    )
+    for name in sys.argv[2:]:
+        anyio.run(
+            globals()[name],
+            backend=sys.argv[1].replace("uvloop", "asyncio"),
+            backend_options={"use_uvloop": True} if sys.argv[1] == "uvloop" else {},
+        )

@@ -9,7 +9,7 @@ import anyio
 
 from executors import current_task
 
-HELD = 0.12
+HELD = 0.1
 """Seconds by which each culprit delays the loop."""
 
 STEPS = 25
@@ -47,7 +47,7 @@ async def locking_coroutine() -> None:
 
 
 def computing_thread() -> None:
-    compute(5 * HELD)
+    compute(4 * HELD)
 
 
 def locking_thread() -> None:

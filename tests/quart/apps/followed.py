@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 
 from quart import Quart, request
-from quart_trio import QuartTrio
 
 from executors import cpu_bound, current_task
 from executors.quart import QuartExecutor, sse, task_events
 
 record = Path(os.environ.get("SERVED_RECORD", os.devnull))
-app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)
+if os.environ.get("SERVED_ON") == "trio":  # otherwise it isn't imported, which takes long
+    from quart_trio import QuartTrio as Quart
+app = Quart(__name__)
 app.config["EXECUTOR_PROCESSES"] = 1
-app.config["RESPONSE_TIMEOUT"] = 0.5
+app.config["RESPONSE_TIMEOUT"] = 0.3
 app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.5
 executor = QuartExecutor(app)
 sse.KEEP_ALIVE_INTERVAL = float(os.environ.get("SERVED_KEEP_ALIVE", sse.KEEP_ALIVE_INTERVAL))
@@ -61,7 +62,7 @@ async def events(task_id: str):
 @app.get("/")
 async def page() -> str:
     """Start a task, and follow it."""
-    task_id = await start(5, 0.15)
+    task_id = await start(5, 0.12)
     return PAGE.replace("ID", task_id)
 
 

@@ -7,12 +7,17 @@ import os
 
 import anyio
 from quart import Quart, Response
-from quart_trio import QuartTrio
 
 from executors import current_task
 from executors.quart import QuartExecutor, task_events
+from executors.store import database, writer
 
-app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)
+database.LEASE = writer.LEASE = 2.5  # a task of a killed server process is lost after it
+writer.HEARTBEAT = 0.5
+
+if os.environ.get("SERVED_ON") == "trio":  # otherwise it isn't imported, which takes long
+    from quart_trio import QuartTrio as Quart
+app = Quart(__name__)
 app.config.from_mapping(
     EXECUTOR_PROCESSES=0, EXECUTOR_STORE="sqlite:///instance/tasks.db", EXECUTOR_SHUTDOWN_TIMEOUT=0.5
 )

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import anyio
 from quart import Quart
-from quart_trio import QuartTrio
 
 from executors import cpu_bound
 from executors._serving import signals
 from executors.quart import QuartExecutor
 
 record = Path(os.environ["SERVED_RECORD"])
-app = (QuartTrio if os.environ.get("SERVED_ON") == "trio" else Quart)(__name__)
+if os.environ.get("SERVED_ON") == "trio":  # otherwise it isn't imported, which takes long
+    from quart_trio import QuartTrio as Quart
+app = Quart(__name__)
 app.config["EXECUTOR_PROCESSES"] = 1
 app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = float(os.environ.get("SERVED_TIMEOUT", "5"))
 signals.SERVER_STOP_TIMEOUT = float(os.environ.get("SERVED_STOP_TIMEOUT", signals.SERVER_STOP_TIMEOUT))
@@ -27,11 +28,16 @@ def write(line: str) -> None:
         file.write(f"{line}\n")
 
 
+async def until_draining() -> None:
+    """Record that the app stops, once another signal would count as a second one."""
+    await app.shutdown_event.wait()
+    await anyio.sleep(2 * signals.SAME_SIGNAL_INTERVAL)
+    write("draining")
+
+
 async def on_loop(seconds: float) -> None:
     """Run until the server stops, and a while longer."""
     await app.shutdown_event.wait()
-    await anyio.sleep(0.2)
-    write("draining")
     await anyio.sleep(seconds)
     write("done on_loop")
 
@@ -53,6 +59,7 @@ def in_process(seconds: float) -> None:
 @app.before_serving
 async def before() -> None:
     write(f"server {os.getpid()}")
+    app.add_background_task(until_draining)
 
 
 @app.after_serving
@@ -67,6 +74,11 @@ async def work(seconds: float) -> str:
     for handle in handles:
         while handle.started_at is None:
             await anyio.sleep(0.001)
+    return str(os.getpid())
+
+
+@app.get("/")
+async def pid() -> str:
     return str(os.getpid())
 
 

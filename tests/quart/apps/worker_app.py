@@ -6,7 +6,6 @@ import sys
 
 import counting
 from quart import Quart, appcontext_popped, appcontext_pushed, current_app
-from quart_trio import QuartTrio
 
 from executors.quart import QuartExecutor
 
@@ -21,10 +20,9 @@ def make(app: Quart) -> Quart:
 
 
 app = make(Quart(__name__))
-trio_app = make(QuartTrio(__name__))
 
 
-def record(one: Quart) -> None:
+def record(one: Quart) -> Quart:
     @one.before_serving
     async def before() -> None:
         counting.calls.append("before_serving")
@@ -41,6 +39,10 @@ def record(one: Quart) -> None:
     async def route() -> str:
         return current_app.name
 
+    appcontext_pushed.connect(pushed, one)
+    appcontext_popped.connect(popped, one)
+    return one
+
 
 async def pushed(sender: Quart, **_: object) -> None:
     counting.calls.append("pushed")
@@ -50,12 +52,25 @@ async def popped(sender: Quart, **_: object) -> None:
     counting.calls.append("popped")
 
 
-recorded = make(Quart("recorded"))
-trio_recorded = make(QuartTrio("recorded"))
-for one in (recorded, trio_recorded):
-    record(one)
-    appcontext_pushed.connect(pushed, one)
-    appcontext_popped.connect(popped, one)
+recorded = record(make(Quart("recorded")))
+
+
+def __getattr__(name: str) -> Quart:
+    """Create an app of Quart-Trio when it is first used: the workers of other apps need not import trio."""
+    if name == "trio_app":
+        found = make(quart_trio(__name__))
+    elif name == "trio_recorded":
+        found = record(make(quart_trio("recorded")))
+    else:
+        raise AttributeError(name)
+    globals()[name] = found
+    return found
+
+
+def quart_trio(name: str) -> Quart:
+    from quart_trio import QuartTrio  # noqa: PLC0415
+
+    return QuartTrio(name)
 
 
 def create_app() -> Quart:
@@ -65,7 +80,7 @@ def create_app() -> Quart:
 
 def create_trio_app() -> Quart:
     counting.imports.append("create_app")
-    return make(QuartTrio("made"))
+    return make(quart_trio("made"))
 
 
 def create_nothing() -> str:
