@@ -75,10 +75,10 @@ class TestProcessPoolExecutor(BackendContract):
 @pytest.mark.usefixtures("process_pools", "forgotten_processes")
 @ASYNCIO
 class TestLokyExecutor(BackendContract):
-    """loky's processes."""
+    """loky's processes: one, as they are slow to start."""
 
     def make_backend(self):
-        return FuturesBackend(lambda: loky.ProcessPoolExecutor(2))
+        return FuturesBackend(lambda: loky.ProcessPoolExecutor(1))
 
 
 class MuteBackend(InlineBackend):
