@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from quart import Quart
 from quart_trio import QuartTrio
-from servers import find_port
+from servers import TIMEOUT, find_port
 
 from executors.quart import QuartExecutor
 
@@ -37,6 +38,10 @@ def new_app(anyio_backend_name: str) -> Callable[..., Quart]:
 
     def new(name: str = "background", **config: Any) -> Quart:
         app = QuartTrio(name) if anyio_backend_name == "trio" else Quart(name)
+        # Quart's 6 s are too short on a loaded machine.
+        app.test_app_class = functools.partial(
+            app.test_app_class, startup_timeout=2 * TIMEOUT, shutdown_timeout=2 * TIMEOUT
+        )
         app.config.update(EXECUTOR_THREADS=4, EXECUTOR_PROCESSES=1, **config)
         return app
 

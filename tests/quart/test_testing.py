@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_leaving_test_app_waits(app, executor):
     """Leaving `app.test_app()` waits for background tasks on every backend, as Quart documents."""
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 30  # a worker may start late on a loaded machine
     ended = []
 
     async def on_loop():

@@ -56,7 +56,7 @@ def runner(folder: Path) -> Iterator[Run]:
         process.stdin.close()  # type: ignore[union-attr]
 
 
-# --- in the process that forks ------------------------------------------------------------------------------------------
+# --- in the process that forks ---------------------------------------------------------------------------------------
 
 
 def main(output: str, errors: str) -> None:
@@ -70,7 +70,8 @@ def main(output: str, errors: str) -> None:
             redirect((os.devnull, output, errors))
             be(name)
             return
-        print(exit_code(pid, float(timeout)), flush=True)
+        sys.stdout.write(f"{exit_code(pid, float(timeout))}\n")
+        sys.stdout.flush()
 
 
 def is_test(name: str) -> bool:
