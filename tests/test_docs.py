@@ -19,12 +19,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import backend_table
 import pytest
 
 import executors
 import executors.backends
+import executors.monitor
+import executors.quart
+import executors.testing
 from executors import errors
 from executors._core.settings import Settings
 from executors._wire import memory, pickling, segments
@@ -263,3 +267,16 @@ def test_every_public_name_is_documented() -> None:
     """The reference has every public name of `executors`."""
     text = "".join(page.read_text() for page in REFERENCE.glob("*.md"))
     assert [name for name in executors.__all__ if f"`{name}" not in text] == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [executors, executors.backends, executors.monitor, executors.quart, executors.testing],
+    ids=lambda m: m.__name__,
+)
+def test_every_docstring_is_on_the_site(module: ModuleType) -> None:
+    """The page of modules names each public name, and no other, so that Sphinx shows its docstring there."""
+    page = (REFERENCE / "modules.md").read_text()
+    prose = {"executors.quart": {"Quart"}, "executors.testing": {"unseen_failures"}}.get(module.__name__, set())
+    shown = re.findall(rf"^\.\. .*:: {re.escape(module.__name__)}\.(\w+)(?![\w.])", page, re.MULTILINE)
+    assert sorted({*shown, *prose}) == sorted(module.__all__)
