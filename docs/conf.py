@@ -47,6 +47,7 @@ html_theme = "furo"
 html_title = "quart-executors"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_copy_source = False
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
