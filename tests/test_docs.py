@@ -280,3 +280,10 @@ def test_every_docstring_is_on_the_site(module: ModuleType) -> None:
     prose = {"executors.quart": {"Quart"}, "executors.testing": {"unseen_failures"}}.get(module.__name__, set())
     shown = re.findall(rf"^\.\. (?!automodule).*:: {re.escape(module.__name__)}\.(\w+)(?![\w.])", page, re.MULTILINE)
     assert sorted({*shown, *prose}) == sorted(module.__all__)
+
+
+def test_the_design_page_names_existing_modules() -> None:
+    """Each file and folder in the table of the layout exists."""
+    rows = table(ROOT / "docs" / "discussion" / "design.md", "Where")
+    named = [name for row in rows.values() for name in re.findall(r"`([\w./]+)`", row["Where"])]
+    assert [name for name in named if not (ROOT / "executors" / name).exists()] == []
