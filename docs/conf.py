@@ -55,7 +55,7 @@ copybutton_only_copy_prompt_lines = True
 DOCS = Path(__file__).parent
 LINK = re.compile(r"\]\(([\w./-]+)\.md\)")
 TABS = re.compile(r"^<!-- tabs -->\n(.*?)^<!-- end of tabs -->$", re.MULTILINE | re.DOTALL)
-TAB = re.compile(r"^\*\*(.+)\*\*\n(.*?)(?=^\*\*|\Z)", re.MULTILINE | re.DOTALL)
+TAB = re.compile(r"^\*\*([^*\n]+)\*\*\n(.*?)(?=^\*\*[^*\n]+\*\*\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def toctree(caption: str, pages: list[str]) -> str:
