@@ -121,14 +121,22 @@ def test_extracts_match_their_files(page: Path) -> None:
             assert extract.strip("\n") in (ROOT / first.removeprefix("# ")).read_text(), f"{page_id(page)}: {extract}"
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as code hosts and Sphinx make them."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_pages() -> None:
-    """Every relative link has a target, and every page but the README is linked from another."""
+    """Every relative link has a target, its anchor too, and every page but the README is linked from another."""
     linked = set()
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", FENCE.sub("", page.read_text())):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page_id(page)} links to {target}"
-                linked.add((page.parent / target).resolve())
+                file = page.parent / target if target else page
+                assert file.exists(), f"{page_id(page)} links to {target}"
+                assert not anchor or anchor in anchors(file), f"{page_id(page)} links to {target}#{anchor}"
+                linked.add(file.resolve())
     assert {page for page in PAGES if page.name != "README.md"} - linked == set()
 
 
