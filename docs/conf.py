@@ -59,7 +59,8 @@ TAB = re.compile(r"^\*\*([^*\n]+)\*\*\n(.*?)(?=^\*\*[^*\n]+\*\*\n|\Z)", re.MULTI
 
 
 def toctree(caption: str, pages: list[str]) -> str:
-    return "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", *pages, "```", ""])
+    options = [":hidden:", f":caption: {caption}"] if caption else [":hidden:"]
+    return "\n".join(["", "```{toctree}", *options, *pages, "```", ""])
 
 
 def navigation(text: str, folder: Path) -> str:
@@ -68,9 +69,10 @@ def navigation(text: str, folder: Path) -> str:
     for index in folder.glob("*/**/index.md"):  # it lists its own pages
         pages -= {*index.parent.rglob("*.md")} - {index}
     left = {str(page.relative_to(folder).with_suffix("")) for page in pages}
-    for section in re.split(r"^## ", text, flags=re.MULTILINE):
+    preamble, *sections = re.split(r"^## (?=(.*))", text, flags=re.MULTILINE)
+    for caption, section in [("", preamble), *zip(sections[::2], sections[1::2], strict=True)]:
         if found := [page for page in dict.fromkeys(LINK.findall(section)) if page in left]:
-            text += toctree(section.partition("\n")[0], found)
+            text += toctree(caption, found)
             left.difference_update(found)
     return text + toctree("More", sorted(left)) if left else text
 
