@@ -14,7 +14,7 @@ from typing import Any
 import executors
 
 project = "quart-executors"
-author = "the quart-executors authors"
+author = project_copyright = "the quart-executors authors"
 release = version = executors.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_inline_tabs"]
@@ -53,6 +53,7 @@ copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 
 DOCS = Path(__file__).parent
+LISTED = re.compile(r"^(?:- |\d+\. |  ).*", re.MULTILINE)
 LINK = re.compile(r"\]\(([\w./-]+)\.md\)")
 TABS = re.compile(r"^<!-- tabs -->\n(.*?)^<!-- end of tabs -->$", re.MULTILINE | re.DOTALL)
 TAB = re.compile(r"^\*\*([^*\n]+)\*\*\n(.*?)(?=^\*\*[^*\n]+\*\*\n|\Z)", re.MULTILINE | re.DOTALL)
@@ -64,14 +65,14 @@ def toctree(caption: str, pages: list[str]) -> str:
 
 
 def navigation(text: str, folder: Path) -> str:
-    """Append a toctree for each section of an index with links to pages below it, and one for all other pages."""
+    """Append a toctree for each section of an index whose lists link to pages below it, and one for all other pages."""
     pages = {*folder.rglob("*.md")} - {folder / "index.md"}
     for index in folder.glob("*/**/index.md"):  # it lists its own pages
         pages -= {*index.parent.rglob("*.md")} - {index}
     left = {str(page.relative_to(folder).with_suffix("")) for page in pages}
     preamble, *sections = re.split(r"^## (?=(.*))", text, flags=re.MULTILINE)
     for caption, section in [("", preamble), *zip(sections[::2], sections[1::2], strict=True)]:
-        if found := [page for page in dict.fromkeys(LINK.findall(section)) if page in left]:
+        if found := [page for page in dict.fromkeys(LINK.findall("\n".join(LISTED.findall(section)))) if page in left]:
             text += toctree(caption, found)
             left.difference_update(found)
     return text + toctree("More", sorted(left)) if left else text
