@@ -32,7 +32,7 @@ def write(folder: Path, record: Mapping[str, Any], reports: Sequence[Report]) ->
     machine = record["machine"]
     parts = {
         "machine": ", ".join(machine[name] for name in ("date", "CPU", "system", "python") if name in machine)
-        + f"; {machine.get('CPUs', '?')} CPUs.",
+        + f"; {machine.get('CPUs', '?')} CPUs. {_extent(record['plan'])}",
         "summary": tables.summary(results).in_markdown(),
         "losses": tables.losses(results).in_markdown(),
     }
@@ -42,6 +42,11 @@ def write(folder: Path, record: Mapping[str, Any], reports: Sequence[Report]) ->
     (folder / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for plot in (plot for report in reports for plot in report.plots):
         (folder / _file_of(plot.name)).write_text(plot.svg, encoding="utf-8")
+
+
+def _extent(plan: Mapping[str, Any]) -> str:
+    share = f", at {plan['scale']:g} times the full duration, so the figures are rough" if plan["scale"] < 1 else ""
+    return f"Rounds: {plan['rounds']}{share}."
 
 
 def _tables(record: Mapping[str, Any], reports: Sequence[Report]) -> str:

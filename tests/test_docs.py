@@ -17,6 +17,7 @@ import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import backend_table
 import pytest
@@ -24,6 +25,9 @@ import run_blocks
 
 import executors
 import executors.backends
+import executors.monitor
+import executors.quart
+import executors.testing
 from executors import errors
 from executors._core.settings import Settings
 from executors._wire import memory, pickling, segments
@@ -101,14 +105,22 @@ def test_extracts_match_their_files(page: Path) -> None:
             assert extract.strip("\n") in (ROOT / first.removeprefix("# ")).read_text(), f"{page_id(page)}: {extract}"
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as code hosts and Sphinx make them."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_pages() -> None:
-    """Every relative link has a target, and every page but the README is linked from another."""
+    """Every relative link has a target, its anchor too, and every page but the README is linked from another."""
     linked = set()
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", FENCE.sub("", page.read_text())):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page_id(page)} links to {target}"
-                linked.add((page.parent / target).resolve())
+                file = page.parent / target if target else page
+                assert file.exists(), f"{page_id(page)} links to {target}"
+                assert not anchor or anchor in anchors(file), f"{page_id(page)} links to {target}#{anchor}"
+                linked.add(file.resolve())
     assert {page for page in PAGES if page.name != "README.md"} - linked == set()
 
 
@@ -247,3 +259,23 @@ def test_every_public_name_is_documented() -> None:
     """The reference has every public name of `executors`."""
     text = "".join(page.read_text() for page in REFERENCE.glob("*.md"))
     assert [name for name in executors.__all__ if f"`{name}" not in text] == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [executors, executors.backends, executors.monitor, executors.quart, executors.testing],
+    ids=lambda m: m.__name__,
+)
+def test_every_docstring_is_on_the_site(module: ModuleType) -> None:
+    """The page of modules names each public name, and no other, so that Sphinx shows its docstring there."""
+    page = (REFERENCE / "modules.md").read_text()
+    prose = {"executors.quart": {"Quart"}, "executors.testing": {"unseen_failures"}}.get(module.__name__, set())
+    shown = re.findall(rf"^\.\. (?!automodule).*:: {re.escape(module.__name__)}\.(\w+)(?![\w.])", page, re.MULTILINE)
+    assert sorted({*shown, *prose}) == sorted(module.__all__)
+
+
+def test_the_design_page_names_existing_modules() -> None:
+    """Each file and folder in the table of the layout exists."""
+    rows = table(ROOT / "docs" / "discussion" / "design.md", "Where")
+    named = [name for row in rows.values() for name in re.findall(r"`([\w./]+)`", row["Where"])]
+    assert [name for name in named if not (ROOT / "executors" / name).exists()] == []

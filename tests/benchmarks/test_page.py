@@ -55,7 +55,7 @@ def test_results_are_written_between_the_marks(tmp_path: Path) -> None:
     text = write_page(tmp_path, report("trips"), report("memory"))
     assert "Prose before." in text
     assert "what was there" not in text
-    assert "a|b, 3.13; ? CPUs." in text
+    assert "a|b, 3.13; ? CPUs. Rounds: 7.\n" in text
     assert "| trips | rate | peer | 0.4 × |" in text  # noqa: RUF001
     all_tables = (tmp_path / "benchmark-tables.md").read_text()
     assert "| CPU | a\\|b |" in all_tables
@@ -67,6 +67,13 @@ def test_results_are_written_between_the_marks(tmp_path: Path) -> None:
     assert (tmp_path / "benchmarks-memory-all.svg").read_text() == "<svg/>"
     assert json.loads((tmp_path / "benchmarks.json").read_text()) == RECORD
     assert write_page(tmp_path, report("trips"), report("memory")) == text
+
+
+def test_a_rough_run_says_so(tmp_path: Path) -> None:
+    """The short page has the number of rounds, and names a run that measured for less than the full time."""
+    page.write(tmp_path, {**RECORD, "plan": {"rounds": 3, "scale": 0.25}}, [report("trips")])
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert "Rounds: 3, at 0.25 times the full duration, so the figures are rough." in text
 
 
 def test_new_page_has_the_prose_of_the_documentation(tmp_path: Path) -> None:

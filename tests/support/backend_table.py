@@ -46,10 +46,10 @@ def table() -> str:
 
     names = [name for name in backends.__all__ if name not in {"ExecutorBackend", "Job"}]
     rows = [
-        ["Attribute", *(f"`{name}`" for name in names), "Meaning"],
+        ["Attribute", "Meaning", *(name.removesuffix("Backend") for name in names)],
         ["---"] * (len(names) + 2),
         *(
-            [f"`{attribute}`", *(cell(getattr(backends, name), attribute) for name in names), text]
+            [f"`{attribute}`", text, *(cell(getattr(backends, name), attribute) for name in names)]
             for attribute, text in descriptions().items()
         ),
     ]
