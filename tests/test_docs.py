@@ -28,12 +28,13 @@ import executors.backends
 import executors.monitor
 import executors.quart
 import executors.testing
-from executors import errors
+from executors import errors, events
 from executors._core.settings import Settings
 from executors._wire import memory, pickling, segments
 from executors.backends import ProcessBackend, job
 from executors.backends.process import launcher, pool, prefetch, starter, worker_handle
 from executors.errors import ConfigurationError, ExecutorError
+from executors.events import TaskEvent
 from executors.quart.config import settings_of
 
 ROOT = Path(__file__).parents[1]
@@ -279,3 +280,10 @@ def test_the_design_page_names_existing_modules() -> None:
     rows = table(ROOT / "docs" / "discussion" / "design.md", "Where")
     named = [name for row in rows.values() for name in re.findall(r"`([\w./]+)`", row["Where"])]
     assert [name for name in named if not (ROOT / "executors" / name).exists()] == []
+
+
+def test_every_event_is_on_the_site() -> None:
+    """The page of modules names each event, so that Sphinx shows its docstring there."""
+    shown = re.findall(r":: executors\.events\.(\w+)\(\)$", (REFERENCE / "modules.md").read_text(), re.MULTILINE)
+    kinds = [name for name, value in vars(events).items() if inspect.isclass(value) and issubclass(value, TaskEvent)]
+    assert {"Hook", *kinds} == set(shown)
