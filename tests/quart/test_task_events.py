@@ -214,7 +214,7 @@ def stream(server: Server, path: str) -> Iterator[http.client.HTTPResponse]:
 def test_under_hypercorn(worker: str, tmp_path: Path) -> None:
     """A stream lasts longer than the response timeout, is kept alive, and ends; an unknown id gets 404."""
     with serve(tmp_path, worker, SERVED_KEEP_ALIVE="0.05") as server:
-        task_id = server.request("/start/5/0.3")
+        task_id = server.request("/start/5/0.2")
         with stream(server, f"/events/{task_id}") as response:
             assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
             text = response.read().decode()
@@ -237,7 +237,7 @@ def test_under_hypercorn(worker: str, tmp_path: Path) -> None:
 def test_the_task_goes_on_without_its_client(worker: str, tmp_path: Path) -> None:
     """When the client closes the connection, the task is neither cancelled nor disturbed."""
     with serve(tmp_path, worker) as server:
-        task_id = server.request("/start/4/0.2")
+        task_id = server.request("/start/4/0.1")
         with stream(server, f"/events/{task_id}") as response:
             assert response.readline().startswith(b"id: ")
         until(lambda: server.recorded("step") == ["0", "1", "2", "3"])
