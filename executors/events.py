@@ -55,7 +55,8 @@ class TaskSubmitted(TaskEvent):
     def of(cls, job: Job) -> TaskSubmitted:
         """Create the event of the submission."""
         handle = job.handle
-        return cls(handle.id, handle.name, handle.tag, handle.backend, job.context)
+        # A copy: the task runs in `job.context`, which refers to its handle then.
+        return cls(handle.id, handle.name, handle.tag, handle.backend, job.context.copy())
 
 
 @dataclass(frozen=True, slots=True)
