@@ -351,6 +351,8 @@ async def test_an_attempt_that_never_starts(path: str) -> None:
 
 async def test_no_failure_is_logged_between_attempts(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """Only the last failure is one that somebody has to retrieve."""
+    gc.collect()  # the failures of other tests
+    caplog.clear()
     async with executor_with("thread") as executor:
         await ended(executor.options(retry=ON_FLAKY).submit(retry_tasks.flaky, path, 2))
     gc.collect()
