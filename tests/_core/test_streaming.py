@@ -36,7 +36,7 @@ from executors.testing.tasks import declared
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 15.0
-GRACE = 0.4
+GRACE = 0.7
 
 
 class Kind(NamedTuple):
@@ -398,7 +398,7 @@ async def test_timeout(kind: Kind, tmp_path: Path) -> None:
     async with kind.executor() as executor:
         async with executor.options(tag=kind.tag).stream(tasks.count, 1) as items:
             assert await anext(items) == 0  # a worker has imported all that now
-        runner = executor.options(tag=kind.tag, timeout=0.6, buffersize=4)
+        runner = executor.options(tag=kind.tag, timeout=1.2, buffersize=4)
         async with runner.stream(kind.of(tasks.endless, tasks.endless_later), str(path)) as items:
             assert await anext(items) == 0
             await settled(path)
