@@ -16,7 +16,7 @@ from servers import TIMEOUT, Server, find_port, until
 README = (Path(__file__).parents[1] / "README.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HYPERCORN = ["-m", "hypercorn", "-b", "127.0.0.1:{port}", "app:app"]
-SPIN = '''
+SPIN = """
 
 @cpu_bound
 def spin(file: str) -> None:
@@ -30,7 +30,7 @@ def spin(file: str) -> None:
 async def wait_for_spin():
     await executor.run(spin, "pid")
     return ""
-'''
+"""
 
 
 def blocks(language: str) -> list[str]:
@@ -54,7 +54,8 @@ def test_commands_of_the_example(server: tuple[Server, Path]) -> None:
     shown_id, *shown = blocks("text")[0].splitlines()
 
     def run(command: str) -> str:
-        return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=TIMEOUT, check=True)
+        return done.stdout
 
     job = run(create).strip()
     assert re.fullmatch("[0-9a-f]{32}", job)
