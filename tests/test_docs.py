@@ -13,6 +13,7 @@ repository, which contains the rest verbatim.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from dataclasses import dataclass
@@ -287,3 +288,26 @@ def test_every_event_is_on_the_site() -> None:
     shown = re.findall(r":: executors\.events\.(\w+)\(\)$", (REFERENCE / "modules.md").read_text(), re.MULTILINE)
     kinds = [name for name, value in vars(events).items() if inspect.isclass(value) and issubclass(value, TaskEvent)]
     assert {"Hook", *kinds} == set(shown)
+
+
+def messages_of_the_code() -> str:
+    """Return every string of the package, with … for what is formatted into it."""
+    found = []
+    for source in (ROOT / "executors").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(re.sub(r"%[a-z.0-9]+", "…", node.value))
+    return "\n".join(found)
+
+
+def test_messages_of_troubleshooting() -> None:
+    """The messages in the headings of the troubleshooting page, and those it quotes with …, are those of the code."""
+    code = messages_of_the_code()
+    page = (ROOT / "docs" / "how_to_guides" / "troubleshooting.md").read_text().partition("## Messages of Python")[0]
+    shown = [line for line in page.splitlines() if line.startswith("### ")]
+    quoted = re.findall("`([^`]*…[^`]*)`", " ".join([*shown, page.replace("\n", " ")]))
+    fragments = {part.strip() for text in quoted for part in text.split("…") if len(part.strip()) > 3}
+    assert len(fragments) > 50
+    assert sorted(fragment for fragment in fragments if re.sub(r"\s+", " ", fragment) not in code) == []

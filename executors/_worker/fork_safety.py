@@ -80,7 +80,10 @@ def check_descriptors(before: set[int]) -> tuple[list[int], list[str]]:
 def reopen(fds: list[int]) -> None:
     """Reopen files, at the same position, so that this fork has a file position of its own."""
     for fd in fds:
-        position = os.lseek(fd, 0, os.SEEK_CUR)
+        try:
+            position = os.lseek(fd, 0, os.SEEK_CUR)
+        except OSError:  # closed in the fork by the app's `os.register_at_fork`, as Matplotlib closes its fonts
+            continue
         own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         os.lseek(own, position, os.SEEK_SET)
         os.dup2(own, fd, inheritable=os.get_inheritable(fd))

@@ -268,6 +268,15 @@ def test_files_that_forks_can_share(launcher, launch, tmp_path, mode: str) -> No
         assert [call(worker, launching.read_line) for worker in workers] == ["first", "first"]
 
 
+def test_a_file_that_forks_close(launcher, launch, tmp_path) -> None:
+    """A function that the app has registered for forks may close a file that the import has opened."""
+    path = tmp_path / "file"
+    path.write_text("text")
+    worker = launch(launcher(setup(launching.keep_file_until_fork, str(path))))
+    assert worker.is_forked
+    assert call(worker, os.getpid) == worker.pid
+
+
 # --- failures and logs ------------------------------------------------------------------------------------
 
 

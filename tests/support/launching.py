@@ -118,6 +118,13 @@ def keep_file(_worker: Any, path: str, mode: str) -> Any:
     return plain
 
 
+def keep_file_until_fork(worker: Any, path: str) -> Any:
+    """Open a file that each fork closes, as Matplotlib does with its fonts."""
+    wrap = keep_file(worker, path, "r")
+    os.register_at_fork(after_in_child=kept[-1].close)
+    return wrap
+
+
 def keep_terminal(_worker: Any) -> Any:
     kept.append(os.openpty())
     return plain
