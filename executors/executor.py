@@ -23,7 +23,7 @@ from executors._core.registry import Spec
 from executors._core.router import Router, Wrap
 from executors._core.settings import Settings, build_backends, open_store, start_backends
 from executors._core.snapshots import snapshot
-from executors._core.worker_hooks import InlineWorker, WorkerFunctions, WorkerHooks, worker_setup
+from executors._core.worker_hooks import InlineWorker, WorkerFunctions, WorkerHooks
 from executors._loops import running_loop
 from executors.backends.base import ExecutorBackend
 from executors.context import WorkerState, refuse_in_worker
@@ -71,9 +71,6 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
 
     _wrap: Wrap | None = None
     """Wraps the function of each task. An extension overrides it, to run tasks in its app's context."""
-
-    _is_served = False
-    """Whether it is the executor of an app that a server serves."""
 
     def __init__(
         self,
@@ -177,10 +174,6 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         """Return the settings of this run. An extension overrides it, to read its app's configuration."""
         return self._settings
 
-    def _worker_setup(self) -> tuple[str, tuple[Any, ...]] | None:
-        """Return what worker processes call before their first job; see `ExecutorBackend.setup`."""
-        return worker_setup(self, self._worker_functions, is_served=self._is_served)
-
     async def drain(self, timeout: float | None = None) -> DrainReport:
         """Stop accepting tasks, wait for active ones, cancel those left at the deadline, and close the backends.
 
@@ -262,7 +255,11 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
     def _started(self) -> Dispatcher:
         """Return the dispatcher of the current run. Any thread."""
         if self._dispatcher is None:
-            raise ExecutorClosedError("the executor hasn't been started: use it under `async with executor:`")
+            refuse_in_worker("an executor that hasn't been started")
+            raise ExecutorClosedError(
+                "the executor hasn't been started: use it under `async with executor:`; in an ASGI app give the app "
+                "`lifespan=lifespan(executor)`, and have the server run lifespans"
+            )
         return self._dispatcher
 
     _ready = _started

@@ -54,6 +54,10 @@ class WorkerHooks:
 
     _worker_functions: WorkerFunctions
 
+    _is_served = False
+    """Whether it is the executor of an app that a server serves: workers import its module, even without functions, so
+    that they are forked with all that the app imports."""
+
     if TYPE_CHECKING:  # of `Executor` and of the extension
 
         @property
@@ -87,6 +91,21 @@ class WorkerHooks:
     def _has_workers(self) -> bool:
         """Return whether there may be workers: it has been started."""
         return self.phase in {"open", "draining"}
+
+    def _worker_setup(self) -> tuple[str, tuple[Any, ...]] | None:
+        """Return what worker processes call before their first job; see `ExecutorBackend.setup`."""
+        functions = self._worker_functions
+        if not functions and not self._is_served:
+            return None
+        path = find_variable(self)
+        if functions and path is None:
+            raise AppNotFoundError(
+                "the executor is no variable of a module, so worker processes can't import its worker_init and "
+                "worker_exit functions: create it at the top level of a module"
+            )
+        if path is None or (path.startswith("__main__:") and not functions):
+            return None
+        return SETUP, (path, bool(functions))
 
     def _add_worker_function(self, function: F, functions: list[Callable[[], object]], name: str) -> F:
         if not callable(function):
@@ -177,42 +196,26 @@ def find_variable(value: object, first: str = "") -> str | None:
     return None
 
 
-def worker_setup(
-    executor: object, functions: WorkerFunctions, *, is_served: bool
-) -> tuple[str, tuple[Any, ...]] | None:
-    """Return the setup of the workers of an executor without an app; see `ExecutorBackend.setup`.
-
-    Args:
-        executor: The executor. Workers import the module that has it, and find the functions there.
-        functions: Its functions for workers.
-        is_served: Whether its module is that of an app that a server serves. Workers import it then even if there are
-            no functions, so that they are forked with all that the app imports.
-
-    Raises:
-        AppNotFoundError: There are functions, and no module has the executor.
-    """
-    if not functions and not is_served:
-        return None
-    path = find_variable(executor)
-    if functions and path is None:
-        raise AppNotFoundError(
-            "the executor is no variable of a module, so worker processes can't import its worker_init and worker_exit "
-            "functions: create it at the top level of a module"
-        )
-    return None if path is None or (path.startswith("__main__:") and not functions) else (SETUP, (path,))
-
-
-def setup(worker: TaskRunner, path: str) -> Callable[[Any], Any] | None:
+def setup(worker: TaskRunner, path: str, is_required: bool) -> None:
     """Import an executor in a worker process, and have its functions called. Called once.
 
     Args:
         worker: The worker's task runner.
         path: Where the executor is: ``"package.module:executor"``.
+        is_required: Whether it has functions for workers. Otherwise importing it only saves time later.
+
+    Raises:
+        ConfigurationError: The executor isn't there, and is required.
+        ImportError: Its module can't be imported, likewise. Whatever else importing it raises is raised as well.
     """
     if path.startswith("__main__:"):
         worker.import_main()
-    functions = getattr(resolve(path, "the executor of the worker process"), "_worker_functions", None)
+    try:
+        functions = getattr(resolve(path, "the executor of the worker process"), "_worker_functions", None)
+    except (ConfigurationError, ImportError):
+        if is_required:
+            raise
+        return
     if isinstance(functions, WorkerFunctions):
         worker.at_start += functions.init
         worker.at_end += functions.exit
-    return None
