@@ -7,6 +7,7 @@ from typing import Any, ParamSpec
 
 from starlette.background import BackgroundTask
 
+from executors._callables import name_of
 from executors._loops import log_exception
 from executors.asgi.current import find_current
 from executors.errors import ExecutorError
@@ -18,7 +19,8 @@ class BackgroundTasks(BackgroundTask):
     """What a response does once it has been sent: ``JSONResponse(…, background=tasks)``, as Starlette's class.
 
     Unlike those of Starlette, the tasks run at the same time, on the backends that their functions are marked for, and
-    neither hold the connection nor depend on each other. A drain waits for them. A failure is logged.
+    neither hold the connection nor depend on each other. A drain waits for them. A failure is logged, and so is a task
+    that the executor refuses, as the response has been sent.
 
     Args:
         tasks: The first tasks.
@@ -43,4 +45,4 @@ class BackgroundTasks(BackgroundTask):
             try:
                 find_current().submit(task.func, *task.args, **task.kwargs)
             except ExecutorError as error:  # the response has been sent
-                log_exception(error, "a background task of a response could not be submitted")
+                log_exception(error, "the background task %r could not be submitted", name_of(task.func))

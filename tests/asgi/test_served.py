@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import shutil
 import socket
-import time
 import urllib.error
 from pathlib import Path
-from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
+from signal import SIGINT, SIGKILL, SIGTERM, SIGTTOU
 
 import pytest
 from processes import wait_for_end
@@ -87,3 +86,95 @@ def test_served(start, kind, by):
     assert sorted(server.recorded("done")) == sorted(TASKS), server.output
     assert server.lines.count("after_serving") == len(server.recorded("server"))
     check_nothing_left(server)
+
+
+def test_second_signal_stops_tasks(start):
+    """A second signal ends the drain at once; the stopped tasks are reported, and the app's own lifespan goes on."""
+    server = start("uvicorn", SERVED_TIMEOUT=str(TIMEOUT))
+    server.work(2 * TIMEOUT)
+    os.kill(server.process.pid, SIGINT)
+    until(lambda: server.recorded("draining"))
+    os.kill(server.process.pid, SIGINT)
+    server.process.wait(TIMEOUT / 2)
+    assert "a second signal, SIGINT" in server.output
+    assert all(f"task '{task}'" in server.output for task in TASKS), server.output
+    assert server.recorded("done") == []
+    assert server.lines[-1] == "after_serving"
+    check_nothing_left(server)
+
+
+def test_forced_exit_of_uvicorn(start):
+    """A second Ctrl-C while uvicorn waits for a request stops the tasks at once, and reports them."""
+    server = start("uvicorn", SERVED_TIMEOUT=str(TIMEOUT))
+    server.work(2 * TIMEOUT)
+    with server.slow_request(2 * TIMEOUT):
+        os.kill(server.process.pid, SIGINT)
+        until(lambda: "Waiting for connections to close" in server.output)
+        os.kill(server.process.pid, SIGINT)
+        server.process.wait(TIMEOUT / 2)
+    assert all(f"task '{task}'" in server.output for task in TASKS), server.output
+    check_nothing_left(server)
+
+
+def test_killed_server(start):
+    """When the parent of server processes is killed, they stop their tasks and end, with their workers."""
+    server = start("uvicorn, 2 workers", SERVED_TIMEOUT=str(TIMEOUT))
+    server.work(2 * TIMEOUT)
+    os.kill(server.process.pid, SIGKILL)
+    server.process.wait(TIMEOUT)
+    check_nothing_left(server)
+    assert all(f"task '{task}'" in server.output for task in TASKS), server.output
+
+
+def test_terminated_server_process_of_hypercorn(start):
+    """A SIGTERM to a server process of Hypercorn alone drains the tasks, then ends the process."""
+    server = start("hypercorn, 1 worker", SERVED_STOP_TIMEOUT="0.1")
+    server.work(0.3)
+    os.kill(int(server.recorded("server")[0]), SIGTERM)
+    server.process.wait(TIMEOUT)
+    assert "received SIGTERM: draining tasks, then exiting" in server.output
+    assert sorted(server.recorded("done")) == sorted(TASKS), server.output
+    check_nothing_left(server)
+
+
+def test_repeated_signals_of_gunicorn(start):
+    """Gunicorn sends SIGTERM every second to a server process that it has too many of, which doesn't end its drain."""
+    server = start("gunicorn", "fastapi", "-w", "2", SERVED_TIMEOUT=str(TIMEOUT))
+    until(lambda: server.lines.count("open") == 2)
+    while len(set(server.recorded("worker"))) < 2:
+        server.work(3.0)
+    os.kill(server.process.pid, SIGTTOU)
+    until(lambda: server.recorded("after_serving") or "received a second" in server.output)
+    assert "received a second" not in server.output
+    assert server.recorded("done").count("on_loop") == 1
+    os.kill(server.process.pid, SIGTERM)
+    server.process.wait(TIMEOUT)
+    assert server.lines.count("after_serving") == 2
+    check_nothing_left(server)
+
+
+def test_reload_leaves_no_workers(start, tmp_path):
+    """A reload stops the tasks, and leaves no process of the previous run."""
+    source = shutil.copy(APPS / "asgi_served.py", tmp_path)
+    server = start("uvicorn", "fastapi", "--reload", "--reload-delay", "0.05", SERVED_TIMEOUT="0.1")
+    sizes: list[int] = []
+    for run in (1, 2, 3):
+        until(lambda run=run: server.lines.count("open") == run)
+        server.work(2 * TIMEOUT)
+        sizes.append(len(server.processes()))
+        until(lambda: len(server.processes()) == sizes[0])
+        later = os.stat(source).st_mtime + 10
+        os.utime(source, (later, later))
+    until(lambda: server.lines.count("open") == 4)
+    server.signal(SIGINT, group=True)
+    server.process.wait(TIMEOUT)
+    check_nothing_left(server)
+
+
+def test_without_lifespan(start):
+    """Without a lifespan, a request that needs the executor fails with an error that says so; others work."""
+    server = start("uvicorn", "fastapi", "--lifespan", "off")
+    assert server.request("/slow/0", "GET") == '"late"'
+    assert answer(server, "/wait")[0] == 500
+    until(lambda: "the executor hasn't been started" in server.output)
+    assert "lifespan=lifespan(executor)" in server.output

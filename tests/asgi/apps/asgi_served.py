@@ -1,5 +1,7 @@
 """An app for real servers, in one of three frameworks: tasks on all three backends, and a record of how they ended."""
 
+# ruff: noqa: PLC0415 (one framework is imported)
+
 from __future__ import annotations
 
 import os
