@@ -85,6 +85,8 @@ def test_served(start, kind, by):
     server.process.wait(TIMEOUT)
     assert sorted(server.recorded("done")) == sorted(TASKS), server.output
     assert server.lines.count("after_serving") == len(server.recorded("server"))
+    assert set(server.recorded("worker_exit")) <= set(server.recorded("worker_init"))
+    assert set(server.recorded("worker")) == set(server.recorded("worker_exit"))
     check_nothing_left(server)
 
 
