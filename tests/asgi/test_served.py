@@ -8,7 +8,7 @@ import shutil
 import socket
 import urllib.error
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGTERM, SIGTTOU
+from signal import SIGINT, SIGKILL, SIGTERM, SIGTTIN, SIGTTOU
 
 import pytest
 from processes import wait_for_end
@@ -86,7 +86,7 @@ def test_served(start, kind, by):
     assert sorted(server.recorded("done")) == sorted(TASKS), server.output
     assert server.lines.count("after_serving") == len(server.recorded("server"))
     assert set(server.recorded("worker_exit")) <= set(server.recorded("worker_init"))
-    assert set(server.recorded("worker")) == set(server.recorded("worker_exit"))
+    assert set(server.recorded("worker")) <= set(server.recorded("worker_exit"))
     check_nothing_left(server)
 
 
@@ -141,11 +141,11 @@ def test_terminated_server_process_of_hypercorn(start):
 
 def test_repeated_signals_of_gunicorn(start):
     """Gunicorn sends SIGTERM every second to a server process that it has too many of, which doesn't end its drain."""
-    server = start("gunicorn", "fastapi", "-w", "2", SERVED_TIMEOUT=str(TIMEOUT))
+    server = start("gunicorn", SERVED_TIMEOUT=str(TIMEOUT))
+    server.work(2.5)
+    os.kill(server.process.pid, SIGTTIN)
     until(lambda: server.lines.count("open") == 2)
-    while len(set(server.recorded("worker"))) < 2:
-        server.work(3.0)
-    os.kill(server.process.pid, SIGTTOU)
+    os.kill(server.process.pid, SIGTTOU)  # the oldest ends
     until(lambda: server.recorded("after_serving") or "received a second" in server.output)
     assert "received a second" not in server.output
     assert server.recorded("done").count("on_loop") == 1
@@ -160,14 +160,14 @@ def test_reload_leaves_no_workers(start, tmp_path):
     source = shutil.copy(APPS / "asgi_served.py", tmp_path)
     server = start("uvicorn", "fastapi", "--reload", "--reload-delay", "0.05", SERVED_TIMEOUT="0.1")
     sizes: list[int] = []
-    for run in (1, 2, 3):
+    for run in (1, 2):
         until(lambda run=run: server.lines.count("open") == run)
         server.work(2 * TIMEOUT)
         sizes.append(len(server.processes()))
         until(lambda: len(server.processes()) == sizes[0])
         later = os.stat(source).st_mtime + 10
         os.utime(source, (later, later))
-    until(lambda: server.lines.count("open") == 4)
+    until(lambda: server.lines.count("open") == 3)
     server.signal(SIGINT, group=True)
     server.process.wait(TIMEOUT)
     check_nothing_left(server)
