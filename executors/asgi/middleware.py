@@ -15,9 +15,9 @@ from executors.context import waiting_client
 from executors.errors import TaskCancelledError
 from executors.executor import Executor
 
-Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+"""Called with a scope, a `Receive` and a `Send`, whose types differ between frameworks."""
 
 logger = logging.getLogger("executors")
 
@@ -46,7 +46,7 @@ class ExecutorMiddleware:
         self._executor = executor
         self._answers = Answers(self._drain_timeout)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -74,7 +74,7 @@ class _Request:
         self._has_begun = False  # to answer
         self._is_ours = False  # the answer
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         self._client = Client(self._executor._started().loop, receive)
         self._send = send
         token = waiting_client.set(self._client)
