@@ -147,8 +147,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         backends, tags = build_backends(settings)
         records = Records(loop, settings.keep_finished, settings.keep_results_size, open_store(settings))
         start_backends(backends, loop, self._worker_setup, settings.contextvars)
-        for backend in backends.values():
-            self._worker_functions.allow_to_exit(backend)
+        self._worker_functions.allow_to_exit(backends)
         self._backends = backends
         self._drain = None
         self._inline_worker = InlineWorker(self._worker_functions)
@@ -207,8 +206,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         try:
             return await self._drain.wait()
         finally:
-            if self._is_drained():
-                await self._inline_worker.end()
+            await self._inline_worker.end_if(self._is_drained())
 
     @property
     def drain_report(self) -> DrainReport | None:
@@ -257,8 +255,8 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         if self._dispatcher is None:
             refuse_in_worker("an executor that hasn't been started")
             raise ExecutorClosedError(
-                "the executor hasn't been started: use it under `async with executor:`; in an ASGI app give the app "
-                "`lifespan=lifespan(executor)`, and have the server run lifespans"
+                "the executor hasn't been started: use it under `async with executor:`; in an ASGI app with "
+                "`lifespan(executor)`, have the server run lifespans"
             )
         return self._dispatcher
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -43,10 +43,11 @@ class WorkerFunctions:
     def __bool__(self) -> bool:
         return bool(self.init or self.exit)
 
-    def allow_to_exit(self, backend: ExecutorBackend) -> None:
-        """Give the workers of a backend the time for their exit functions, if there are any."""
-        if self.exit and not backend.supports_context and not backend.is_remote:
-            backend.close_timeout = max(backend.close_timeout, EXIT_TIMEOUT)
+    def allow_to_exit(self, backends: Mapping[str, ExecutorBackend]) -> None:
+        """Give the workers of the backends the time for their exit functions, if there are any."""
+        for backend in backends.values():
+            if self.exit and not backend.supports_context and not backend.is_remote:
+                backend.close_timeout = max(backend.close_timeout, EXIT_TIMEOUT)
 
 
 class WorkerHooks:
@@ -161,9 +162,12 @@ class InlineWorker:
                     await self._call(function)
                 self._has_begun = True
 
-    async def end(self) -> None:
-        """Call the exit functions if the init functions have been called; log what they raise."""
-        if not self._has_begun:
+    async def end_if(self, is_drained: bool) -> None:
+        """Once the executor is drained, call the exit functions if the init functions have been called.
+
+        What they raise is logged.
+        """
+        if not self._has_begun or not is_drained:
             return
         self._has_begun = False
         for function in reversed(self._functions.exit):

@@ -179,4 +179,4 @@ def test_without_lifespan(start):
     assert server.request("/slow/0", "GET") == '"late"'
     assert answer(server, "/wait")[0] == 500
     until(lambda: "the executor hasn't been started" in server.output)
-    assert "lifespan=lifespan(executor)" in server.output
+    assert "have the server run lifespans" in server.output
