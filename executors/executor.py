@@ -253,7 +253,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
     def _started(self) -> Dispatcher:
         """Return the dispatcher of the current run. Any thread."""
         if self._dispatcher is None:
-            refuse_in_worker("an executor that hasn't been started")
+            refuse_in_worker("the server's executor")
             raise ExecutorClosedError(
                 "the executor hasn't been started: use it under `async with executor:`; in an ASGI app with "
                 "`lifespan(executor)`, have the server run lifespans"

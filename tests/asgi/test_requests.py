@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import deque
 
 import anyio
@@ -298,6 +299,7 @@ async def test_current_executor(executor):
 
 @ON_ASYNCIO
 async def test_no_current_executor():
-    """Without an app that is served there is none."""
+    """Without an app that is served there is none. The proxy travels to workers by its name."""
+    assert pickle.loads(pickle.dumps(current_executor)) is current_executor
     with pytest.raises(ConfigurationError, match=r"no app with `lifespan\(executor\)` has started"):
         current_executor.phase  # noqa: B018
