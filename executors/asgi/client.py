@@ -31,12 +31,14 @@ class Client:
         receive: The server's function.
 
     Attributes:
+        is_answered: Set by the middleware as it sends the end of the answer: whoever disconnects now has not left.
         has_left: Whether it disconnected before it was answered.
     """
 
     def __init__(self, loop: EventLoop, receive: Receive) -> None:
+        self.is_answered = False
         self.has_left = False
-        self._is_answered = False
+        self._has_ended = False
         self._loop = loop
         self._receive = receive
         self._handles: set[TaskHandle[Any]] = set()
@@ -49,7 +51,7 @@ class Client:
 
     def add(self, handle: TaskHandle[Any]) -> None:
         """Have a task cancelled when the client leaves: at once if it has left already."""
-        if self._is_answered:
+        if self.is_answered:
             return
         self._handles.add(handle)
         if self.has_left:
@@ -73,7 +75,7 @@ class Client:
                 self._is_receiving = False
                 self._begin_reading()
         while not self._messages:
-            if self._is_answered:
+            if self._has_ended:
                 return {"type": DISCONNECT}
             await self._changed.wait()
         message = self._messages[0]
@@ -83,18 +85,18 @@ class Client:
         return message
 
     def end(self) -> None:
-        """Stop reading: the request has been answered."""
-        self._is_answered = True
+        """Stop reading: the answer has been sent."""
+        self.is_answered = self._has_ended = True
         if self._reader is not None:
             self._reader.cancel()
             self._change()
 
     def _begin_reading(self) -> None:
-        if self._reader is None and self._handles and not (self._is_receiving or self._is_answered):
+        if self._reader is None and self._handles and not (self._is_receiving or self.is_answered):
             self._reader = self._loop.spawn(self._read_ahead, name="executors.client")
 
     def _seen(self, message: Message) -> Message:
-        if message["type"] == DISCONNECT and not self._is_answered:
+        if message["type"] == DISCONNECT and not self.is_answered:
             self.has_left = True
             for handle in list(self._handles):
                 handle.cancel()
@@ -102,10 +104,12 @@ class Client:
 
     async def _read_ahead(self) -> None:
         try:
-            while not self.has_left:
+            message: Message = {}
+            while message.get("type") != DISCONNECT:  # which a server may repeat without end
                 while self._messages and self._messages[-1].get("more_body"):  # the rest may be long
                     await self._changed.wait()
-                self._messages.append(self._seen(await self._receive()))
+                message = self._seen(await self._receive())
+                self._messages.append(message)
                 self._change()
         except Exception as error:  # noqa: BLE001  (of the server, or of a middleware)
             log_exception(error, "the server's messages can't be read")

@@ -109,15 +109,20 @@ class _Request:
                 return
             self._has_begun = True
         elif kind == "http.response.pathsend" or (kind == "http.response.body" and not message.get("more_body")):
-            self._client.end()
+            await self._send_end(message)
+            return
         await self._send(message)
+
+    async def _send_end(self, message: Message) -> None:
+        self._client.is_answered = True
+        await self._send(message)
+        self._client.end()
 
     async def _answer(self, answer: Answer) -> None:
         self._is_ours = True
-        self._client.end()
         body = json.dumps({"detail": answer.description}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if answer.retry_after is not None:
             headers.append((b"retry-after", str(answer.retry_after).encode()))
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send_end({"type": "http.response.body", "body": body})

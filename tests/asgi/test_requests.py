@@ -199,6 +199,27 @@ async def test_end_of_the_answer_is_no_disconnect(executor):
     await request.of(ExecutorMiddleware(app, executor))
 
 
+async def test_end_of_the_answer_is_reported_once_it_is_sent(executor):
+    """An app that listens while it answers, as a streaming response does, isn't told to stop before the end is sent."""
+    request, ends = Request(), []
+
+    async def send(message):
+        await anyio.wait_all_tasks_blocked()  # a slow client
+        ends.append(message["type"])
+
+    async def app(scope, receive, send):
+        await receive()
+        await executor.run(anyio.sleep, 0)
+        async with anyio.create_task_group() as group:
+            group.start_soon(respond, send)
+            ends.append((await receive())["type"])
+            group.cancel_scope.cancel()
+
+    with anyio.fail_after(20):
+        await ExecutorMiddleware(app, executor)({"type": "http"}, request.receive, send)
+    assert ends == ["http.response.start", "http.response.body", "http.disconnect"]
+
+
 # --- answers ------------------------------------------------------------------------------------------------------
 
 
