@@ -25,12 +25,20 @@ if TYPE_CHECKING:
         def cancel_requested(self) -> bool: ...
         def _report(self, done: float, total: float | None, message: str | None) -> None: ...
 
+    class WaitingClient(Protocol):
+        """The client of a request, who waits for the tasks that the request waits for."""
+
+        def add(self, handle: Any) -> None: ...
+        def discard(self, handle: Any) -> None: ...
+
     T = TypeVar("T")
 
 
 running: ContextVar[_Running | None] = ContextVar("executors.running", default=None)
 """The task that a context belongs to. Set while a task runs, and while its failure is reported."""
 
+waiting_client: ContextVar[WaitingClient | None] = ContextVar("executors.waiting_client", default=None)
+"""The client of the current request, whose tasks in `run` are cancelled when it leaves. Set by the ASGI middleware."""
 
 _MESSAGE = slice(200)
 """The part of a message that is kept."""

@@ -23,6 +23,7 @@ from executors._core.registry import Spec
 from executors._core.router import Router, Wrap
 from executors._core.settings import Settings, build_backends, open_store, start_backends
 from executors._core.snapshots import snapshot
+from executors._core.worker_hooks import InlineWorker, WorkerFunctions, WorkerHooks
 from executors._loops import running_loop
 from executors.backends.base import ExecutorBackend
 from executors.context import WorkerState, refuse_in_worker
@@ -32,7 +33,7 @@ from executors.handle import TaskHandle
 from executors.reports import DrainReport, ExecutorSnapshot
 
 
-class Executor(BoundExecutor, RecurringCalls, TaskLookup):
+class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
     """One executor with several backends, drained together. Started by `async with`, and again after a drain.
 
     Args:
@@ -104,6 +105,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup):
         self._dispatcher: Dispatcher | None = None
         self._drain: Drain | None = None
         self._recurring = RecurringTasks(self)
+        self._worker_functions = WorkerFunctions()
 
     # --- starting and ending ------------------------------------------------------------------------------
 
@@ -145,12 +147,15 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup):
         backends, tags = build_backends(settings)
         records = Records(loop, settings.keep_finished, settings.keep_results_size, open_store(settings))
         start_backends(backends, loop, self._worker_setup, settings.contextvars)
+        self._worker_functions.allow_to_exit(backends)
         self._backends = backends
         self._drain = None
+        self._inline_worker = InlineWorker(self._worker_functions)
         router = Router(backends, tags, settings.no_process_backend)
         self._dispatcher = Dispatcher(
-            loop, backends, router, settings.queue_size, settings.cancel_grace, self._hooks, records, self._wrap
-        )
+            loop, backends, router, settings.queue_size, settings.cancel_grace, self._hooks, records,
+            self._wrap or (self._inline_worker.wrap if settings.inline else None),
+        )  # fmt: skip
         announce(self._hooks, "started", self)
 
     async def wait_ready(self) -> None:
@@ -167,10 +172,6 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup):
     def _configured(self) -> Settings:
         """Return the settings of this run. An extension overrides it, to read its app's configuration."""
         return self._settings
-
-    def _worker_setup(self) -> tuple[str, tuple[Any, ...]] | None:
-        """Return what worker processes call before their first job; see `ExecutorBackend.setup`."""
-        return None
 
     async def drain(self, timeout: float | None = None) -> DrainReport:
         """Stop accepting tasks, wait for active ones, cancel those left at the deadline, and close the backends.
@@ -202,7 +203,10 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup):
             self._recurring.stop()
         elif timeout is not None:
             self._drain.hurry(anyio.current_time() + timeout)
-        return await self._drain.wait()
+        try:
+            return await self._drain.wait()
+        finally:
+            await self._inline_worker.end_if(self._is_drained())
 
     @property
     def drain_report(self) -> DrainReport | None:
@@ -249,7 +253,11 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup):
     def _started(self) -> Dispatcher:
         """Return the dispatcher of the current run. Any thread."""
         if self._dispatcher is None:
-            raise ExecutorClosedError("the executor hasn't been started: use it under `async with executor:`")
+            refuse_in_worker("the server's executor")
+            raise ExecutorClosedError(
+                "the executor hasn't been started: use it under `async with executor:`; in an ASGI app with "
+                "`lifespan(executor)`, have the server run lifespans"
+            )
         return self._dispatcher
 
     _ready = _started

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import executors
-from executors import backends
+from executors import asgi, backends
 
 PACKAGE = Path(executors.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -33,10 +33,16 @@ SHARED_BY_BACKENDS = {"backlog", "base", "in_worker", "job", "loop", "side_threa
 """The modules of `backends` that belong to no single backend; `inline` is `loop` for sync functions."""
 
 QUART_IMPORTERS = {"quart", "bench", "demo"}
+FRAMEWORK_IMPORTERS = {
+    "executors.asgi.background": {"starlette"},
+    "executors.asgi.dependencies": {"fastapi"},
+}
+"""The only modules that import ASGI frameworks, which are imported themselves when one of their names is."""
+
 MAX_LINES = 320
 OPTIONAL = {
-    *("anyio", "cloudpickle", "dask", "distributed", "hypercorn", "opentelemetry", "quart", "quart_trio", "rich"),
-    *("trio", "uvicorn", "uvloop"),
+    *("anyio", "cloudpickle", "dask", "distributed", "fastapi", "hypercorn", "litestar", "opentelemetry", "quart"),
+    *("quart_trio", "rich", "starlette", "trio", "uvicorn", "uvloop", "werkzeug"),
 }
 
 
@@ -159,6 +165,13 @@ def test_only_quart_packages_import_quart(path: Path) -> None:
         assert not {name.split(".")[0] for name in imported_by(path)} & {"quart", "quart_trio", "flask", "werkzeug"}
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_asgi_frameworks_are_imported_by_one_module_each(path: Path) -> None:
+    """No other module imports Starlette, FastAPI or Litestar."""
+    found = {name.split(".")[0] for name in imported_by(path)} & {"fastapi", "litestar", "starlette"}
+    assert found == FRAMEWORK_IMPORTERS.get(name_of(path), set())
+
+
 @pytest.mark.parametrize("path", [path for path in MODULES if "_serving" in path.parts], ids=name_of)
 def test_serving_imports_no_framework(path: Path) -> None:
     """`_serving` imports no framework and no executor, so that the integration of any framework can use it."""
@@ -193,6 +206,16 @@ def test_public_names(module: object) -> None:
         assert value.__doc__ != getattr(value.__base__, "__doc__", None) if isinstance(value, type) else True
     with pytest.raises(AttributeError, match="no_such_name"):
         module.no_such_name  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_public_names_of_asgi() -> None:
+    """Those that need a framework are imported when first asked for."""
+    assert set(asgi._MODULE_OF) < set(asgi.__all__)
+    for name in asgi.__all__:
+        assert getattr(asgi, name) is not None
+    assert dir(asgi) == sorted(asgi.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        asgi.no_such_name  # noqa: B018
 
 
 def test_every_public_error_is_exported() -> None:
@@ -242,7 +265,9 @@ def test_zygote_import_is_light() -> None:
     assert not loaded & (OPTIONAL | {"asyncio", "ctypes", "dataclasses", "inspect", "subprocess", "typing"})
 
 
-def test_executor_loads_no_framework() -> None:
-    """The executor loads asyncio and AnyIO, but no framework, no other loop and no optional library."""
-    loaded = loaded_by("from executors import Executor\nExecutor(processes=0)")
-    assert not loaded & (OPTIONAL - {"anyio"})
+@pytest.mark.parametrize(
+    "statement", ["from executors import Executor\nExecutor(processes=0)", "import executors.asgi"]
+)
+def test_executor_loads_no_framework(statement: str) -> None:
+    """The executor and `asgi` load asyncio and AnyIO, but no framework, no other loop and no optional library."""
+    assert not loaded_by(statement) & (OPTIONAL - {"anyio"})

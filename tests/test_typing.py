@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FILES = [TESTS / "typing_api.py", TESTS / "typing_quart.py"]
+FILES = [TESTS / "typing_api.py", TESTS / "typing_quart.py", TESTS / "typing_asgi.py"]
 MARK = "  # wrong\n"
 CACHE = TESTS.parent / ".mypy_cache" / "tests"
 """What mypy knows about the standard library and Quart, which takes it seconds to find out."""

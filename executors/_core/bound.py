@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from executors._checks import whole_number
 from executors._core.mapping import MapResults
 from executors._core.streaming import StreamItems
+from executors.context import running, waiting_client
 from executors.errors import ConfigurationError
 from executors.options import NO_OPTIONS, TaskOptions, refuse_options
 
@@ -78,7 +79,8 @@ class BoundExecutor:
     async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function as a task and return its value; wait for a slot in its queue first. On the executor's loop.
 
-        Cancelling this call cancels the task.
+        Cancelling this call cancels the task. In a request of an ASGI app with `ExecutorMiddleware`, so does the
+        client when it disconnects.
 
         Args:
             function: As for `submit`.
@@ -101,6 +103,9 @@ class BoundExecutor:
         if kwargs:
             refuse_options(function, kwargs)
         handle = await dispatcher.intake.submit_when_admitted(route, function, args, kwargs)
+        client = waiting_client.get()
+        if client is not None and running.get() is None:  # a task's own tasks end with the task
+            client.add(handle)
         try:
             await handle._wait(dispatcher.loop)
             return handle._outcome()
@@ -111,6 +116,8 @@ class BoundExecutor:
             handle.cancel()  # without effect if the error is the task's own
             raise
         finally:
+            if client is not None:
+                client.discard(handle)
             del handle  # an error's traceback refers to this frame
 
     @overload

@@ -1,15 +1,17 @@
-"""The end of an app's lifespan: the drain, then the app's own shutdown functions, however the drain ends."""
+"""The end of an app's lifespan: the drain and its report, then the app's own shutdown functions, however that ends."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import anyio
 import anyio.lowlevel
 
 from executors._loops import running_loop
+from executors.reports import DrainReport
 
 logger = logging.getLogger("executors")
 
@@ -42,3 +44,26 @@ async def drain_and_stop(drain: Callable[[], Awaitable[None]], stop: Callable[[]
             await stop()
         if scope.cancelled_caught:
             logger.warning("the app's shutdown functions took longer than %g s and were cancelled", STOP_TIMEOUT)
+
+
+class Drainable(Protocol):
+    """What `drain_and_report` needs of an executor."""
+
+    @property
+    def drain_report(self) -> DrainReport | None: ...
+
+    async def _drain_shielded(self, timeout: float | None = None) -> DrainReport: ...
+
+
+async def drain_and_report(executor: Drainable, timeout: float | None) -> None:
+    """Drain an executor, and log the report if tasks had to be stopped, also if this is cancelled meanwhile.
+
+    Args:
+        executor: The executor.
+        timeout: Seconds until the tasks that are left are cancelled; the configured ones if None.
+    """
+    try:
+        await executor._drain_shielded(timeout)
+    finally:
+        if executor.drain_report is not None and executor.drain_report.stopped:
+            logger.warning("%s", executor.drain_report)

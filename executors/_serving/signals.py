@@ -2,7 +2,8 @@
 
 Servers differ. uvicorn, and Hypercorn without server processes, handle SIGINT and SIGTERM and stop the app. Hypercorn's
 server processes ignore SIGINT and leave SIGTERM at its default, which kills them at once; their parent sends them one
-as soon as another server process has ended. On trio nobody handles SIGTERM, and Ctrl-C is raised wherever code happens
+as soon as another server process has ended. Gunicorn sends SIGTERM once a second to a server process that it has too
+many of. On trio nobody handles SIGTERM, and Ctrl-C is raised wherever code happens
 to run, possibly in a request. No server handles a second signal while the app stops.
 """
 
@@ -56,7 +57,7 @@ class StopSignals:
         self._is_stopping = anyio.Event()
         self._own_stop: object = None
         self._stops_without_server = False
-        self._has_manager = multiprocessing.parent_process() is not None
+        self._has_manager = multiprocessing.parent_process() is not None or "gunicorn.arbiter" in sys.modules
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             self._install(signal.SIGTERM)
         if loop.library == "trio" and callable(signal.getsignal(signal.SIGINT)):

@@ -14,7 +14,7 @@ from executors._core.drain import give_up
 from executors._core.periodic import Recurring, RecurringTasks
 from executors._core.router import Route
 from executors._core.settings import Settings
-from executors.backends.inline import InlineBackend
+from executors._core.worker_hooks import InlineWorker, WorkerFunctions, find_variable
 from executors.context import refuse_in_worker
 from executors.events import Hook
 from executors.executor import Executor
@@ -27,12 +27,9 @@ from executors.quart.lifecycle import Lifecycle
 from executors.quart.monitor import AppMonitor
 from executors.quart.routes import warn_of_marked_routes
 from executors.quart.worker import (
-    EXIT_TIMEOUT,
     SETUP,
-    InlineWorker,
-    WorkerFunctions,
     app_not_found,
-    find_app,
+    call_in_app_context,
     refuse_to_pickle_uploads,
 )
 from executors.reports import DrainReport
@@ -61,9 +58,8 @@ class AppExecutor(BoundAppExecutor, Executor):
         super().__init__(hooks=hooks)
         self._recurring = RecurringTasks(self, recurring)
         self.app = app
-        self.worker_functions = worker_functions
+        self._worker_functions = worker_functions
         self._worker_warning: str | None = None
-        self._inline_worker = InlineWorker(app, worker_functions)
         self._monitor = AppMonitor(app)
         self._reports = FailureReports(app)
         self._responses = ErrorResponses(app, self._drain_timeout)
@@ -87,11 +83,8 @@ class AppExecutor(BoundAppExecutor, Executor):
         warn_of_marked_routes(self.app)
         refuse_to_pickle_uploads()
         super()._start_run()
-        if self.worker_functions.exit:
-            for backend in self._backends.values():
-                if not backend.supports_context and not backend.is_remote:
-                    backend.close_timeout = max(backend.close_timeout, EXIT_TIMEOUT)
-        self._inline_worker = InlineWorker(self.app, self.worker_functions)
+        call = functools.partial(call_in_app_context, self.app)
+        self._inline_worker = InlineWorker(self._worker_functions, call)
         self._reports = FailureReports(self.app)  # those of an earlier run ended with its loop
         self._monitor.start(self._settings.monitor)
 
@@ -108,7 +101,6 @@ class AppExecutor(BoundAppExecutor, Executor):
         finally:
             if self._is_drained():
                 self._monitor.stop()
-                await self._inline_worker.end()
 
     def _give_up(self) -> None:
         """Abandon everything, in an event loop that runs no more tasks."""
@@ -132,13 +124,13 @@ class AppExecutor(BoundAppExecutor, Executor):
 
     def _worker_setup(self) -> tuple[str, tuple[Any, ...]]:
         configured = self._settings.worker_app
-        path = configured or find_app(self.app)
+        path = configured or find_variable(self.app, self.app.import_name)
         if path is None:
             reason = f"the app {self.app.name!r} is no variable of a module, so worker processes can't import it"
-            if self.worker_functions:
+            if self._worker_functions:
                 raise app_not_found(f"{reason}, but they are to call its worker_init and worker_exit functions")
             self._worker_warning = str(app_not_found(f"{reason}, and tasks there have no `current_app`"))
-        return SETUP, (path, self.app.name, configured is not None or bool(self.worker_functions))
+        return SETUP, (path, self.app.name, configured is not None or bool(self._worker_functions))
 
     def _ready(self) -> Dispatcher:
         """Return the dispatcher for new tasks. Start first if the app is used without a lifespan."""
@@ -154,9 +146,7 @@ class AppExecutor(BoundAppExecutor, Executor):
             self._warn_of_missing_app()
             return function
         if route.is_coroutine or route.runs_sync_on_loop:
-            wrapped = wrap_coroutine_function(self.app, function)
-            is_worker = isinstance(backend, InlineBackend) and backend.replaces_workers
-            return self._inline_worker.wrap(wrapped) if is_worker else wrapped
+            return self._inline_worker.wrap(wrap_coroutine_function(self.app, function), route)
         return wrap_for_thread(self.app, function, functools.partial(run_on_loop, self._started().loop))
 
     def _warn_of_missing_app(self) -> None:

@@ -13,8 +13,9 @@ from werkzeug.local import LocalProxy
 
 from executors._core.lookup import TaskLookup
 from executors._core.periodic import Recurring, RecurringCalls
+from executors._core.worker_hooks import WorkerFunctions, WorkerHooks
 from executors.backends.base import ExecutorBackend
-from executors.context import WorkerState, refuse_in_worker
+from executors.context import refuse_in_worker
 from executors.errors import ConfigurationError
 from executors.events import Hook, checked_hooks
 from executors.handle import TaskHandle
@@ -23,7 +24,6 @@ from executors.options import NO_OPTIONS, TaskOptions
 from executors.quart.bound import BoundAppExecutor
 from executors.quart.config import EXTENSION
 from executors.quart.executor import AppExecutor
-from executors.quart.worker import WorkerFunctions
 from executors.reports import DrainReport, ExecutorSnapshot
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[[], object])
 
 
 class CurrentExecutor(BoundAppExecutor):
@@ -57,7 +56,7 @@ class CurrentExecutor(BoundAppExecutor):
         return CurrentExecutor(self._find, TaskOptions(**options).over(self._overrides))
 
 
-class QuartExecutor(CurrentExecutor, RecurringCalls, TaskLookup):
+class QuartExecutor(CurrentExecutor, RecurringCalls, TaskLookup, WorkerHooks):
     """Gives each of its apps an executor, an `AppExecutor`, and has the interface of the current app's executor.
 
     `app.add_background_task` submits to that executor from `init_app` on. It starts before the app's
@@ -125,46 +124,10 @@ class QuartExecutor(CurrentExecutor, RecurringCalls, TaskLookup):
             )
         return executor
 
-    # --- functions for workers ------------------------------------------------------------------------------------
-
-    def worker_init(self, function: F) -> F:
-        """Let each worker process call a function before its first task, in the app's context. A decorator.
-
-        The functions are called in the order in which they were given, in the workers of every app. A sync function
-        is called in the worker's main thread, in which sync tasks run; a coroutine function runs on the event loop
-        of the worker's coroutine tasks. If one raises, the worker doesn't start. In inline mode they are called once,
-        on the app's event loop. Use it where the extension is made, as workers import that.
-
-        Args:
-            function: Takes no arguments. It is returned unchanged.
-
-        Raises:
-            ConfigurationError: It is not callable, or an app's executor has been started.
-        """
-        return self._add_worker_function(function, self._worker_functions.init, "worker_init")
-
-    def worker_exit(self, function: F) -> F:
-        """Let each worker process call a function after its last task. A decorator. Else as `worker_init`.
-
-        The functions are called in reverse order. What one raises is logged. An idle worker calls them when it ends:
-        in a drain, when it is replaced, or when it has been idle for too long. A worker that is killed, for example
-        for a task's timeout, doesn't; one that takes too long is killed.
-        """
-        return self._add_worker_function(function, self._worker_functions.exit, "worker_exit")
-
-    def _add_worker_function(self, function: F, functions: list[Callable[[], object]], name: str) -> F:
-        if not callable(function):
-            raise ConfigurationError(f"{name} was given {function!r}; it takes a function without parameters")
-        is_started = any(executor.phase in {"open", "draining"} for executor in self._executors)
-        if is_started and not WorkerState.active:
-            raise ConfigurationError(
-                f"{name} was given {function!r} after the executor's start, too late for its workers: use it where the "
-                "extension is made, as workers import that"
-            )
-        functions.append(function)
-        return function
-
     # --- services and schedules -----------------------------------------------------------------------------------
+
+    def _has_workers(self) -> bool:
+        return any(executor._has_workers() for executor in self._executors)
 
     def _add_recurring(self, recurring: Recurring) -> None:
         self._recurring.append(recurring)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import math
-import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, cast
@@ -18,39 +16,17 @@ from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import GatewayTimeout, HTTPException, ServiceUnavailable
 
 from executors._loops import EventLoop, log_exception
+from executors._serving.answers import Answers
 from executors._serving.spawning import Spawned
 from executors._states import CANCELLED
 from executors.context import running
-from executors.errors import (
-    BackendUnavailableError,
-    ExecutorClosedError,
-    Interruption,
-    Refusal,
-    TaskCancelledError,
-    TaskTimeoutError,
-)
+from executors.errors import Interruption, Refusal
 from executors.handle import TaskHandle
 
 logger = logging.getLogger("executors")
 
 CANCEL_TIMEOUT = 0.1
 """Seconds that reports have to end after they have been cancelled."""
-
-BUSY = "The server is too busy to take this on now. Please try again later."
-STOPPING = "The server is stopping. Please try again later."
-TOO_SLOW = "This took too long and has been stopped."
-
-RETRY_SOON = 5
-"""Seconds in `Retry-After` if a queue is full: it has a free slot as soon as a queued task starts."""
-
-RETRY_LATER = 30
-"""Seconds in `Retry-After` if a backend can't run anything: the longest back-off of the process backend."""
-
-MAX_RETRY_AFTER = 60
-"""Maximum of seconds in `Retry-After` during a drain, whatever the shutdown timeout."""
-
-LOG_INTERVAL = 10.0
-"""Seconds between two log lines about answers with status 503 or 504."""
 
 
 # --- background tasks ---------------------------------------------------------------------------------------------
@@ -156,11 +132,10 @@ def _name_task(record: logging.LogRecord) -> bool:
 
 
 class ErrorResponses:
-    """Answers requests whose task could not run to its end. On the loop's thread.
+    """Answers requests whose task could not run to its end, as `Answers` decides. On the loop's thread.
 
-    A task that was refused, or ended by a drain, is answered with 503 Service Unavailable, and one that exceeded a time
-    limit with 504 Gateway Timeout. The answer is handled like every HTTP error of the app: the app's own pages for
-    the status or for `HTTPException` apply. The app's own handlers for the errors themselves take precedence.
+    The answer is handled like every HTTP error of the app: the app's own pages for the status or for `HTTPException`
+    apply. The app's own handlers for the errors themselves take precedence.
 
     Args:
         app: The app. Its error handlers for `Refusal` and `Interruption` are registered here.
@@ -169,9 +144,7 @@ class ErrorResponses:
 
     def __init__(self, app: Quart, drain_timeout: Callable[[], float | None]) -> None:
         self._app = app
-        self._drain_timeout = drain_timeout
-        self._last_logged = -math.inf
-        self._suppressed = 0
+        self._answers = Answers(drain_timeout)
         app.register_error_handler(Refusal, self.answer)
         app.register_error_handler(Interruption, self.answer)
 
@@ -181,38 +154,19 @@ class ErrorResponses:
         Raises:
             TaskCancelledError: The task was cancelled, and not by a drain: an error like any other of the app.
         """
-        if isinstance(error, TaskCancelledError) and not error.by_drain:
+        decided = self._answers.answer(error, self._app.logger)
+        if decided is None:
             raise error
         answer: HTTPException
-        if isinstance(error, TaskTimeoutError):
-            answer = GatewayTimeout(TOO_SLOW)
+        if decided.status == GatewayTimeout.code:
+            answer = GatewayTimeout(decided.description)
         else:
-            description = STOPPING if isinstance(error, ExecutorClosedError | TaskCancelledError) else BUSY
-            answer = ServiceUnavailable(description, retry_after=self._retry_after(error))
+            answer = ServiceUnavailable(decided.description, retry_after=decided.retry_after)
         answer.__cause__ = error
-        self._log(error, answer.code)
         handler: Callable[..., Any] = self._app.handle_http_exception
         if takes_context(handler):
             return await handler(app_ctx._get_current_object(), answer)  # type: ignore[no-any-return]
         return await handler(answer)  # type: ignore[no-any-return]
-
-    def _retry_after(self, error: Exception) -> int:
-        if isinstance(error, BackendUnavailableError):
-            return RETRY_LATER
-        timeout = self._drain_timeout()
-        if timeout is None:
-            return RETRY_SOON
-        return math.ceil(min(timeout, MAX_RETRY_AFTER - 1)) + 1  # then the server restarts or another has replaced it
-
-    def _log(self, error: Exception, status: int | None) -> None:
-        now = time.monotonic()
-        if now - self._last_logged < LOG_INTERVAL:
-            self._suppressed += 1
-            return
-        more = f" ({self._suppressed} more such answers since the last line)" if self._suppressed else ""
-        self._last_logged, self._suppressed = now, 0
-        reason = str(error).partition("\n")[0]  # the traceback of a worker that fails to start has been logged already
-        self._app.logger.warning("a request was answered with status %s: %s%s", status, reason, more)
 
 
 def takes_context(handler: Callable[..., Any]) -> bool:

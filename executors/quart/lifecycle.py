@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import anyio
 from quart import Quart, request_started, websocket_started
 
-from executors._serving.lifespan import drain_and_stop
+from executors._serving.lifespan import drain_and_report, drain_and_stop
 from executors._serving.serving import Serving
 from executors.context import WorkerState, refuse_in_worker
 from executors.quart.commands import CommandTasks, refuse_without_loop
@@ -122,10 +122,8 @@ class Lifecycle:
     async def _drain_and_report(self, timeout: float | None = None) -> None:
         executor = self._executor
         try:
-            await executor._drain_shielded(timeout)
+            await drain_and_report(executor, timeout)
         finally:  # also if it was cancelled meanwhile
-            if executor.drain_report is not None and executor.drain_report.stopped:
-                logger.warning("%s", executor.drain_report)
             with anyio.CancelScope(shield=True):
                 await executor._reports.wait(REPORT_TIMEOUT)
 

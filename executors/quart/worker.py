@@ -8,19 +8,17 @@ from __future__ import annotations
 import ast
 import copyreg
 import functools
-import logging
-import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import anyio
 from quart import Quart
 from quart import globals as quart_globals
 from werkzeug.datastructures import FileStorage
 from werkzeug.local import LocalProxy
 
 from executors._callables import is_coroutine_function
+from executors._core.worker_hooks import WorkerFunctions
 from executors._wire.pickling import pickle_by_name
 from executors.context import is_awaitable, resolve
 from executors.errors import AppNotFoundError, ConfigurationError
@@ -30,13 +28,8 @@ from executors.quart.context import wrap_coroutine_function, wrap_for_thread
 if TYPE_CHECKING:
     from executors._worker.runner import TaskRunner
 
-logger = logging.getLogger("executors")
-
 SETUP = "executors.quart.worker:setup"
 KEY = "EXECUTOR_WORKER_APP"
-
-EXIT_TIMEOUT = 5.0
-"""Seconds that a drain gives idle workers to run their exit functions, within the drain's own timeout."""
 
 Arguments: TypeAlias = tuple[list[Any], dict[str, Any]]
 Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -45,80 +38,12 @@ Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 # --- in the server process ----------------------------------------------------------------------------------------
 
 
-class WorkerFunctions:
-    """The functions that workers call before their first task and after their last.
-
-    Attributes:
-        init: In the order of their calls.
-        exit: In reverse order of their calls.
-    """
-
-    def __init__(self) -> None:
-        self.init: list[Callable[[], object]] = []
-        self.exit: list[Callable[[], object]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self.init or self.exit)
-
-
-class InlineWorker:
-    """Calls the functions for workers in inline mode, in which there are none: each once, on the event loop.
-
-    Args:
-        app: The app, whose context each function runs in.
-        functions: The functions.
-    """
-
-    def __init__(self, app: Quart, functions: WorkerFunctions) -> None:
-        self._app = app
-        self._functions = functions
-        self._has_begun = False
-        self._lock: anyio.Lock | None = None
-
-    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a coroutine function that calls the init functions, unless that is done, and then `function`."""
-
-        async def begin_and_call(*args: Any, **kwargs: Any) -> Any:
-            if not self._has_begun:
-                await self._begin()
-            return await function(*args, **kwargs)
-
-        return begin_and_call if self._functions else function
-
-    async def _begin(self) -> None:
-        self._lock = self._lock or anyio.Lock()
-        async with self._lock:  # tasks run concurrently
-            if not self._has_begun:
-                for function in self._functions.init:
-                    await self._call(function)
-                self._has_begun = True
-
-    async def end(self) -> None:
-        """Call the exit functions if the init functions have been called; log what they raise."""
-        if not self._has_begun:
-            return
-        self._has_begun = False
-        for function in reversed(self._functions.exit):
-            try:
-                await self._call(function)
-            except Exception:
-                logger.exception("a worker_exit function failed")
-
-    async def _call(self, function: Callable[[], object]) -> None:
-        async with self._app.app_context():
-            value = function()
-            if is_awaitable(value):
-                await value  # type: ignore[misc]
-
-
-def find_app(app: Quart) -> str | None:
-    """Return where a worker can import the app, as ``"package.module:app"``; None if no module has it."""
-    first = sys.modules.get(app.import_name)
-    for module in [first, *sys.modules.values()]:
-        for name, value in list(getattr(module, "__dict__", {}).items()):
-            if value is app:
-                return f"{module.__name__}:{name}"  # type: ignore[union-attr]
-    return None
+async def call_in_app_context(app: Quart, function: Callable[[], object]) -> None:
+    """Call a function for workers on the event loop, in inline mode."""
+    async with app.app_context():
+        value = function()
+        if is_awaitable(value):
+            await value  # type: ignore[misc]
 
 
 def app_not_found(reason: str) -> AppNotFoundError:
@@ -169,7 +94,7 @@ def setup(worker: TaskRunner, path: str | None, name: str, is_required: bool) ->
             return wrap_coroutine_function(app, function)
         return wrap_for_thread(app, function, worker.run_awaitable)
 
-    functions = getattr(app.extensions.get(EXTENSION), "worker_functions", None)
+    functions = getattr(app.extensions.get(EXTENSION), "_worker_functions", None)
     if isinstance(functions, WorkerFunctions):
         worker.at_start += map(wrap, functions.init)
         worker.at_end += map(wrap, functions.exit)

@@ -20,8 +20,10 @@ from executors import (
     TaskCancelledError,
     TaskTimeoutError,
 )
+from executors._serving import answers
 from executors.backends import ThreadBackend
-from executors.quart import QuartExecutor, failures
+from executors.errors import Interruption, Refusal
+from executors.quart import QuartExecutor
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +78,7 @@ async def test_full_queue_answers_503(busy, caplog, config):
         for path in ("/async", "/sync"):
             response = await running.test_client().get(path)
             assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-            assert failures.BUSY in await response.get_data(as_text=True)
+            assert answers.BUSY in await response.get_data(as_text=True)
             assert "thread" not in await response.get_data(as_text=True)
         busy.released.set()
     assert len(log_messages(caplog)) == 1
@@ -91,7 +93,7 @@ async def test_drained_executor_answers_503(busy):
         pass
     response = await app.test_client().get("/async")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-    assert failures.STOPPING in await response.get_data(as_text=True)
+    assert answers.STOPPING in await response.get_data(as_text=True)
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(2.5, "4"), (3600, "60")])
@@ -108,7 +110,7 @@ async def test_retry_after_during_a_drain(busy, timeout, seconds):
         response = await app.test_client().get("/async")
         busy.released.set()
     assert (response.status_code, response.headers["Retry-After"]) == (503, seconds)
-    assert failures.STOPPING in await response.get_data(as_text=True)
+    assert answers.STOPPING in await response.get_data(as_text=True)
 
 
 async def test_unavailable_backend_answers_503(busy, caplog):
@@ -125,7 +127,7 @@ async def test_unavailable_backend_answers_503(busy, caplog):
         response = await running.test_client().get("/async")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "30")
     text = await response.get_data(as_text=True)
-    assert failures.BUSY in text
+    assert answers.BUSY in text
     assert "secret" not in text
     (line,) = log_messages(caplog)
     assert line.endswith("the secret database has gone")
@@ -214,7 +216,7 @@ async def test_http_error_handlers_apply(busy, kind):
         response = await running.test_client().get("/async")
         busy.released.set()
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-    assert await response.get_json() == {"error": failures.BUSY}
+    assert await response.get_json() == {"error": answers.BUSY}
     assert [type(cause) for cause in causes] == [QueueFullError]
 
 
@@ -268,7 +270,7 @@ async def test_log_is_rate_limited(busy, caplog, monkeypatch):
         client = running.test_client()
         for _ in range(4):
             assert (await client.get("/async")).status_code == 503
-        monkeypatch.setattr(failures, "LOG_INTERVAL", 0.0)
+        monkeypatch.setattr(answers, "LOG_INTERVAL", 0.0)
         for _ in range(2):
             assert (await client.get("/async")).status_code == 503
         busy.released.set()
@@ -289,7 +291,7 @@ async def test_task_timeout_answers_504(new_app, caplog, config):
     async with app.test_app() as running:
         response = await running.test_client().get("/slow")
     assert response.status_code == 504
-    assert failures.TOO_SLOW in await response.get_data(as_text=True)
+    assert answers.TOO_SLOW in await response.get_data(as_text=True)
     assert "status 504: task 'sleep_forever'" in caplog.text
 
 
@@ -334,7 +336,7 @@ async def test_task_cancelled_by_a_drain_answers_503(new_app):
 
 def test_errors_that_have_responses():
     """Only the errors of refused and of interrupted tasks have responses."""
-    refusals = {kind for kind in failures.Refusal.__subclasses__() if kind.__module__ == "executors.errors"}
+    refusals = {kind for kind in Refusal.__subclasses__() if kind.__module__ == "executors.errors"}
     assert refusals == {QueueFullError, ExecutorClosedError, BackendUnavailableError, StoreUnavailableError}
-    interruptions = {kind for kind in failures.Interruption.__subclasses__() if kind.__module__ == "executors.errors"}
+    interruptions = {kind for kind in Interruption.__subclasses__() if kind.__module__ == "executors.errors"}
     assert interruptions == {TaskCancelledError, TaskTimeoutError}
