@@ -181,7 +181,7 @@ class Records:
         return found
 
     async def flush(self) -> None:
-        """Wait until other server processes find the present state of all tasks, if the store can be used. On the loop."""
+        """Wait until other server processes find the present state of all tasks, if the store works. On the loop."""
         if self.store is not None:
             with suppress(StoreUnavailableError):
                 await self.store.flush()

@@ -252,7 +252,7 @@ async def test_a_record_is_found_at_once(file: Path) -> None:
 
 @on_asyncio
 async def test_an_end_is_found_at_once(file: Path) -> None:
-    """After a flush, other server processes find the task's end and its result. After the store's end, a flush does nothing."""
+    """After a flush, other server processes find the task's end and its result. Without the store it does nothing."""
     async with stored(file) as executor, stored(file) as other:
         handle = executor.options(keep_result=60).submit(echo, [1])
         await until(lambda: other.find(handle.id))

@@ -44,6 +44,5 @@ async def watch() -> str:
 @app.post("/seen")
 async def seen() -> str:
     """Record what the page has shown."""
-    with record.open("a") as file:
-        file.write(f"seen {await request.get_data(as_text=True)}\n")
+    record.write_text(f"seen {await request.get_data(as_text=True)}\n")
     return ""
