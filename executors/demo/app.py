@@ -141,7 +141,7 @@ async def duplicates() -> ResponseReturnValue:
 
 @app.get("/stats")
 async def stats() -> ResponseReturnValue:
-    """Return the executor's snapshot, tasks that have ended, progress of those that run, and how many files are done."""
+    """Return the executor's snapshot, tasks that have ended, progress of those that run, and the number of files."""
     found: dict[str, Any] = {"examined": store.examined(app.config["DATABASE"])}
     if "executor" in app.extensions:
         found["executor"] = asdict(current_executor.snapshot())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
     from executors.handle import TaskHandle
 
-SETTLE_DELAYS = (0.1, 0.2)
+SETTLE_DELAYS = (0.1, 0.4)
 """Seconds between the looks for a record that is not there: another server process may be about to write it."""
 
 KILL_TIMEOUT = 0.2

@@ -49,6 +49,14 @@ class Visitor:
         with response:
             return response.status, response.read().decode(), response.headers["Server-Process"]
 
+    def get(self, path: str) -> tuple[str, str]:
+        """Return the body of a page that exists, and which server process responded."""
+        for _ in range(2):  # the first time, a busy machine may take too long to record the job
+            status, body, process = self.request(path)
+            if status == 200:
+                return body, process
+        raise AssertionError(f"{path} has status {status}")
+
 
 def fractions(stream: str) -> list[float]:
     """Return the progress of a job that has succeeded, from its events."""
@@ -67,16 +75,15 @@ def test_each_request_may_reach_either_process(server: Server) -> None:
         status, body, owner = visitor.request("/jobs/9000", "POST")
         assert status == 202
         page = f"/jobs/{json.loads(body)['job']}"
-        assert visitor.request(page)[0] == 200
-        status, stream, process = visitor.request(f"{page}/events")
-        assert status == 200
+        assert "EventSource" in visitor.get(page)[0]
+        stream, process = visitor.get(f"{page}/events")
         shown = fractions(stream)
         assert shown == sorted(shown)
         assert shown[-1] == 1
         if any(0 < fraction < 1 for fraction in shown):
             seen.add(("progress", owner == process))
-        status, body, process = visitor.request(f"{page}/result")
-        assert (status, json.loads(body)) == (200, {"primes": 1117})
+        body, process = visitor.get(f"{page}/result")
+        assert json.loads(body) == {"primes": 1117}
         seen.add(("result", owner == process))
         for path in (page, f"{page}/events", f"{page}/result"):
             assert Visitor(server).request(path)[0] == 404

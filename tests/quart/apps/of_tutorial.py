@@ -28,6 +28,11 @@ const timer = setInterval(() => {
 """
 
 
+def write(line: str) -> None:
+    with record.open("a") as file:
+        file.write(line)
+
+
 @app.after_request
 async def add_process(response: Response) -> Response:
     """Say which server process has responded."""
@@ -44,5 +49,5 @@ async def watch() -> str:
 @app.post("/seen")
 async def seen() -> str:
     """Record what the page has shown."""
-    record.write_text(f"seen {await request.get_data(as_text=True)}\n")
+    write(f"seen {await request.get_data(as_text=True)}\n")
     return ""
