@@ -245,7 +245,7 @@ def test_the_task_goes_on_without_its_client(worker: str, tmp_path: Path) -> Non
 
 
 def test_a_stop_of_uvicorn_ends_the_stream(tmp_path: Path) -> None:
-    """uvicorn ends open streams after its timeout. Then the app stops: the task, which goes on until then, is drained."""
+    """uvicorn ends open streams after its timeout. Then the app stops: the task, which goes on until then, ends."""
     command = ["-m", "uvicorn", "--port", "{port}", "--timeout-graceful-shutdown", "1", "followed:app"]
     server = Server(command, find_port(), tmp_path)
     try:
