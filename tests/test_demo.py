@@ -202,11 +202,12 @@ def test_demo_succeeds(tmp_path: Path, sources: Path) -> None:
 
 
 def test_progress_bar_on_a_terminal(tmp_path: Path, sources: Path) -> None:
-    """On a terminal, the demo shows a progress bar while it measures."""
+    """On a terminal, the demo shows progress bars while it measures: of the measurement, and of tasks that run."""
     arguments = ("--seconds=0.5", f"--folder={sources}")
     text = shown_on_a_terminal(partial(demo, tmp_path, *arguments, program=SHORT_DRAIN))
     assert "━" in text
     assert "in worker processes" in text
+    assert re.search(r"\d+ of \d+ functions of \S+\.py", text)
     check_report(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
 
 
@@ -240,6 +241,10 @@ def test_serve_runs_the_app_until_a_signal(tmp_path: Path, number: signal.Signal
         assert fetch(f"{address}/files?after=1") == ["b.py", "broken.py"]
         assert [one["name"] for one in fetch(f"{address}/files/{first}")["functions"]] == ["one"]
         assert eventually(lambda: fetch(f"{address}/tasks/{accepted[0]['task']}")["state"] == "succeeded", within=20)
+        task = fetch(f"{address}/tasks/{accepted[0]['task']}")
+        assert task["progress"] == {"done": 1.0, "total": 1.0, "message": "a.py"}
+        with urllib.request.urlopen(f"{address}/tasks/{task['id']}/events", timeout=10) as events:
+            assert '"state": "succeeded", "progress": {"done": 1.0' in events.read().decode()
         assert fetch(f"{address}/files/{broken}")["error"].startswith("invalid syntax")
         assert [one["file"] for one in fetch(f"{address}/functions")] == ["a.py", "b.py"]
         assert fetch(f"{address}/duplicates")[0]["similarity"] == 1

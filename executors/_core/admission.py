@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 from weakref import WeakValueDictionary
 
 from executors._callables import innermost, name_of
 from executors._core.router import Route
 from executors._loops import EventLoop, Waiter
-from executors.backends.backlog import Backlog
+from executors.backends.backlog import PRIORITY_STEP, Backlog
 from executors.backends.base import ExecutorBackend, Job
 from executors.errors import BackendUnavailableError, ExecutorClosedError, QueueFullError, TaskTimeoutError
 from executors.options import TaskOptions
@@ -30,9 +33,10 @@ class Phase(enum.Enum):
 class _QueuedCaller:
     """A caller that waits for a slot."""
 
-    __slots__ = ("has_slot", "is_inside", "is_late", "waiter")
+    __slots__ = ("has_slot", "is_inside", "is_late", "position", "waiter")
 
-    def __init__(self, waiter: Waiter, is_inside: bool) -> None:
+    def __init__(self, waiter: Waiter, is_inside: bool, priority: int) -> None:
+        self.position = time.monotonic() - PRIORITY_STEP * priority  # as a queued task's
         self.waiter = waiter
         self.is_inside = is_inside
         self.has_slot = False
@@ -84,7 +88,7 @@ class Queue:
         """Take a slot, waiting in order until one is free. On the executor's loop.
 
         Args:
-            options: The task's options, of which `deadline` and `queue_timeout` limit the wait.
+            options: The task's options: `deadline` and `queue_timeout` limit the wait, `priority` decides who is next.
             name: The task's name.
 
         Raises:
@@ -100,8 +104,8 @@ class Queue:
         with admission.lock:
             if self.take():
                 return
-            caller = _QueuedCaller(admission.loop.new_waiter(), admission.is_inside())
-            self._callers.append(caller)
+            caller = _QueuedCaller(admission.loop.new_waiter(), admission.is_inside(), options.priority or 0)
+            insort(self._callers, caller, key=attrgetter("position"))
         timer = None if seconds is None else admission.loop.call_later(seconds, self._give_up, caller)
         try:
             try:

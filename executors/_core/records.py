@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -178,6 +179,12 @@ class Records:
         if handle is not None and (found is None or found.finished_at is None):
             return handle.record
         return found
+
+    async def flush(self) -> None:
+        """Wait until other server processes find the present state of all tasks, if the store works. On the loop."""
+        if self.store is not None:
+            with suppress(StoreUnavailableError):
+                await self.store.flush()
 
     async def cancel(self, text: str) -> bool:
         """Cancel the task with this id, also if it belongs to another server process. On the loop."""

@@ -10,17 +10,18 @@ import asyncio
 import contextlib
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from quart import current_app, request
 from quart.typing import ResponseReturnValue
 
-from executors import QueueFullError, cpu_bound
+from executors import QueueFullError, cpu_bound, current_task
 from executors.demo import store
 from executors.demo.analysis import analyse
 from executors.events import TaskEvent, TaskFinished
-from executors.quart import Quart, QuartExecutor, current_executor
+from executors.quart import Quart, QuartExecutor, current_executor, task_events
 
 finished: Counter[tuple[str, str, str]] = Counter()
 """How many tasks have ended, by name, backend and state."""
@@ -64,10 +65,11 @@ def store_facts(file_id: str, name: str, source: bytes) -> None:
 
 
 @cpu_bound(timeout=30)
-def examine(file_id: str, source: bytes) -> None:
+def examine(file_id: str, name: str, source: bytes) -> None:
     """Analyse a file. Marked `cpu_bound`: it runs in a worker process, with the app's context."""
+    track = partial(current_task().track, message=name)  # reports after each function how many are done
     try:
-        found, error = analyse(source), None
+        found, error = analyse(source, track), None
     except (SyntaxError, ValueError) as problem:
         found, error = [], str(problem)
     store.add_analysis(current_app.config["DATABASE"], file_id, found, error)
@@ -82,7 +84,7 @@ async def upload() -> ResponseReturnValue:
     source = await request.get_data(cache=True, as_text=False, parse_form_data=False)
     name = request.args.get("name", "unnamed.py")
     file_id = uuid4().hex
-    task = app.add_background_task(examine, file_id, source)
+    task = app.add_background_task(examine, file_id, name, source)
     app.add_background_task(store_facts, file_id, name, source)
     app.add_background_task(announce, name)
     return {"id": file_id, "task": getattr(task, "id", None)}, 202  # Quart's own method returns None
@@ -118,6 +120,12 @@ async def show_task(task_id: str) -> ResponseReturnValue:
     return asdict(found) if found else ({"error": f"there is no task {task_id!r}, or no more"}, 404)
 
 
+@app.get("/tasks/<task_id>/events")
+async def follow_task(task_id: str) -> ResponseReturnValue:
+    """Stream a task's progress until its end, for an `EventSource`. Here, too, an app with users checks whose it is."""
+    return await task_events(task_id)
+
+
 @app.get("/functions")
 def most_complex() -> ResponseReturnValue:
     """Return the most complex functions of all files."""
@@ -133,11 +141,12 @@ async def duplicates() -> ResponseReturnValue:
 
 @app.get("/stats")
 async def stats() -> ResponseReturnValue:
-    """Return the executor's snapshot, which tasks have ended, and how many files have been analysed."""
+    """Return the executor's snapshot, tasks that have ended, progress of those that run, and the number of files."""
     found: dict[str, Any] = {"examined": store.examined(app.config["DATABASE"])}
     if "executor" in app.extensions:
         found["executor"] = asdict(current_executor.snapshot())
         found["finished"] = [[*what, number] for what, number in sorted(finished.items())]
+        found["progress"] = [asdict(progress) for task in current_executor.tasks if (progress := task.progress)]
     return found
 
 

@@ -61,6 +61,8 @@ class Uploader:
         self._warm = asyncio.Event()
         self.examined = 0
         """How many files the server has analysed."""
+        self.progress: list[dict[str, Any]] = []
+        """The progress of those that it is analysing."""
 
     async def run(self) -> None:
         """Upload until `finish` is called."""
@@ -73,8 +75,9 @@ class Uploader:
                 await asyncio.sleep(POLL_INTERVAL)
 
     async def update(self) -> None:
-        """Request the number of analysed files from the server."""
-        self.examined = (await self._client.get("/stats"))["examined"]
+        """Request from the server how far it is."""
+        stats = await self._client.get("/stats")
+        self.examined, self.progress = stats["examined"], stats.get("progress", [])
         if self.examined >= self._warm_up:
             self._warm.set()
 

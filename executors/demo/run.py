@@ -29,18 +29,20 @@ PING_TIMEOUT = 10.0
 FILE_SIZES = range(2_000, 60_000)
 MAX_BURST = 1000
 MAX_UNSUCCESSFUL_SHOWN = 3
+MAX_RUNNING_SHOWN = 4
 
 HOW_TO_USE = """\
 The app serves on {address} until Ctrl-C. For example:
   curl --data-binary @setup.py '{address}/files?name=setup.py'
   curl {address}/files/ID
   curl {address}/tasks/TASK
+  curl -N {address}/tasks/TASK/events
   curl {address}/functions
   curl {address}/duplicates
   curl {address}/stats"""
 
-OnProgress: TypeAlias = Callable[[float, int], None]
-"""Called with the seconds that have passed and the number of files analysed."""
+OnProgress: TypeAlias = Callable[[float, int, list[dict[str, Any]]], None]
+"""Called with the seconds that have passed, the number of files analysed, and the progress of those that are not."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,11 @@ async def measure(server: Server, sources: list[Source], seconds: float, on_prog
         began, before = time.monotonic(), uploader.examined
         pinging = group.create_task(probe(server.client, "/ping", PING_RATE, seconds, PING_TIMEOUT))
         while (passed := time.monotonic() - began) < seconds:
-            on_progress(passed, uploader.examined - before)
+            on_progress(passed, uploader.examined - before, uploader.progress)
             await asyncio.sleep(min(0.3, seconds - passed))
         await uploader.update()
         files, passed = uploader.examined - before, time.monotonic() - began
-        on_progress(seconds, files)
+        on_progress(seconds, files, [])
         await uploader.finish()
     return Measured(files, passed, pinging.result().latencies)
 
@@ -168,18 +170,28 @@ async def measure(server: Server, sources: list[Source], seconds: float, on_prog
 
 @contextmanager
 def progress_bars(console: Console, seconds: float) -> Iterator[Callable[[str], OnProgress]]:
-    """Show a bar for each measurement while the block runs, if the console is a terminal; yield what adds a bar."""
-    columns = (
-        TextColumn("{task.description:<20}"),
-        BarColumn(30),
-        TextColumn("{task.completed:4.1f} s {task.fields[files]:5} files"),
-    )
+    """Show bars for each measurement while the block runs, if the console is a terminal; yield what adds them.
+
+    Below the bar of a measurement are those of the files that workers analyse at the moment, as the tasks report.
+    """
+    columns = (TextColumn("{task.description:<20}", markup=False), BarColumn(30), TextColumn("{task.fields[text]}"))
     # No automatic refresh: its thread would disturb the pings that this process times.
     progress = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
 
     def begin(description: str) -> OnProgress:
-        bar = progress.add_task(description, total=seconds, files=0)
-        return lambda passed, files: progress.update(bar, completed=passed, files=files, refresh=True)
+        bar = progress.add_task(description, total=seconds, text="")
+        rows = [progress.add_task("", visible=False, text="") for _ in range(MAX_RUNNING_SHOWN)]
+
+        def show(passed: float, files: int, running: list[dict[str, Any]]) -> None:
+            progress.update(bar, completed=passed, text=f"{passed:4.1f} s {files:5} files")
+            for row in () if running else rows:  # otherwise those that are not needed stay, as lines would jump
+                progress.update(row, visible=False)
+            for row, one in zip(rows, running, strict=False):
+                text = f"{one['done']:g} of {one['total']:g} functions of {one['message']}"
+                progress.update(row, completed=one["done"], total=one["total"], text=text, visible=True)
+            progress.refresh()
+
+        return show
 
     with progress:
         yield begin

@@ -202,7 +202,8 @@ class _Total(Share):
 
     def blame(self, key: Key) -> Blame:
         kind, name = key
-        return Blame(name, kind, self.count, self.seconds, self.worst, self.cpu, str(self.location()))
+        location = self.location()
+        return Blame(name, kind, self.count, self.seconds, self.worst, self.cpu, str(location), location.marked)
 
 
 class Totals:

@@ -18,7 +18,7 @@ from executors.monitor.attribution import Key, Share, Totals
 from executors.monitor.clocks import HeartbeatClock
 from executors.monitor.histogram import Histogram
 from executors.monitor.report import THRESHOLDS, LoopReport, advise
-from executors.monitor.samples import CodeLocation
+from executors.monitor.samples import NO_RESPONDERS, CodeLocation, Responders
 from executors.monitor.watchdog import Watchdog
 
 logger = logging.getLogger("executors")
@@ -52,14 +52,23 @@ class LoopMonitor:
         period: Seconds from one beat to the next. A shorter period misses fewer short delays and uses more CPU.
         request_handlers: The code objects of the functions that call request handlers, so that a delay is attributed
             to the route.
+        responders: The code objects of functions that make responses of what request handlers return. Each is mapped to
+            a function that returns the handler, given a frame of this code; None if there is none.
 
     Raises:
         ConfigurationError: `period` is not a positive number.
     """
 
-    def __init__(self, *, period: float = DEFAULT_PERIOD, request_handlers: Collection[CodeType] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        period: float = DEFAULT_PERIOD,
+        request_handlers: Collection[CodeType] = (),
+        responders: Responders = NO_RESPONDERS,
+    ) -> None:
         self._period = positive_seconds(period, "the monitor's period")
         self._request_handlers = frozenset(request_handlers)
+        self._responders = responders
         self._loop: EventLoop | None = None
         self._idle = IdleClock()
         self._advised: set[Key] = set()
@@ -90,7 +99,9 @@ class LoopMonitor:
         self._idle = loop.idle_clock() or HeartbeatClock()
         self._ended = None
         self.reset()
-        self._watchdog = Watchdog(self._period, self._request_handlers, self._attributed, loop.has_ended)
+        self._watchdog = Watchdog(
+            self._period, self._request_handlers, self._attributed, loop.has_ended, self._responders
+        )
         self._heartbeat: Cancellable = loop.call_every(self._period, self._beat)
 
     def stop(self) -> None:

@@ -50,6 +50,7 @@ class Blame:
         worst: Seconds of the longest delay.
         cpu: CPU seconds used during the delays. A value far below `total` means blocking calls.
         where: The line seen most often, as ``"render (reports.py:14)"``, or None.
+        marked: The name of a marked function that was called there instead of being handed over, or None.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Blame:
     worst: float
     cpu: float
     where: str | None = None
+    marked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,10 @@ def advise(blame: Blame) -> str | None:
         case _:
             what = f"blocked the loop for {worst} {where}"
     name = f"the route `{blame.name}`" if blame.kind == "route" else f"`{blame.name}`"
-    return f"{name} {what}: {remedies[blame.kind]}"
+    return f"{name} {what}: {remedies[blame.kind] if blame.marked is None else _IF_MARKED.format(blame.marked)}"
 
 
+_IF_MARKED = "hand over the marked function with `await executor.run({}, …)`, instead of calling it"
 _IF_IT_COMPUTES = {
     "thread": "mark it @cpu_bound",
     "step": "mark it @cpu_bound",

@@ -6,10 +6,10 @@ import linecache
 import os
 import sys
 import sysconfig
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import NamedTuple
+from types import CodeType, FrameType, FunctionType
+from typing import NamedTuple, TypeAlias
 
 from executors.backends.base import Job
 from executors.backends.loop import LoopBackend
@@ -17,6 +17,7 @@ from executors.events import Hooks
 from executors.monitor.alarm import RING
 from executors.monitor.clocks import CpuTimes
 from executors.monitor.report import BlameKind
+from executors.options import MARK
 
 TASK_ENTRIES = {LoopBackend._run.__code__: "job", Job.run.__code__: "self"}
 """The functions that call a task's function, and which of their local variables has the job."""
@@ -31,6 +32,12 @@ MACHINERY = frozenset(
 
 FRAMEWORKS = ("quart", "flask", "werkzeug", "hypercorn", "uvicorn")
 """Prefixes of packages that call or wrap an app's code. Of installed packages these are named last."""
+
+Responders: TypeAlias = Mapping[CodeType, Callable[[FrameType], FunctionType | None]]
+"""The code objects of functions that make responses of what request handlers return, each with a function that finds
+this handler by a frame of the code."""
+
+NO_RESPONDERS: Responders = {}
 
 MAX_SOURCE_LENGTH = 60
 """Characters of a source line that are shown."""
@@ -47,11 +54,13 @@ class CodeLocation(NamedTuple):
         call: The function called there, or the source of the line.
         file: The file.
         line: The line's number.
+        marked: As `Blame.marked`.
     """
 
     call: str
     file: str
     line: int
+    marked: str | None = None
 
     def __str__(self) -> str:
         return f"{self.call} ({Path(self.file).name}:{self.line})"
@@ -92,12 +101,21 @@ class Sample(NamedTuple):
 
 
 class CapturedFrame(NamedTuple):
-    """One frame of a stack."""
+    """One frame of a stack.
+
+    Attributes:
+        code: The function's code.
+        instruction: The offset of the current instruction.
+        module: The name of the function's module.
+        job: The task whose function is called by the frame, if any.
+        handler: The request handler of whose result the frame makes a response, if it does.
+    """
 
     code: CodeType
     instruction: int
     module: str
-    job: Job | None
+    job: Job | None = None
+    handler: FunctionType | None = None
 
     @property
     def name(self) -> str:
@@ -116,6 +134,15 @@ class CapturedFrame(NamedTuple):
     def package(self) -> str:
         """The top-level package."""
         return self.module.partition(".")[0]
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether an executor would run the function elsewhere than on the loop. Not known of nested functions."""
+        found: object = sys.modules.get(self.module)
+        for name in self.code.co_qualname.split("."):
+            found = getattr(found, "__dict__", {}).get(name)
+        options, is_async = getattr(found, "__dict__", {}).get(MARK, (None, True))
+        return not is_async or (options is not None and options.tag == "cpu")
 
     @property
     def is_users(self) -> bool:
@@ -164,7 +191,7 @@ class RawSample(NamedTuple):
         return Sample(self.at, self.late, self.cpu, on_loop, threads)
 
 
-def capture(frame: FrameType) -> Stack:
+def capture(frame: FrameType, responders: Responders = NO_RESPONDERS) -> Stack:
     """Capture a stack from its innermost frame. Quick: the thread moves on once the caller releases the GIL."""
     position = id(frame), frame.f_lasti
     frames: list[CapturedFrame] = []
@@ -177,8 +204,9 @@ def capture(frame: FrameType) -> Stack:
             frames.clear()
             continue
         job = next_frame.f_locals.get(TASK_ENTRIES[code]) if code in TASK_ENTRIES else None
+        handler = responders[code](next_frame) if code in responders else None
         module = next_frame.f_globals.get("__name__", "?")
-        frames.append(CapturedFrame(code, next_frame.f_lasti, module, job))
+        frames.append(CapturedFrame(code, next_frame.f_lasti, module, job, handler))
         next_frame = next_frame.f_back
     return Stack(frames, position)
 
@@ -210,6 +238,9 @@ def activity_of_loop(stack: Stack, loop: CodeType, handlers: Collection[CodeType
     outermost = max((index for index, frame in enumerate(stack.frames) if frame.code is loop), default=0)
     inside = stack.frames[:outermost]
     for index, entry in enumerate(inside):
+        if entry.handler is not None:  # as if it had made the response itself
+            handler = CapturedFrame(entry.handler.__code__, -1, entry.handler.__module__)
+            return _activity("route", [*inside[: index + 1], handler], stack.position)
         if entry.job is not None:
             if entry.job.backend.runs_sync_on_loop:  # a test wants it there
                 return None
@@ -241,7 +272,9 @@ def _activity(
     index = next((index for index, frame in enumerate(frames) if frame.is_users or frame.package == package), 0)
     file, line = frames[index].code.co_filename, frames[index].line
     call = frames[index - 1].name if index else _source(file, line)  # functions written in C have no frame
-    return Activity(kind, name, CodeLocation(call or frames[index].name, file, line), position)
+    called = (frame for frame in reversed(frames) if kind == "other" or frame is not caller)
+    marked = next((frame.code.co_qualname for frame in called if frame.is_users and frame.is_marked), None)
+    return Activity(kind, name, CodeLocation(call or frames[index].name, file, line, marked), position)
 
 
 def _source(file: str, line: int) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from executors.monitor.alarm import Alarm
 from executors.monitor.attribution import Key, Share, attribute
 from executors.monitor.clocks import CpuClocks, CpuTimes
-from executors.monitor.samples import RawSample, Stack, capture, code_of_loop
+from executors.monitor.samples import NO_RESPONDERS, RawSample, Responders, Stack, capture, code_of_loop
 
 logger = logging.getLogger("executors")
 
@@ -77,6 +77,7 @@ class Watchdog:
         handlers: The code objects that call request handlers.
         on_delay: Called with the shares in each delay, on the watchdog's thread.
         has_ended: Returns whether the event loop has ended without stopping the watchdog.
+        responders: The code objects that make responses; see `Responders`.
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class Watchdog:
         handlers: Collection[CodeType],
         on_delay: Callable[[dict[Key, Share]], None],
         has_ended: Callable[[], bool],
+        responders: Responders = NO_RESPONDERS,
     ) -> None:
         self._period = period
         self._handlers = handlers
         self._on_delay = on_delay
         self._has_ended = has_ended
+        self._responders = responders
         self._loop_thread = threading.get_ident()
         self._clocks = CpuClocks()
         self._used: dict[int, float] = {}
@@ -171,7 +174,7 @@ class Watchdog:
             if (number := thread.native_id) in busy and thread.ident in frames
         }
         on_loop = interrupted or frames.get(self._loop_thread)
-        return capture(on_loop) if on_loop is not None else None, threads
+        return capture(on_loop, self._responders) if on_loop is not None else None, threads
 
     def _attribute(self, samples: deque[RawSample]) -> None:
         """Attribute the delays that are over, and drop the samples that no delay needs any more."""

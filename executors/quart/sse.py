@@ -140,7 +140,10 @@ class TaskEvents(ResponseBody):
             self._dispatcher.on_drain.discard(waiting.cancel)
         if record is not None:
             self._sent += 1
-            return _event(record, _last_event_id(self._id) if record.state.is_final else str(self._sent))
+            if not record.state.is_final:
+                return _event(record, str(self._sent))
+            await self._dispatcher.records.flush()  # the page asks for the result now, maybe another server process
+            return _event(record, _last_event_id(self._id))
         if self._dispatcher.reported is not None:
             raise StopAsyncIteration
         return ": keep-alive\n\n"

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from executors.errors import ConfigurationError, StoreUnavailableError
 from executors.reports import TaskRecord
 from executors.store.database import Database, create_file
@@ -19,6 +21,9 @@ from executors.store.writer import Writer
 if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
     from executors.handle import TaskHandle
+
+SETTLE_DELAYS = (0.1, 0.4)
+"""Seconds between the looks for a record that is not there: another server process may be about to write it."""
 
 KILL_TIMEOUT = 0.2
 """Seconds that the thread has to end where the event loop can't wait for it."""
@@ -91,8 +96,24 @@ class TaskStore:
         Raises:
             StoreUnavailableError: The store can't be read at present.
         """
+        record = await self._read(task_id)
+        for delay in SETTLE_DELAYS:
+            if record is None:
+                await anyio.sleep(delay)
+                record = await self._read(task_id)
+        return record
+
+    async def _read(self, task_id: str) -> TaskRecord | None:
         record: TaskRecord | None = await self._call(lambda database: database.read(task_id, time.time()))
         return record
+
+    async def flush(self) -> None:
+        """Wait until the changes so far are written. On the loop's thread.
+
+        Raises:
+            StoreUnavailableError: The store can't be written at present.
+        """
+        await self._call(lambda database: None)  # what is pending is written before a call
 
     async def request_cancel(self, task_id: str) -> bool:
         """Ask the task's server process to cancel it; return whether the task is unfinished. On the loop's thread.

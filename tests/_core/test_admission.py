@@ -137,6 +137,24 @@ async def test_run_waits_for_a_slot_in_order() -> None:
     assert done == list(range(5))
 
 
+async def test_a_priority_orders_waiters() -> None:
+    """Who waits with a higher priority gets a slot first; among equals the order is that of the calls."""
+    gate, done = Gate(), []
+
+    async def run(priority: int | None, number: int) -> None:
+        await executor.options(priority=priority).run(done.append, (priority, number))
+
+    async with Executor(threads=1, processes=0, queue_size=1) as executor, anyio.create_task_group() as group:
+        executor.submit(gate)
+        await gate.wait_entered()
+        executor.submit(int)
+        for number, priority in enumerate([None, -1, 2, None, 1, 2]):
+            group.start_soon(run, priority, number)
+            await anyio.wait_all_tasks_blocked()
+        gate.open.set()
+    assert done == [(2, 2), (2, 5), (1, 4), (None, 0), (None, 3), (-1, 1)]
+
+
 async def test_waiting_runs_go_before_new_submits() -> None:
     """A freed slot goes to a waiter: a later `submit` is refused."""
     gate, done = Gate(), []

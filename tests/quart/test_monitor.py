@@ -8,11 +8,12 @@ import time
 import warnings
 
 import anyio
+import culprits
 import pytest
 from quart import websocket
 from until import until
 
-from executors import ExecutorWarning
+from executors import ExecutorWarning, cpu_bound, io_bound
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
 
@@ -111,6 +112,78 @@ async def test_functions_around_a_request_are_no_routes(app, executor):
         ("other", "before"),
         ("other", "after"),
     }
+
+
+@pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+async def test_a_slow_response_is_blamed_on_its_route(app, executor, sync):
+    """The view function is blamed for the time that it takes to make a response of what it has returned."""
+    app.config["EXECUTOR_MONITOR"] = True
+
+    def numbers():
+        return {"numbers": [0] * 3_000_000}
+
+    async def numbers_async():
+        return numbers()
+
+    view = app.get("/")(numbers if sync else numbers_async)
+    async with app.test_app():
+        for _ in range(5):  # a busy machine may explain a delay
+            await app.test_client().get("/")
+            await anyio.sleep(2 * INTERVAL)
+            if found := [blame for blame in executor.monitor.report().blame if blame.kind == "route"]:
+                break
+        assert not [blame for blame in executor.monitor.report().blame if "finalize" in blame.name]
+    (blame,) = found
+    assert blame.name == f"{__name__}.{view.__qualname__}"
+    assert blame.where == f"quart.app.Quart.make_response (test_monitor.py:{view.__code__.co_firstlineno})"
+
+
+@cpu_bound
+def marked():
+    culprits.compute(BLOCK_TIME)
+
+
+@cpu_bound
+async def marked_coroutine():
+    culprits.compute(BLOCK_TIME)
+
+
+class Report:
+    @io_bound
+    def fetch(self):
+        block()
+
+
+async def test_a_marked_function_that_is_called(app, executor):
+    """The advice on a marked function that is called on the event loop is to hand it over to the executor."""
+    app.config["EXECUTOR_MONITOR"] = True
+
+    @app.get("/marked")
+    async def of_function():
+        marked()
+        return ""
+
+    @app.get("/coroutine")
+    async def of_coroutine():
+        await marked_coroutine()
+        return ""
+
+    async def of_method():
+        Report().fetch()
+
+    async with app.test_app():
+        for path in ("/marked", "/coroutine"):
+            await app.test_client().get(path)
+            await anyio.sleep(2 * INTERVAL)
+        await app.add_background_task(of_method)
+        await anyio.sleep(2 * INTERVAL)
+        await app.add_background_task(marked)  # as it should be: in a worker process
+        report = executor.monitor.report()
+    names = {blame.name.rpartition(".")[2]: blame.marked for blame in report.blame if blame.marked}
+    assert names == {"of_function": "marked", "of_coroutine": "marked_coroutine", "of_method": "Report.fetch"}
+    advice = "hand over the marked function with `await executor.run({}, …)`, instead of calling it"
+    for name in names.values():
+        assert any(sentence.endswith(advice.format(name)) for sentence in report.advice)
 
 
 async def test_routes_of_an_installed_package(app, executor):

@@ -244,6 +244,24 @@ def test_the_task_goes_on_without_its_client(worker: str, tmp_path: Path) -> Non
         assert "Traceback" not in server.output
 
 
+def test_a_stop_of_uvicorn_ends_the_stream(tmp_path: Path) -> None:
+    """uvicorn ends open streams after its timeout. Then the app stops: the task, which goes on until then, ends."""
+    command = ["-m", "uvicorn", "--port", "{port}", "--timeout-graceful-shutdown", "1", "followed:app"]
+    server = Server(command, find_port(), tmp_path)
+    try:
+        task_id = server.request("/start/1000/0.1")
+        with stream(server, f"/events/{task_id}") as response:
+            assert response.readline().startswith(b"id: ")
+            server.signal(signal.SIGTERM)
+            with pytest.raises(http.client.IncompleteRead):  # an `EventSource` reconnects, to the next server
+                response.read()
+        assert server.process.wait(TIMEOUT) in {0, -signal.SIGTERM}
+        assert "1 cancelled\ntask 'work'" in server.output
+        assert len(server.recorded("step")) < 1000
+    finally:
+        server.kill()
+
+
 if BROWSER is not None:  # optional: the suite also runs without a browser
 
     def test_in_a_browser(tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ from typing import Any
 import anyio
 import pytest
 
-from executors import ConfigurationError, Executor, Retry, StoreUnavailableError, TaskRecord, TaskState
+from executors import (
+    ConfigurationError,
+    Executor,
+    Retry,
+    StoreUnavailableError,
+    TaskProgress,
+    TaskRecord,
+    TaskState,
+    current_task,
+)
 from executors.store import database as schema
 from executors.store import writer
 from executors.store.pending import MAX_PENDING, Pending
@@ -230,6 +239,58 @@ async def test_cancel_in_another_server_process(file: Path) -> None:
         assert not await other.cancel("0" * 32)
     with connected(file) as connection:
         assert connection.execute("SELECT * FROM executor_cancellations").fetchall() == []
+
+
+@on_asyncio
+async def test_a_record_is_found_at_once(file: Path) -> None:
+    """A page that is opened right after the submission finds the task, although its record is yet to be written."""
+    async with stored(file) as executor, stored(file) as other:
+        await is_ready(executor)
+        records = [await other.find(executor.submit(echo).id) for _ in range(4)]
+        assert len([record for record in records if record is not None]) >= 2  # all, unless the machine is busy
+
+
+@on_asyncio
+async def test_an_end_is_found_at_once(file: Path) -> None:
+    """After a flush, other server processes find the task's end and its result. Without the store it does nothing."""
+    async with stored(file) as executor, stored(file) as other:
+        handle = executor.options(keep_result=60).submit(echo, [1])
+        await until(lambda: other.find(handle.id))
+        await handle
+        records = executor._dispatcher.records
+        await records.flush()
+        record = await other.find(handle.id)
+        assert (record.state, record.result) == (TaskState.SUCCEEDED, "[1]")
+    await records.flush()
+
+
+@on_asyncio
+async def test_progress_is_found(file: Path) -> None:
+    """The record of a running task of another server process shows the task's last report of progress."""
+
+    async def report(done: anyio.Event, end: anyio.Event) -> None:
+        current_task().progress(1, 4, "reading")
+        await done.wait()
+        current_task().progress(3, 4)
+        await end.wait()
+
+    async def progress() -> tuple[TaskState, TaskProgress | None]:
+        record = await other.find(handle.id)
+        assert record is not None
+        return record.state, record.progress
+
+    async def shown(expected: TaskProgress) -> bool:
+        return await progress() == (TaskState.RUNNING, expected)
+
+    async with stored(file) as executor, stored(file) as other:
+        done, end = anyio.Event(), anyio.Event()
+        handle = executor.submit(report, done, end)
+        await until(lambda: shown(TaskProgress(1.0, 4.0, "reading")))
+        done.set()
+        await until(lambda: shown(TaskProgress(3.0, 4.0, None)))
+        end.set()
+        await until(lambda: finished(other, handle.id))
+        assert await progress() == (TaskState.SUCCEEDED, TaskProgress(3.0, 4.0, None))
 
 
 SERVER = """
