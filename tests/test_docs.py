@@ -25,6 +25,7 @@ import pytest
 import run_blocks
 
 import executors
+import executors.asgi
 import executors.backends
 import executors.monitor
 import executors.quart
@@ -265,7 +266,7 @@ def test_every_public_name_is_documented() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [executors, executors.backends, executors.monitor, executors.quart, executors.testing],
+    [executors, executors.asgi, executors.backends, executors.monitor, executors.quart, executors.testing],
     ids=lambda m: m.__name__,
 )
 def test_every_docstring_is_on_the_site(module: ModuleType) -> None:
