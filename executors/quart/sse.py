@@ -24,6 +24,12 @@ STORE_INTERVAL = 0.5
 KEEP_ALIVE_INTERVAL = 15.0
 """Seconds without an event after which a comment is sent, so that no proxy takes the connection for a dead one."""
 
+STREAM_DURATION = 30.0
+"""Seconds after which a stream ends, and a browser requests another: a server that stops first waits for its end."""
+
+RETRY_MILLISECONDS = 500
+"""How long a browser waits before it requests another stream."""
+
 UNKNOWN = "There is no such task, or it has ended and is no longer known."
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -36,7 +42,7 @@ async def task_events(task: str | TaskHandle[Any]) -> Response:
     The data of each event is JSON with `state`, `progress` (None, or an object with `done`, `total`, `message` and
     `fraction`) and `error` (None, or its type and message): the same as of `TaskHandle.updates`, at the same rate. The
     last event has the final state. A browser that reconnects after it is answered with status 204, at which it stops.
-    The stream ends early when a drain begins. Closing it doesn't affect the task. With a store, the tasks of other
+    The stream ends early when a drain begins, and after 30 seconds: the browser requests another one. Closing it doesn't affect the task. With a store, the tasks of other
     server processes can be followed, too, with two events a second at most.
 
     Whoever has an id may ask for its task: check first whose task it is.
@@ -117,6 +123,7 @@ class TaskEvents(ResponseBody):
         self._updates = updates
         self._dispatcher = dispatcher
         self._sent = 0
+        self._end = anyio.current_time() + STREAM_DURATION
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,9 +136,9 @@ class TaskEvents(ResponseBody):
 
     async def __anext__(self) -> str:
         record: TaskRecord | None = None
-        if self._sent and self._dispatcher.reported is not None:  # a drain has begun
+        if self._sent and self._has_to_end():
             raise StopAsyncIteration
-        waiting = anyio.move_on_after(KEEP_ALIVE_INTERVAL)
+        waiting = anyio.CancelScope(deadline=min(anyio.current_time() + KEEP_ALIVE_INTERVAL, self._end))
         self._dispatcher.on_drain.add(waiting.cancel)
         try:
             with waiting:
@@ -144,9 +151,13 @@ class TaskEvents(ResponseBody):
                 return _event(record, str(self._sent))
             await self._dispatcher.records.flush()  # the page asks for the result now, maybe another server process
             return _event(record, _last_event_id(self._id))
-        if self._dispatcher.reported is not None:
+        if self._has_to_end():
             raise StopAsyncIteration
         return ": keep-alive\n\n"
+
+    def _has_to_end(self) -> bool:
+        """Return whether a drain has begun, or the stream has been open for long."""
+        return self._dispatcher.reported is not None or anyio.current_time() >= self._end
 
 
 def _event(record: TaskRecord, event_id: str) -> str:
@@ -164,4 +175,4 @@ def _event(record: TaskRecord, event_id: str) -> str:
         },
         "error": record.error,
     }
-    return f"id: {event_id}\ndata: {json.dumps(data)}\n\n"
+    return f"id: {event_id}\nretry: {RETRY_MILLISECONDS}\ndata: {json.dumps(data)}\n\n"

@@ -30,7 +30,7 @@ def parsed(text: str) -> list[tuple[str, Any]]:
     for block in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
         if fields:
-            assert fields.keys() == {"id", "data"}
+            assert fields.keys() == {"id", "retry", "data"}
             events.append((fields["id"], json.loads(fields["data"])))
     return events
 
@@ -160,6 +160,23 @@ async def test_keep_alive(app, work, monkeypatch) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_stream_ends_after_a_while(app, work, monkeypatch) -> None:
+    """A stream has an end, so that a server that stops need not wait for the task; the next one goes on."""
+    monkeypatch.setattr(sse, "STREAM_DURATION", 0.1)
+    async with app.test_app() as test_app:
+        client = test_app.test_client()
+        await client.post("/")
+        await until_on_loop(lambda: app.handle.progress is not None)
+        for _ in range(2):
+            with anyio.fail_after(TIMEOUT):
+                response = await client.get("/handle")
+                ((event_id, data),) = parsed(await response.get_data(as_text=True))
+                assert (event_id, data["state"]) == ("1", "running")
+        assert not app.handle.done()
+        work.release.set()
+
+
+@pytest.mark.anyio
 async def test_a_drain_ends_the_stream(app, executor, work) -> None:
     """The stream ends as a drain begins, while the task goes on until its deadline; a new stream has one event."""
     async with app.test_app() as test_app:
@@ -260,6 +277,19 @@ def test_a_stop_of_uvicorn_ends_the_stream(tmp_path: Path) -> None:
         assert len(server.recorded("step")) < 1000
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("worker", ["asyncio", "trio"])
+def test_hypercorn_stops_beside_a_stream(worker: str, tmp_path: Path) -> None:
+    """Hypercorn waits for open streams, with some versions of Python without a limit: each ends by itself."""
+    with serve(tmp_path, worker, SERVED_STREAM_DURATION="0.5") as server:
+        task_id = server.request("/start/1000/0.1")
+        with stream(server, f"/events/{task_id}") as response:
+            assert response.readline().startswith(b"id: ")
+            server.signal(signal.SIGTERM)
+            response.read()
+        assert server.process.wait(TIMEOUT) in {0, -signal.SIGTERM}
+        assert "1 cancelled\ntask 'work'" in server.output
 
 
 if BROWSER is not None:  # optional: the suite also runs without a browser

@@ -19,6 +19,7 @@ app.config["EXECUTOR_PROCESSES"] = 1
 app.config["RESPONSE_TIMEOUT"] = 0.3
 app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.5
 executor = QuartExecutor(app)
+sse.STREAM_DURATION = float(os.environ.get("SERVED_STREAM_DURATION", sse.STREAM_DURATION))
 sse.KEEP_ALIVE_INTERVAL = float(os.environ.get("SERVED_KEEP_ALIVE", sse.KEEP_ALIVE_INTERVAL))
 
 PAGE = """<!DOCTYPE html><title>Job</title>
