@@ -82,6 +82,7 @@ def test_starts_in_each_event_loop(app, executor, run):
 
 def test_drained_when_the_loop_ends(app, executor, run, kind):
     """Tasks in threads and processes are awaited when `asyncio.run` ends; on trio they are lost."""
+    app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 30  # a worker may start late on a loaded machine
     released, entered = threading.Event(), threading.Event()
     handles = []
 

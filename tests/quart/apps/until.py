@@ -7,7 +7,7 @@ from collections.abc import Callable
 import anyio
 
 
-async def until(condition: Callable[[], object], timeout: float = 10) -> None:
+async def until(condition: Callable[[], object], timeout: float = 30) -> None:
     """Wait until a condition holds, with a timeout in seconds."""
     with anyio.fail_after(timeout):
         while not condition():
