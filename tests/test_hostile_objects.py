@@ -42,23 +42,24 @@ BACKENDS: dict[str, Callable[[], ExecutorBackend]] = {
 }
 
 
-ASYNCIO, UVLOOP, TRIO = ("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})
-CASES: list[tuple[Any, str]] = [
-    (ASYNCIO, "loop"),
-    (UVLOOP, "loop"),
-    (TRIO, "loop"),
-    (TRIO, "limited loop"),
-    (ASYNCIO, "inline"),
-    (UVLOOP, "thread"),
-    (TRIO, "process"),
-    (ASYNCIO, "futures in threads"),
-    (ASYNCIO, "futures in processes"),
+LOOPS = {"asyncio": ("asyncio", {}), "uvloop": ("asyncio", {"use_uvloop": True}), "trio": ("trio", {})}
+CASES = [
+    ("asyncio", "loop"),
+    ("uvloop", "loop"),
+    ("trio", "loop"),
+    ("trio", "limited loop"),
+    ("asyncio", "inline"),
+    ("uvloop", "thread"),
+    ("trio", "process"),
+    ("asyncio", "futures in threads"),
+    ("asyncio", "futures in processes"),
 ]
 """Each loop, and each backend."""
 
 
-def on_each_backend(cases: list[tuple[Any, str]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(("anyio_backend", "name"), cases)
+def on_each_backend(cases: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    params = [pytest.param(LOOPS[loop], name, id=f"{name}-{loop}") for loop, name in cases]
+    return pytest.mark.parametrize(("anyio_backend", "name"), params)
 
 
 def executor_of(name: str, **options: Any) -> Executor:
