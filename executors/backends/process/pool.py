@@ -196,6 +196,7 @@ class Pool:
         """A start has failed, or may be tried again."""
         if not self.workers and self.starter.reason:
             self._pending.lose_all(f": {self.starter.reason}")
+        self._pending.revoke_all(self.workers)  # which may have prefetched what the new worker was to run
         self._assign()
         self._check_all_gone()
 
@@ -282,9 +283,8 @@ class Pool:
         self._closing = True
         self.starter.stop()
         self._all_gone = self._loop.new_waiter()
-        for timer in (self._idle_check, self._prefetch_check):
-            if timer is not None:
-                timer.cancel()
+        for timer in filter(None, (self._idle_check, self._prefetch_check)):
+            timer.cancel()
         for worker in list(self.workers):
             if worker in self._idle:
                 self._retire(worker)

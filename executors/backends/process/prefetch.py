@@ -108,6 +108,11 @@ class PendingJobs:
         if worker.job is not None and worker.job is not current:
             worker.job.start()
 
+    def revoke_all(self, workers: Sequence[WorkerHandle]) -> None:
+        """Put all jobs that workers have prefetched, and have not read, back into the backlog."""
+        for worker in workers:
+            self.revoke(worker)
+
     def recover(self, worker: WorkerHandle, exitcode: int | None) -> None:
         """Put the jobs of a dead worker that it has not begun back into the backlog; report the others as lost.
 

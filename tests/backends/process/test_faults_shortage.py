@@ -8,9 +8,9 @@ from textwrap import dedent
 import anyio
 import pytest
 import worker_tasks as tasks
-from faults import TIMEOUT, run_script, under_fault
+from faults import TIMEOUT, meet, run_script, under_fault
 
-from executors import WorkerLostError
+from executors import Executor, WorkerLostError
 from executors.backends import ProcessBackend
 
 pytestmark = pytest.mark.anyio
@@ -48,6 +48,21 @@ async def test_a_new_worker_that_fails_to_start(named_pipe, tmp_path, how: str, 
         assert marks.read_text() == ""
 
 
+async def test_a_task_is_not_kept_for_a_worker_that_fails_to_start(named_pipe, tmp_path) -> None:
+    """A task that was sent ahead to a busy worker, as another was about to start, gets a worker of its own."""
+    marks = tmp_path / "failures"
+    backend = ProcessBackend(2, preload=False, setup=("fault_tasks:setup_fails", (str(marks), "killed")))
+    async with Executor(threads=1, backends={"process": backend}) as executor:
+        cpu = executor.options(tag="cpu")
+        for number in range(3):  # so short that further tasks are sent ahead
+            await cpu.run(tasks.identity, number)
+        assert len(backend._pool.workers) == 1
+        marks.write_text("x\n")
+        with anyio.fail_after(TIMEOUT):
+            await meet(cpu, named_pipe)
+        assert marks.read_text() == ""
+
+
 async def test_a_module_that_kills_its_importer(named_pipe, tmp_path, monkeypatch) -> None:
     """A task whose module kills the worker on import is lost; the next one runs once the cause is gone."""
     marker = tmp_path / "imported"
@@ -79,6 +94,7 @@ async def test_a_module_that_kills_its_importer(named_pipe, tmp_path, monkeypatc
 
 SHORTAGE = """
     import asyncio, os, resource, sys, tempfile
+    from contextlib import suppress
     from pathlib import Path
 
     import fault_tasks, named_pipes, worker_tasks
@@ -94,9 +110,10 @@ SHORTAGE = """
 
     def family(pid):
         yield pid
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            for child in path.read_text().split():
-                yield from family(int(child))
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            for path in Path(f"/proc/{pid}/task").glob("*/children"):
+                for child in path.read_text().split():
+                    yield from family(int(child))
 
     def run_out(*spared):
         for pid in set(family(os.getpid())) - set(spared):
@@ -104,9 +121,15 @@ SHORTAGE = """
             resource.prlimit(pid, kind, (most, resource.prlimit(pid, kind)[1]))
 
     def have_again():
-        for pid in family(os.getpid()):
-            hard = resource.prlimit(pid, kind)[1]
-            resource.prlimit(pid, kind, (hard, hard))
+        unchanged = 0
+        while unchanged < 3:  # what is forked meanwhile inherits a limit, and a list of children may have gaps
+            unchanged += 1
+            for pid in family(os.getpid()):
+                with suppress(ProcessLookupError):  # it has ended
+                    soft, hard = resource.prlimit(pid, kind)
+                    if soft != hard:
+                        resource.prlimit(pid, kind, (hard, hard))
+                        unchanged = 0
 
     async def first_start(path):
         async with Executor(threads=1, processes=2) as executor:
