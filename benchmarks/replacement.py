@@ -53,12 +53,19 @@ async def _measure(plan: Plan, report: Report) -> None:
         arms = {name: await stack.enter_async_context(OPENERS[name](plan.worker_nice)) for name in names}
         for awake in plan.wakefulness:
             for cause, end_worker in (("killed", _killed), ("timed out", _timed_out)):
-                found: dict[str, list[Times]] = {name: [] for name in names}
+                found: dict[str, list[Times]] = {name: [] for name in arms}
+                what = labelled(f"worker {cause}", awake)
                 with spinners(awake):
                     for _ in range(deaths):
-                        for name, start in arms.items():
-                            found[name].append(await _one(end_worker, start))
-                _rows(report, labelled(f"worker {cause}", awake), found)
+                        for name, start in list(arms.items()):
+                            try:
+                                found[name].append(await _one(end_worker, start))
+                            except Exception as error:
+                                if name == OURS:
+                                    raise
+                                del arms[name], found[name]
+                                report.missing(name, what, f"its pool has broken: {error}")
+                _rows(report, what, found)
 
 
 async def _one(end_worker: Callable[[Start, Line], Awaitable[Times]], start: Start) -> Times:
