@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from threading import Thread
 from typing import Any
 
 from executors._checks import whole_number
@@ -62,6 +61,7 @@ class FuturesBackend(ExecutorBackend):
         self._size = size
         self._requires_pickle = requires_pickle
         self._retired: list[Executor] = []  # created here, and not shut down yet
+        self._ending: list[Executor] = []  # created here, and being shut down
         self._survives: bool | None = None
         self._broken: str | None = None
         self._in_flight: dict[Job, Future[Any]] = {}
@@ -234,29 +234,39 @@ class FuturesBackend(ExecutorBackend):
     async def close(self) -> None:
         """Shut down the executors that were created here, and wait for them, except for threads of abandoned jobs."""
         if self._abandoned:
-            self.kill()
-        self._retire()
-        for pool in self._retired:
-            self._side_thread.call(pool.shutdown, lambda *_: None)
+            self._kill_processes()
+        self._shut_down(wait=not self._abandoned)
         await self._side_thread.wait_closed()
-        self._retired.clear()
+        self._ending.clear()
 
     def kill(self) -> None:
         """Shut down the executors that were created here, and kill their processes. Any thread."""
+        self._kill_processes()
+        self._shut_down(wait=False)
+        self._side_thread.close(wait=False)
+
+    def _kill_processes(self) -> None:
         self._retire()
-        while self._retired:  # also while `close` waits for one
-            pool = self._retired.pop()
-            processes = list((getattr(pool, "_processes", None) or {}).values())
-            for process in processes:  # 3.14 has `kill_workers`
+        for pool in (*self._retired, *self._ending):
+            for process in _processes(pool):  # 3.14 has `kill_workers`
                 if process.is_alive():
                     with suppress(ProcessLookupError):  # it has ended since
                         os.kill(process.pid, signal.SIGKILL)  # loky's processes have no `kill`
-            if processes:  # in a thread that waits: CPython 3.12 and 3.13 deadlock if the last reference to an executor
-                # of processes is dropped by its own manager thread
-                Thread(target=pool.shutdown, name="executors-futures-shutdown", daemon=True).start()
-            else:
-                pool.shutdown(wait=False)
-        self._side_thread.close(wait=False)
+
+    def _shut_down(self, *, wait: bool) -> None:
+        """Shut down the executors that were created here, in a thread: two must not do so at a time.
+
+        They are kept until their processes have ended: CPython 3.12 and 3.13 deadlock if an executor's own manager
+        thread drops the last reference to it.
+
+        Args:
+            wait: Whether to wait for threads, too.
+        """
+        self._retire()
+        while self._retired:
+            pool = self._retired.pop()
+            self._ending.append(pool)
+            self._side_thread.call(partial(pool.shutdown, wait=wait or bool(_processes(pool))), lambda *_: None)
 
     # --- on any thread ----------------------------------------------------------------------------------------
 
@@ -276,6 +286,10 @@ class FuturesBackend(ExecutorBackend):
         elif self.requires_pickle:
             in_worker.report(job, future.result(), f"a worker of the backend {self.name!r}")
         self._loop.post(self._freed, job)
+
+
+def _processes(pool: Executor) -> list[Any]:
+    return list((getattr(pool, "_processes", None) or {}).values())
 
 
 def _run(box: list[Job]) -> None:
