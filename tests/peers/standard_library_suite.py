@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import multiprocessing
 import pkgutil
+import time
 import unittest
 import unittest.mock
+import weakref
 from concurrent import futures
 from contextlib import ExitStack
 from types import ModuleType
@@ -16,6 +19,8 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from executors import Executor, SerializationError, TaskExitedError, WorkerLostError
+
+FREED_TIMEOUT = 10.0
 
 SUITE = "test.test_concurrent_futures"
 """A package since Python 3.12 and late 3.11, a module before."""
@@ -87,6 +92,29 @@ class ProcessFuturesMixin(FuturesMixin):
     backend = "process"
 
 
+class FreedSoonMixin:
+    """Lets a result outlive the iterator for a moment: the threads that passed it on may not have returned yet."""
+
+    executor: futures.Executor
+
+    def test_free_reference(self) -> None:
+        for found in self.executor.map(set, [()] * 10):
+            reference = weakref.ref(found)
+            del found
+            deadline = time.monotonic() + FREED_TIMEOUT
+            while reference() is not None:
+                assert time.monotonic() < deadline, "the result is still referred to"
+                gc.collect()
+
+
+class ThreadExecutorMixin(FreedSoonMixin, ThreadFuturesMixin):
+    pass
+
+
+class ProcessExecutorMixin(FreedSoonMixin, ProcessFuturesMixin):
+    pass
+
+
 class OurErrorsMixin(ProcessFuturesMixin):
     """Lets the suite's tests of crashes expect our errors: only the task fails, and no pool breaks."""
 
@@ -114,8 +142,8 @@ EXPECTED_ERRORS = {
 """The error that a test of crashes expects where the worker doesn't die. The default is `WorkerLostError`."""
 
 MIXINS = {
-    "ThreadPoolExecutorTest": [ThreadFuturesMixin],
-    "ProcessPoolExecutorTest": [ProcessFuturesMixin],
+    "ThreadPoolExecutorTest": [ThreadExecutorMixin],
+    "ProcessPoolExecutorTest": [ProcessExecutorMixin],
     "WaitTests": [ProcessFuturesMixin],
     "ThreadPoolWaitTests": [ThreadFuturesMixin],
     "AsCompletedTests": [ThreadFuturesMixin, ProcessFuturesMixin],
