@@ -103,13 +103,13 @@ class Records:
                 handle._reported,
             ))  # fmt: skip
 
-    def get(self, text: str) -> TaskHandle[Any] | None:
+    def get(self, task_id: str) -> TaskHandle[Any] | None:
         """Return the task with this id; None if there is none, or none any more. Any thread.
 
         Args:
-            text: The id, or any other string.
+            task_id: The id, or any other string.
         """
-        number = task_number(IdKey.value, text)
+        number = task_number(IdKey.value, task_id)
         if number is None:
             return None
         handle = self._find(number)
@@ -160,9 +160,9 @@ class Records:
             handle._error = ResultNotKeptError(task.name, handle.id, task.error)
         return handle
 
-    async def find(self, text: str) -> TaskRecord | None:
+    async def find(self, task_id: str) -> TaskRecord | None:
         """Return the record of the task with this id, from memory or from the store. On the loop."""
-        handle = self.get(text)
+        handle = self.get(task_id)
         if handle is not None and not handle.done():
             return handle.record
         kept = None if handle is None else self.results.get(handle._number)
@@ -172,7 +172,7 @@ class Records:
         found = None
         if self.store is not None:
             try:
-                found = await self.store.find(text)
+                found = await self.store.find(task_id)
             except StoreUnavailableError:
                 if handle is None:
                     raise
@@ -186,9 +186,9 @@ class Records:
             with suppress(StoreUnavailableError):
                 await self.store.flush()
 
-    async def cancel(self, text: str) -> bool:
+    async def cancel(self, task_id: str) -> bool:
         """Cancel the task with this id, also if it belongs to another server process. On the loop."""
-        handle = self.get(text)
+        handle = self.get(task_id)
         if handle is not None:
             return handle.cancel()
-        return self.store is not None and await self.store.request_cancel(text)
+        return self.store is not None and await self.store.request_cancel(task_id)

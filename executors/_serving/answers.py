@@ -1,4 +1,4 @@
-"""What a request is answered whose task was refused, ended by a drain, or took too long."""
+"""The responses to requests whose task was refused, was ended by a drain, or took too long."""
 
 from __future__ import annotations
 

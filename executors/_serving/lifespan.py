@@ -60,7 +60,7 @@ async def drain_and_report(executor: Drainable, timeout: float | None) -> None:
 
     Args:
         executor: The executor.
-        timeout: Seconds until the tasks that are left are cancelled; the configured ones if None.
+        timeout: Seconds until the tasks that are left are cancelled; the configured time if None.
     """
     try:
         await executor._drain_shielded(timeout)

@@ -2,9 +2,9 @@
 
 Servers differ. uvicorn, and Hypercorn without server processes, handle SIGINT and SIGTERM and stop the app. Hypercorn's
 server processes ignore SIGINT and leave SIGTERM at its default, which kills them at once; their parent sends them one
-as soon as another server process has ended. Gunicorn sends SIGTERM once a second to a server process that it has too
-many of. On trio nobody handles SIGTERM, and Ctrl-C is raised wherever code happens
-to run, possibly in a request. No server handles a second signal while the app stops.
+as soon as another server process has ended. Gunicorn sends SIGTERM once a second to each server process that is to end.
+On trio nobody handles SIGTERM, and Ctrl-C is raised wherever code happens to run, possibly in a request. No server
+handles a second signal while the app stops.
 """
 
 from __future__ import annotations
