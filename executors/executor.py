@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor as FuturesExecutor
 from functools import partial
-from operator import attrgetter
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -21,8 +20,7 @@ from executors._core.periodic import Recurring, RecurringCalls, RecurringTasks
 from executors._core.records import Records
 from executors._core.registry import Spec
 from executors._core.router import Router, Wrap
-from executors._core.settings import Settings, build_backends, open_store, start_backends
-from executors._core.snapshots import snapshot
+from executors._core.settings import Settings, build_backends, configured_hooks, open_store, start_backends
 from executors._core.worker_hooks import InlineWorker, WorkerFunctions, WorkerHooks
 from executors._loops import running_loop
 from executors.backends.base import ExecutorBackend
@@ -30,7 +28,7 @@ from executors.context import WorkerState, refuse_in_worker
 from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook, announce, checked_hooks
 from executors.handle import TaskHandle
-from executors.reports import DrainReport, ExecutorSnapshot
+from executors.reports import DrainReport
 
 
 class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
@@ -101,7 +99,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         values = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
         self._executor = self
         self._settings = Settings.checked(values)
-        self._hooks = checked_hooks(hooks)
+        self._hooks = list(checked_hooks(hooks))
         self._dispatcher: Dispatcher | None = None
         self._drain: Drain | None = None
         self._recurring = RecurringTasks(self)
@@ -152,11 +150,12 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         self._drain = None
         self._inline_worker = InlineWorker(self._worker_functions)
         router = Router(backends, tags, settings.no_process_backend)
+        self._run_hooks = hooks = (*self._hooks, *configured_hooks(settings))
         self._dispatcher = Dispatcher(
-            loop, backends, router, settings.queue_size, settings.cancel_grace, self._hooks, records,
+            loop, backends, router, settings.queue_size, settings.cancel_grace, hooks, records,
             self._wrap or (self._inline_worker.wrap if settings.inline else None),
         )  # fmt: skip
-        announce(self._hooks, "started", self)
+        announce(hooks, "started", self)
 
     async def wait_ready(self) -> None:
         """Wait until the workers of `min_processes` are ready. On the executor's loop; `async with` does so itself.
@@ -198,7 +197,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         if self._drain is None:
             timeout = self._settings.shutdown_timeout if timeout is None else timeout
             self._drain = Drain(
-                dispatcher, self._backends.values(), timeout, partial(announce, self._hooks, "drained", self)
+                dispatcher, self._backends.values(), timeout, partial(announce, self._run_hooks, "drained", self)
             )
             self._recurring.stop()
         elif timeout is not None:
@@ -239,7 +238,15 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
             raise DeadlockError("a task can't wait until its own executor is idle: it would wait for itself")
         await dispatcher.wait_idle()
 
-    # --- services and schedules ---------------------------------------------------------------------------
+    # --- hooks, services and schedules --------------------------------------------------------------------
+
+    def add_hook(self, hook: Hook) -> None:
+        """Add a hook to those of the constructor, for all runs from the next start on. Before the start.
+
+        Raises:
+            ConfigurationError: It can't be called, or is a coroutine function.
+        """
+        self._hooks += checked_hooks([hook])
 
     def _add_recurring(self, recurring: Recurring) -> None:
         self._recurring.add(recurring)
@@ -305,16 +312,3 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         if name not in self._backends:
             raise ConfigurationError(f"there is no backend {name!r}; there are {', '.join(sorted(self._backends))}")
         return self._backends[name]
-
-    @property
-    def tasks(self) -> tuple[TaskHandle[Any], ...]:
-        """The handles of all tasks that are queued or running, in the order of their submission. Any thread."""
-        if self._dispatcher is None:
-            return ()
-        return tuple(job.handle for job in sorted(self._dispatcher.jobs(), key=attrgetter("number")))
-
-    def snapshot(self) -> ExecutorSnapshot:
-        """Return what the executor is doing now. Any thread, never blocks."""
-        if self._dispatcher is None:
-            return ExecutorSnapshot("new", {}, {}, 0)
-        return snapshot(self._dispatcher, self._backends, self.phase, self._recurring.services())

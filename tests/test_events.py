@@ -11,7 +11,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from executors import Executor, ExecutorClosedError, QueueFullError, TaskState, TaskTimeoutError
+from executors import ConfigurationError, Executor, ExecutorClosedError, QueueFullError, TaskState, TaskTimeoutError
 from executors.events import TaskAbandoned, TaskEvent, TaskFinished, TaskRejected, TaskStarted, TaskSubmitted
 
 pytestmark = pytest.mark.anyio
@@ -250,3 +250,16 @@ async def test_start_and_drain(caplog: pytest.LogCaptureFixture) -> None:
     assert [phase for _, phase, _ in hook.steps[::2]] == ["open", "open"]
     assert executor.drain_report is not None
     assert caplog.text.count("failed in its method `drained`") == 2
+
+
+async def test_an_added_hook() -> None:
+    """A hook that is added before the start is notified as the others are; what can't be a hook is refused."""
+    first, second = Lifecycle(), Lifecycle()
+    executor = Executor(processes=0, hooks=[first])
+    executor.add_hook(second)
+    with pytest.raises(ConfigurationError, match="is not callable"):
+        executor.add_hook(None)  # type: ignore[arg-type]
+    async with executor:
+        executor.submit(anyio.sleep, 0)
+    assert len(second.events) == len(first.events) == 3
+    assert [step for step, _, _ in second.steps] == ["started", "drained"]

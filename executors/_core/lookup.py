@@ -1,10 +1,13 @@
-"""`TaskLookup`: an executor's calls that take the id of a task."""
+"""`TaskLookup`: an executor's calls that find tasks."""
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from executors._core.snapshots import snapshot
 from executors.errors import WrongThreadError
+from executors.reports import ExecutorSnapshot
 
 if TYPE_CHECKING:
     from executors._core.records import Records
@@ -14,12 +17,27 @@ if TYPE_CHECKING:
 
 
 class TaskLookup:
-    """Finds the tasks of an executor by their ids. Ids may come from clients: any string may be passed."""
+    """Finds an executor's tasks: all of them, or one by its id. Ids may come from clients: any string may be passed."""
 
     if TYPE_CHECKING:
 
         @property
         def _executor(self) -> Executor: ...
+
+    @property
+    def tasks(self) -> tuple[TaskHandle[Any], ...]:
+        """The handles of all tasks that are queued or running, in the order of their submission. Any thread."""
+        dispatcher = self._executor._dispatcher
+        if dispatcher is None:
+            return ()
+        return tuple(job.handle for job in sorted(dispatcher.jobs(), key=attrgetter("number")))
+
+    def snapshot(self) -> ExecutorSnapshot:
+        """Return what the executor is doing now. Any thread, never blocks."""
+        executor = self._executor
+        if executor._dispatcher is None:
+            return ExecutorSnapshot("new", {}, {}, 0)
+        return snapshot(executor._dispatcher, executor._backends, executor.phase, executor._recurring.services())
 
     def get(self, task_id: str) -> TaskHandle[Any] | None:
         """Return the task with this id; None if there is none, or none any more. Any thread.

@@ -18,6 +18,7 @@ from executors.context import CarriedVariables
 from executors.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from executors.events import Hook
     from executors.store.task_store import TaskStore
 
 
@@ -151,6 +152,11 @@ def open_store(settings: Settings) -> TaskStore | None:
     from executors.store.task_store import TaskStore  # noqa: PLC0415  (most apps do without SQLite)
 
     return TaskStore(settings.store.removeprefix(STORE_PREFIX), settings.store_expiry)
+
+
+def configured_hooks(settings: Settings) -> tuple[Hook, ...]:
+    """Return the hooks that the settings turn on, besides those that the executor was given."""
+    return ()
 
 
 def build_backends(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str]]:

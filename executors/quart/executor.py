@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from quart import Quart
@@ -47,15 +47,16 @@ class AppExecutor(BoundAppExecutor, Executor):
 
     Args:
         app: The app.
-        hooks: Called with the events of tasks.
+        hooks: Called with the events of tasks. The extension may add to them.
         worker_functions: What workers call before their first task and after their last.
         recurring: The services and schedules of the extension.
     """
 
     def __init__(
-        self, app: Quart, hooks: Iterable[Hook], worker_functions: WorkerFunctions, recurring: Sequence[Recurring] = ()
+        self, app: Quart, hooks: list[Hook], worker_functions: WorkerFunctions, recurring: Sequence[Recurring] = ()
     ) -> None:
-        super().__init__(hooks=hooks)
+        super().__init__()
+        self._hooks = hooks
         self._recurring = RecurringTasks(self, recurring)
         self.app = app
         self._worker_functions = worker_functions

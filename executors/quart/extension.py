@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor as FuturesExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
 
 from quart import Quart, current_app, has_app_context
@@ -18,13 +18,12 @@ from executors.backends.base import ExecutorBackend
 from executors.context import refuse_in_worker
 from executors.errors import ConfigurationError
 from executors.events import Hook, checked_hooks
-from executors.handle import TaskHandle
 from executors.monitor import LoopMonitor
 from executors.options import NO_OPTIONS, TaskOptions
 from executors.quart.bound import BoundAppExecutor
 from executors.quart.config import EXTENSION
 from executors.quart.executor import AppExecutor
-from executors.reports import DrainReport, ExecutorSnapshot
+from executors.reports import DrainReport
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -77,7 +76,7 @@ class QuartExecutor(CurrentExecutor, RecurringCalls, TaskLookup, WorkerHooks):
 
     def __init__(self, app: Quart | None = None, *, hooks: Iterable[Hook] = ()) -> None:
         super().__init__(self._of_current_app)
-        self._hooks = checked_hooks(hooks)
+        self._hooks = list(checked_hooks(hooks))  # shared with the apps' executors
         self._worker_functions = WorkerFunctions()
         self._recurring: list[Recurring] = []
         self._only: AppExecutor | None = None
@@ -124,7 +123,11 @@ class QuartExecutor(CurrentExecutor, RecurringCalls, TaskLookup, WorkerHooks):
             )
         return executor
 
-    # --- services and schedules -----------------------------------------------------------------------------------
+    # --- hooks, services and schedules ----------------------------------------------------------------------------
+
+    def add_hook(self, hook: Hook) -> None:
+        """Add a hook, of every app. See `Executor.add_hook`."""
+        self._hooks += checked_hooks([hook])
 
     def _has_workers(self) -> bool:
         return any(executor._has_workers() for executor in self._executors)
@@ -192,15 +195,6 @@ class QuartExecutor(CurrentExecutor, RecurringCalls, TaskLookup, WorkerHooks):
     def backend(self, name: str) -> ExecutorBackend:
         """See `Executor.backend`."""
         return self._executor.backend(name)
-
-    @property
-    def tasks(self) -> tuple[TaskHandle[Any], ...]:
-        """See `Executor.tasks`."""
-        return self._executor.tasks
-
-    def snapshot(self) -> ExecutorSnapshot:
-        """See `Executor.snapshot`."""
-        return self._executor.snapshot()
 
 
 def _find_current() -> AppExecutor:

@@ -278,11 +278,12 @@ async def test_hooks(app):
         def __call__(self, event):
             self.events.append(type(event).__name__)
 
-    hook = Hook()
-    QuartExecutor(app, hooks=[hook])
+    hook, added = Hook(), Hook()
+    executor = QuartExecutor(app, hooks=[hook])
+    executor.add_hook(added)
     async with app.test_app():
         await app.add_background_task(background.quadruple, 1)
-    assert hook.events == ["TaskSubmitted", "TaskStarted", "TaskFinished"]
+    assert hook.events == added.events == ["TaskSubmitted", "TaskStarted", "TaskFinished"]
 
 
 async def test_marked_routes_are_named(app, executor, caplog):
