@@ -45,6 +45,7 @@ class Harness:
         self._folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self._next = 0
         self._seen: set[int] = set()
+        self._others = set(children_of({os.getpid()}))  # started by other tests, such as multiprocessing's own
         self.book = Book(self._folder / "entries", failures)
         self.executor = Executor(threads=1, processes=processes, hooks=[self.book.record_event], **options)
         self.start()
@@ -104,7 +105,7 @@ class Harness:
 
     def _check_nothing_left(self) -> None:
         deadline = time.monotonic() + SETTLE_TIME
-        while left := children_of({os.getpid()}):
+        while left := self._children():
             self.book.expect(time.monotonic() < deadline, left, "are left by", self.executor.drain_report)
             time.sleep(0.001)
         for pid in self._seen | {entry.pid for entry in self.book.entries()}:
@@ -201,10 +202,13 @@ class Harness:
 
     def _family(self) -> tuple[list[int], list[int]]:
         """Return the zygote, if there is one, and the workers that it has forked, zombies included."""
-        children = children_of({os.getpid()})
+        children = self._children()
         grandchildren = children_of(set(children))
         self._seen.update(children, grandchildren)
         return children, grandchildren
+
+    def _children(self) -> list[int]:
+        return [pid for pid in children_of({os.getpid()}) if pid not in self._others]
 
     def _kill(self, pid: int) -> None:
         self.book.note("kill", pid)

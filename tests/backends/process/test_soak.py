@@ -42,6 +42,7 @@ class Killer:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._random = random.Random(0)
+        self._others = set(children_of({os.getpid()}))  # started by other tests
         self.max_lost = 0
         """The number of tasks that can have been running in the killed workers."""
 
@@ -50,7 +51,7 @@ class Killer:
             await anyio.sleep(self._random.uniform(0, KILL_INTERVAL))
             workers = self._executor.backend("process")._pool.workers  # type: ignore[attr-defined]
             proven = [worker.pid for worker in workers if worker.tasks]  # otherwise it would be a failure to start
-            zygotes = children_of({os.getpid()})
+            zygotes = [pid for pid in children_of({os.getpid()}) if pid not in self._others]
             if proven and zygotes and self._random.random() < ZYGOTE_SHARE:
                 self._kill(self._random.choice(zygotes), WORKERS)
             elif proven:
