@@ -16,7 +16,7 @@ from executors.backends.side_thread import SideThread
 from executors.handle import TaskHandle
 
 MAX_RESULTS = 10_000
-"""How many values are kept."""
+"""How many values are kept, with those that turned out to be too large or can't be pickled."""
 
 MIN_EXPIRY_INTERVAL = 1.0
 """Seconds between two searches for values that are no longer kept."""
@@ -83,9 +83,9 @@ class KeptResults:
             return
         if error is not None or size > self._max_size:
             self._kept[number] = kept._replace(handle=None)
-            return
-        self._kept[number] = kept._replace(size=size)
-        self._size += size
+        else:
+            self._kept[number] = kept._replace(size=size)
+            self._size += size
         while self._size > self._max_size or len(self._kept) > MAX_RESULTS:
             self._drop(next(iter(self._kept)))
 

@@ -112,15 +112,15 @@ class Records:
         number = task_number(IdKey.value, task_id)
         if number is None:
             return None
-        handle = self._find(number)
+        handle = self._find(number, task_id)
         if handle is None and not self._loop.owns_this_thread():
             for _ in range(RETRIES):
                 time.sleep(RETRY_INTERVAL)
-                if (handle := self._find(number)) is not None:
+                if (handle := self._find(number, task_id)) is not None:
                     break
         return handle
 
-    def _find(self, number: int) -> TaskHandle[Any] | None:
+    def _find(self, number: int, task_id: str) -> TaskHandle[Any] | None:
         job = self._dispatcher.job(number)
         if job is not None:
             return job.handle
@@ -130,7 +130,7 @@ class Records:
         with self._lock:
             self._index_recent()
             found = self._finished.get(number)
-        return None if found is None else self._restored(found)
+        return None if found is None else self._restored(found, task_id)
 
     def _index_recent(self) -> None:
         """Move recently finished tasks into the index, and drop from that what is too old or too much."""
@@ -148,16 +148,16 @@ class Records:
         for number in dropped:
             del finished[number]
 
-    def _restored(self, task: FinishedTask) -> TaskHandle[Any]:
+    def _restored(self, task: FinishedTask, task_id: str) -> TaskHandle[Any]:
         handle: TaskHandle[Any] = TaskHandle(self._dispatcher, task.name, task.tag, task.backend, None)
-        handle._number, handle._state = task.number, task.state
+        handle._number, handle._id, handle._state = task.number, task_id, task.state  # its id is no news to `add`
         handle._submitted, handle._started, handle._finished = task.submitted, task.started, task.finished
         handle.cpu_time, handle.abandoned, handle._retried = task.cpu_time, task.abandoned, task.retried
         handle._reported = task.reported
         if task.state is CANCELLED:
-            handle._error = TaskCancelledError(task.name, handle.id)
+            handle._error = TaskCancelledError(task.name, task_id)
         elif task.state is not SUCCEEDED or not task.is_none:
-            handle._error = ResultNotKeptError(task.name, handle.id, task.error)
+            handle._error = ResultNotKeptError(task.name, task_id, task.error)
         return handle
 
     async def find(self, task_id: str) -> TaskRecord | None:

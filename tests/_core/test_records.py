@@ -26,6 +26,7 @@ from executors import (
     WrongThreadError,
     io_bound,
 )
+from executors._core import kept_results
 from executors._core.records import MAX_FINISHED
 from executors.testing import tasks as contract_tasks
 from tests.support import worker_tasks
@@ -105,6 +106,18 @@ async def test_outcomes_of_finished_tasks() -> None:
         assert await found is None
         assert found.exception() is None
         await until(lambda: called == [found])
+
+
+@on_asyncio
+async def test_a_finished_task_is_found_again() -> None:
+    """Whoever finds it changes nothing: the next one finds the same."""
+    async with Executor(processes=0) as executor:
+        failed, some = executor.submit(fail, ValueError("wrong")), executor.submit(echo, 1)
+        await failed.wait()
+        failed.exception()
+        for _ in range(3):
+            assert (await found_after_end(executor, failed)).record.error == "ValueError: wrong"
+            assert isinstance((await found_after_end(executor, some)).exception(), ResultNotKeptError)
 
 
 async def test_the_id_is_known_to_the_task_alone() -> None:
@@ -311,6 +324,16 @@ async def test_a_value_that_cannot_be_measured_is_not_kept() -> None:
         record = await executor.find(handle.id)
         assert record is not None
         assert record.result is None
+
+
+@on_asyncio
+async def test_values_that_are_not_kept_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered of values that can't be measured is limited, too."""
+    monkeypatch.setattr(kept_results, "MAX_RESULTS", 10)
+    async with Executor(processes=0) as executor:
+        for _ in range(20):
+            await executor.options(keep_result=60).run(echo, threading.Lock())
+        assert len(executor._dispatcher.records.results._kept) == 10  # type: ignore[union-attr]
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
