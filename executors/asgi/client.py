@@ -31,7 +31,7 @@ class Client:
         receive: The server's function.
 
     Attributes:
-        is_answered: Set by the middleware as it sends the end of the answer: whoever disconnects now has not left.
+        is_answered: Set by the middleware as it sends the end of the response: whoever disconnects now has not left.
         has_left: Whether it disconnected before it was answered.
     """
 
@@ -85,7 +85,7 @@ class Client:
         return message
 
     def end(self) -> None:
-        """Stop reading: the answer has been sent."""
+        """Stop reading: the response has been sent."""
         self.is_answered = self._has_ended = True
         if self._reader is not None:
             self._reader.cancel()

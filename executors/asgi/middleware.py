@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from executors._serving.answers import Answer, Answers
+from executors._serving.responses import ErrorResponse, ErrorResponses
 from executors.asgi.client import Client, Message, Receive
 from executors.asgi.current import of_request
 from executors.context import waiting_client
@@ -44,7 +44,7 @@ class ExecutorMiddleware:
     def __init__(self, app: ASGIApp, executor: Executor) -> None:
         self._app = app
         self._executor = executor
-        self._answers = Answers(self._drain_timeout)
+        self._responses = ErrorResponses(self._drain_timeout)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in {"http", "websocket"}:
@@ -53,7 +53,7 @@ class ExecutorMiddleware:
         token = of_request.set(self._executor)
         try:
             if scope["type"] == "http" and self._executor._dispatcher is not None:
-                await _Request(self._app, self._executor, self._answers).handle(scope, receive, send)
+                await _Request(self._app, self._executor, self._responses).handle(scope, receive, send)
             else:
                 await self._app(scope, receive, send)
         finally:
@@ -67,12 +67,12 @@ class ExecutorMiddleware:
 class _Request:
     """One HTTP request."""
 
-    def __init__(self, app: ASGIApp, executor: Executor, answers: Answers) -> None:
+    def __init__(self, app: ASGIApp, executor: Executor, responses: ErrorResponses) -> None:
         self._app = app
         self._executor = executor
-        self._answers = answers
-        self._has_begun = False  # to answer
-        self._is_ours = False  # the answer
+        self._responses = responses
+        self._has_begun = False  # to respond
+        self._is_ours = False  # the response
 
     async def handle(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         self._client = Client(self._executor._started().loop, receive)
@@ -81,20 +81,20 @@ class _Request:
         try:
             await self._app(scope, self._client.receive, self.send)
         except Exception as error:
-            if self._is_ours:  # the app may raise an error again that it has answered
+            if self._is_ours:  # the app may raise an error again that it has responded to
                 return
             if self._client.has_left and isinstance(error, TaskCancelledError):
                 return
-            answer = None if self._has_begun else self._answers.answer(error, logger)
-            if answer is None:
+            response = None if self._has_begun else self._responses.response_to(error, logger)
+            if response is None:
                 raise
-            await self._answer(answer)
+            await self._respond(response)
         finally:
             self._client.end()
             waiting_client.reset(token)
 
     async def send(self, message: Message) -> None:
-        """Pass a message of the app on, unless it begins to answer one of our errors as an internal error.
+        """Pass a message of the app on, unless it begins to respond to one of our errors as an internal error.
 
         Litestar and mounted apps do that themselves, while they handle the error.
         """
@@ -103,9 +103,9 @@ class _Request:
         kind = message["type"]
         if kind == "http.response.start":
             error = sys.exception() if message["status"] == 500 else None
-            answer = None if error is None else self._answers.answer(error, logger)
-            if answer is not None:
-                await self._answer(answer)
+            response = None if error is None else self._responses.response_to(error, logger)
+            if response is not None:
+                await self._respond(response)
                 return
             self._has_begun = True
         elif kind == "http.response.pathsend" or (kind == "http.response.body" and not message.get("more_body")):
@@ -118,11 +118,11 @@ class _Request:
         await self._send(message)
         self._client.end()
 
-    async def _answer(self, answer: Answer) -> None:
+    async def _respond(self, response: ErrorResponse) -> None:
         self._is_ours = True
-        body = json.dumps({"detail": answer.description}).encode()
+        body = json.dumps({"detail": response.description}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if answer.retry_after is not None:
-            headers.append((b"retry-after", str(answer.retry_after).encode()))
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        if response.retry_after is not None:
+            headers.append((b"retry-after", str(response.retry_after).encode()))
+        await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
         await self._send_end({"type": "http.response.body", "body": body})

@@ -22,7 +22,7 @@ from executors.monitor import LoopMonitor
 from executors.quart.bound import BoundAppExecutor
 from executors.quart.config import settings_of
 from executors.quart.context import run_on_loop, wrap_coroutine_function, wrap_for_thread
-from executors.quart.failures import ErrorResponses, FailureReports
+from executors.quart.failures import ErrorHandlers, FailureReports
 from executors.quart.lifecycle import Lifecycle
 from executors.quart.monitor import AppMonitor
 from executors.quart.routes import warn_of_marked_routes
@@ -63,7 +63,7 @@ class AppExecutor(BoundAppExecutor, Executor):
         self._worker_warning: str | None = None
         self._monitor = AppMonitor(app)
         self._reports = FailureReports(app)
-        self._responses = ErrorResponses(app, self._drain_timeout)
+        self._error_handlers = ErrorHandlers(app, self._drain_timeout)
         self._lifecycle = Lifecycle(app, self)
         # Quart has no hook for background tasks: the method is the interface, and extensions call it, too.
         app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]

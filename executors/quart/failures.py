@@ -1,4 +1,4 @@
-"""What an app does about failures: those of background tasks are reported to it, those in requests are answered."""
+"""What an app does about failures: those of background tasks are reported to it, those in requests end in a response."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import GatewayTimeout, HTTPException, ServiceUnavailable
 
 from executors._loops import EventLoop, log_exception
-from executors._serving.answers import Answers
+from executors._serving.responses import ErrorResponses
 from executors._serving.spawning import Spawned
 from executors._states import CANCELLED
 from executors.context import running
@@ -131,10 +131,10 @@ def _name_task(record: logging.LogRecord) -> bool:
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
-class ErrorResponses:
-    """Answers requests whose task could not run to its end, as `Answers` decides. On the loop's thread.
+class ErrorHandlers:
+    """The app's responses to requests whose task did not run to its end. On the loop's thread.
 
-    The answer is handled like every HTTP error of the app: the app's own pages for the status or for `HTTPException`
+    Such a response is handled like every HTTP error of the app: the app's own pages for the status or for `HTTPException`
     apply. The app's own handlers for the errors themselves take precedence.
 
     Args:
@@ -144,29 +144,29 @@ class ErrorResponses:
 
     def __init__(self, app: Quart, drain_timeout: Callable[[], float | None]) -> None:
         self._app = app
-        self._answers = Answers(drain_timeout)
-        app.register_error_handler(Refusal, self.answer)
-        app.register_error_handler(Interruption, self.answer)
+        self._responses = ErrorResponses(drain_timeout)
+        app.register_error_handler(Refusal, self.respond)
+        app.register_error_handler(Interruption, self.respond)
 
-    async def answer(self, error: Exception) -> HTTPException | ResponseReturnValue:
-        """Return the app's answer to a task's error.
+    async def respond(self, error: Exception) -> HTTPException | ResponseReturnValue:
+        """Return the app's response to a task's error.
 
         Raises:
             TaskCancelledError: The task was cancelled, and not by a drain: an error like any other of the app.
         """
-        decided = self._answers.answer(error, self._app.logger)
-        if decided is None:
+        response = self._responses.response_to(error, self._app.logger)
+        if response is None:
             raise error
-        answer: HTTPException
-        if decided.status == GatewayTimeout.code:
-            answer = GatewayTimeout(decided.description)
+        http_error: HTTPException
+        if response.status == GatewayTimeout.code:
+            http_error = GatewayTimeout(response.description)
         else:
-            answer = ServiceUnavailable(decided.description, retry_after=decided.retry_after)
-        answer.__cause__ = error
+            http_error = ServiceUnavailable(response.description, retry_after=response.retry_after)
+        http_error.__cause__ = error
         handler: Callable[..., Any] = self._app.handle_http_exception
         if takes_context(handler):
-            return await handler(app_ctx._get_current_object(), answer)  # type: ignore[no-any-return]
-        return await handler(answer)  # type: ignore[no-any-return]
+            return await handler(app_ctx._get_current_object(), http_error)  # type: ignore[no-any-return]
+        return await handler(http_error)  # type: ignore[no-any-return]
 
 
 def takes_context(handler: Callable[..., Any]) -> bool:

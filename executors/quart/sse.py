@@ -55,8 +55,8 @@ async def task_events(task: str | TaskHandle[Any]) -> Response:
         The response. It has no timeout.
 
     Raises:
-        NotFound: There is no such task: the answer has status 404.
-        StoreUnavailableError: The task is not in memory, and the store can't be read: the answer has status 503.
+        NotFound: There is no such task: the response has status 404.
+        StoreUnavailableError: The task is not in memory, and the store can't be read: the response has status 503.
         ConfigurationError: The current app has no executor.
     """
     executor: AppExecutor = current_executor._get_current_object()  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from executors import (
     TaskState,
     TaskTimeoutError,
 )
-from executors._serving import answers
+from executors._serving import responses
 from executors.asgi import ExecutorMiddleware, current_executor, lifespan
 
 pytestmark = pytest.mark.anyio
@@ -246,9 +246,9 @@ def refusing_as_frameworks_do(error):
 async def test_answers(executor, refuse, caplog):
     """Refusals are answered with 503, timeouts with 504, even if the app answers them with 500 and raises again."""
     for error, status, retry_after, text in (
-        (QueueFullError("thread", 1), 503, b"5", answers.BUSY),
-        (ExecutorClosedError("closed"), 503, b"5", answers.STOPPING),
-        (TaskTimeoutError("task", "", 1.0), 504, None, answers.TOO_SLOW),
+        (QueueFullError("thread", 1), 503, b"5", responses.BUSY),
+        (ExecutorClosedError("closed"), 503, b"5", responses.STOPPING),
+        (TaskTimeoutError("task", "", 1.0), 504, None, responses.TOO_SLOW),
     ):
         request = Request()
         await request.of(ExecutorMiddleware(refuse(error), executor))

@@ -20,7 +20,7 @@ from executors import (
     TaskCancelledError,
     TaskTimeoutError,
 )
-from executors._serving import answers
+from executors._serving import responses
 from executors.backends import ThreadBackend
 from executors.errors import Interruption, Refusal
 from executors.quart import QuartExecutor
@@ -78,7 +78,7 @@ async def test_full_queue_answers_503(busy, caplog, config):
         for path in ("/async", "/sync"):
             response = await running.test_client().get(path)
             assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-            assert answers.BUSY in await response.get_data(as_text=True)
+            assert responses.BUSY in await response.get_data(as_text=True)
             assert "thread" not in await response.get_data(as_text=True)
         busy.released.set()
     assert len(log_messages(caplog)) == 1
@@ -93,7 +93,7 @@ async def test_drained_executor_answers_503(busy):
         pass
     response = await app.test_client().get("/async")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-    assert answers.STOPPING in await response.get_data(as_text=True)
+    assert responses.STOPPING in await response.get_data(as_text=True)
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(2.5, "4"), (3600, "60")])
@@ -110,7 +110,7 @@ async def test_retry_after_during_a_drain(busy, timeout, seconds):
         response = await app.test_client().get("/async")
         busy.released.set()
     assert (response.status_code, response.headers["Retry-After"]) == (503, seconds)
-    assert answers.STOPPING in await response.get_data(as_text=True)
+    assert responses.STOPPING in await response.get_data(as_text=True)
 
 
 async def test_unavailable_backend_answers_503(busy, caplog):
@@ -127,7 +127,7 @@ async def test_unavailable_backend_answers_503(busy, caplog):
         response = await running.test_client().get("/async")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "30")
     text = await response.get_data(as_text=True)
-    assert answers.BUSY in text
+    assert responses.BUSY in text
     assert "secret" not in text
     (line,) = log_messages(caplog)
     assert line.endswith("the secret database has gone")
@@ -216,7 +216,7 @@ async def test_http_error_handlers_apply(busy, kind):
         response = await running.test_client().get("/async")
         busy.released.set()
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-    assert await response.get_json() == {"error": answers.BUSY}
+    assert await response.get_json() == {"error": responses.BUSY}
     assert [type(cause) for cause in causes] == [QueueFullError]
 
 
@@ -270,12 +270,12 @@ async def test_log_is_rate_limited(busy, caplog, monkeypatch):
         client = running.test_client()
         for _ in range(4):
             assert (await client.get("/async")).status_code == 503
-        monkeypatch.setattr(answers, "LOG_INTERVAL", 0.0)
+        monkeypatch.setattr(responses, "LOG_INTERVAL", 0.0)
         for _ in range(2):
             assert (await client.get("/async")).status_code == 503
         busy.released.set()
     ends = [line.rpartition("the queue size")[2] for line in log_messages(caplog)]
-    assert ends == ["", " (3 more such answers since the last line)", ""]
+    assert ends == ["", " (3 more such responses since the last line)", ""]
 
 
 @pytest.mark.parametrize("config", [{}, {"TESTING": True}, {"PROPAGATE_EXCEPTIONS": True}], ids=str)
@@ -291,7 +291,7 @@ async def test_task_timeout_answers_504(new_app, caplog, config):
     async with app.test_app() as running:
         response = await running.test_client().get("/slow")
     assert response.status_code == 504
-    assert answers.TOO_SLOW in await response.get_data(as_text=True)
+    assert responses.TOO_SLOW in await response.get_data(as_text=True)
     assert "status 504: task 'sleep_forever'" in caplog.text
 
 

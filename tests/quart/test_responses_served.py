@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from executors._serving import answers
+from executors._serving import responses
 
 APPS = Path(__file__).parent / "apps"
 HANDSHAKE = (
@@ -53,7 +53,7 @@ def test_under_hypercorn(free_port: int) -> None:
     """Hypercorn sends the whole response, also in place of a websocket handshake, and stops normally."""
     with hypercorn("refusing:app", free_port) as server:
         for lines in (("GET / HTTP/1.1",), ("GET /ws HTTP/1.1", *HANDSHAKE)):
-            answer = request(free_port, answers.BUSY, *lines)
+            answer = request(free_port, responses.BUSY, *lines)
             assert answer.startswith("http/1.1 503")
             assert "retry-after: 5" in answer
         request(free_port, "released", "POST /release HTTP/1.1", "Content-Length: 0")
@@ -70,7 +70,7 @@ def test_a_drain_under_hypercorn(free_port: int) -> None:
     with hypercorn("drained:app", free_port) as server, ThreadPoolExecutor() as clients:
         assert request(free_port, "Internal Server Error", "GET /cancelled HTTP/1.1").startswith("http/1.1 500")
         waiting = [
-            clients.submit(request, free_port, answers.STOPPING, f"GET {path} HTTP/1.1") for path in ("/wait", "/late")
+            clients.submit(request, free_port, responses.STOPPING, f"GET {path} HTTP/1.1") for path in ("/wait", "/late")
         ]
         request(free_port, "drained", "POST /drain HTTP/1.1", "Content-Length: 0")
         for answer in waiting:

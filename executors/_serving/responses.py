@@ -31,12 +31,12 @@ MAX_RETRY_AFTER = 60
 """Maximum of seconds in `Retry-After` during a drain, whatever the shutdown timeout."""
 
 LOG_INTERVAL = 10.0
-"""Seconds between two log lines about answers with status 503 or 504."""
+"""Seconds between two log lines about responses with status 503 or 504."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer to a request.
+class ErrorResponse:
+    """The response to a request whose task did not run to its end.
 
     Attributes:
         status: 503 Service Unavailable, or 504 Gateway Timeout.
@@ -49,11 +49,11 @@ class Answer:
     retry_after: int | None = None
 
 
-class Answers:
-    """Decides how requests are answered, and logs it. On the loop's thread.
+class ErrorResponses:
+    """Decides on the responses to such requests, and logs them. On the loop's thread.
 
-    A task that was refused, or ended by a drain, is answered with 503 Service Unavailable, and one that exceeded a time
-    limit with 504 Gateway Timeout.
+    They have status 503 Service Unavailable if the task was refused, or ended by a drain, and 504 Gateway Timeout if it
+    exceeded a time limit.
 
     Args:
         drain_timeout: Returns the timeout in seconds of the drain that is in progress; None if there is none.
@@ -64,24 +64,24 @@ class Answers:
         self._last_logged = -math.inf
         self._suppressed = 0
 
-    def answer(self, error: BaseException, logger: logging.Logger) -> Answer | None:
-        """Return the answer to a request that ends with this error; None if it is an error like any other.
+    def response_to(self, error: BaseException, logger: logging.Logger) -> ErrorResponse | None:
+        """Return the response to a request that ends with this error; None if it is an error like any other.
 
         Args:
             error: The error.
-            logger: Where the answer is logged.
+            logger: Where the response is logged.
         """
         if not isinstance(error, Refusal | Interruption):
             return None
         if isinstance(error, TaskCancelledError) and not error.by_drain:
             return None
         if isinstance(error, TaskTimeoutError):
-            answer = Answer(504, TOO_SLOW)
+            response = ErrorResponse(504, TOO_SLOW)
         else:
             description = STOPPING if isinstance(error, ExecutorClosedError | TaskCancelledError) else BUSY
-            answer = Answer(503, description, self._retry_after(error))
-        self._log(error, answer.status, logger)
-        return answer
+            response = ErrorResponse(503, description, self._retry_after(error))
+        self._log(error, response.status, logger)
+        return response
 
     def _retry_after(self, error: BaseException) -> int:
         if isinstance(error, BackendUnavailableError):
@@ -96,7 +96,7 @@ class Answers:
         if now - self._last_logged < LOG_INTERVAL:
             self._suppressed += 1
             return
-        more = f" ({self._suppressed} more such answers since the last line)" if self._suppressed else ""
+        more = f" ({self._suppressed} more such responses since the last line)" if self._suppressed else ""
         self._last_logged, self._suppressed = now, 0
         reason = str(error).partition("\n")[0]  # the traceback of a worker that fails to start has been logged already
         logger.warning("a request was answered with status %s: %s%s", status, reason, more)
