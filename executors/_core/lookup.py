@@ -54,8 +54,8 @@ class TaskLookup:
     async def find(self, task_id: str) -> TaskRecord | None:
         """Return a task's record, from memory or from the store of all server processes. On the executor's loop.
 
-        A record that is in neither is looked for again in the store, for 0.5 seconds, as another server process may be
-        about to write it.
+        A record that is in neither is looked for again in the store, for 0.5 seconds, if the id was made by another
+        server process that is running: it may be about to write the record.
 
         Args:
             task_id: As for `get`.

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from executors._states import LOST, TaskState
+from executors._wire.task_ids import IdKey, task_number
 from executors.reports import TaskProgress, TaskRecord
 
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 """The version of the schema. Releases with the same major version share a file: a minor version adds columns."""
 
 BUSY_TIMEOUT = 0.05
@@ -41,11 +42,22 @@ _COLUMNS = {
     "result_until": "REAL",
     "attempts": "INTEGER",
 }
-_DEFINITIONS = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
+_SERVER_COLUMNS = {
+    "owner": "TEXT PRIMARY KEY",
+    "pid": "INTEGER",
+    "lease": "REAL",
+    "id_key": "BLOB",
+}
+
+
+def _defined(columns: dict[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in columns.items())
+
+
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS executor_schema (major INTEGER, minor INTEGER);
-CREATE TABLE IF NOT EXISTS executor_tasks ({_DEFINITIONS}) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS executor_servers (owner TEXT PRIMARY KEY, pid INTEGER, lease REAL);
+CREATE TABLE IF NOT EXISTS executor_tasks ({_defined(_COLUMNS)}) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS executor_servers ({_defined(_SERVER_COLUMNS)});
 CREATE TABLE IF NOT EXISTS executor_cancellations (id TEXT PRIMARY KEY, requested_at REAL);
 """
 _INDEXES = """
@@ -109,10 +121,11 @@ class Database:
             return
         with self.transaction():
             self._execute_all(_TABLES)
-            existing = {row[1] for row in self._connection.execute("PRAGMA table_info(executor_tasks)")}
-            for name, kind in _COLUMNS.items():
-                if name not in existing:  # an earlier minor version created the table
-                    self._connection.execute(f"ALTER TABLE executor_tasks ADD COLUMN {name} {kind}")
+            for table, columns in (("executor_tasks", _COLUMNS), ("executor_servers", _SERVER_COLUMNS)):
+                existing = {row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")}
+                for name, kind in columns.items():
+                    if name not in existing:  # an earlier minor version created the table
+                        self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
             self._execute_all(_INDEXES)
             self._connection.execute("INSERT INTO executor_schema (major, minor) VALUES (?, ?)", (MAJOR, MINOR))
 
@@ -191,6 +204,14 @@ class Database:
             found["result"] if (found["result_until"] or 0.0) >= now else None,
         )  # fmt: skip
 
+    def is_expected(self, task_id: str, now: float) -> bool:
+        """Return whether a record may be about to be written: it isn't there, and another server process made the id."""
+        if self._exists("SELECT 1 FROM executor_tasks WHERE id = ?", task_id):
+            return False
+        query = "SELECT id_key FROM executor_servers WHERE owner <> ? AND lease >= ?"
+        keys = self._connection.execute(query, (self._owner, now)).fetchall()
+        return any(key is None or task_number(key, task_id) is not None for (key,) in keys)  # none in an earlier version
+
     # --- server processes ---------------------------------------------------------------------------------
 
     def renew_lease(self, now: float) -> bool:
@@ -204,8 +225,8 @@ class Database:
         ).rowcount
         if not renewed:
             self._connection.execute(
-                "INSERT INTO executor_servers (owner, pid, lease) VALUES (?, ?, ?)",
-                (self._owner, os.getpid(), now + LEASE),
+                "INSERT INTO executor_servers (owner, pid, lease, id_key) VALUES (?, ?, ?, ?)",
+                (self._owner, os.getpid(), now + LEASE, IdKey.value),
             )
         return bool(renewed)
 

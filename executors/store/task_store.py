@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from executors.handle import TaskHandle
 
 SETTLE_DELAYS = (0.1, 0.4)
-"""Seconds between the looks for a record that is not there: another server process may be about to write it."""
+"""Seconds between the looks for a record that another server process may be about to write."""
 
 KILL_TIMEOUT = 0.2
 """Seconds that the thread has to end where the event loop can't wait for it."""
@@ -96,15 +96,7 @@ class TaskStore:
         Raises:
             StoreUnavailableError: The store can't be read at present.
         """
-        record = await self._read(task_id)
-        for delay in SETTLE_DELAYS:
-            if record is None:
-                await anyio.sleep(delay)
-                record = await self._read(task_id)
-        return record
-
-    async def _read(self, task_id: str) -> TaskRecord | None:
-        record: TaskRecord | None = await self._call(lambda database: database.read(task_id, time.time()))
+        record: TaskRecord | None = await self._ask(task_id, lambda database: database.read(task_id, time.time()))
         return record
 
     async def flush(self) -> None:
@@ -121,8 +113,25 @@ class TaskStore:
         Raises:
             StoreUnavailableError: The store can't be written at present.
         """
-        is_unfinished: bool = await self._call(lambda database: database.request_cancel(task_id, time.time()))
+        is_unfinished: bool = await self._ask(
+            task_id, lambda database: database.request_cancel(task_id, time.time())
+        )
         return is_unfinished
+
+    async def _ask(self, task_id: str, function: Callable[[Database], Any]) -> Any:
+        """Return the value of `function(database)`, once there is a record of the task if one may be expected."""
+
+        def ask(database: Database) -> tuple[Any, bool]:
+            is_expected = database.is_expected(task_id, time.time())  # before: it may be written just now
+            value = function(database)
+            return value, is_expected and not value
+
+        for delay in SETTLE_DELAYS:
+            value, is_expected = await self._call(ask)
+            if not is_expected:
+                return value
+            await anyio.sleep(delay)
+        return await self._call(function)
 
     async def _call(self, function: Callable[[Database], Any]) -> Any:
         if self._writer is None or self._is_closed:

@@ -30,7 +30,7 @@ from executors import (
     current_task,
 )
 from executors.store import database as schema
-from executors.store import writer
+from executors.store import task_store, writer
 from executors.store.pending import MAX_PENDING, Pending
 
 pytestmark = pytest.mark.anyio
@@ -242,6 +242,30 @@ async def test_cancel_in_another_server_process(file: Path) -> None:
 
 
 @on_asyncio
+async def test_an_unknown_id_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the record of an id that another server process has made may be about to be written."""
+    monkeypatch.setattr(task_store, "SETTLE_DELAYS", (60.0,))
+    async with stored(file) as executor, stored(file) as other:
+        await is_ready(executor)
+        with anyio.fail_after(20):
+            assert await other.find("0" * 32) is None
+            assert await other.find("no id") is None
+            assert not await other.cancel("0" * 32)
+
+
+@on_asyncio
+async def test_a_task_is_cancelled_at_once(file: Path) -> None:
+    """Another server process cancels a task right after the submission, although its record is yet to be written."""
+    async with stored(file) as executor, stored(file) as other:
+        await is_ready(executor)
+        await is_ready(other)
+        handle = executor.submit(anyio.sleep_forever)
+        assert await other.cancel(handle.id)
+        with anyio.fail_after(10):
+            await handle.wait()
+
+
+@on_asyncio
 async def test_a_record_is_found_at_once(file: Path) -> None:
     """A page that is opened right after the submission finds the task, although its record is yet to be written."""
     async with stored(file) as executor, stored(file) as other:
@@ -444,6 +468,7 @@ async def test_an_earlier_release_has_made_the_file(file: Path) -> None:
     with connected(file) as connection:
         connection.execute("DROP INDEX executor_results")
         connection.execute("ALTER TABLE executor_tasks DROP COLUMN result_until")
+        connection.execute("ALTER TABLE executor_servers DROP COLUMN id_key")
         connection.execute("UPDATE executor_schema SET minor = ?", (schema.MINOR - 1,))
     async with stored(file) as executor, stored(file) as other:
         handle = executor.options(keep_result=60).submit(echo, 1)
