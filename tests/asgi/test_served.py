@@ -7,14 +7,12 @@ import os
 import shutil
 import socket
 import urllib.error
-from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, SIGTTIN, SIGTTOU
 
 import pytest
 from processes import wait_for_end
-from servers import TIMEOUT, Server, can_be_bound, until
+from servers import ASGI_APPS, TIMEOUT, Server, can_be_bound, until
 
-APPS = Path(__file__).parent / "apps"
 UVICORN = ["-m", "uvicorn", "--port", "{port}", "asgi_served:app"]
 HYPERCORN = ["-m", "hypercorn", "-b", "127.0.0.1:{port}", "asgi_served:app", "-w"]
 GUNICORN = ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "-k", "uvicorn_worker.UvicornWorker", "asgi_served:app"]
@@ -34,9 +32,7 @@ def start(free_port, tmp_path):
     servers = []
 
     def start(kind, by="fastapi", *options, **variables):
-        path = os.pathsep.join([str(APPS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [*SERVERS[kind], *options]
-        servers.append(Server(command, free_port, tmp_path, SERVED_BY=by, PYTHONPATH=path, **variables))
+        servers.append(Server([*SERVERS[kind], *options], free_port, tmp_path, SERVED_BY=by, **variables))
         return servers[-1]
 
     yield start
@@ -157,7 +153,7 @@ def test_repeated_signals_of_gunicorn(start):
 
 def test_reload_leaves_no_workers(start, tmp_path):
     """A reload stops the tasks, and leaves no process of the previous run."""
-    source = shutil.copy(APPS / "asgi_served.py", tmp_path)
+    source = shutil.copy(ASGI_APPS / "asgi_served.py", tmp_path)
     server = start("uvicorn", "fastapi", "--reload", "--reload-delay", "0.05", SERVED_TIMEOUT="0.1")
     sizes: list[int] = []
     for run in (1, 2):

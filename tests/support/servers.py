@@ -17,6 +17,7 @@ from typing import TypeVar
 from processes import is_alive
 
 APPS = Path(__file__).parents[1] / "quart" / "apps"
+ASGI_APPS = Path(__file__).parents[1] / "asgi" / "apps"
 TIMEOUT = 30.0
 """Seconds that a loaded machine may take for what an idle one does in two."""
 
@@ -90,7 +91,7 @@ class Server:
         self._mark = f"SERVED_RECORD={self._record}"
         env = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(APPS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": os.pathsep.join([str(APPS), str(ASGI_APPS), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "SERVED_RECORD": str(self._record),
             "SERVED_PORT": str(port),
             **variables,

@@ -8,24 +8,16 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
+from served_tasks import TIMEOUT, in_process, in_thread, write
 
 from executors import Executor, cpu_bound, task
-from executors._serving import signals
 from executors.asgi import ExecutorMiddleware, current_executor, lifespan
 
-record = Path(os.environ["SERVED_RECORD"])
 framework = os.environ.get("SERVED_BY", "fastapi")
-signals.SERVER_STOP_TIMEOUT = float(os.environ.get("SERVED_STOP_TIMEOUT", signals.SERVER_STOP_TIMEOUT))
-executor = Executor(processes=1, queue_size=1, shutdown_timeout=float(os.environ.get("SERVED_TIMEOUT", "5")))
-
-
-def write(line: str) -> None:
-    with record.open("a") as file:
-        file.write(f"{line}\n")
+executor = Executor(processes=1, queue_size=1, shutdown_timeout=TIMEOUT)
 
 
 @executor.worker_init
@@ -50,20 +42,6 @@ async def on_loop(seconds: float) -> None:
     write("draining")
     await anyio.sleep(seconds)
     write("done on_loop")
-
-
-def in_thread(seconds: float) -> None:
-    """Run without responding to cancellation."""
-    time.sleep(seconds)
-    write("done in_thread")
-
-
-@cpu_bound
-def in_process(seconds: float) -> None:
-    """Run in a worker process."""
-    write(f"worker {os.getpid()}")
-    time.sleep(seconds)
-    write("done in_process")
 
 
 @cpu_bound

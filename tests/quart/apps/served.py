@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
 
 import anyio
 from quart import Quart
+from served_tasks import TIMEOUT, in_process, in_thread, write
 
-from executors import cpu_bound
 from executors._serving import signals
 from executors.quart import QuartExecutor
 
-record = Path(os.environ["SERVED_RECORD"])
 if os.environ.get("SERVED_ON") == "trio":  # otherwise it isn't imported, which takes long
     from quart_trio import QuartTrio as Quart
 app = Quart(__name__)
 app.config["EXECUTOR_PROCESSES"] = 1
-app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = float(os.environ.get("SERVED_TIMEOUT", "5"))
-signals.SERVER_STOP_TIMEOUT = float(os.environ.get("SERVED_STOP_TIMEOUT", signals.SERVER_STOP_TIMEOUT))
+app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = TIMEOUT
 executor = QuartExecutor(app)
-
-
-def write(line: str) -> None:
-    with record.open("a") as file:
-        file.write(f"{line}\n")
 
 
 async def until_draining() -> None:
@@ -40,20 +31,6 @@ async def on_loop(seconds: float) -> None:
     await app.shutdown_event.wait()
     await anyio.sleep(seconds)
     write("done on_loop")
-
-
-def in_thread(seconds: float) -> None:
-    """Run without responding to cancellation."""
-    time.sleep(seconds)
-    write("done in_thread")
-
-
-@cpu_bound
-def in_process(seconds: float) -> None:
-    """Run in a worker process."""
-    write(f"worker {os.getpid()}")
-    time.sleep(seconds)
-    write("done in_process")
 
 
 @app.before_serving
