@@ -161,17 +161,19 @@ def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
     """Return hooks, checked.
 
     Raises:
-        ConfigurationError: One is not callable, or is a coroutine function, which nothing would await.
+        ConfigurationError: One is not callable, or it or a method of it is a coroutine function, which nothing would
+            await.
     """
     found = tuple(hooks)
     for hook in found:
         if not callable(hook):
             raise ConfigurationError(f"the hook {shown(hook)} is not callable: it is called with each event")
-        if is_async(hook):
-            raise ConfigurationError(
-                f"the hook {shown(hook)} is a coroutine function, and a hook is only called: make it a plain function, "
-                "which may submit a task"
-            )
+        for function in (hook, getattr(hook, "started", None), getattr(hook, "drained", None)):
+            if function is not None and is_async(function):
+                raise ConfigurationError(
+                    f"the hook {shown(function)} is a coroutine function, and a hook is only called: make it a plain "
+                    "function, which may submit a task"
+                )
     return found
 
 

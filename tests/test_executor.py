@@ -425,12 +425,18 @@ async def test_an_option_among_the_arguments_is_refused() -> None:
 
 
 def test_hooks_are_checked() -> None:
-    """A hook that is a coroutine function would never run, and is refused."""
+    """A hook that is a coroutine function, or has one as a method, would never run, and is refused."""
 
     async def hook(event: TaskEvent) -> None: ...
 
-    with pytest.raises(ConfigurationError, match=r"hook.*is a coroutine function"):
-        Executor(hooks=[hook])  # type: ignore[list-item]
+    class WithMethod:
+        def __call__(self, event: TaskEvent) -> None: ...
+
+        async def drained(self, executor: Executor) -> None: ...
+
+    for refused in (hook, WithMethod()):
+        with pytest.raises(ConfigurationError, match=r"hook.*is a coroutine function"):
+            Executor(hooks=[refused])  # type: ignore[list-item]
     with pytest.raises(ConfigurationError, match="'a name' is not callable"):
         Executor(hooks=["a name"])  # type: ignore[list-item]
 
