@@ -256,8 +256,8 @@ async def test_timed_out_coroutine_stays_timed_out() -> None:
         return "late"
 
     async with Executor(processes=0) as executor:
-        returning = executor.options(timeout=0.01).submit(work, None)
-        raising = executor.options(timeout=0.01).submit(work, LookupError("late"))
+        returning = executor.options(timeout=0.2).submit(work, None)
+        raising = executor.options(timeout=0.2).submit(work, LookupError("late"))
         with pytest.raises(TaskTimeoutError):
             await returning
         with pytest.raises(TaskTimeoutError) as caught:
@@ -270,7 +270,7 @@ async def test_unresponsive_coroutine_is_abandoned_after_its_timeout() -> None:
     """A coroutine that does not respond to its timeout is abandoned after the grace period."""
     release, cancelled, abandoned = anyio.Event(), anyio.Event(), Abandoned()
     async with Executor(processes=0, cancel_grace=0.02, hooks=[abandoned]) as executor:
-        handle = executor.options(timeout=0.01).submit(unresponsive, release, cancelled)
+        handle = executor.options(timeout=0.2).submit(unresponsive, release, cancelled)
         with pytest.raises(TaskTimeoutError):
             await handle
         assert handle.abandoned
