@@ -158,13 +158,15 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         announce(hooks, "started", self)
 
     async def wait_ready(self) -> None:
-        """Wait until the workers of `min_processes` are ready. On the executor's loop; `async with` does so itself.
+        """Wait until the workers of `min_processes` and the store are ready, or the store can't be used at present.
+
+        On the executor's loop; `async with` does so itself.
 
         Raises:
             ExecutorClosedError: The executor hasn't been started.
             BackendUnavailableError: A worker failed to start, with its error. The executor is still to be drained.
         """
-        self._started()
+        await self._started().records.flush()  # its lease has the key by which others know its ids
         for backend in self._backends.values():
             await backend.wait_ready()
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from executors.handle import TaskHandle
 
 MAX_PENDING = 10_000
-"""How many tasks have unwritten changes at most. The changes of further tasks are dropped."""
+"""How many tasks have unwritten changes. Those of further tasks are dropped, except of tasks recorded before."""
 
 Row = tuple[TaskRecord, float | None]
 """A record, and until when its result is kept, in seconds since the epoch."""
@@ -27,21 +27,30 @@ class Pending:
         """How many changes were dropped."""
         self._lock = threading.Lock()
         self._rows: dict[int, Callable[[], Row | None]] = {}
+        self._unfinished: set[int] = set()  # the tasks that are recorded, and whose end isn't
 
-    def add(self, number: int, row: Callable[[], Row | None]) -> bool:
+    def add(self, number: int, row: Callable[[], Row | None], *, is_final: bool) -> bool:
         """Add a change; return whether it is the first one.
 
         Args:
             number: The task's number.
             row: Returns what is written; None for nothing. Called in the store's thread.
+            is_final: Whether the task has ended.
         """
         with self._lock:
             rows = self._rows
-            if len(rows) >= MAX_PENDING and number not in rows:
+            if len(rows) >= MAX_PENDING and number not in rows and number not in self._unfinished:
                 self.dropped += 1
                 return False
             rows[number] = row
+            (self._unfinished.discard if is_final else self._unfinished.add)(number)
             return len(rows) == 1
+
+    def refresh(self, number: int, row: Callable[[], Row | None]) -> None:
+        """Add a change of a task that is recorded and has none, unless it has ended. Otherwise as `add`."""
+        with self._lock:
+            if number in self._unfinished:
+                self._rows.setdefault(number, row)
 
     def take(self) -> dict[int, Callable[[], Row | None]]:
         """Remove and return all changes."""

@@ -76,7 +76,7 @@ class TaskStore:
             row = partial(_finished, handle.record, until, partial(results.get, handle._number))
         else:
             row = partial(unfinished_row, handle)
-        if self._pending.add(handle._number, row):
+        if self._pending.add(handle._number, row, is_final=handle.done()):
             writer.wake()
 
     def unfinished(self) -> Iterable[TaskHandle[Any]]:

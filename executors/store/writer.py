@@ -190,7 +190,7 @@ class Writer(threading.Thread):
             raise
         if renews:
             self._next_heartbeat = now + HEARTBEAT
-        self._recovered()
+        self._written()
 
     def _tick(self, database: Database) -> None:
         self._watch_progress()
@@ -216,13 +216,11 @@ class Writer(threading.Thread):
     def _watch_progress(self) -> None:
         """Add the running tasks whose progress has changed to the pending changes."""
         before, self._progress = self._progress, {}
-        for handle in islice(self._source.unfinished(), MAX_WATCHED):
-            if handle._started is None:
-                continue
-            record = handle.record
-            self._progress[handle._number] = record.progress
-            if record.progress != before.get(handle._number) and record.finished_at is None:
-                self._pending.add(handle._number, partial(unfinished_row, handle))
+        running = (handle for handle in self._source.unfinished() if handle._started is not None)
+        for handle in islice(running, MAX_WATCHED):
+            progress = self._progress[handle._number] = handle.progress
+            if progress != before.get(handle._number):
+                self._pending.refresh(handle._number, partial(unfinished_row, handle))
 
     # --- failures -----------------------------------------------------------------------------------------
 
@@ -238,13 +236,20 @@ class Writer(threading.Thread):
             )  # fmt: skip
         self._is_failing = True
 
-    def _recovered(self) -> None:
-        if not self._is_failing:
+    def _written(self) -> None:
+        """Log that the store works again, or that it can't keep up with the tasks."""
+        now = time.monotonic()
+        if self._is_failing:
+            self._is_failing = False
+            self._trusts_leases_at = now + LEASE  # other server processes could not renew theirs, either
+            message = "can be used again"
+        elif self._pending.dropped and now >= self._logged_at + LOG_INTERVAL:
+            self._logged_at = now
+            message = "is too slow for so many tasks"
+        else:
             return
-        self._is_failing = False
-        self._trusts_leases_at = time.monotonic() + LEASE  # other server processes could not renew theirs, either
         dropped, self._pending.dropped = self._pending.dropped, 0
-        logger.warning("the task store %s can be used again; %d changes were dropped", self._path, dropped)
+        logger.warning("the task store %s %s; %d changes were dropped", self._path, message, dropped)
 
     # --- ending -------------------------------------------------------------------------------------------
 

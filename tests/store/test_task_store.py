@@ -30,6 +30,7 @@ from executors import (
     current_task,
 )
 from executors.store import database as schema
+from executors.store import pending as pending_changes
 from executors.store import task_store, writer
 from executors.store.pending import MAX_PENDING, Pending
 
@@ -286,6 +287,32 @@ async def test_an_end_is_found_at_once(file: Path) -> None:
         record = await other.find(handle.id)
         assert (record.state, record.result) == (TaskState.SUCCEEDED, "[1]")
     await records.flush()
+
+
+@on_asyncio
+async def test_progress_behind_queued_tasks_is_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of however many tasks that are queued, running ones are looked at."""
+    monkeypatch.setattr(writer, "MAX_WATCHED", 2)
+
+    async def report() -> None:
+        await begin.wait()
+        current_task().progress(1, 4)
+        await anyio.sleep_forever()
+
+    async def progress() -> TaskProgress | None:
+        record = await other.find(handle.id)
+        return None if record is None else record.progress
+
+    async with stored(file, threads=1) as executor, stored(file) as other:
+        begin, release = anyio.Event(), threading.Event()
+        for _ in range(4):
+            executor.submit(release.wait, 30)
+        handle = executor.submit(report)
+        await until(lambda: is_running(other, handle.id))
+        begin.set()
+        await until(progress)
+        handle.cancel()
+        release.set()
 
 
 @on_asyncio
@@ -648,12 +675,60 @@ def test_pending_changes_are_bounded() -> None:
     pending = Pending()
     record: Any = (None, None)
     for number in range(MAX_PENDING + 5):
-        assert pending.add(number, lambda: record) is (number == 0)
-    assert not pending.add(3, lambda: record)
+        assert pending.add(number, lambda: record, is_final=False) is (number == 0)
+    assert not pending.add(3, lambda: record, is_final=False)
     assert pending.dropped == 5
     taken = pending.take()
     assert len(taken) == MAX_PENDING
     newer = taken[1]
-    pending.add(0, newer)
+    pending.add(0, newer, is_final=False)
     pending.put_back(taken)
     assert pending.take()[0] is newer
+
+
+def test_a_recorded_task_gets_its_end() -> None:
+    """No limit applies to the end of a task that was recorded: others would see it run for ever."""
+    pending = Pending()
+    row: Any = lambda: None  # noqa: E731
+    pending.add(-1, row, is_final=False)
+    pending.take()
+    for number in range(MAX_PENDING):
+        pending.add(number, row, is_final=False)
+    pending.add(-1, row, is_final=True)
+    pending.add(-2, row, is_final=True)
+    assert pending.dropped == 1
+    assert {-1, -2} & pending.take().keys() == {-1}
+
+
+def test_a_change_replaces_no_end() -> None:
+    """Progress is noticed in another thread, while the end is recorded."""
+    pending = Pending()
+    change: Any = lambda: None  # noqa: E731
+    end: Any = lambda: (None, None)  # noqa: E731
+    pending.add(1, change, is_final=False)
+    pending.take()
+    pending.refresh(1, change)
+    assert pending.take() == {1: change}
+    pending.add(1, end, is_final=True)
+    pending.refresh(1, change)
+    assert pending.take() == {1: end}
+    pending.refresh(1, change)
+    assert pending.take() == {}
+
+
+@on_asyncio
+async def test_more_tasks_than_the_file_takes(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tasks are recorded with their end or not at all, and the log says so."""
+    monkeypatch.setattr(pending_changes, "MAX_PENDING", 10)
+    async with stored(file) as executor:
+        await is_ready(executor)
+        handles = [executor.submit(echo) for _ in range(500)]
+        for handle in handles:
+            await handle
+    with connected(file) as connection:
+        states = dict(connection.execute("SELECT state, count(*) FROM executor_tasks GROUP BY state"))
+    assert states.keys() == {"succeeded"}
+    assert 10 <= states["succeeded"] < 500
+    assert "changes were dropped" in caplog.text
