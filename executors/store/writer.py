@@ -242,14 +242,14 @@ class Writer(threading.Thread):
         if self._is_failing:
             self._is_failing = False
             self._trusts_leases_at = now + LEASE  # other server processes could not renew theirs, either
-            message = "can be used again"
+            message = "the task store %s can be used again; %d changes were dropped"
         elif self._pending.dropped and now >= self._logged_at + LOG_INTERVAL:
             self._logged_at = now
-            message = "is too slow for so many tasks"
+            message = "the task store %s is too slow for so many tasks; %d changes were dropped"
         else:
             return
         dropped, self._pending.dropped = self._pending.dropped, 0
-        logger.warning("the task store %s %s; %d changes were dropped", self._path, message, dropped)
+        logger.warning(message, self._path, dropped)
 
     # --- ending -------------------------------------------------------------------------------------------
 
