@@ -1,4 +1,4 @@
-"""What an app does about failures: those of background tasks are reported to it, those in requests end in a response."""
+"""What an app does about failures: reports those of background tasks, and responds to those in requests."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ def _name_task(record: logging.LogRecord) -> bool:
 class ErrorHandlers:
     """The app's responses to requests whose task did not run to its end. On the loop's thread.
 
-    Such a response is handled like every HTTP error of the app: the app's own pages for the status or for `HTTPException`
-    apply. The app's own handlers for the errors themselves take precedence.
+    They are handled like every HTTP error of the app: its pages for the status or for `HTTPException` apply. The app's
+    handlers for the errors themselves take precedence.
 
     Args:
         app: The app. Its error handlers for `Refusal` and `Interruption` are registered here.

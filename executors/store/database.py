@@ -205,12 +205,13 @@ class Database:
         )  # fmt: skip
 
     def is_expected(self, task_id: str, now: float) -> bool:
-        """Return whether a record may be about to be written: it isn't there, and another server process made the id."""
+        """Return whether a missing record may be about to be written: another server process has made its id."""
         if self._exists("SELECT 1 FROM executor_tasks WHERE id = ?", task_id):
             return False
         query = "SELECT id_key FROM executor_servers WHERE owner <> ? AND lease >= ?"
         keys = self._connection.execute(query, (self._owner, now)).fetchall()
-        return any(key is None or task_number(key, task_id) is not None for (key,) in keys)  # none in an earlier version
+        # An earlier minor version has recorded no key.
+        return any(key is None or task_number(key, task_id) is not None for (key,) in keys)
 
     # --- server processes ---------------------------------------------------------------------------------
 

@@ -113,9 +113,7 @@ class TaskStore:
         Raises:
             StoreUnavailableError: The store can't be written at present.
         """
-        is_unfinished: bool = await self._ask(
-            task_id, lambda database: database.request_cancel(task_id, time.time())
-        )
+        is_unfinished: bool = await self._ask(task_id, lambda database: database.request_cancel(task_id, time.time()))
         return is_unfinished
 
     async def _ask(self, task_id: str, function: Callable[[Database], Any]) -> Any:

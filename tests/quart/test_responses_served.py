@@ -70,7 +70,8 @@ def test_a_drain_under_hypercorn(free_port: int) -> None:
     with hypercorn("drained:app", free_port) as server, ThreadPoolExecutor() as clients:
         assert request(free_port, "Internal Server Error", "GET /cancelled HTTP/1.1").startswith("http/1.1 500")
         waiting = [
-            clients.submit(request, free_port, responses.STOPPING, f"GET {path} HTTP/1.1") for path in ("/wait", "/late")
+            clients.submit(request, free_port, responses.STOPPING, f"GET {path} HTTP/1.1")
+            for path in ("/wait", "/late")
         ]
         request(free_port, "drained", "POST /drain HTTP/1.1", "Content-Length: 0")
         for answer in waiting:

@@ -1,4 +1,4 @@
-"""What the apps for real servers have in common: tasks in a thread and in a worker process, and a record of their end."""
+"""What apps for real servers have in common: tasks in a thread and in a worker process, which record their end."""
 
 from __future__ import annotations
 
