@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class KeptResults:
         self._kept: dict[int, KeptResult] = {}  # by the task's number, the oldest first
         self._size = 0
         self._timer: Cancellable | None = None
+        self._timer_at = math.inf
         self._is_closed = False
         self._thread = SideThread("executors-results", loop)
 
@@ -64,8 +66,8 @@ class KeptResults:
         """
         if handle._state is not SUCCEEDED:
             return
-        number, value = handle._number, handle._value
-        self._kept[number] = KeptResult(handle, time.monotonic() + seconds, 0)
+        number, value, until = handle._number, handle._value, time.monotonic() + seconds
+        self._kept[number] = KeptResult(handle, until, 0)
         try:
             size = size_of(value, INLINE_LIMIT)
         except TooLargeError:
@@ -74,8 +76,8 @@ class KeptResults:
             self._measured(number, 0, error)
         else:
             self._measured(number, size, None)
-        if self._timer is None and self._kept:
-            self._set_timer()
+        if until < self._timer_at:
+            self._set_timer(until)
 
     def _measured(self, number: int, size: int, error: BaseException | None) -> None:
         kept = self._kept.get(number)
@@ -92,17 +94,23 @@ class KeptResults:
     def _drop(self, number: int) -> None:
         self._size -= self._kept.pop(number).size
 
-    def _set_timer(self) -> None:
-        delay = min(kept.until for kept in self._kept.values()) - time.monotonic()
-        self._timer = self._loop.call_later(max(delay, MIN_EXPIRY_INTERVAL), self._expire)
+    def _set_timer(self, at: float) -> None:
+        self._cancel_timer()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(at - time.monotonic(), MIN_EXPIRY_INTERVAL), self._expire)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, math.inf
 
     def _expire(self) -> None:
-        self._timer = None
+        self._cancel_timer()
         now = time.monotonic()
         for number in [number for number, kept in self._kept.items() if kept.until < now]:
             self._drop(number)
         if self._kept:
-            self._set_timer()
+            self._set_timer(min(kept.until for kept in self._kept.values()))
 
     # --- the thread ---------------------------------------------------------------------------------------
 
@@ -114,9 +122,7 @@ class KeptResults:
 
     async def close(self) -> None:
         """End the thread and the timer. Values are still found until they are too old."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
         self._is_closed = True
         await self._thread.wait_closed()
 

@@ -277,6 +277,19 @@ async def test_a_value_is_kept() -> None:
 
 
 @on_asyncio
+async def test_a_value_is_kept_for_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind one that is kept for longer: what is over takes no memory from the others."""
+    monkeypatch.setattr(kept_results, "MIN_EXPIRY_INTERVAL", 0.01)
+    async with Executor(processes=0) as executor:
+        long = executor.options(keep_result=600).submit(echo, 1)
+        await long
+        await executor.options(keep_result=0.1).run(echo, 2)
+        results = executor._dispatcher.records.results  # type: ignore[union-attr]
+        await until(lambda: len(results._kept) == 1)
+        assert executor.get(long.id) is long
+
+
+@on_asyncio
 async def test_an_option_of_the_function_and_of_the_call() -> None:
     """The option can be in a mark; a call turns it off by 0. A failure is not kept."""
 
