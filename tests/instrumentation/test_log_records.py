@@ -48,7 +48,7 @@ async def test_records_of_failures(caplog: pytest.LogCaptureFixture) -> None:
     """So are those of a failure that nobody retrieved, of a callback and of a hook that failed."""
 
     def failing(event: TaskEvent) -> None:
-        if isinstance(event, TaskStarted):
+        if isinstance(event, TaskStarted) and event.name != "unseen":  # a kept traceback keeps the handle
             raise RuntimeError
 
     async with Executor(threads=1, processes=0, hooks=[failing]) as executor:
@@ -63,7 +63,7 @@ async def test_records_of_failures(caplog: pytest.LogCaptureFixture) -> None:
         gc.collect()
         assert await wait_for(caplog, "its error was never retrieved") == [(unseen, "unseen", "thread")]
     assert named(caplog, "a callback failed") == expected
-    assert named(caplog, "failed on TaskStarted")[:1] == expected
+    assert named(caplog, "failed on TaskStarted") == expected
 
 
 async def test_record_of_a_background_task(caplog: pytest.LogCaptureFixture) -> None:
