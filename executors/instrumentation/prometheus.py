@@ -191,6 +191,8 @@ def _counter(name: str, what: str, labels: tuple[str, ...], values: Mapping[Any,
 def _lag_histogram(lags: Mapping[float, float]) -> Metric:
     """Return the histogram of the loop's lag, whose sum is up to 5 % too large."""
     counts = [sum(count for lag, count in lags.items() if lag <= bound) for bound in LAG_BOUNDS]
-    buckets = [("+Inf" if bound == math.inf else str(bound), count) for bound, count in zip(LAG_BOUNDS, counts, strict=True)]
+    buckets = [
+        ("+Inf" if bound == math.inf else str(bound), count) for bound, count in zip(LAG_BOUNDS, counts, strict=True)
+    ]
     total = sum(lag * count for lag, count in lags.items())
     return HistogramMetricFamily("executors_eventloop_delay_seconds", "Lag of the event loop.", buckets, total)
