@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from executors._loops import EventLoop, log_exception
+from executors._wire.task_ids import IdKey, task_id
 from executors.errors import describe
+
+if TYPE_CHECKING:
+    from executors.handle import TaskHandle
 
 logger = logging.getLogger("executors")
 
@@ -17,18 +22,27 @@ LOG, APP = "log", "app"
 UNSEEN = "task %r failed, and its error was never retrieved"
 
 
+def log_fields(task_id: str, name: str, backend: str) -> dict[str, object]:
+    """Return the attributes of log records about a task."""
+    return {"task_id": task_id, "task_name": name, "backend": backend}
+
+
 class Failure:
     """A task's failure, until somebody retrieves its error.
 
     Attributes:
+        number: The task's number.
         name: The task's name.
+        backend: The name of its backend.
         error: The error; None once it has been retrieved.
     """
 
-    __slots__ = ("error", "name")
+    __slots__ = ("backend", "error", "name", "number")
 
-    def __init__(self, name: str, error: BaseException) -> None:
-        self.name = name
+    def __init__(self, handle: TaskHandle[Any], error: BaseException) -> None:
+        self.number = handle._number
+        self.name = handle.name
+        self.backend = handle.backend
         self.error: BaseException | None = error
 
 
@@ -54,9 +68,9 @@ class UnseenFailure:
 
     __slots__ = ("_failure", "_loop", "is_logged")
 
-    def __init__(self, loop: EventLoop, name: str, error: BaseException, is_logged: bool) -> None:
+    def __init__(self, loop: EventLoop, handle: TaskHandle[Any], error: BaseException, is_logged: bool) -> None:
         self._loop = loop
-        self._failure = Failure(name, error)
+        self._failure = Failure(handle, error)
         self.is_logged = is_logged
         if FailureObserver.notify is not None:
             FailureObserver.notify(self._failure)
@@ -67,27 +81,28 @@ class UnseenFailure:
 
     def __del__(self) -> None:
         if self.is_logged and self._failure.error is not None:
-            self._loop.post(_PendingRecord(self._failure.name, self._failure.error).log)
+            self._loop.post(_PendingRecord(self._failure, self._failure.error).log)
 
 
 class _PendingRecord:
     """A log record on its way to the loop's thread; logged from the finalizer if the loop has ended."""
 
-    __slots__ = ("_error", "_name")
+    __slots__ = ("_error", "_extra", "_name")
 
-    def __init__(self, name: str, error: BaseException) -> None:
-        self._name = name
+    def __init__(self, failure: Failure, error: BaseException) -> None:
+        self._name = failure.name
+        self._extra = log_fields(task_id(IdKey.value, failure.number), failure.name, failure.backend)
         self._error: BaseException | None = error
 
     def log(self) -> None:
         """Log the failure, with its traceback."""
         error, self._error = self._error, None
         if error is not None:
-            log_exception(error, UNSEEN, self._name)
+            log_exception(error, UNSEEN, self._name, extra=self._extra)
 
     def __del__(self) -> None:
         if self._error is not None:
-            logger.error(f"{UNSEEN}\n%s", self._name, formatted(self._error))
+            logger.error(f"{UNSEEN}\n%s", self._name, formatted(self._error), extra=self._extra)
 
 
 def formatted(error: BaseException) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Self
 
+from executors._failures import log_fields
 from executors._loops import Cancellable, EventLoop
 from executors._loops.base import Waiter
 from executors._loops.completion import Completion, HandleOwner, loop_to_wait_on
@@ -24,7 +25,7 @@ _EARLY = 0.002
 
 
 class Followed(Completion):
-    """What a handle has of its task's progress, and of those who follow the task."""
+    """What a handle has of its task's progress, of those who follow the task, and of log records about it."""
 
     __slots__ = ("_reported", "_watch")
 
@@ -33,6 +34,11 @@ class Followed(Completion):
     _state: TaskState
     _reported: Reported | None
     _watch: Watch | None
+
+    @property
+    def _log_fields(self) -> Mapping[str, object]:
+        """The attributes of log records about the task."""
+        return log_fields(self.id, self.name, self.backend)
 
     def _report(self, done: float, total: float | None, message: str | None) -> None:
         """Record what the task's function has reported by `current_task().progress`. Any thread."""
@@ -73,6 +79,11 @@ class Followed(Completion):
         return Updates(self)
 
     if TYPE_CHECKING:  # of `TaskHandle`
+        name: str
+        backend: str
+
+        @property
+        def id(self) -> str: ...
 
         @property
         def record(self) -> TaskRecord: ...

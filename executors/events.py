@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from executors._callables import is_async
+from executors._failures import log_fields
 from executors._loops import log_exception
 from executors.errors import ConfigurationError, shown
 
@@ -46,17 +47,22 @@ class TaskSubmitted(TaskEvent):
     """The executor accepted the task.
 
     Attributes:
-        context: The submitter's context variables: where a trace finds its current span, for example.
+        context: The submitter's context variables: where a trace finds its current span, for example. The task runs in
+            a copy of it, so that a hook may set variables for the task here.
+        is_awaited: Whether its caller waits for it, in `run`, `map` or `stream`.
+        wait_time: Seconds that this caller has waited for a slot in the queue.
     """
 
     context: Context = field(repr=False)
+    is_awaited: bool = False
+    wait_time: float = 0.0
 
     @classmethod
     def of(cls, job: Job) -> TaskSubmitted:
         """Create the event of the submission."""
         handle = job.handle
-        # A copy: the task runs in `job.context`, which refers to its handle then.
-        return cls(handle.id, handle.name, handle.tag, handle.backend, job.context.copy())
+        is_awaited = handle._reporter is None
+        return cls(handle.id, handle.name, handle.tag, handle.backend, job.context, is_awaited, handle.wait_time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,7 @@ class TaskFinished(TaskEvent):
         run_time: Seconds between start and end; None if it never started.
         cpu_time: CPU seconds that it used; None if the backend does not measure them.
         error: The type of its exception, if it has one.
+        exception: The exception itself. Unlike everything else here it may contain the task's data.
     """
 
     state: TaskState
@@ -113,6 +120,7 @@ class TaskFinished(TaskEvent):
     run_time: float | None
     cpu_time: float | None
     error: type[BaseException] | None
+    exception: BaseException | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, job: Job) -> TaskFinished:
@@ -128,6 +136,7 @@ class TaskFinished(TaskEvent):
             handle.run_time,
             handle.cpu_time,
             None if handle._error is None else type(handle._error),
+            handle._error,
         )
 
 
@@ -194,6 +203,17 @@ class Hooks:
     def __bool__(self) -> bool:
         return bool(self._hooks) or self._sink is not None
 
+    def notify_submitted(self, job: Job) -> None:
+        """Call every hook with the event of a submission, and have the task run in the context that they leave."""
+        self.record(job.handle)
+        if self._hooks:
+            event = TaskSubmitted.of(job)
+            self.call(event)
+            # A copy, as the task's own context refers to its handle.
+            job.context = event.context.copy()
+            if job.attempts is not None:
+                job.attempts.keep_context(job.context)
+
     def notify(self, event_type: type[TaskEvent], job: Job) -> None:
         """Call every hook with an event of the job's task.
 
@@ -216,7 +236,8 @@ class Hooks:
             try:
                 hook(event)
             except BaseException as error:  # noqa: BLE001  (a SystemExit must not end the server)
-                log_exception(error, "the hook %s failed on %s", shown(hook), type(event).__name__)
+                extra = log_fields(event.task_id, event.name, event.backend)
+                log_exception(error, "the hook %s failed on %s", shown(hook), type(event).__name__, extra=extra)
 
 
 def announce(hooks: Iterable[Hook], what: Literal["started", "drained"], executor: Executor) -> None:

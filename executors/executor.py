@@ -61,6 +61,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         store: The URL of a file with the records of tasks, for all server processes: ``"sqlite:///tasks.db"``.
         store_expiry: Seconds that the store keeps the records of finished tasks.
         inline: For tests: sync functions run on the event loop instead of in threads and worker processes.
+        telemetry: Whether tasks are recorded with OpenTelemetry: see `OpenTelemetryHook`.
         hooks: Functions that are notified of every event.
 
     Raises:
@@ -94,6 +95,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         store: str | None = None,
         store_expiry: float = 86_400.0,
         inline: bool = False,
+        telemetry: bool = False,
         hooks: Iterable[Hook] = (),
     ) -> None:
         values = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
@@ -142,6 +144,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
             give_up(self._dispatcher)
         loop = running_loop()
         self._settings = settings = self._configured()
+        self._run_hooks = hooks = (*self._hooks, *configured_hooks(settings))
         backends, tags = build_backends(settings)
         records = Records(loop, settings.keep_finished, settings.keep_results_size, open_store(settings))
         start_backends(backends, loop, self._worker_setup, settings.contextvars)
@@ -150,7 +153,6 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         self._drain = None
         self._inline_worker = InlineWorker(self._worker_functions)
         router = Router(backends, tags, settings.no_process_backend)
-        self._run_hooks = hooks = (*self._hooks, *configured_hooks(settings))
         self._dispatcher = Dispatcher(
             loop, backends, router, settings.queue_size, settings.cancel_grace, hooks, records,
             self._wrap or (self._inline_worker.wrap if settings.inline else None),

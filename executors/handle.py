@@ -316,5 +316,5 @@ class TaskHandle(Followed, Generic[T_co]):
             self._finished = time.monotonic()
             self._state = state  # last: other threads read it first
         if error is not None and self._reporter is not None and state is not CANCELLED:
-            self._unseen = UnseenFailure(self._owner.loop, self.name, error, self._reporter is LOG)
+            self._unseen = UnseenFailure(self._owner.loop, self, error, self._reporter is LOG)
         return before

@@ -117,6 +117,7 @@ class BackendSnapshot:
         workers: The maximum number of running tasks; None if there is none.
         unavailable: Why it can't run tasks at present; None if it can.
         active_workers: The workers that have started; empty if the backend doesn't know them.
+        lost_workers: The number of workers that have died since the start, other than by a request of the backend's.
     """
 
     name: str
@@ -125,6 +126,7 @@ class BackendSnapshot:
     workers: int | None
     unavailable: str | None
     active_workers: tuple[WorkerSnapshot, ...] = ()
+    lost_workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

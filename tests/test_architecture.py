@@ -39,10 +39,16 @@ FRAMEWORK_IMPORTERS = {
 }
 """The only modules that import ASGI frameworks, which are imported themselves when one of their names is."""
 
+INSTRUMENTS = {
+    "executors.instrumentation.opentelemetry": {"opentelemetry"},
+    "executors.instrumentation.prometheus": {"prometheus_client"},
+}
+"""The only modules that import libraries of monitoring systems. (`context` looks for OpenTelemetry by name.)"""
+
 MAX_LINES = 320
 OPTIONAL = {
     *("anyio", "cloudpickle", "dask", "distributed", "fastapi", "hypercorn", "litestar", "opentelemetry", "quart"),
-    *("quart_trio", "rich", "starlette", "trio", "uvicorn", "uvloop", "werkzeug"),
+    *("prometheus_client", "quart_trio", "rich", "starlette", "trio", "uvicorn", "uvloop", "werkzeug"),
 }
 
 
@@ -170,6 +176,13 @@ def test_asgi_frameworks_are_imported_by_one_module_each(path: Path) -> None:
     """No other module imports Starlette, FastAPI or Litestar."""
     found = {name.split(".")[0] for name in imported_by(path)} & {"fastapi", "litestar", "starlette"}
     assert found == FRAMEWORK_IMPORTERS.get(name_of(path), set())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_instrumentation_has_one_module_for_each_library(path: Path) -> None:
+    """No other module imports OpenTelemetry or Prometheus's client, and theirs import no other optional library."""
+    found = {name.split(".")[0] for name in imported_by(path)} & {"opentelemetry", "prometheus_client"}
+    assert found == INSTRUMENTS.get(name_of(path), set())
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "_serving" in path.parts], ids=name_of)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from executors._states import CANCELLED, QUEUED, SUCCEEDED, TIMED_OUT, TaskState
 from executors.backends.base import Job, Stop
 from executors.errors import TaskCancelledError, TaskTimeoutError
-from executors.events import TaskAbandoned, TaskSubmitted
+from executors.events import TaskAbandoned
 
 if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
@@ -100,8 +100,8 @@ class Deadlines:
                 job.backend.cancel(job)
             elif job.limit is not None:
                 job.limit.forget(job)
-            if not job.dispatched:  # another thread submitted it, and the loop hasn't come to it yet
-                dispatcher.notify(TaskSubmitted, job)
+            if not job.dispatched and dispatcher.hooks is not None:  # the loop hasn't come to it yet
+                dispatcher.hooks.notify_submitted(job)
         finally:
             dispatcher.ended(job, QUEUED)
             dispatcher.after(job)

@@ -17,7 +17,7 @@ from executors._loops import EventLoop
 from executors._states import QUEUED, TaskState
 from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
-from executors.events import Hook, Hooks, TaskEvent, TaskFinished, TaskStarted, TaskSubmitted
+from executors.events import Hook, Hooks, TaskEvent, TaskFinished, TaskStarted
 from executors.handle import TaskHandle
 
 
@@ -90,7 +90,7 @@ class Dispatcher:
         if not job.dispatched:
             job.dispatched = True
             if self.hooks is not None:
-                self.hooks.notify(TaskSubmitted, job)
+                self.hooks.notify_submitted(job)
                 if job.handle.done():  # a hook has cancelled it
                     return
             if job.options.deadline is not None:

@@ -237,7 +237,7 @@ def _stack_of(job: Job) -> str | None:
     try:
         return job.backend.stack_of(job)
     except Exception as error:  # noqa: BLE001  (it is no part of the outcome)
-        log_exception(error, "the stack of task %r is unknown", job.handle.name)
+        log_exception(error, "the stack of task %r is unknown", job.handle.name, extra=job.handle._log_fields)
         return None
 
 

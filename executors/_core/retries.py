@@ -61,6 +61,10 @@ class Attempts:
         self.pickled = pickled
         self._args, self._kwargs, self._context = (), {}, Context()
 
+    def keep_context(self, context: Context) -> None:
+        """Have further attempts run in copies of this context, too."""
+        self._context = context.copy()
+
     def allows(self, error_type: type[BaseException]) -> bool:
         """Return whether there is another attempt after an error of this type. Pure."""
         return not self.is_last and self.number < self.retry.attempts and self.retry.matches(error_type)

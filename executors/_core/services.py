@@ -96,14 +96,17 @@ class RunningService:
             return
         if (handle.run_time or 0.0) > RESTARTS.max_wait:
             self._failures = 0
-        self._restart_later()
+        self._restart_later(handle)
 
-    def _restart_later(self) -> None:
+    def _restart_later(self, failed: TaskHandle[Any] | None = None) -> None:
         self._state = "waiting"
         self._restarts += 1
         self._failures += 1
         delay = RESTARTS.delay(self._failures, random.random())  # noqa: S311  (it spreads load)
-        logger.warning("the service %r has failed, and is restarted in %.1f s", self._name, delay)
+        logger.warning(
+            "the service %r has failed, and is restarted in %.1f s", self._name, delay,
+            extra=None if failed is None else failed._log_fields,
+        )  # fmt: skip
         self._timer = self._dispatcher.loop.call_later(delay, self._start)
 
     def stop(self) -> None:

@@ -103,6 +103,7 @@ class Settings:
     store_expiry: float = _setting(positive_seconds, 86_400.0)
     inline: bool = _setting(_switch, False)
     monitor: bool | None = _setting(_or_none(_switch))
+    telemetry: bool = _setting(_switch, False)
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], label: Callable[[str], str] = str) -> Settings:
@@ -155,8 +156,21 @@ def open_store(settings: Settings) -> TaskStore | None:
 
 
 def configured_hooks(settings: Settings) -> tuple[Hook, ...]:
-    """Return the hooks that the settings turn on, besides those that the executor was given."""
-    return ()
+    """Return the hooks that the settings turn on, besides those that the executor was given.
+
+    Raises:
+        ConfigurationError: A library that one needs is missing.
+    """
+    if not settings.telemetry:
+        return ()
+    try:
+        from executors.instrumentation.opentelemetry import OpenTelemetryHook  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        raise ConfigurationError(
+            "telemetry is turned on and OpenTelemetry's API can't be imported: run `pip install "
+            f"'quart-executors[opentelemetry]'` ({error})"
+        ) from error
+    return (OpenTelemetryHook(),)
 
 
 def build_backends(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str]]:

@@ -42,6 +42,7 @@ def snapshot(
             backend.workers,
             backend.unavailable,
             backend.worker_snapshots(),
+            backend.lost_workers,
         )
         for name, backend in backends.items()
     }

@@ -25,7 +25,8 @@ logger = logging.getLogger("executors")
 SETUP = "executors._core.worker_hooks:setup"
 
 EXIT_TIMEOUT = 5.0
-"""Seconds that a drain gives idle workers to run their exit functions, within the drain's own timeout."""
+"""Seconds that a drain gives idle workers to run their exit functions and to export what they have recorded with
+OpenTelemetry, within the drain's own timeout."""
 
 
 class WorkerFunctions:
@@ -44,9 +45,10 @@ class WorkerFunctions:
         return bool(self.init or self.exit)
 
     def allow_to_exit(self, backends: Mapping[str, ExecutorBackend]) -> None:
-        """Give the workers of the backends the time for their exit functions, if there are any."""
+        """Give the workers of the backends the time for their exit functions, or for exporting telemetry, if needed."""
+        has_end = self.exit or "opentelemetry.sdk" in sys.modules
         for backend in backends.values():
-            if self.exit and not backend.supports_context and not backend.is_remote:
+            if has_end and not backend.supports_context and not backend.is_remote:
                 backend.close_timeout = max(backend.close_timeout, EXIT_TIMEOUT)
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, Protocol
@@ -191,7 +191,7 @@ def guarded(function: Callable[..., object], *args: Any) -> None:
         log_exception(error, "a callback failed: %s", shown(function))
 
 
-def log_exception(error: BaseException, message: str, *args: object) -> None:
+def log_exception(error: BaseException, message: str, *args: object, extra: Mapping[str, object] | None = None) -> None:
     """Log an error with its traceback. Raises nothing.
 
     Formatting an exception reads attributes that its class may have overridden. Where one of them raises, the error is
@@ -200,9 +200,10 @@ def log_exception(error: BaseException, message: str, *args: object) -> None:
     Args:
         error: The error.
         message: The message, with `args` as in `logging`. None of them is a user's object.
+        extra: Further attributes of the record: which task it is about.
     """
     try:
-        logger.error(message, *args, exc_info=error)
+        logger.error(message, *args, exc_info=error, extra=extra)
     except BaseException:  # noqa: BLE001  (a handler or the error's own code: neither may end the server)
         with suppress(BaseException):
-            logger.error(f"{message}: %s", *args, describe(error))  # noqa: TRY400  (it can't be formatted)
+            logger.error(f"{message}: %s", *args, describe(error), extra=extra)  # noqa: TRY400  (it can't be formatted)

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,6 +66,11 @@ class Completion:
     def done(self) -> bool:
         """Return whether the end has come."""
         raise NotImplementedError
+
+    @property
+    def _log_fields(self) -> Mapping[str, object] | None:
+        """Return the attributes of log records about it."""
+        return None
 
     @types.coroutine
     def _wait(self, loop: EventLoop) -> Generator[Any, Any, None]:
@@ -195,4 +200,4 @@ def call_back(function: Callable[[Any], object], completion: Completion) -> None
     try:
         function(completion)
     except BaseException as error:  # noqa: BLE001
-        log_exception(error, "a callback failed: %s", shown(function))
+        log_exception(error, "a callback failed: %s", shown(function), extra=completion._log_fields)

@@ -99,7 +99,8 @@ class Outbox(logging.Handler):
             kept["exc_text"] = logging.Formatter().formatException(record.exc_info)
         kept["processName"] = f"worker-{self._pid}"
         if self.job is not None:
-            kept["taskName"], kept["task_id"] = self.job.name, self.job.id
+            kept["taskName"] = kept["task_name"] = self.job.name
+            kept["task_id"], kept["backend"] = self.job.id, self.job.backend
         if len(self._records) == _MAX_PENDING:
             self._dropped += 1
         self._records.append(kept)

@@ -55,6 +55,7 @@ class Worker(TaskRunner):
         set_niceness(config["nice"])
         context.WorkerState.active = True
         RunningJob.id_key = config["id_key"]
+        RunningJob.backend = config["backend"]
         self._main: dict[str, str] | None = config["main"]
         self._codec = PayloadCodec(config["shared"])
         self._small_calls = SmallCalls()

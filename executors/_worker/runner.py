@@ -6,6 +6,7 @@ import contextvars
 import logging
 import marshal
 import os
+import sys
 import time
 
 from executors import context
@@ -50,6 +51,9 @@ class RunningJob:
 
     id_key = b""
     """The key with which ids are computed; see `task_ids`."""
+
+    backend = ""
+    """The name of the backend that the worker belongs to, for log records."""
 
     cancel_requested = False
     """Stays False where a running task is stopped by killing its worker."""
@@ -126,12 +130,13 @@ class TaskRunner:
             self._call_and_await(function)
 
     def end(self) -> None:
-        """Call the functions of `at_end`, and close the loop of coroutine functions."""
+        """Call the functions of `at_end`, export the rest of telemetry, and close the loop of coroutine functions."""
         for function in reversed(self.at_end):
             try:
                 self._call_and_await(function)
             except BaseException:  # the others have something to close, too
                 logging.getLogger("executors").exception("a function that ends a worker process failed")
+        flush_telemetry()
         if self._runner is not None:
             self._runner.close()
 
@@ -276,6 +281,24 @@ class TaskRunner:
             problem = f"it takes more than the {self._max_payload} bytes allowed"
             text = text if len(text) < _MAX_TRACEBACK else f"{text[:_MAX_TRACEBACK]} […]"
         return unsendable(f"it raised an exception that can't be sent back ({problem}):\n{text}")
+
+
+def flush_telemetry() -> None:
+    """Export what tasks have recorded with OpenTelemetry's SDK, if this process has loaded it. Blocks meanwhile."""
+    if "opentelemetry.sdk" not in sys.modules:
+        return
+    for signal, get_provider in (
+        ("trace", "get_tracer_provider"),
+        ("metrics", "get_meter_provider"),
+        ("_logs", "get_logger_provider"),
+    ):
+        api = sys.modules.get(f"opentelemetry.{signal}")
+        try:
+            provider = getattr(api, get_provider)() if api is not None else None
+            if (flush := getattr(provider, "force_flush", None)) is not None:  # the API's own providers have none
+                flush()
+        except BaseException:  # the others have something to export, too
+            logging.getLogger("executors").exception("a worker process failed to export its telemetry")
 
 
 def unready(error: BaseException, max_payload: int) -> Answer:

@@ -78,6 +78,9 @@ class ExecutorBackend(ABC):
     carried: CarriedVariables | None = None
     """The context variables that travel with a job. Set by the executor, as `setup`."""
 
+    lost_workers: int = 0
+    """How many of its workers have died since its start, other than by a request of the backend's own. Any thread."""
+
     close_timeout: float = 0.0
     """Seconds beyond the usual that its workers get to exit in `close`. The executor of an app raises it where workers
     have resources to close. A drain waits for them until its own deadline at most, then calls `kill`."""

@@ -44,6 +44,10 @@ class Histogram:
         p50, p99, p999 = (min(_quantile(counts, share), most) for share in (0.5, 0.99, 0.999))
         return Lag(p50, p99, p999, most, sum(counts))
 
+    def counts(self) -> dict[float, int]:
+        """Return the number of lags in each bucket that has any, by its upper bound in seconds. Any thread."""
+        return {_upper_bound(index): count for index, count in enumerate(self._counts[:]) if count}
+
     def per_minute_over(self, thresholds: Iterable[float]) -> dict[float, float]:
         """Return for each threshold the seconds per minute in which the lag exceeded it. Any thread."""
         counts = self._counts[:]
@@ -57,6 +61,10 @@ def _bucket(lag: float) -> int:
     return min(1 + int(math.log10(lag / MIN_LAG) * BUCKETS_PER_DECADE + 1e-9), _SIZE - 1)
 
 
+def _upper_bound(index: int) -> float:
+    return MIN_LAG * 10 ** (index / BUCKETS_PER_DECADE)
+
+
 def _quantile(counts: list[int], share: float) -> float:
     """Return the upper bound of the bucket that has the quantile."""
     left = math.ceil(sum(counts) * share)
@@ -65,5 +73,5 @@ def _quantile(counts: list[int], share: float) -> float:
     for index, count in enumerate(counts):
         left -= count
         if left <= 0:
-            return MIN_LAG * 10 ** (index / BUCKETS_PER_DECADE)
+            return _upper_bound(index)
     raise AssertionError("the counts sum up to more than there are")

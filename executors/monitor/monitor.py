@@ -164,6 +164,11 @@ class LoopMonitor:
         """The lags of the last minute as ``(at, lag)``, in seconds; `at` is a time of `time.monotonic`. Any thread."""
         return tuple(self._measurement.recent.copy())
 
+    @property
+    def lag_counts(self) -> Mapping[float, int]:
+        """The number of lags by their upper bound in seconds, less than 5 % above them: a histogram. Any thread."""
+        return self._measurement.lags.counts()
+
     def reset(self) -> None:
         """Discard all measurements and start over. Warnings that were given are not repeated. Any thread."""
         self._measurement = _Measurement(self._idle.seconds(), self._period)

@@ -75,7 +75,7 @@ class FailureReports:
             _log_only(handle, error)
             raise
         except BaseException as problem:  # noqa: BLE001  (a receiver's SystemExit must not end the server)
-            log_exception(problem, "reporting the failure of task %r failed", handle.name)
+            log_exception(problem, "reporting the failure of task %r failed", handle.name, extra=handle._log_fields)
         finally:
             del self._pending[handle._number], error
             if not self._pending:
@@ -107,7 +107,7 @@ _traceback_of = BaseException.__dict__["__traceback__"].__get__  # an error's ow
 
 def _log_only(handle: TaskHandle[Any], error: BaseException) -> None:
     message = "task %r failed, and the app could not be notified: the event loop ended, or the report took too long"
-    log_exception(error, message, handle.name)
+    log_exception(error, message, handle.name, extra=handle._log_fields)
 
 
 def name_task_in_log(app: Quart) -> None:
@@ -124,7 +124,8 @@ def _name_task(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(task, TaskHandle) and error is not None and error is task._error and not hasattr(record, "task_id"):
         record.msg, record.args = f"{record.getMessage()} in task {task.name!r} ({task._number})", ()
-        record.taskName, record.task_id = task.name, task.id  # as in records from worker processes
+        record.taskName = task.name  # as in records from worker processes
+        record.__dict__.update(task._log_fields)
     return True
 
 

@@ -122,7 +122,8 @@ class RemoteTask:
         except OSError:
             self.lose(f"the connection to the Dask scheduler at {self._address} was lost")
         except Exception:
-            logger.exception("failed to follow task %r in the Dask cluster", self.job.handle.name)
+            handle = self.job.handle
+            logger.exception("failed to follow task %r in the Dask cluster", handle.name, extra=handle._log_fields)
             self.lose("it could not be followed")
 
     async def _follow(self) -> None:

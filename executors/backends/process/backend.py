@@ -117,14 +117,8 @@ class ProcessBackend(ExecutorBackend):
         self._small_calls = SmallCalls()
         self._pickler = SideThread("executors-pickler", loop)
         self._shared = shared_limit(self.workers)
-        self._pool = Pool(
-            loop,
-            self.workers,
-            Launcher(self._config, on_log=lambda body, pid: loop.post(logs.replay, body, pid)),
-            self._shared,
-            self._recycling,
-            self._on_outcome,
-        )
+        launcher = Launcher(self._config, on_log=lambda body, pid: loop.post(logs.replay, body, pid))
+        self._pool = Pool(loop, self.workers, launcher, self._shared, self._recycling, self._on_outcome)
         self._pool.resize(self.workers)  # starts the workers that are kept
 
     async def wait_ready(self) -> None:
@@ -145,6 +139,7 @@ class ProcessBackend(ExecutorBackend):
         return {
             "argv": sys.argv,
             "authkey": authkey(),
+            "backend": self.name,
             "env": self._env,
             "id_key": IdKey.value,
             "library": self._library,
@@ -275,6 +270,11 @@ class ProcessBackend(ExecutorBackend):
     def worker_snapshots(self) -> tuple[WorkerSnapshot, ...]:
         """Return the worker processes that have started. Any thread."""
         return worker_snapshots(list(self._pool.workers), list(self._pool.leaving))
+
+    @property
+    def lost_workers(self) -> int:  # type: ignore[override]
+        """How many workers have died since the start, other than by a request of the pool. Any thread."""
+        return self._pool.lost_workers
 
     def stack_of(self, job: Job) -> str | None:
         """Return the stack at which the arguments are pickled or the outcome is unpickled, while either happens."""

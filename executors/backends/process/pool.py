@@ -63,11 +63,11 @@ class Pool:
         self._recycling = recycling
         self._on_outcome = on_outcome
         self._pending = PendingJobs()
-        self._backlog = self._pending.backlog
-        self._redispatches = self._pending.redispatches
+        self._backlog, self._redispatches = self._pending.backlog, self._pending.redispatches
         self.workers: list[WorkerHandle] = []
         self._idle: list[WorkerHandle] = []
         self.leaving: set[WorkerHandle] = set()  # asked to exit, or killed
+        self.lost_workers = 0  # that have died, other than by being asked to exit or killed from here
         self._modules: set[str] = set()  # whose functions have run in a worker
         self._copier = SideThread("executors-copier", loop)
         self._idle_check: Cancellable | None = None
@@ -84,8 +84,7 @@ class Pool:
             self._run(job)
             return
         self._backlog.append(job)
-        queued = len(self._backlog)
-        if queued == 1:  # the jobs before it have used up the workers otherwise
+        if (queued := len(self._backlog)) == 1:  # the jobs before it have used up the workers otherwise
             self._assign()
         elif len(self.workers) + self.starter.starting < self._size:
             self._start_workers(queued - self.starter.starting)
@@ -253,6 +252,7 @@ class Pool:
         is_unexpected = worker in self.workers
         is_unused = is_unexpected and not worker.tasks and worker.job is None
         if is_unexpected:
+            self.lost_workers += 1
             self._leave(worker)
             if not is_unused:
                 self._start_workers(self._spares)  # first, as it takes a while
