@@ -7,12 +7,12 @@ import gc
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import trio
+from processes import seconds_without_cpu
 
 from executors import Executor
 from executors._states import CANCELLED
@@ -38,11 +38,7 @@ def cases(usual: list[Any], many: list[Any]) -> Any:
 
 def now() -> float:
     """Return the seconds that pass for this thread: those in which other processes have its CPU do not count."""
-    try:
-        without_cpu = int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except OSError:  # not on Linux
-        without_cpu = 0.0
-    return time.monotonic() - without_cpu
+    return time.monotonic() - seconds_without_cpu()
 
 
 async def drained(executor: Executor, release: Callable[[], object] = int) -> DrainReport:

@@ -221,7 +221,14 @@ async def ring_while_it_is_set() -> None:
 
 Program = Callable[[], Awaitable[None]]
 ON_ANY_LOOP: tuple[Program, ...] = (keep_the_gil, give_back, interrupt_calls, handler_while_it_runs)
-ON_ONE_LOOP: tuple[Program, ...] = (handler_before, timer_before, timer_while_it_runs, other_thread, no_stop, ring_while_it_is_set)
+ON_ONE_LOOP: tuple[Program, ...] = (
+    handler_before,
+    timer_before,
+    timer_while_it_runs,
+    other_thread,
+    no_stop,
+    ring_while_it_is_set,
+)
 
 
 if __name__ == "__main__":
