@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import inspect
@@ -47,6 +48,19 @@ SETTLE_TIMEOUT = 2.0
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
     """Run each async test on asyncio, uvloop and trio."""
     return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def undisturbed() -> Iterator[None]:
+    """Raise the priority of this thread, and of those that it starts, if the system permits it.
+
+    For tests of what this process does to its event loop, and not of what the other tests that run beside it do to it.
+    """
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    yield
+    os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 def child_processes() -> set[int]:

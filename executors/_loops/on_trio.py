@@ -75,13 +75,25 @@ class TrioLoop(EventLoop):
         first = time.monotonic() + period  # not once the task runs: what delays its start counts as lag, too
 
         async def calls() -> None:
+            task = trio.lowlevel.current_task()
+
+            def wake(_: object) -> trio.lowlevel.Abort:
+                """Resume the task without an exception, which would take longer than all the rest."""
+                trio.lowlevel.reschedule(task)
+                return trio.lowlevel.Abort.FAILED
+
             due = first
             while True:
-                await trio.sleep(max(0.0, due - time.monotonic()))
+                delay = max(0.0, due - time.monotonic())
+                with trio.CancelScope(deadline=trio.current_time() + delay) as timer:
+                    await trio.lowlevel.wait_task_rescheduled(wake)
+                if scope.cancel_called or not timer.cancel_called:  # or the run ends
+                    return
                 guarded(function, due, time.monotonic())
                 due = time.monotonic() + period
 
-        return self.spawn(calls)
+        scope = self.spawn(calls)
+        return scope
 
     def idle_clock(self) -> None:
         """Return None: trio calls instruments in each iteration, by several Python calls, also without a wait."""
@@ -92,7 +104,7 @@ class TrioLoop(EventLoop):
         *args: Any,
         context: Context | None = None,
         name: str | None = None,
-    ) -> Cancellable:
+    ) -> trio.CancelScope:
         scope = trio.CancelScope()
 
         async def scoped(*args: Any) -> None:
@@ -113,9 +125,7 @@ class TrioLoop(EventLoop):
                 await wait(fd)
                 guarded(function)
 
-        scope = self.spawn(watch)
-        assert isinstance(scope, trio.CancelScope)
-        self._watches[kind, fd] = scope
+        self._watches[kind, fd] = self.spawn(watch)
 
     def _unwatch(self, kind: str, fd: int) -> None:
         scope = self._watches.pop((kind, fd), None)

@@ -38,8 +38,10 @@ def task_id(key: bytes, number: int) -> str:
         key: The key of the process that submitted the task.
         number: The task's number, unique in that process.
     """
+    from hashlib import blake2b  # noqa: PLC0415  (most workers do without)
+
     number %= _NUMBERS
-    tag = _hash(key, number.to_bytes(_NUMBER_SIZE, "little"), _TAG_SIZE)
+    tag = blake2b(number.to_bytes(_NUMBER_SIZE, "little"), key=key, digest_size=_TAG_SIZE).digest()
     return (tag + _masked(key, tag, number).to_bytes(_NUMBER_SIZE, "little")).hex()
 
 
@@ -61,10 +63,6 @@ def task_number(key: bytes, text: str) -> int | None:
 
 
 def _masked(key: bytes, tag: bytes, number: int) -> int:
-    return number ^ int.from_bytes(_hash(key, tag, _NUMBER_SIZE), "little")
-
-
-def _hash(key: bytes, data: bytes, size: int) -> bytes:
     from hashlib import blake2b  # noqa: PLC0415  (most workers do without)
 
-    return blake2b(data, key=key, digest_size=size).digest()
+    return number ^ int.from_bytes(blake2b(tag, key=key, digest_size=_NUMBER_SIZE).digest(), "little")

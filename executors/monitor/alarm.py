@@ -33,7 +33,7 @@ class Alarm:
     def __init__(self, function: Callable[[FrameType], object]) -> None:
         self._function = function
         self._handler = self._ring
-        self._seconds = 0.0
+        self._longest = 0.0
         self.due = 0.0
         """When it was last set to ring, in seconds of `time.monotonic`."""
         if _is_free():
@@ -46,15 +46,17 @@ class Alarm:
         if not self._has_signal():
             self._retreat()
             return
-        before, self._seconds = self._seconds, seconds
         self.due = time.monotonic() + seconds
+        # The alarm may ring at any point here, and its function set it: so what is left is compared to all settings.
+        self._longest = max(self._longest, seconds)
         left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
-        if interval or left > before + TOLERANCE:  # other code has set the timer
+        if interval or left > self._longest + TOLERANCE:  # other code has set the timer
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, left, interval)
 
     def close(self) -> None:
         """Give back the signal and the timer. May be called again."""
+        self._function = _nothing  # which does not set the alarm if it still rings: the signal would kill the process
         self.set(0.0)
         if self._has_signal():
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -80,6 +82,10 @@ class Alarm:
 
 RING = Alarm._ring.__code__
 """The code of the outermost frame that is the alarm's own and not the interrupted code's."""
+
+
+def _nothing(frame: FrameType) -> None:
+    pass
 
 
 def _is_free() -> bool:

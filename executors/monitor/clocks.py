@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -16,6 +17,16 @@ MIN_PROCESS_CPU = 0.001
 
 AVAILABLE = sys.platform == "linux"
 """Elsewhere a thread cannot read another thread's clock, so that computing threads are not seen."""
+
+MAX_SCHEDSTAT = 96
+"""Bytes of the file with a thread's waits: three numbers of 64 bits."""
+
+if AVAILABLE:
+    # `os.pread` releases the GIL. In a sample of a busy loop, that would have the threads change places once more for
+    # each read, which takes longer than all the rest of the sample.
+    _pread = ctypes.PyDLL(None).pread
+    _pread.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]
+    _pread.restype = ctypes.c_ssize_t
 
 
 class CpuTimes(NamedTuple):
@@ -55,7 +66,7 @@ class CpuClocks:
             self._watchdog_waits = _Waits(native_id)
 
     def threads(self) -> dict[int, float]:
-        """Return the CPU time of each other thread, by native id. Does not release the GIL."""
+        """Return the CPU time of each other thread, by native id. Keeps the GIL."""
         if not AVAILABLE:
             return {}
         process = time.process_time()
@@ -73,11 +84,11 @@ class CpuClocks:
         return found
 
     def loop(self) -> float:
-        """Return the CPU time of the event loop's thread. Does not release the GIL."""
+        """Return the CPU time of the event loop's thread. Keeps the GIL."""
         return (_clock(self._loop) if AVAILABLE else None) or 0.0
 
     def waiting(self) -> tuple[float, float]:
-        """Return how long the event loop's thread and the watchdog's have waited for a CPU. Releases the GIL."""
+        """Return how long the event loop's thread and the watchdog's have waited for a CPU. Keeps the GIL."""
         watchdog = self._watchdog_waits
         return self._loop_waits.seconds(), watchdog.seconds() if watchdog is not None else 0.0
 
@@ -93,13 +104,17 @@ class _Waits:
 
     def __init__(self, native_id: int) -> None:
         self._schedstat: int | None = None
+        self._buffer = ctypes.create_string_buffer(MAX_SCHEDSTAT)
+        self._seconds = 0.0
         if AVAILABLE:
             with suppress(OSError):  # a kernel without it, or a restricted /proc
                 self._schedstat = os.open(f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
 
     def seconds(self) -> float:
         """Return the seconds so far; 0 if they are not known."""
-        return int(os.pread(self._schedstat, 96, 0).split()[1]) / 1e9 if self._schedstat is not None else 0.0
+        if self._schedstat is not None and _pread(self._schedstat, self._buffer, MAX_SCHEDSTAT, 0) > 0:
+            self._seconds = int(self._buffer.value.split()[1]) / 1e9
+        return self._seconds
 
     def close(self) -> None:
         """Close the file descriptor."""

@@ -155,9 +155,9 @@ class Watchdog:
             self._used = self._clocks.threads()
             loop, threads = self._capture_stacks(before, interrupted) if stacks else (None, {})
             on_loop = self._clocks.loop()
+            waiting, watchdog_waiting = self._clocks.waiting()
             if time.monotonic() - at < MAX_SAMPLE_TIME:
                 break
-        waiting, watchdog_waiting = self._clocks.waiting()  # releases the GIL: last
         cpu = CpuTimes(on_loop, waiting, self._used, watchdog_waiting)
         return RawSample(at, max(0.0, at - planned), cpu, loop, threads)
 

@@ -21,23 +21,14 @@ from executors.events import TaskEvent, TaskFinished, TaskRetried
 from executors.monitor import Blame, LoopMonitor
 from executors.monitor.watchdog import MIN_DELAY
 
-pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("undisturbed"),
+    pytest.mark.filterwarnings("ignore::executors.ExecutorWarning"),
+]
 
 QUIET = 0.05
 """Seconds between two culprits."""
-
-
-@pytest.fixture(autouse=True)
-def undisturbed() -> Iterator[None]:
-    """Raise the priority of this thread, and of those that it starts, if the system permits it.
-
-    What is tested is who in this process delays the loop, and not what the other tests that run beside it do to it.
-    """
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -15)
-    yield
-    os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 async def observe() -> list[Blame]:

@@ -18,24 +18,27 @@ import anyio.lowlevel
 import anyio.to_thread
 import culprits
 import pytest
+from processes import seconds_without_cpu
 
 from executors import ConfigurationError, Executor, ExecutorClosedError, ExecutorWarning
 from executors.monitor import LoopMonitor, LoopReport
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("undisturbed")]
 
 BEAT = 0.02
 
 
 async def test_an_idle_loop() -> None:
     """An idle loop is rarely late and rarely busy, and nobody is to blame."""
+    before = seconds_without_cpu()
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(0.5)
-        report = monitor.report()
-    assert report.seconds == pytest.approx(0.5, abs=0.4)
-    assert 5 <= report.lag.count <= report.seconds / BEAT + 1
-    assert report.lag.p50 < 0.02
-    assert report.utilisation < 0.5
+        report, late = monitor.report(), sum(lag for _, lag in monitor.recent)
+    waited = seconds_without_cpu() - before
+    assert 0.5 <= report.seconds <= 0.9 + waited
+    assert report.lag.count <= report.seconds / BEAT + 1
+    assert late < 0.02 * report.lag.count + waited
+    assert report.utilisation * report.seconds < 0.25 + waited
     assert report.blame == report.advice == []
     assert report.over.keys() == {0.01, 0.05, 0.1}
 
@@ -44,8 +47,9 @@ async def test_a_loop_that_computes() -> None:
     """A loop that computes half of the time is busy about half of the time, and late by the length of a step."""
     async with LoopMonitor(period=BEAT) as monitor:
         for _ in range(10):
+            began = time.monotonic()
             culprits.compute(0.04)
-            await anyio.sleep(0.04)
+            await anyio.sleep(time.monotonic() - began)  # on a busy machine it takes longer
         report = monitor.report()
     assert 0.25 < report.utilisation < 0.9
     assert report.lag.max > 0.02
@@ -122,7 +126,7 @@ async def test_advice_where_warnings_are_errors(
     monkeypatch.setattr(logging.getLogger("executors"), "hasHandlers", lambda: False)
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
-        time.sleep(0.12)  # noqa: ASYNC251
+        time.sleep(0.3)  # noqa: ASYNC251
         await anyio.sleep(3 * BEAT)
         (advice,) = monitor.report().advice
     assert [record.getMessage() for record in caplog.records] == [advice]

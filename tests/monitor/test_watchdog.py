@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -72,6 +73,38 @@ async def test_the_watchdog_is_no_suspect() -> None:
         watchdog.stop()
         ended.set()
         other.join()
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="a thread cannot read another thread's clock")
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_a_sample_keeps_the_gil() -> None:
+    """It is of one moment, and costs a busy loop one change of threads and no more."""
+    switches, is_running, ended = 0, threading.Event(), threading.Event()
+
+    def count() -> None:
+        nonlocal switches
+        while not ended.is_set():
+            time.sleep(0)
+            switches += 1
+            is_running.set()
+
+    watchdog = Watchdog(60.0, frozenset(), lambda charges: None, lambda: False)
+    other = threading.Thread(target=count)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # from now on a thread has to release the GIL by itself
+    try:
+        other.start()
+        is_running.wait()
+        before = switches
+        for _ in range(2000):
+            watchdog._sample(time.monotonic(), stacks=False)
+        after = switches
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        other.join()
+        watchdog.stop()
+    assert after == before
 
 
 class Argument:

@@ -15,7 +15,11 @@ from until import until
 
 from executors import ExecutorWarning, cpu_bound, io_bound
 
-pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("undisturbed"),
+    pytest.mark.filterwarnings("ignore::executors.ExecutorWarning"),
+]
 
 BLOCK_TIME = 0.2
 INTERVAL = 0.05
@@ -238,7 +242,7 @@ async def test_advice_is_issued_as_a_warning(app, executor, monkeypatch):
         warnings.simplefilter("always", ExecutorWarning)
         async with app.test_app():
             await app.test_client().get("/")
-            await anyio.sleep(3 * INTERVAL)
+            await until(lambda: caught)
     (warned,) = [warning for warning in caught if warning.category is ExecutorWarning]
     assert warned.filename == __file__
     assert "move that code into a sync function" in str(warned.message)

@@ -16,6 +16,7 @@ import anyio
 
 from executors import Executor, ExecutorWarning
 from executors.monitor import LoopMonitor
+from executors.monitor.alarm import Alarm
 
 BEAT = 0.02
 THREADS, CALLS = 12, 2
@@ -185,9 +186,49 @@ async def no_stop() -> None:
     LoopMonitor(period=10 * BEAT).start()
 
 
+async def ring_while_it_is_set() -> None:
+    """The alarm may ring, and be set by its function, at any point of being set or closed: what is left is its own."""
+
+    def ring_before_the_call(frame: FrameType, event: str, arg: object) -> None:
+        if event == "c_call" and arg is signal.setitimer and frame.f_back is not ringing:
+            signal.raise_signal(signal.SIGALRM)
+
+    def ring_after_the_call(frame: FrameType, event: str, arg: object) -> None:
+        if event == "c_return" and arg is signal.setitimer and frame.f_back is not ringing:
+            signal.raise_signal(signal.SIGALRM)
+
+    def again(frame: FrameType) -> None:
+        nonlocal ringing
+        ringing, rings[0] = sys._getframe(), rings[0] + 1
+        alarm.set(0.05)
+
+    rings = [0]
+    for ring in (ring_before_the_call, ring_after_the_call):
+        ringing: FrameType | None = None
+        alarm = Alarm(again)
+        alarm.set(0.005)
+        rung_before = rings[0]
+        sys.setprofile(ring)
+        alarm.set(0.055)
+        sys.setprofile(None)
+        assert rings[0] > rung_before
+        assert signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL
+        sys.setprofile(ring)
+        alarm.close()
+        sys.setprofile(None)
+        assert is_free()
+
+
 Program = Callable[[], Awaitable[None]]
 ON_ANY_LOOP: tuple[Program, ...] = (keep_the_gil, give_back, interrupt_calls, handler_while_it_runs)
-ON_ONE_LOOP: tuple[Program, ...] = (handler_before, timer_before, timer_while_it_runs, other_thread, no_stop)
+ON_ONE_LOOP: tuple[Program, ...] = (
+    handler_before,
+    timer_before,
+    timer_while_it_runs,
+    other_thread,
+    no_stop,
+    ring_while_it_is_set,
+)
 
 
 if __name__ == "__main__":

@@ -126,3 +126,11 @@ def check_it_ends_by(number: signal.Signals, process: subprocess.Popen[str]) -> 
 def resident_memory(pid: int) -> int:
     """Return the resident memory of a process in bytes (Linux)."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def seconds_without_cpu() -> float:
+    """Return how long this thread has been ready to run while other processes had the CPUs; 0 if not on Linux."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
