@@ -60,6 +60,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         keep_results_size: The maximum size in bytes of all values together that the option `keep_result` keeps.
         store: The URL of a file with the records of tasks, for all server processes: ``"sqlite:///tasks.db"``.
         store_expiry: Seconds that the store keeps the records of finished tasks.
+        control_dir: The directory for the socket through which `executors top` sees this process; no socket if None.
         inline: For tests: sync functions run on the event loop instead of in threads and worker processes.
         hooks: Functions that are notified of every event.
 
@@ -93,6 +94,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         keep_results_size: int = 64 * 1024 * 1024,
         store: str | None = None,
         store_expiry: float = 86_400.0,
+        control_dir: str | None = None,
         inline: bool = False,
         hooks: Iterable[Hook] = (),
     ) -> None:
@@ -142,6 +144,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
             give_up(self._dispatcher)
         loop = running_loop()
         self._settings = settings = self._configured()
+        hooks = configured_hooks(settings, self._hooks)
         backends, tags = build_backends(settings)
         records = Records(loop, settings.keep_finished, settings.keep_results_size, open_store(settings))
         start_backends(backends, loop, self._worker_setup, settings.contextvars)
@@ -150,7 +153,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         self._drain = None
         self._inline_worker = InlineWorker(self._worker_functions)
         router = Router(backends, tags, settings.no_process_backend)
-        self._run_hooks = hooks = (*self._hooks, *configured_hooks(settings))
+        self._run_hooks = hooks
         self._dispatcher = Dispatcher(
             loop, backends, router, settings.queue_size, settings.cancel_grace, hooks, records,
             self._wrap or (self._inline_worker.wrap if settings.inline else None),

@@ -160,6 +160,11 @@ class LoopMonitor:
         )
 
     @property
+    def lateness(self) -> float:
+        """Seconds by which the next heartbeat is late at the moment; 0 if it isn't. Any thread."""
+        return 0.0 if self._loop is None else self._watchdog.lateness()
+
+    @property
     def recent(self) -> tuple[tuple[float, float], ...]:
         """The lags of the last minute as ``(at, lag)``, in seconds; `at` is a time of `time.monotonic`. Any thread."""
         return tuple(self._measurement.recent.copy())
