@@ -19,11 +19,17 @@ MIN_BLOCKED = 0.1
 WATCH_INTERVAL, WATCH_TIME = 0.25, 10.0
 """Seconds between two looks at the loop while somebody watches, and for how long after a request somebody does."""
 
-_LOOP_FILES = (
-    *("/selectors.py", "/asyncio/base_events.py", "/asyncio/events.py", "/asyncio/runners.py"),
-    *("/trio/_core/_run.py", "/trio/_core/_io_epoll.py", "/trio/_core/_io_kqueue.py", "/uvloop/__init__.py"),
+_SELECTORS = ("/selectors.py", "/executors/_loops/on_asyncio.py")
+"""The files in which an event loop of asyncio waits, and much else that waits for files."""
+
+_LOOPS = (
+    *("/asyncio/base_events.py", "/asyncio/events.py", "/asyncio/runners.py", "/uvloop/__init__.py"),
+    *("/trio/_core/_run.py", "/trio/_core/_io_epoll.py", "/trio/_core/_io_kqueue.py"),
 )
-"""The files of event loops, in which their thread is while they wait. uvloop's own code is no Python code."""
+"""The files of event loops. uvloop's own code is no Python code."""
+
+_ALARM = "/executors/monitor/alarm.py"
+"""What the monitor's alarm runs on top of the code that it interrupts."""
 
 
 class LoopProbe:
@@ -47,7 +53,7 @@ class LoopProbe:
         self._waits_since: float | None = None
         self.blocked: dict[str, Any] | None = None
         self.last_blocked: dict[str, Any] | None = None
-        """The longest stall of those seen last, with ``at``, ``seconds`` and ``stack``."""
+        """What has blocked it last: ``at``, ``seconds`` and ``stack``."""
 
     def timeout(self, longest: float) -> float:
         """Return for how many seconds the control thread may wait for its next event, from now on."""
@@ -67,19 +73,25 @@ class LoopProbe:
         now = time.monotonic()
         if not is_request and now >= self._watched_until:
             return
-        places = places_of_thread(self._loop.thread_id)
-        seconds = 0.0 if self._waits_since is None or _is_idle(places) else now - self._waits_since
+        places = self._places()
+        seconds = 0.0 if self._waits_since is None else now - self._waits_since
         if (monitor := self._monitor()) is not None:
             seconds = max(seconds, monitor.lateness)
         elif seconds < MIN_BLOCKED:
             seconds = self._late(now, wait=is_request)
-            places = places_of_thread(self._loop.thread_id)
+            places = self._places()
         if is_request:
             self._watched_until = now + WATCH_TIME
         self.blocked = None
-        if seconds >= MIN_BLOCKED and places:
+        if seconds >= MIN_BLOCKED and not _is_idle(places):
             self.blocked = {"seconds": seconds, "stack": stack_text(_without_loop(places))}
             self.last_blocked = {"at": time.time() - seconds, **self.blocked}
+
+    def _places(self) -> list[Place]:
+        places = places_of_thread(self._loop.thread_id)
+        while places and places[-1][0].endswith(_ALARM):
+            places.pop()
+        return places
 
     def _late(self, now: float, *, wait: bool) -> float:
         """Return the seconds by which a callback is late that the loop has been asked to run, or is asked to now."""
@@ -94,10 +106,11 @@ class LoopProbe:
 
 def _without_loop(places: list[Place]) -> list[Place]:
     """Return a stack without the frames of the event loop itself, and of what runs it."""
-    last = max((at for at, place in enumerate(places[:-1]) if place[0].endswith(_LOOP_FILES)), default=-1)
+    last = max((at for at, place in enumerate(places[:-1]) if place[0].endswith(_LOOPS)), default=-1)
     return places[last + 1 :]
 
 
 def _is_idle(places: list[Place]) -> bool:
     """Return whether a stack is that of a thread whose event loop waits."""
-    return not places or places[-1][0].endswith(_LOOP_FILES)
+    innermost = next((place for place in reversed(places) if not place[0].endswith(_SELECTORS)), None)
+    return innermost is None or innermost[0].endswith(_LOOPS)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from executors._control import drains
 from executors._control.activity import Activity
 from executors._control.blocking import LoopProbe
 from executors._control.directory import default_directory, prepared, remove_stale
@@ -53,25 +54,31 @@ class ControlHook:
         try:
             remove_stale(self._folder)
             app = app_name(executor)
-            self._server = ControlServer(self._folder, app, _Responder(executor, app, self.activity))
+            self._server = ControlServer(self._folder, app, _Responder(executor, app, self.activity, self._folder))
         except OSError as error:
             logger.warning("there is no control socket in %s: %s", self._folder, error)
 
     def drained(self, executor: Executor) -> None:
-        """Remove the socket."""
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+        """Remove the socket, and keep the report of the drain for the next server processes of the app."""
+        if self._server is None:
+            return
+        self._server.stop()
+        self._server = None
+        if executor.drain_report is not None:
+            try:
+                drains.keep(self._folder, app_name(executor), executor.drain_report)
+            except OSError as error:
+                logger.warning("the report of the drain can't be kept in %s: %s", self._folder, error)
 
 
 class _Responder:
     """Answers the requests on the socket of one run."""
 
-    def __init__(self, executor: Executor, app: str, activity: Activity) -> None:
+    def __init__(self, executor: Executor, app: str, activity: Activity, folder: Path) -> None:
         dispatcher = executor._started()
         self._loop = dispatcher.loop
         self._probe = LoopProbe(self._loop, lambda: getattr(executor, "monitor", None))
-        self._status = Status(executor, app, activity, self._probe)
+        self._status = Status(executor, app, activity, self._probe, folder)
         self.timeout = self._probe.timeout
         self.woken = self._probe.look
         self.has_ended = self._loop.has_ended

@@ -75,6 +75,7 @@ class ControlServer:
     def __init__(self, folder: Path, app: str, responder: Responder) -> None:
         self._responder = responder
         self._pid = os.getpid()
+        self._next_check = 0.0
         self._wake, self._woken = socket.socketpair()
         self._connections: dict[int, _Connection] = {}
         self.path = _free_path(folder, app)
@@ -123,9 +124,12 @@ class ControlServer:
     def _serve_once(self) -> bool:
         """Wait for events and see to them. Returns False at the end."""
         events = self._selector.select(self._responder.timeout(CHECK_INTERVAL))
-        self._responder.woken(is_request=bool(events))
-        if not events and self._responder.has_ended():
-            return False
+        self._prepare(is_request=bool(events))
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + CHECK_INTERVAL
+            if self._responder.has_ended():
+                return False
         for key, mask in events:
             if key.fileobj is self._woken:
                 return False
@@ -133,10 +137,15 @@ class ControlServer:
                 self._accept()
             elif isinstance(key.data, _Connection):
                 self._serve(key.data, mask)
-        now = time.monotonic()
         for connection in [each for each in self._connections.values() if each.deadline <= now]:
             self._close(connection)
         return True
+
+    def _prepare(self, *, is_request: bool) -> None:
+        try:
+            self._responder.woken(is_request=is_request)
+        except Exception:
+            logger.exception("what blocks the event loop could not be found out")
 
     def _accept(self) -> None:
         try:

@@ -7,8 +7,10 @@ import itertools
 import os
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from executors._control import drains
 from executors._control.quantiles import quantile
 from executors._control.stacks import stack_of
 from executors._states import RUNNING
@@ -46,13 +48,15 @@ class Status:
         app: The name of its app.
         activity: What it has done.
         probe: Watches its event loop.
+        folder: The control directory, in which the reports of drains are.
     """
 
-    def __init__(self, executor: Executor, app: str, activity: Activity, probe: LoopProbe) -> None:
+    def __init__(self, executor: Executor, app: str, activity: Activity, probe: LoopProbe, folder: Path) -> None:
         self._executor = executor
         self._app = app
         self._activity = activity
         self._probe = probe
+        self._folder = folder
         self._dispatcher: Dispatcher = executor._started()
         self._started_at = time.time()
 
@@ -88,7 +92,7 @@ class Status:
             "loop": None if monitor is None else self._loop(monitor),
             "blocked": self._probe.blocked,
             "last_blocked": self._probe.last_blocked,
-            "drain": None,
+            "drain": drains.latest(self._folder, self._app),
         }
 
     def _active_jobs(self, snapshot: ExecutorSnapshot) -> list[Job]:
