@@ -88,7 +88,7 @@ class _Responder:
         method, task_id = request.get("method"), request.get("id")
         if method == "status":
             return self._status.status()
-        if method not in {"task", "cancel"}:
+        if method not in ("task", "cancel"):
             raise RequestError("there are the methods status, task and cancel")
         if not isinstance(task_id, str):
             raise RequestError(f"the method {method} needs the id of a task")

@@ -87,7 +87,7 @@ def _ask(directory: Path, app: str | None) -> Merged:
     others = sorted({status["app"] for status in collect(directory, "status") if "app" in status})
     if others:
         raise NoServerError(
-            f"No server process of the app {app!r} was found in {directory}; there are {_named(others)}."
+            f"No server process of the app {app!r} was found in {directory}, but of {', '.join(map(repr, others))}."
         )
     raise NoServerError(
         f"No server process was found in {directory}.\n"
@@ -95,10 +95,6 @@ def _ask(directory: Path, app: str | None) -> Merged:
         f"app.config['EXECUTOR_CONTROL_DIR'] = {str(directory)!r}, or Executor(control_dir=…).\n"
         "Run this command as the same user, with --dir or EXECUTOR_CONTROL_DIR for another directory."
     )
-
-
-def _named(names: list[str]) -> str:
-    return ", ".join(map(repr, names))
 
 
 def _directory(arguments: argparse.Namespace) -> Path:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.rule import Rule
-from rich.table import Table
 from rich.text import Text
 
 from executors.top import tables
@@ -90,7 +89,7 @@ class Screen:
         stacks = _blocked(servers, STACK_LINES if height is None else height // 4)
         blame = _blame(servers, MAX_ROWS if height is None else 2 + height // 20, width)
         above = [*failed, *stacks, *blame, *merged["servers"], *merged["backends"]]
-        rows = Rows.of(None if height is None else height - HEADINGS - sum(map(_height, above)))
+        rows = Rows.of(None if height is None else height - HEADINGS - sum(map(tables.height, above)))
         parts = [
             self._heading(merged, servers, elapsed, width),
             *failed,
@@ -296,15 +295,6 @@ def _drains(servers: Sequence[Entry], rows: int) -> list[RenderableType]:
             _lines(drain["text"].splitlines()[:rows]),
         ]
     return parts
-
-
-def _height(part: object) -> int:
-    """Return how many rows a part of the screen has."""
-    if isinstance(part, Group):
-        return sum(map(_height, part.renderables))
-    if isinstance(part, Table):
-        return 1 + part.row_count
-    return 1 + part.plain.count("\n") if isinstance(part, Text) else 1
 
 
 def _not_answering(server: Entry) -> Text:

@@ -120,3 +120,12 @@ def _one_line(cell: str | Text) -> Text:
     text = Text(cell) if isinstance(cell, str) else cell
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
+
+
+def height(part: object) -> int:
+    """Return how many rows a part of the screen has."""
+    if isinstance(part, Group):
+        return sum(map(height, part.renderables))
+    if isinstance(part, Table):
+        return 1 + part.row_count
+    return 1 + part.plain.count("\n") if isinstance(part, Text) else 1

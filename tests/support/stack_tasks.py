@@ -12,6 +12,10 @@ from contextlib import suppress
 from named_pipes import receive, send
 
 
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 def sleep_below(seconds: float, ready: str) -> None:
     """Release the GIL in a function that this one calls."""
     send(ready, os.getpid())
