@@ -80,7 +80,7 @@ class FunctionStats:
 class Span:
     """A bar of the timeline: a task that a worker has run, or several in a row. Times are of the monotonic clock."""
 
-    __slots__ = ("backend", "count", "end", "name", "number", "start", "state", "worker")
+    __slots__ = ("backend", "count", "end", "id", "name", "number", "start", "state", "worker")
 
     def __init__(self, task: FinishedTask, start: float) -> None:
         self.worker = task.worker
@@ -91,6 +91,8 @@ class Span:
         self.start = start
         self.end = task.finished
         self.count = 1
+        self.id: str | None = None
+        """The id of the last task, once somebody has asked for it."""
 
 
 class Activity:
@@ -152,7 +154,7 @@ class Activity:
             and task.finished - last.start < MAX_MERGED
         ):
             last.end = task.finished
-            last.number = task.number
+            last.number, last.id = task.number, None
             last.count += 1
             return
         if len(self._last_spans) > MAX_SPANS:  # workers have come and gone

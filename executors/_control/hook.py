@@ -83,7 +83,7 @@ class _Responder:
         self.woken = self._probe.look
         self.has_ended = self._loop.has_ended
 
-    def respond(self, request: dict[str, Any]) -> Any:
+    def respond(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the result of a request. Raises RequestError."""
         method, task_id = request.get("method"), request.get("id")
         if method == "status":
@@ -93,7 +93,7 @@ class _Responder:
         if not isinstance(task_id, str):
             raise RequestError(f"the method {method} needs the id of a task")
         if method == "task":
-            found: Any = self._status.task(task_id)
+            found = self._status.task(task_id)
         else:
             requested = self._status.cancel(task_id)
             found = None if requested is None else {"id": task_id, "requested": requested}

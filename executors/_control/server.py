@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from executors._control import directory
+from executors._control.pacing import dumped
 from executors.errors import describe
 
 logger = logging.getLogger("executors")
@@ -49,7 +50,7 @@ class Responder(Protocol):
     def woken(self, *, is_request: bool) -> None:
         """Called whenever the thread wakes, before it reads any request."""
 
-    def respond(self, request: dict[str, Any]) -> Any:
+    def respond(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the result of a request.
 
         Raises:
@@ -182,13 +183,13 @@ class ControlServer:
     def _response(self, line: bytes) -> bytes:
         """Return the response to a request, as a line. Raises nothing."""
         try:
-            answer = {"ok": True, "result": self._responder.respond(_request(line))}
+            answer = f'{{"ok":true,"result":{dumped(self._responder.respond(_request(line)))}}}'
         except RequestError as error:
-            answer = {"ok": False, "error": str(error.args[0])}
+            answer = dumped({"ok": False, "error": str(error.args[0])})
         except Exception as error:
             logger.debug("a request on the control socket failed", exc_info=True)
-            answer = {"ok": False, "error": f"the request failed: {describe(error)}"}
-        return json.dumps(answer, default=str, separators=(",", ":")).encode() + b"\n"
+            answer = dumped({"ok": False, "error": f"the request failed: {describe(error)}"})
+        return answer.encode() + b"\n"
 
 
 class _Connection:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from executors._control import drains
+from executors._control.activity import MAX_SPANS
+from executors._control.pacing import paced
 from executors._control.quantiles import quantile
 from executors._control.stacks import stack_of
 from executors._states import RUNNING
@@ -18,7 +20,7 @@ from executors._wire.task_ids import IdKey, task_id, task_number
 from executors.handle import EPOCH, TaskHandle
 
 if TYPE_CHECKING:
-    from executors._control.activity import Activity, FinishedTask, Span
+    from executors._control.activity import Activity, FinishedTask, FunctionStats, Span
     from executors._control.blocking import LoopProbe
     from executors._core.dispatcher import Dispatcher
     from executors.backends.job import Job
@@ -85,9 +87,9 @@ class Status:
             "abandoned": snapshot.abandoned,
             "lost_workers": activity.lost_workers,
             "functions": self._functions(running),
-            "active": [active_task(job) for job in (running + queued)[:MAX_ACTIVE]],
+            "active": paced(active_task, (running + queued)[:MAX_ACTIVE]),
             "active_count": sum(map(len, self._dispatcher.active.values())),
-            "recent": [finished_task(task) for task in reversed(activity.recent.copy())],
+            "recent": paced(finished_task, reversed(activity.recent.copy())),
             "timeline": self._timeline(running, now),
             "loop": None if monitor is None else self._loop(monitor),
             "blocked": self._probe.blocked,
@@ -111,44 +113,15 @@ class Status:
 
     def _functions(self, running: list[Job]) -> list[dict[str, Any]]:
         busy = Counter((job.handle.name, job.handle.backend, job.handle.tag) for job in running)
-        found = []
-        for stats in sorted(self._activity.functions.values(), key=lambda stats: -stats.seconds):
-            run_times, wait_times = stats.run_times.copy(), stats.wait_times.copy()
-            found.append(
-                {
-                    "name": stats.name,
-                    "backend": stats.backend,
-                    "tag": stats.tag,
-                    "count": stats.count,
-                    "failed": stats.failed,
-                    "running": busy[stats.name, stats.backend, stats.tag],
-                    "seconds": stats.seconds,
-                    "p50": quantile(run_times, 0.5),
-                    "p99": quantile(run_times, 0.99),
-                    "queue_p50": quantile(wait_times, 0.5),
-                    "queue_p99": quantile(wait_times, 0.99),
-                    "run_times": run_times,
-                    "wait_times": wait_times,
-                }
-            )
-        return found
+        functions = sorted(self._activity.functions.values(), key=lambda stats: -stats.seconds)
+        return [
+            {**counts, "running": busy[counts["name"], counts["backend"], counts["tag"]]}
+            for counts in paced(_counts, functions)
+        ]
 
     def _timeline(self, running: list[Job], now: float) -> list[dict[str, Any]]:
-        spans = [_span(span) for span in self._activity.spans.copy() if span.end > now - TIMELINE]
-        spans += [
-            {
-                "worker": worker_name(job),
-                "backend": job.handle.backend,
-                "id": job.handle.id,
-                "name": job.handle.name,
-                "state": job.handle.state,
-                "start": job.handle.started_at,
-                "end": None,
-                "count": 1,
-            }
-            for job in running[:MAX_ACTIVE]
-        ]
-        return spans[-1000:]
+        spans = [span for span in self._activity.spans.copy() if span.end > now - TIMELINE]
+        return [*paced(_span, spans), *map(_running_span, running[:MAX_ACTIVE])][-MAX_SPANS:]
 
     def _loop(self, monitor: LoopMonitor) -> dict[str, Any]:
         report, offset = monitor.report(), time.time() - time.monotonic()
@@ -254,11 +227,45 @@ def _record(handle: TaskHandle[Any]) -> dict[str, Any]:
     }
 
 
+def _counts(stats: FunctionStats) -> dict[str, Any]:
+    run_times, wait_times = stats.run_times.copy(), stats.wait_times.copy()
+    return {
+        "name": stats.name,
+        "backend": stats.backend,
+        "tag": stats.tag,
+        "count": stats.count,
+        "failed": stats.failed,
+        "seconds": stats.seconds,
+        "p50": quantile(run_times, 0.5),
+        "p99": quantile(run_times, 0.99),
+        "queue_p50": quantile(wait_times, 0.5),
+        "queue_p99": quantile(wait_times, 0.99),
+        "run_times": run_times,
+        "wait_times": wait_times,
+    }
+
+
+def _running_span(job: Job) -> dict[str, Any]:
+    handle = job.handle
+    return {
+        "worker": worker_name(job),
+        "backend": handle.backend,
+        "id": handle.id,
+        "name": handle.name,
+        "state": handle.state,
+        "start": handle.started_at,
+        "end": None,
+        "count": 1,
+    }
+
+
 def _span(span: Span) -> dict[str, Any]:
+    if span.id is None:
+        span.id = task_id(IdKey.value, span.number)
     return {
         "worker": span.worker,
         "backend": span.backend,
-        "id": task_id(IdKey.value, span.number),
+        "id": span.id,
         "name": span.name,
         "state": span.state,
         "start": span.start + EPOCH,
