@@ -109,9 +109,9 @@ class Settings:
     keep_results_size: int = _setting(_at_least(0), 64 * 1024 * 1024)
     store: str | None = _setting(_or_none(_store))
     store_expiry: float = _setting(positive_seconds, 86_400.0)
+    control_dir: str | None = _setting(_or_none(_directory))
     inline: bool = _setting(_switch, False)
     monitor: bool | None = _setting(_or_none(_switch))
-    control_dir: str | None = _setting(_or_none(_directory))
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], label: Callable[[str], str] = str) -> Settings:
