@@ -23,6 +23,9 @@ __all__ = [
 TIMEOUT = 1.0
 """Seconds that a server process has to answer."""
 
+STACK_TIMEOUT = 3.0
+"""The same where it asks a worker process itself."""
+
 MAX_RESPONSE = 32 * 1024 * 1024
 _READ_SIZE = 256 * 1024
 
@@ -74,7 +77,7 @@ def find_task(directory: Path, task_id: str, *, app: str | None = None) -> dict[
 
     Arguments and errors as `collect`.
     """
-    answers = collect(directory, "task", app=app, id=task_id)
+    answers = collect(directory, "task", app=app, timeout=STACK_TIMEOUT, id=task_id)
     return next((answer for answer in answers if answer.get("id") == task_id), None)
 
 
