@@ -1,10 +1,11 @@
-"""The command line: `executors demo` and `executors bench`, also as `python -m executors`."""
+"""The command line: `executors top`, `cancel`, `demo` and `bench`, also as `python -m executors`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -26,11 +27,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="executors", description="One executor per Quart app.")
     parser.add_argument("--version", action="version", version=f"quart-executors {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_top(commands)
+    _add_cancel(commands)
     _add_demo(commands)
     _add_bench(commands)
     parsed = parser.parse_args(arguments)
     status: int = parsed.run(parsed)
     return status
+
+
+def _add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Show what the executors of all server processes do, live: q ends it."
+    top = commands.add_parser("top", help=text, description=text)
+    top.add_argument("app", metavar="APP", nargs="?", help="the name of the app whose server processes are shown (all)")
+    top.add_argument("--once", action="store_true", help="print one screen, and end")
+    top.add_argument("--json", action="store_true", help="print JSON: a line at each interval, or one with --once")
+    top.add_argument(
+        "--interval", type=_between(0.1, 3600, float), default=1.0, metavar="SECONDS", help="how often it looks (1)"
+    )
+    _add_directory(top)
+    top.set_defaults(run=_top)
+
+
+def _add_cancel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Request the cancellation of a task, in whichever server process it is."
+    cancel = commands.add_parser("cancel", help=text, description=text)
+    cancel.add_argument("id", metavar="ID", help="the task's id, as in `executors top`")
+    _add_directory(cancel)
+    cancel.set_defaults(run=_cancel)
+
+
+def _add_directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--dir",
+        type=Path,
+        default=os.environ.get("EXECUTOR_CONTROL_DIR") or None,
+        metavar="DIR",
+        help="the directory of the control sockets (EXECUTOR_CONTROL_DIR, or that of debug mode)",
+    )
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    if _has_no_control_sockets() or _lacks_rich():
+        return 1
+    from executors.top import command  # noqa: PLC0415  (imports rich)
+
+    return command.top(arguments)
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    if _has_no_control_sockets():
+        return 1
+    from executors.top import cancelling  # noqa: PLC0415  (few commands need it)
+
+    return cancelling.cancel(arguments)
+
+
+def _has_no_control_sockets() -> bool:
+    if sys.platform != "win32":
+        return False
+    sys.stderr.write("Server processes have no control sockets on Windows, which this command needs.\n")
+    return True
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -141,7 +198,7 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _between(least: int, most: float, kind: Callable[[str], float]) -> Callable[[str], Any]:
+def _between(least: float, most: float, kind: Callable[[str], float]) -> Callable[[str], Any]:
     def parse(text: str) -> float:
         try:
             number = kind(text)
@@ -150,7 +207,7 @@ def _between(least: int, most: float, kind: Callable[[str], float]) -> Callable[
         except ValueError:
             pass
         what = "number" if kind is float else "whole number"
-        raise argparse.ArgumentTypeError(f"{text!r} has to be a {what} from {least} to {most:g}")
+        raise argparse.ArgumentTypeError(f"{text!r} has to be a {what} from {least:g} to {most:g}")
 
     return parse
 

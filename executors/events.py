@@ -91,15 +91,17 @@ class TaskStarted(TaskEvent):
 
     Attributes:
         wait_time: Seconds between submission and start.
+        worker: The name of the thread or worker process that runs it, as in snapshots; None if that is unknown.
     """
 
     wait_time: float
+    worker: str | None = None
 
     @classmethod
     def of(cls, job: Job) -> TaskStarted:
         """Create the event of the start."""
         handle = job.handle
-        return cls(handle.id, handle.name, handle.tag, handle.backend, handle.wait_time)
+        return cls(handle.id, handle.name, handle.tag, handle.backend, handle.wait_time, _worker_of(job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class TaskFinished(TaskEvent):
         cpu_time: CPU seconds that it used; None if the backend does not measure them.
         error: The type of its exception, if it has one.
         exception: The exception itself. Unlike everything else here it may contain the task's data.
+        worker: The name of the thread or worker process that ran it last, as in snapshots; None if that is unknown.
     """
 
     state: TaskState
@@ -121,6 +124,7 @@ class TaskFinished(TaskEvent):
     cpu_time: float | None
     error: type[BaseException] | None
     exception: BaseException | None = field(default=None, repr=False)
+    worker: str | None = None
 
     @classmethod
     def of(cls, job: Job) -> TaskFinished:
@@ -137,7 +141,12 @@ class TaskFinished(TaskEvent):
             handle.cpu_time,
             None if handle._error is None else type(handle._error),
             handle._error,
+            _worker_of(job),
         )
+
+
+def _worker_of(job: Job) -> str | None:
+    return None if job.worker is None or job.handle._started is None else str(job.worker.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +195,13 @@ def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
     return found
 
 
+class Observer(Protocol):
+    """A hook of this library that is notified of jobs. It is cheaper than one that gets events, and raises nothing."""
+
+    def observe(self, event_type: type[TaskEvent], job: Job, /) -> None:
+        """See the event of a job. On the loop's thread."""
+
+
 class Sink(Protocol):
     """What records tasks: a store. It is notified before the hooks, and raises nothing."""
 
@@ -197,15 +213,19 @@ class Hooks:
     """The hooks of one executor, and its store if it has one. On the loop's thread."""
 
     def __init__(self, hooks: Iterable[Hook], sink: Sink | None = None) -> None:
-        self._hooks = tuple(hooks)
+        hooks = tuple(hooks)
+        self._observers: list[Any] = [hook for hook in hooks if hasattr(hook, "observe")]
+        self._hooks = [hook for hook in hooks if not hasattr(hook, "observe")]
         self._sink = sink
 
     def __bool__(self) -> bool:
-        return bool(self._hooks) or self._sink is not None
+        return bool(self._hooks or self._observers) or self._sink is not None
 
     def notify_submitted(self, job: Job) -> None:
         """Call every hook with the event of a submission, and have the task run in the context that they leave."""
         self.record(job.handle)
+        for observer in self._observers:
+            observer.observe(TaskSubmitted, job)
         if self._hooks:
             event = TaskSubmitted.of(job)
             self.call(event)
@@ -222,6 +242,8 @@ class Hooks:
             job: The job.
         """
         self.record(job.handle)
+        for observer in self._observers:
+            observer.observe(event_type, job)
         if self._hooks:
             self.call(event_type.of(job))
 

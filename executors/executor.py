@@ -60,6 +60,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         keep_results_size: The maximum size in bytes of all values together that the option `keep_result` keeps.
         store: The URL of a file with the records of tasks, for all server processes: ``"sqlite:///tasks.db"``.
         store_expiry: Seconds that the store keeps the records of finished tasks.
+        control_dir: The directory for the socket through which `executors top` sees this process; no socket if None.
         inline: For tests: sync functions run on the event loop instead of in threads and worker processes.
         telemetry: Whether tasks are recorded with OpenTelemetry: see `OpenTelemetryHook`.
         hooks: Functions that are notified of every event.
@@ -94,6 +95,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         keep_results_size: int = 64 * 1024 * 1024,
         store: str | None = None,
         store_expiry: float = 86_400.0,
+        control_dir: str | None = None,
         inline: bool = False,
         telemetry: bool = False,
         hooks: Iterable[Hook] = (),
@@ -144,7 +146,7 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
             give_up(self._dispatcher)
         loop = running_loop()
         self._settings = settings = self._configured()
-        self._run_hooks = hooks = (*self._hooks, *configured_hooks(settings))
+        self._run_hooks = hooks = configured_hooks(settings, self._hooks)
         backends, tags = build_backends(settings)
         records = Records(loop, settings.keep_finished, settings.keep_results_size, open_store(settings))
         start_backends(backends, loop, self._worker_setup, settings.contextvars)

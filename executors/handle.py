@@ -24,7 +24,7 @@ from executors.reports import TaskRecord
 T_co = TypeVar("T_co", covariant=True)
 
 _numbers = itertools.count(1)
-_EPOCH = time.time() - time.monotonic()
+EPOCH = time.time() - time.monotonic()  # added to a time of the monotonic clock
 
 
 class TaskHandle(Followed, Generic[T_co]):
@@ -121,17 +121,17 @@ class TaskHandle(Followed, Generic[T_co]):
     @property
     def submitted_at(self) -> float:
         """When it was submitted, in seconds since the epoch."""
-        return self._submitted + _EPOCH
+        return self._submitted + EPOCH
 
     @property
     def started_at(self) -> float | None:
         """When its backend started it last, in seconds since the epoch; None while it is queued."""
-        return None if self._started is None else self._started + _EPOCH
+        return None if self._started is None else self._started + EPOCH
 
     @property
     def finished_at(self) -> float | None:
         """When its state became final, in seconds since the epoch; None before."""
-        return None if self._finished is None else self._finished + _EPOCH
+        return None if self._finished is None else self._finished + EPOCH
 
     @property
     def wait_time(self) -> float:

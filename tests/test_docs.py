@@ -159,6 +159,7 @@ DEFAULTS_IN_WORDS = {
     "worker_max_memory_growth": "none",
     "worker_env": "none",
     "store": "none",
+    "control_dir": "none; on in debug mode",
 }
 
 

@@ -180,7 +180,7 @@ def test_events_are_frozen_and_have_no_payload() -> None:
     names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     assert names == {
         *("task_id", "name", "tag", "backend", "wait_time"),
-        *("state", "run_time", "cpu_time", "error", "exception", "context", "is_awaited"),
+        *("state", "run_time", "cpu_time", "error", "exception", "context", "is_awaited", "worker"),
     }
 
 

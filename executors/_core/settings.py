@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from executors._checks import checked_env, positive_seconds, whole_number
+from executors._control import ControlSwitch
 from executors._core.registry import Spec, checked_specs, make
 from executors._cpus import available_cpus, checked_niceness
 from executors._loops import EventLoop
@@ -60,6 +62,12 @@ def _tags(value: object, what: str) -> dict[str, str]:
     return dict(value)  # type: ignore[call-overload,no-any-return]
 
 
+def _directory(value: object, what: str) -> str:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ConfigurationError(f"{what} is {value!r}, and must be the path of a directory")
+    return os.fsdecode(value)
+
+
 def _store(value: object, what: str) -> str:
     if not isinstance(value, str) or not value.startswith(STORE_PREFIX) or value == STORE_PREFIX:
         raise ConfigurationError(f"{what} is {value!r}, and must look like 'sqlite:///instance/tasks.db'")
@@ -101,6 +109,7 @@ class Settings:
     keep_results_size: int = _setting(_at_least(0), 64 * 1024 * 1024)
     store: str | None = _setting(_or_none(_store))
     store_expiry: float = _setting(positive_seconds, 86_400.0)
+    control_dir: str | None = _setting(_or_none(_directory))
     inline: bool = _setting(_switch, False)
     monitor: bool | None = _setting(_or_none(_switch))
     telemetry: bool = _setting(_switch, False)
@@ -155,14 +164,28 @@ def open_store(settings: Settings) -> TaskStore | None:
     return TaskStore(settings.store.removeprefix(STORE_PREFIX), settings.store_expiry)
 
 
-def configured_hooks(settings: Settings) -> tuple[Hook, ...]:
-    """Return the hooks that the settings turn on, besides those that the executor was given.
+def configured_hooks(settings: Settings, given: Iterable[Hook]) -> tuple[Hook, ...]:
+    """Return the hooks of a run: those that the executor was given, and those that they or the settings turn on.
+
+    Args:
+        settings: The settings.
+        given: The hooks that the executor was given.
 
     Raises:
-        ConfigurationError: A library that one needs is missing.
+        ConfigurationError: A setting of theirs can't be used, or a library that one needs is missing.
     """
-    if not settings.telemetry:
-        return ()
+    given = tuple(given)
+    hooks = [hook for hook in given if not isinstance(hook, ControlSwitch)]
+    if settings.control_dir is not None or len(hooks) < len(given):
+        from executors._control.hook import ControlHook  # noqa: PLC0415  (most apps do without)
+
+        hooks.append(ControlHook.in_directory(settings.control_dir))
+    if settings.telemetry:
+        hooks.append(_telemetry_hook())
+    return tuple(hooks)
+
+
+def _telemetry_hook() -> Hook:
     try:
         from executors.instrumentation.opentelemetry import OpenTelemetryHook  # noqa: PLC0415  (an extra)
     except ImportError as error:
@@ -170,7 +193,7 @@ def configured_hooks(settings: Settings) -> tuple[Hook, ...]:
             "telemetry is turned on and OpenTelemetry's API can't be imported: run `pip install "
             f"'quart-executors[opentelemetry]'` ({error})"
         ) from error
-    return (OpenTelemetryHook(),)
+    return OpenTelemetryHook()
 
 
 def build_backends(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str]]:

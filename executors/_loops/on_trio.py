@@ -35,6 +35,23 @@ class _TrioWaiter:
             yield from trio.lowlevel.wait_task_rescheduled(abort).__await__()  # noqa: ASYNC105
 
 
+class _Spawned:
+    """A task, with the scope that cancels it."""
+
+    __slots__ = ("_scope", "_task")
+
+    def __init__(self, scope: trio.CancelScope, task: trio.lowlevel.Task) -> None:
+        self._scope = scope
+        self._task = task
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+    def get_coro(self) -> Coroutine[Any, Any, object]:
+        """Return the task's coroutine, as a task of asyncio does."""
+        return self._task.coro
+
+
 class TrioLoop(EventLoop):
     """A trio run. Spawned tasks are system tasks: they outlive the submitter's nursery."""
 
@@ -47,7 +64,7 @@ class TrioLoop(EventLoop):
         self._token = trio.lowlevel.current_trio_token()
         self._call_soon_threadsafe = self._token.run_sync_soon  # trio.RunFinishedError is a RuntimeError
         self.new_waiter = _TrioWaiter
-        self._watches: dict[tuple[str, int], trio.CancelScope] = {}
+        self._watches: dict[tuple[str, int], Cancellable] = {}
 
     def wake(self, waiter: _TrioWaiter) -> None:
         waiter.wake()
@@ -114,8 +131,8 @@ class TrioLoop(EventLoop):
                     del args  # an error's traceback refers to this frame
                     await coroutine
 
-        trio.lowlevel.spawn_system_task(scoped, *args, name=name or function, context=context)
-        return scope
+        task = trio.lowlevel.spawn_system_task(scoped, *args, name=name or function, context=context)
+        return _Spawned(scope, task)
 
     def _watch(
         self, kind: str, wait: Callable[[int], Awaitable[None]], fd: int, function: Callable[[], object]

@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # importing `typing` would slow the start of a worker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MAX_DESCRIPTORS = 2
+_MAX_DESCRIPTORS = 3
 
 
 class ControlMessage(enum.IntEnum):

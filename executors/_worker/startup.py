@@ -12,10 +12,11 @@ import pickle
 import select
 import signal
 import socket
-from _thread import start_new_thread
+from _thread import get_ident, start_new_thread
 from contextlib import contextmanager, suppress
 
 import executors
+from executors._wire import stacks
 from executors._wire.channel import BlockingChannel
 from executors._wire.entered_task import map_to_write
 from executors._wire.frames import FrameType, frame
@@ -32,15 +33,16 @@ if TYPE_CHECKING:
 _PACKAGE = os.path.join(os.path.dirname(os.path.abspath(executors.__file__)), "")
 
 
-def main(socket_fd: int, memory_fd: int) -> None:
+def main(socket_fd: int, memory_fd: int, stack_fd: int) -> None:
     """Run as a worker process that is not forked. The launcher's command line calls it.
 
     Args:
         socket_fd: The worker's end of its connection.
         memory_fd: The shared memory for the id of the entered task.
+        stack_fd: The worker's end of the socket for requests of its stack.
     """
     prepare_process()
-    connection = WorkerConnection(socket_fd, memory_fd)
+    connection = WorkerConnection(socket_fd, memory_fd, stack_fd)
     try:
         _, _, _, body = connection.channel.receive()
     except (EOFError, OSError):  # the parent is gone
@@ -124,33 +126,71 @@ def _failure_text(error: BaseException) -> str:
 
 
 class WorkerConnection:
-    """What a worker shares with the parent: a socket, and the memory in which it publishes the task it has entered.
+    """What a worker shares with the parent: two sockets, and the memory in which it publishes the task it has entered.
 
     Args:
         socket_fd: Descriptor of the worker's end of the socket.
         memory_fd: Descriptor of the shared memory.
+        stack_fd: Descriptor of the worker's end of the socket for requests of its stack.
     """
 
-    def __init__(self, socket_fd: int, memory_fd: int) -> None:
+    def __init__(self, socket_fd: int, memory_fd: int, stack_fd: int) -> None:
         os.set_inheritable(socket_fd, False)
+        os.set_inheritable(stack_fd, False)
+        self._stack_socket = socket.socket(fileno=stack_fd)
+        self._stack_socket.setblocking(False)
         self._socket = socket.socket(fileno=socket_fd)
         self.channel = BlockingChannel(self._socket)
         self.entered_task_id = map_to_write(memory_fd)
         os.close(memory_fd)
 
     def kill_on_hang_up(self) -> None:
-        """Start a thread that kills this process and its group when the parent closes its end of the socket."""
+        """Start a thread that kills this process and its group when the parent closes its end of the socket.
+
+        Until then it answers requests of the stack of this thread, which is the main thread.
+        """
         group = os.getpgrp()  # now: a task may move this process to another group
+        answers = StackAnswers(self._stack_socket)
 
         def wait() -> None:
             poll = select.poll()
-            poll.register(self._socket, 0)  # reports only that the other end is closed
-            poll.poll()
+            hang_up = self._socket.fileno()
+            poll.register(hang_up, 0)  # reports only that the other end is closed
+            poll.register(answers.fd, select.POLLIN)
+            while all(fd != hang_up for fd, _ in poll.poll()):
+                if not answers.answer():
+                    poll.unregister(answers.fd)
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
         start_new_thread(wait, ())
+
+
+class StackAnswers:
+    """Answers requests of the stack of the thread that creates it, in another thread.
+
+    Args:
+        sock: The worker's end of the socket for requests, which is non-blocking.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.fd = sock.fileno()
+        self._sock = sock
+        self._file = os.fstat(self.fd)
+        self._thread = get_ident()
+
+    def answer(self) -> bool:
+        """Answer a request, and return whether there may be another. Raises nothing, and waits for nothing."""
+        try:
+            if not os.path.samestat(os.fstat(self.fd), self._file):  # a task has closed it, and opened another file
+                return False
+            stacks.answer(self._sock, self._thread)
+        except BlockingIOError:  # a task has read the request, or the server doesn't read the answers
+            return True
+        except Exception:  # noqa: BLE001  (nothing may keep this thread from killing the process)
+            return False
+        return True
 
 
 class StartupLog(Outbox):

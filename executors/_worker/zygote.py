@@ -141,7 +141,7 @@ class Zygote:
         """Fork if that is safe, and report the outcome. Returns True in the fork, False in the zygote."""
         pid, failure = 0, b""
         self._import(modules)
-        if len(fds) != 2:
+        if len(fds) != 3:
             failure = b"the zygote process has no file descriptor left"
         elif obstacles := self._obstacles(fds):
             self._send(ControlMessage.UNSAFE, ", ".join(obstacles).encode(errors="replace"))
@@ -200,7 +200,7 @@ class Zygote:
         if not self._children:
             signals.set_parent_death_signal(self._parent, signal.SIGTERM)
 
-    def _start_worker(self, socket_fd: int, memory_fd: int) -> WorkerConnection:
+    def _start_worker(self, socket_fd: int, memory_fd: int, stack_fd: int) -> WorkerConnection:
         """Turn a fork into a worker that is ready for jobs."""
         signals.set_parent_death_signal(self._pid, signal.SIGKILL)
         signals.wait_for_group()
@@ -211,7 +211,7 @@ class Zygote:
         self._log.remove()
         fork_safety.reopen(self._files_to_reopen)
         fork_safety.reseed()
-        connection = WorkerConnection(socket_fd, memory_fd)
+        connection = WorkerConnection(socket_fd, memory_fd, stack_fd)
         connection.kill_on_hang_up()
         begin(self._worker, StartupLog(connection.channel, {}), set_up=not self._preload)
         return connection

@@ -179,6 +179,16 @@ class ExecutorBackend(ABC):
         """
         return None
 
+    def sample_stack(self, job: Job) -> str | None:
+        """Return the stack of a running job as `stack_of` does, and ask its worker if that takes a while.
+
+        Called on any thread but the loop's. May block for a second.
+
+        Args:
+            job: The job.
+        """
+        return self.stack_of(job)
+
     def expect_no_more(self) -> None:
         """Prepare for `close`: no further job comes, and those that are left are about to be stopped."""
 

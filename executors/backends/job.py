@@ -93,6 +93,7 @@ class Job:
         timer: The timer of its timeout.
         grace_timer: The timer after which it is abandoned, once it is being stopped.
         thread: The thread that pickles its arguments or unpickles its outcome, while it does.
+        worker: The thread, or the handle of the process, that runs the job; None if that is unknown.
         token: For the backend's own use: whatever finds the job's work again.
         attempts: The attempts of its task, of which this is one; None without the option `retry`.
     """
@@ -123,6 +124,7 @@ class Job:
         "thread",
         "timer",
         "token",
+        "worker",
     )
 
     def __init__(
@@ -157,15 +159,13 @@ class Job:
         self.claim = claim
         self.stream = stream
         self.limit = limit
-        self.counted = False
-        self.dispatched = False
-        self.handed_over = False
-        self.entered = False
+        self.counted = self.dispatched = self.handed_over = self.entered = False
         self.stop: Stop | None = None
         self.timer: Cancellable | None = None
         self.grace_timer: Cancellable | None = None
         self.thread: Thread | None = None
         self.token: Any = None
+        self.worker: Any = None
         self.attempts: Any = None
 
     def in_thread(self, function: Callable[[], T]) -> Callable[[], T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from operator import attrgetter
@@ -114,7 +115,7 @@ class LoopBackend(ExecutorBackend):
         self._leave(job)
 
     def stack_of(self, job: Job) -> str | None:
-        """Return the stack at which the coroutine is suspended; None on trio, whose tasks don't reveal it."""
+        """Return the stack at which the coroutine is suspended."""
         get_coro = getattr(job.token, "get_coro", None)
         if get_coro is None:
             return None
@@ -131,6 +132,19 @@ class LoopBackend(ExecutorBackend):
         if key not in self._stacks:  # thousands of tasks may wait in one place
             self._stacks[key] = "".join(line for frame in frames for line in traceback.format_stack(frame, limit=1))
         return self._stacks[key]
+
+    def sample_stack(self, job: Job) -> str | None:
+        """Return the stack of the coroutine: that of the event loop's thread while it runs the coroutine."""
+        get_coro = getattr(job.token, "get_coro", None)
+        outermost = None if get_coro is None else get_coro().cr_frame
+        frames: list[FrameType] = []
+        frame = sys._current_frames().get(self._loop.thread_id)
+        while frame is not None and outermost is not None:
+            frames.append(frame)
+            if frame is outermost:
+                return "".join(line for each in frames[::-1] for line in traceback.format_stack(each, limit=1))
+            frame = frame.f_back
+        return self.stack_of(job)
 
 
 _FRAME_AND_AWAITED: dict[type, Callable[[Any], tuple[FrameType | None, Any]]] = {

@@ -226,6 +226,7 @@ class _Pool:
                 job = self._backlog.popleft() if self._backlog and self._active <= self._limit else None
                 if job is not None:
                     self.running[thread] = job
+                    job.worker = thread
                     return job
                 if self._closing or self._active > self._limit:
                     self._active -= 1

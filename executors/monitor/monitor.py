@@ -74,6 +74,7 @@ class LoopMonitor:
         self._advised: set[Key] = set()
         self._measurement = _Measurement(0.0, period)
         self._ended: float | None = self._measurement.began
+        self._watchdog: Watchdog | None = None
 
     # --- on the loop's thread -------------------------------------------------------------------------------------
 
@@ -109,7 +110,9 @@ class LoopMonitor:
         if self._loop is None:
             return
         self._heartbeat.cancel()
-        self._watchdog.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
         self._idle.stop()
         self._ended = time.monotonic()
         self._loop = None
@@ -121,7 +124,8 @@ class LoopMonitor:
         measurement.recent.append((now, lag))
         if isinstance(self._idle, HeartbeatClock):
             self._idle.beat(due, now)
-        self._watchdog.beat(due, now)
+        if self._watchdog is not None:
+            self._watchdog.beat(due, now)
 
     def _warn(self, advice: str, location: CodeLocation) -> None:
         """Report it once: in the log, or as a warning where no log is configured, as both would end on the terminal."""
@@ -158,6 +162,12 @@ class LoopMonitor:
             blame,
             [advice for entry in blame if (advice := advise(entry))],
         )
+
+    @property
+    def lateness(self) -> float:
+        """Seconds by which the next heartbeat is late at the moment; 0 if it isn't. Any thread."""
+        watchdog = self._watchdog
+        return 0.0 if watchdog is None else watchdog.lateness()
 
     @property
     def recent(self) -> tuple[tuple[float, float], ...]:

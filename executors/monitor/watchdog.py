@@ -114,6 +114,10 @@ class Watchdog:
         self._due = now + self._period  # late: until then the watchdog keeps the samples that explain the delay
         self._alarm.set(self._period + FIRST_ALARM_DELAY)
 
+    def lateness(self) -> float:
+        """Return the seconds by which the next beat is late at the moment. Any thread."""
+        return max(0.0, time.monotonic() - self._due)
+
     def stop(self) -> None:
         """End the thread. On the loop's thread, once."""
         self._alarm.close()

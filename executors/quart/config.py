@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from executors._checks import positive_seconds
+from executors._control.directory import usable_default_directory
 from executors._core.settings import Settings
 
 EXTENSION = "executor"
@@ -25,7 +26,8 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     """Read and check every ``EXECUTOR_`` key of an app's configuration.
 
     Without ``EXECUTOR_SHUTDOWN_TIMEOUT``, Quart's own ``BACKGROUND_TASK_SHUTDOWN_TIMEOUT`` applies, in which None
-    means no timeout. If neither is set, the timeout is short in debug mode.
+    means no timeout. If neither is set, the timeout is short in debug mode. Without ``EXECUTOR_CONTROL_DIR``, debug
+    mode turns the control socket on, in the default directory.
 
     Args:
         config: The app's configuration.
@@ -35,6 +37,8 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     """
     values = {key.removeprefix(PREFIX).lower(): value for key, value in config.items() if key.startswith(PREFIX)}
     settings = Settings.checked(values, lambda name: PREFIX + name.upper())
+    if config.get("DEBUG") and "control_dir" not in values:
+        settings = dataclasses.replace(settings, control_dir=usable_default_directory())
     if "shutdown_timeout" in values:
         return settings
     timeout = config.get(QUART_TIMEOUT, QUART_DEFAULT)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 import threading
 from contextvars import ContextVar
+from pathlib import Path
 
 import anyio
 import background
@@ -12,6 +15,7 @@ import pytest
 from until import until
 
 from executors import ConfigurationError, QueueFullError, task
+from executors._control.directory import app_key, find_servers
 from executors.backends import LoopBackend, ThreadBackend
 from executors.quart.config import settings_of
 
@@ -34,6 +38,7 @@ BAD_VALUES = {
     "EXECUTOR_MAX_PAYLOAD": [*BAD_COUNTS, None],
     "EXECUTOR_BACKENDS": ["thread", ["thread"], {"more": 3}, {3: LoopBackend()}, {"loop": ThreadBackend(1)}, 0],
     "EXECUTOR_TAGS": ["cpu", ["cpu"], {"cpu": 3}, {3: "thread"}, 0],
+    "EXECUTOR_CONTROL_DIR": ["", 1, True, ["/tmp"]],
     "EXECUTOR_CONTEXTVARS": ["background:variable", ["background"], [3], 3],
 }
 
@@ -216,3 +221,25 @@ async def test_name_that_is_no_context_variable(app, executor):
     app.config["EXECUTOR_CONTEXTVARS"] = ["background:triple"]
     with pytest.raises(ConfigurationError, match="'background:triple', which is of type function"):
         await app.startup()
+
+
+async def test_control_directory(app, executor, monkeypatch, caplog):
+    """Debug mode turns the control socket on, if its directory can be used. One that is named has to be usable."""
+    with tempfile.TemporaryDirectory(prefix="control-", dir="/tmp") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        default = f"{folder}/quart-executors"
+        assert settings_of(app.config).control_dir is None
+        assert settings_of({"DEBUG": True}).control_dir == default
+        assert settings_of({"DEBUG": True, "EXECUTOR_CONTROL_DIR": None}).control_dir is None
+        app.debug = True
+        async with app.test_app():
+            assert [server.app for server in find_servers(Path(default))] == [app_key(app.name)]
+        assert find_servers(Path(default)) == []
+        os.chmod(default, 0o755)
+        async with app.test_app():
+            pass
+        assert "chmod 700" in caplog.text
+        app.config["EXECUTOR_CONTROL_DIR"] = default
+        with pytest.raises(ConfigurationError, match="chmod 700"):
+            await app.startup()
+        assert executor.phase == "closed"

@@ -69,7 +69,8 @@ def shut_connection(how: int) -> None:
 def read_connection() -> None:
     """Take a message that was sent to the worker."""
     for sock in foreign_sockets():
-        sock.recv(65536)
+        with suppress(BlockingIOError):  # the socket for stacks has none, and doesn't wait for one
+            sock.recv(65536)
 
 
 def read_connection_and_stay(path: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from pathlib import Path
@@ -28,6 +27,7 @@ from executors.backends.process.launcher import Launcher
 from executors.backends.process.pool import Pool
 from executors.backends.process.recycling import Recycling
 from executors.backends.process.snapshots import worker_snapshots
+from executors.backends.process.stacks import stack_in_server, stack_in_worker
 from executors.backends.process.streams import WorkerGenerator
 from executors.backends.process.worker_handle import Payload
 from executors.backends.side_thread import SideThread
@@ -278,9 +278,12 @@ class ProcessBackend(ExecutorBackend):
 
     def stack_of(self, job: Job) -> str | None:
         """Return the stack at which the arguments are pickled or the outcome is unpickled, while either happens."""
-        thread = job.thread
-        frame = None if thread is None else sys._current_frames().get(thread.ident or 0)
-        return None if frame is None else "".join(traceback.format_stack(frame))
+        return stack_in_server(job)
+
+    def sample_stack(self, job: Job) -> str | None:
+        """Ask the worker that runs the job for the stack of its main thread. Not on the loop's thread."""
+        worker = job.worker
+        return stack_in_worker(worker, job) if worker is not None and worker.job is job else self.stack_of(job)
 
     def expect_no_more(self) -> None:
         """Stop replacing workers that are killed, unless a queued job needs one."""

@@ -112,7 +112,7 @@ class Pool:
 
     def _run(self, job: Job) -> None:
         """Run a job in an idle worker."""
-        worker = self._idle.pop()  # first: a hook that is called as the job starts may submit another
+        job.worker = worker = self._idle.pop()  # first: a hook that is called as the job starts may submit another
         if job.number not in self._redispatches and not job.start():
             self._idle.append(worker)
         elif job.stop is not None:  # a hook has cancelled it as it started

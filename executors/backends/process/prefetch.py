@@ -99,6 +99,7 @@ class PendingJobs:
             self.backlog.put_back(job)
             return False
         worker.prefetched.append(job)
+        job.worker = worker
         return True
 
     def revoke(self, worker: WorkerHandle) -> None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from executors._loops import EventLoop
-from executors._wire import entered_task
+from executors._wire import entered_task, stacks
 from executors._wire.progress import Reported
 from executors.backends.process.zygote_process import start_interpreter
 
@@ -29,7 +29,8 @@ _EXIT_CODE_FIELD = 52
 
 
 class Pipes:
-    """What a worker and the server share: a socket pair, and memory for the id and the progress of the entered task.
+    """What a worker and the server share: a socket pair, memory for the id and the progress of the entered task, and a
+    socket pair for requests of the worker's stack.
 
     Raises:
         OSError: The system has no descriptor or memory left.
@@ -40,11 +41,17 @@ class Pipes:
             pair = socket.socketpair(socket.AF_UNIX, JOB_SOCKET_TYPE)
             self.sock, self.worker_sock = map(stack.enter_context, pair)
             self._memory = stack.enter_context(entered_task.memory_file())
+            self._stack_socket, self._worker_stack_socket = map(stack.enter_context, socket.socketpair())
+            self._stack_socket.setblocking(False)
             stack.pop_all()
 
-    def fds(self) -> tuple[int, int]:
-        """Return the descriptors that the worker needs: its end of the socket pair, and the memory."""
-        return self.worker_sock.fileno(), self._memory.fileno()
+    def fds(self) -> tuple[int, int, int]:
+        """Return the descriptors that the worker needs: its end of the socket pair, the memory, its end for stacks."""
+        return self.worker_sock.fileno(), self._memory.fileno(), self._worker_stack_socket.fileno()
+
+    def close_passed(self) -> None:
+        """Close what only the worker needs, once it has it."""
+        self._worker_stack_socket.close()
 
     def entered_task_id(self) -> int:
         """Return what the memory holds."""
@@ -54,9 +61,13 @@ class Pipes:
         """Return what the memory holds of the task's progress."""
         return entered_task.read_progress(self._memory.fileno(), number)
 
+    def stack(self, timeout: float) -> list[tuple[str, int, str]] | None:
+        """Ask the worker for the stack of its main thread; see `stacks.request`."""
+        return stacks.request(self._stack_socket, timeout)
+
     def close(self) -> None:
         """Close everything. May be called again."""
-        for each in (self._memory, self.sock, self.worker_sock):
+        for each in (self._memory, self.sock, self.worker_sock, self._stack_socket, self._worker_stack_socket):
             each.close()
 
 
@@ -95,6 +106,7 @@ class WorkerProcess:
         """Whether an unread message can be taken back from `worker_sock`."""
         if self.pidfd is None:
             self.worker_sock.close()
+        pipes.close_passed()
         self._pipes = pipes
         self._popen = popen
         self._on_reap = on_reap
@@ -132,6 +144,17 @@ class WorkerProcess:
         with suppress(OSError, ValueError):  # closed by the loop's thread just now
             return self._pipes.progress_of(number)
         return None
+
+    def stack(self, timeout: float) -> list[tuple[str, int, str]] | None:
+        """Ask the worker for the stack of its main thread, for up to `timeout` seconds. Not on the loop's thread.
+
+        Returns:
+            The file, the line and the function of each frame, the innermost last; None if it doesn't answer.
+
+        Raises:
+            OSError: The connection has been closed.
+        """
+        return self._pipes.stack(timeout)
 
     def has_unread(self) -> bool:
         """Whether there is a message that the worker has not read."""

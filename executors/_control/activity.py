@@ -1,0 +1,175 @@
+"""`Activity`: what an executor has done of late, of bounded size. It costs about two microseconds for each task."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from executors._control.quantiles import count
+from executors._failures import formatted
+from executors._states import FAILED, LOST, SUCCEEDED, TIMED_OUT, TaskState
+from executors.events import TaskFinished
+
+if TYPE_CHECKING:
+    from executors.backends.job import Job
+    from executors.events import TaskEvent
+
+MAX_FUNCTIONS, OTHER = 100, "other"
+"""The maximum number of functions that are counted one by one, and the name that further ones are counted under."""
+
+MAX_RECENT = 200
+"""How many finished tasks are kept."""
+
+MAX_SPANS = 1000
+"""How many bars of the timeline are kept."""
+
+MAX_GAP, MAX_MERGED = 0.01, 1.0
+"""Seconds. Tasks of one function that a worker runs one after another, with a shorter gap in between, make one bar of
+the timeline, which does not grow longer than this."""
+
+MAX_TRACEBACKS, MAX_TRACEBACK_SIZE = 50, 64 * 1024
+"""How many tracebacks are kept, and how many characters of each."""
+
+TRACEBACK_SHARE = 0.02
+"""The share of the time that may be spent on formatting tracebacks. While it is used up, failures have none."""
+
+_FAILURES = frozenset({FAILED, LOST, TIMED_OUT})
+
+
+class FinishedTask(NamedTuple):
+    """A task that has ended, without its arguments and its value. Times are of the monotonic clock."""
+
+    number: int
+    name: str
+    tag: str | None
+    backend: str
+    state: TaskState
+    submitted: float
+    started: float | None
+    finished: float
+    attempts: int
+    error: str | None
+    worker: str | None
+
+
+class FunctionStats:
+    """The counts of one function's tasks on one backend, under one tag.
+
+    Attributes:
+        count: How many have ended.
+        failed: How many of these have failed, timed out or were lost.
+        seconds: How long they have run together.
+        run_times: Counts of their run times.
+        wait_times: Counts of the times that they were queued.
+    """
+
+    __slots__ = ("backend", "count", "failed", "name", "run_times", "seconds", "tag", "wait_times")
+
+    def __init__(self, name: str, backend: str, tag: str | None) -> None:
+        self.name = name
+        self.backend = backend
+        self.tag = tag
+        self.count = 0
+        self.failed = 0
+        self.seconds = 0.0
+        self.run_times: dict[int, int] = {}
+        self.wait_times: dict[int, int] = {}
+
+
+class Span:
+    """A bar of the timeline: a task that a worker has run, or several in a row. Times are of the monotonic clock."""
+
+    __slots__ = ("backend", "count", "end", "id", "name", "number", "start", "state", "worker")
+
+    def __init__(self, task: FinishedTask, start: float) -> None:
+        self.worker = task.worker
+        self.backend = task.backend
+        self.number = task.number
+        self.name = task.name
+        self.state = task.state
+        self.start = start
+        self.end = task.finished
+        self.count = 1
+        self.id: str | None = None
+        """The id of the last task, once somebody has asked for it."""
+
+
+class Activity:
+    """Counts tasks by function, and keeps the latest ones. Written on the loop's thread, read on any."""
+
+    def __init__(self) -> None:
+        self.functions: dict[tuple[str, str, str | None], FunctionStats] = {}
+        self.recent: deque[FinishedTask] = deque(maxlen=MAX_RECENT)
+        self.spans: deque[Span] = deque(maxlen=MAX_SPANS)
+        self.lost_workers = 0
+        self._last_spans: dict[tuple[str, str | None], Span] = {}
+        self._tracebacks: dict[int, str] = {}
+        self._next_traceback = 0.0
+
+    def observe(self, event_type: type[TaskEvent], job: Job) -> None:
+        """Count a task that has ended. Called at every event of every task."""
+        if event_type is not TaskFinished:
+            return
+        handle, worker = job.handle, job.worker
+        started, finished, state = handle._started, handle._finished or 0.0, handle._state
+        error = handle._error
+        task = FinishedTask(
+            handle._number, handle.name, handle.tag, handle.backend, state, handle._submitted, started, finished,
+            handle.attempts, None if error is None else handle._error_text,
+            None if worker is None or started is None else worker.name,
+        )  # fmt: skip
+        self.recent.append(task)
+        stats = self.functions.get((task.name, task.backend, task.tag)) or self._add_function(task)
+        stats.count += 1
+        count(stats.wait_times, (started or finished) - task.submitted)
+        if started is not None:
+            seconds = finished - started
+            stats.seconds += seconds
+            count(stats.run_times, seconds)
+            self._draw(task, started)
+        if error is not None and state in _FAILURES:
+            stats.failed += 1
+            self._keep_failure(task, error)
+
+    def traceback_of(self, number: int) -> str | None:
+        """Return the traceback of a task's error; None if it isn't kept. Any thread."""
+        return self._tracebacks.get(number)
+
+    def _add_function(self, task: FinishedTask) -> FunctionStats:
+        if len(self.functions) < MAX_FUNCTIONS:
+            stats = FunctionStats(task.name, task.backend, task.tag)
+            return self.functions.setdefault((task.name, task.backend, task.tag), stats)
+        return self.functions.setdefault((OTHER, OTHER, None), FunctionStats(OTHER, OTHER, None))
+
+    def _draw(self, task: FinishedTask, started: float) -> None:
+        """Add a task to the timeline: to the last bar of its worker, if that is of the same function."""
+        key = task.backend, task.worker
+        last = self._last_spans.get(key)
+        if (
+            last is not None
+            and last.name == task.name
+            and last.state is task.state is SUCCEEDED
+            and started - last.end < MAX_GAP
+            and task.finished - last.start < MAX_MERGED
+        ):
+            last.end = task.finished
+            last.number, last.id = task.number, None
+            last.count += 1
+            return
+        if len(self._last_spans) > MAX_SPANS:  # workers have come and gone
+            self._last_spans.clear()
+        self._last_spans[key] = span = Span(task, started)
+        self.spans.append(span)
+
+    def _keep_failure(self, task: FinishedTask, error: BaseException) -> None:
+        if task.state is LOST:
+            self.lost_workers += 1
+        began = time.monotonic()
+        if began < self._next_traceback:
+            return
+        self._tracebacks[task.number] = formatted(error)[-MAX_TRACEBACK_SIZE:]
+        if len(self._tracebacks) > MAX_TRACEBACKS:
+            del self._tracebacks[next(iter(self._tracebacks))]
+        ended = time.monotonic()
+        self._next_traceback = ended + (ended - began) / TRACEBACK_SHARE
