@@ -11,9 +11,7 @@ from typing import Any
 
 from executors._states import LOST, TaskState
 from executors.reports import TaskProgress, TaskRecord
-
-MAJOR, MINOR = 1, 0
-"""The version of the schema. Releases with the same major version share a file: a minor version adds columns."""
+from executors.store.schema import EXTENSIBLE, INDEXES, MAJOR, MINOR, TABLES, TASK_COLUMNS
 
 BUSY_TIMEOUT = 0.05
 """Seconds that SQLite waits for a lock, during which nothing can interrupt it."""
@@ -23,41 +21,11 @@ LEASE = 6.0
 
 LOST_ERROR = "its server process has ended"
 
-_COLUMNS = {
-    "id": "TEXT PRIMARY KEY",
-    "owner": "TEXT",
-    "name": "TEXT",
-    "tag": "TEXT",
-    "backend": "TEXT",
-    "state": "TEXT",
-    "submitted_at": "REAL",
-    "started_at": "REAL",
-    "finished_at": "REAL",
-    "progress_done": "REAL",
-    "progress_total": "REAL",
-    "progress_message": "TEXT",
-    "error": "TEXT",
-    "result": "TEXT",
-    "result_until": "REAL",
-    "attempts": "INTEGER",
-}
-_DEFINITIONS = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
-_TABLES = f"""
-CREATE TABLE IF NOT EXISTS executor_schema (major INTEGER, minor INTEGER);
-CREATE TABLE IF NOT EXISTS executor_tasks ({_DEFINITIONS}) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS executor_servers (owner TEXT PRIMARY KEY, pid INTEGER, lease REAL);
-CREATE TABLE IF NOT EXISTS executor_cancellations (id TEXT PRIMARY KEY, requested_at REAL);
-"""
-_INDEXES = """
-CREATE INDEX IF NOT EXISTS executor_unfinished ON executor_tasks (owner) WHERE finished_at IS NULL;
-CREATE INDEX IF NOT EXISTS executor_finished ON executor_tasks (finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX IF NOT EXISTS executor_results ON executor_tasks (result_until) WHERE result_until IS NOT NULL;
-"""
 _UPSERT = (
-    f"INSERT INTO executor_tasks ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608
-    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS if name != 'id')}"
+    f"INSERT INTO executor_tasks ({', '.join(TASK_COLUMNS)}) VALUES ({', '.join('?' * len(TASK_COLUMNS))}) "  # noqa: S608
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in TASK_COLUMNS if name != 'id')}"
 )
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM executor_tasks WHERE id = ?"  # noqa: S608
+_SELECT = f"SELECT {', '.join(TASK_COLUMNS)} FROM executor_tasks WHERE id = ?"  # noqa: S608
 _ORPHANS = "finished_at IS NULL AND owner NOT IN (SELECT owner FROM executor_servers WHERE lease >= ?)"
 
 MAX_EXPIRED = 1000
@@ -85,20 +53,21 @@ class Database:
         path: The file.
         owner: The key of this run of an executor.
         may_wait: Waits a little, and returns whether to try a locked file again.
+        synchronous: SQLite's setting: with ``"NORMAL"`` a power failure may undo the latest transactions.
 
     Raises:
         sqlite3.Error: The file can't be opened, is no database, or is locked.
         NewerSchemaError: A newer release has changed its schema.
     """
 
-    def __init__(self, path: Path, owner: str, may_wait: Callable[[], bool]) -> None:
+    def __init__(self, path: Path, owner: str, may_wait: Callable[[], bool], synchronous: str = "NORMAL") -> None:
         self._owner = owner
         self._may_wait = may_wait
         create_file(path)
         self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
         try:
             self._when_unlocked("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._create_tables()
         except BaseException:
             self._connection.close()
@@ -108,12 +77,13 @@ class Database:
         if self._has_schema():
             return
         with self.transaction():
-            self._execute_all(_TABLES)
-            existing = {row[1] for row in self._connection.execute("PRAGMA table_info(executor_tasks)")}
-            for name, kind in _COLUMNS.items():
-                if name not in existing:  # an earlier minor version created the table
-                    self._connection.execute(f"ALTER TABLE executor_tasks ADD COLUMN {name} {kind}")
-            self._execute_all(_INDEXES)
+            self._execute_all(TABLES)
+            for table, columns in EXTENSIBLE.items():
+                existing = {row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")}
+                for name, kind in columns.items():
+                    if name not in existing:  # an earlier minor version created the table
+                        self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
+            self._execute_all(INDEXES)
             self._connection.execute("INSERT INTO executor_schema (major, minor) VALUES (?, ?)", (MAJOR, MINOR))
 
     def _execute_all(self, statements: str) -> None:  # `executescript` would end the transaction
@@ -130,6 +100,11 @@ class Database:
                 f"its schema has version {major}.{minor}, and this release needs {MAJOR}.x: use another file"
             )
         return bool(minor >= MINOR)
+
+    @property
+    def execute(self) -> Callable[..., sqlite3.Cursor]:
+        """Execute a statement."""
+        return self._connection.execute
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -181,7 +156,7 @@ class Database:
         row = self._connection.execute(_SELECT, (task_id,)).fetchone()
         if row is None:
             return None
-        found = dict(zip(_COLUMNS, row, strict=True))
+        found = dict(zip(TASK_COLUMNS, row, strict=True))
         done = found["progress_done"]
         return TaskRecord(
             found["id"], found["name"], found["tag"], found["backend"], TaskState(found["state"]),
