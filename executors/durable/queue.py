@@ -86,7 +86,7 @@ class DurableQueue:
     def task(self, function: F, /) -> F: ...
     @overload
     def task(self, **options: Unpack[CallKeywords]) -> Callable[[F], F]: ...
-    def task(self, function: Any = None, /, **options: Unpack[CallKeywords]) -> Any:
+    def task(self, function: Any = None, /, **options: Any) -> Any:
         """Register a function for jobs: ``@queue.task`` or ``@queue.task(retry=Retry(on=OSError), timeout=60)``.
 
         Its jobs are stored under the option `name`, by default ``"module:qualified.name"``. A consumer leaves the jobs
