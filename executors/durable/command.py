@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
 
+from executors._serving.lifespan import started
 from executors.asgi.lifespan import lifespan
 from executors.context import resolve
 from executors.durable.queue import DurableQueue
@@ -37,28 +37,7 @@ def main(target: str, loop: str) -> int:
 
 async def _consume(app: Any, consuming: list[DurableQueue]) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        context: AbstractAsyncContextManager[None] = lifespan(app) if isinstance(app, Executor) else _started(app)
+        context: AbstractAsyncContextManager[None] = lifespan(app) if isinstance(app, Executor) else started(app)
         async with context:
             if consuming:
                 await anext(signals)
-
-
-@asynccontextmanager
-async def _started(app: Any) -> AsyncIterator[None]:
-    """Start an ASGI app as a server does, and stop it."""
-    to_app, received = anyio.create_memory_object_stream[dict[str, Any]](2)
-    sent, from_app = anyio.create_memory_object_stream[dict[str, Any]](2)
-
-    async def tell(phase: str) -> None:
-        await to_app.send({"type": f"lifespan.{phase}"})
-        answer = await from_app.receive()
-        if answer["type"] != f"lifespan.{phase}.complete":
-            raise RuntimeError(f"the app's {phase} failed: {answer.get('message', '')}")
-
-    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-    with to_app, received, sent, from_app:
-        async with anyio.create_task_group() as group:
-            group.start_soon(app, scope, received.receive, sent.send)
-            await tell("startup")
-            yield
-            await tell("shutdown")

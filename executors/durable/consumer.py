@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import logging
 import queue
-import sqlite3
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
-from executors._loops import log_exception
-from executors.durable.jobs import ClaimedJob, Jobs, Outcome
+from executors.durable.jobs import Jobs, Outcome
 from executors.durable.leases import Leases
-from executors.errors import StoreUnavailableError, describe
-from executors.store.database import Database, NewerSchemaError, is_locked
+from executors.errors import describe
+from executors.reports import TaskProgress
+from executors.store.database import Database
+from executors.store.thread import Call, FileThread
 
 if TYPE_CHECKING:
     from executors.durable.attempts import Attempt, Limit
-    from executors.reports import TaskProgress
+    from executors.durable.run import QueueRun
 
 logger = logging.getLogger("executors")
 
@@ -40,118 +39,48 @@ LOCK_TIMEOUT = 5.0
 CLOSE_TIMEOUT = 0.15
 """The same while the queue is closing: a drain has 0.4 s for that."""
 
-RETRY_INTERVAL = 0.005
-MAX_CALLS = 1000
-"""How many calls share one transaction."""
 
-Then = Callable[[Any, BaseException | None], object]
-
-
-class Call(NamedTuple):
-    """A call of another thread: `function(jobs)`, in a transaction if it writes, then `then(value, error)`."""
-
-    function: Callable[[Jobs], Any]
-    then: Then
-    writes: bool
-
-
-class Runner(Protocol):
-    """What runs the claimed jobs. Any thread."""
-
-    def limits(self) -> Sequence[Limit]:
-        """Return, for each function whose jobs can run here, how many may."""
-
-    def start(self, claimed: Iterable[ClaimedJob]) -> list[Attempt]:
-        """Start jobs soon."""
-
-    def cancel(self, attempt: Attempt, *, is_lost: bool) -> None:
-        """Cancel a job, perhaps because another consumer has taken it over."""
-
-    def has_ended(self) -> bool:
-        """Return whether the event loop has ended, and nothing runs any more."""
-
-
-class JobThread(threading.Thread):
+class JobThread(FileThread):
     """Works on the file until it is closed.
 
     Args:
         path: The file.
         consumer: The key of this run of an executor.
+        then: Called at the end.
+        run: What runs the claimed jobs.
         synchronous: SQLite's setting.
         expiry: Seconds that finished jobs are kept.
-        runner: Runs the jobs.
-        then: Called at the end.
-        clock: The clock of leases.
 
     Attributes:
         is_fetching: Whether it claims jobs.
         counts: The numbers of queued and running jobs, of all processes.
-        failure: Why the file can't be used; None if it can.
+        failure: Why the file can't be written; None if it can.
     """
 
     def __init__(
-        self,
-        path: Path,
-        consumer: str,
-        synchronous: str,
-        expiry: float,
-        runner: Runner,
-        then: Callable[[], object],
-        clock: Callable[[], float] = time.monotonic,
+        self, path: Path, consumer: str, then: Callable[[], object], run: QueueRun, synchronous: str, expiry: float
     ) -> None:
-        super().__init__(name="executors-durable", daemon=True)
+        super().__init__("the durable queue", path, consumer, then)
         self.is_fetching = False
         self.counts = (0, 0)
         self.failure: str | None = None
-        self._path, self._consumer, self._synchronous, self._expiry = path, consumer, synchronous, expiry
-        self._runner, self._then = runner, then
-        self._leases = Leases(clock)
-        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._closing = threading.Event()
-        self._has_ended = False
-        self._jobs: Jobs | None = None
+        self.synchronous = synchronous
+        self._expiry = expiry
+        self._run = run
+        self._leases = Leases()
         self._running: dict[Attempt, TaskProgress | None] = {}  # with the progress that is recorded
         self._ended: dict[Attempt, Outcome] = {}  # their outcomes are not recorded yet
-        self._wait_until = self._next_poll = self._next_expiry = 0.0
-
-    # --- for other threads --------------------------------------------------------------------------------
-
-    def call(self, function: Callable[[Jobs], Any], then: Then, *, writes: bool = False) -> None:
-        """Have `function(jobs)` called, and when its transaction is on the disk `then(value, error)`. Any thread."""
-        self._calls.put(Call(function, then, writes))
-        if self._has_ended:
-            self._refuse_calls()
+        self._next_poll = self._next_expiry = 0.0
 
     def end(self, attempt: Attempt, outcome: Outcome) -> None:
         """Have the outcome of an attempt recorded, and another job fetched in its place. Any thread."""
         self._ended[attempt] = outcome
         self.wake()
 
-    def wake(self) -> None:
-        """Have jobs fetched. Any thread."""
-        self._calls.put(None)
-
-    def close(self) -> None:
-        """Have everything recorded once more, and the thread end. Any thread."""
-        self._closing.set()
-        self.wake()
-
     # --- in the thread ------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Work until the end. Nothing may escape."""
-        try:
-            while not self._closing.is_set() and not self._runner.has_ended():
-                self._turn()
-            if self._closing.is_set():
-                self._attempt(self._leave)
-        except BaseException as error:  # noqa: BLE001
-            log_exception(error, "the durable queue has failed")
-        finally:
-            self._close_database()
-            self._has_ended = True
-            self._refuse_calls()
-            self._then()
+    def _goes_on(self) -> bool:
+        return not self._run.has_ended()
 
     def _turn(self) -> None:
         found = self._next_calls()
@@ -160,7 +89,7 @@ class JobThread(threading.Thread):
         writing = [call for call in calls if call.writes]
         if writing or polls or len(calls) < len(found):
             values: list[Any] = []
-            error = self._attempt(lambda jobs: self._write(jobs, writing, values, polls=polls))
+            error = self._attempt(lambda database: self._write(database, writing, values, polls=polls))
             for index, call in enumerate(writing):
                 call.then(*((None, self._unavailable(error)) if error else (values[index], None)))
             if polls or error:
@@ -177,37 +106,24 @@ class JobThread(threading.Thread):
             first = self._calls.get(timeout=max(0.0, self._next_poll - time.monotonic()))
         except queue.Empty:
             return []
-        return [first, *self._waiting()]
-
-    def _waiting(self) -> list[Call | None]:
-        found: list[Call | None] = []
-        while len(found) < MAX_CALLS:
-            try:
-                found.append(self._calls.get_nowait())
-            except queue.Empty:
-                break
-        return found
-
-    def _refuse_calls(self) -> None:
-        while found := self._waiting():
-            for call in found:
-                if call is not None:
-                    call.then(None, StoreUnavailableError("the durable queue is closed"))
+        return [first, *self._waiting_calls()]
 
     def _read(self, call: Call) -> None:
         values: list[Any] = []
-        error = self._attempt(lambda jobs: values.append(call.function(jobs)))
+        error = self._attempt(lambda database: values.append(call.function(database)))
         call.then(*((None, self._unavailable(error)) if error else (values[0], None)))
 
-    def _poll(self, jobs: Jobs) -> None:
+    def _poll(self, database: Database) -> None:
         """See to what other processes have asked for."""
+        jobs = Jobs(database)
         self.counts = jobs.counts()
         numbers = jobs.cancellations() if self._running else ()
         for attempt in [each for each in self._running if each.claimed.number in numbers]:
-            self._runner.cancel(attempt, is_lost=False)
+            self._run.cancel(attempt, is_lost=False)
 
-    def _write(self, jobs: Jobs, calls: Sequence[Call], values: list[Any], *, polls: bool) -> None:
+    def _write(self, database: Database, calls: Sequence[Call], values: list[Any], *, polls: bool) -> None:
         """Do in one transaction what there is to be written; append the values of the calls to `values`."""
+        jobs = Jobs(database)
         now = time.time()
         if polls:
             self._leases.look(jobs)
@@ -218,8 +134,8 @@ class JobThread(threading.Thread):
         must_write = calls or ended or reports or expires or leases_are_due or self.failure
         if not must_write and not (polls and jobs.has_late(now)) and not self._choose(jobs, ()):
             return
-        with jobs.database.transaction():
-            values.extend(call.function(jobs) for call in calls)
+        with database.transaction():
+            values.extend(call.function(database) for call in calls)
             refused = [each for each, (outcome, result) in ended.items()
                        if not jobs.finish(each.claimed, outcome, now, result)]  # fmt: skip
             for attempt, progress in reports.items():
@@ -231,15 +147,15 @@ class JobThread(threading.Thread):
             has_more = expires and jobs.expire(now, self._expiry)
         if self.failure is not None:
             self.failure = None
-            logger.warning("the durable queue %s can be used again", self._path)
+            logger.warning("%s %s can be used again", self.what, self._path)
         self._running |= reports
         for attempt in ended:
             del self._ended[attempt], self._running[attempt]
-        self._running |= dict.fromkeys(self._runner.start(claimed))
+        self._running |= dict.fromkeys(self._run.start(claimed))
         for attempt in refused:
             logger.warning("the outcome of job %s is dropped: another process had taken it over", attempt.claimed.id)
         for attempt in lost:
-            self._runner.cancel(attempt, is_lost=True)
+            self._run.cancel(attempt, is_lost=True)
         if expires:
             self._next_expiry = time.monotonic() + (0.0 if has_more else min(EXPIRY_INTERVAL, self._expiry))
 
@@ -248,16 +164,18 @@ class JobThread(threading.Thread):
         if not self.is_fetching:
             return []
         going = [attempt for attempt in self._running if attempt not in ended]
+        lost = {attempt.claimed.number for attempt in going}  # taken over, and still being cancelled here
         by_name = Counter(attempt.claimed.name for attempt in going)
         by_backend = Counter(attempt.backend for attempt in going)
         found: list[tuple[int, int, Limit]] = []
-        for limit in self._runner.limits():
+        for limit in self._run.limits():
             free = min(limit.of_function - by_name[limit.name], limit.of_backend - by_backend[limit.backend])
             if free > 0:
                 found += [(*job, limit) for job in jobs.due(limit.name, int(free))]
         chosen = []
         for _, number, limit in sorted(found, key=itemgetter(0, 1)):
-            if by_name[limit.name] < limit.of_function and by_backend[limit.backend] < limit.of_backend:
+            has_slot = by_name[limit.name] < limit.of_function and by_backend[limit.backend] < limit.of_backend
+            if has_slot and number not in lost:
                 by_name[limit.name] += 1
                 by_backend[limit.backend] += 1
                 chosen.append(number)
@@ -270,42 +188,17 @@ class JobThread(threading.Thread):
 
     # --- failures and the end -----------------------------------------------------------------------------
 
-    def _attempt(self, function: Callable[[Jobs], Any]) -> Exception | None:
-        """Call a function with the jobs, and return and report the failure if it fails."""
-        self._wait_until = time.monotonic() + LOCK_TIMEOUT
-        try:
-            if self._jobs is None:
-                database = Database(self._path, self._consumer, self._may_wait, self._synchronous)
-                self._jobs = Jobs(database, self._consumer)
-            function(self._jobs)
-        except (sqlite3.Error, OSError, NewerSchemaError) as error:
-            self._leases.forget()
-            if not isinstance(error, sqlite3.Error) or not is_locked(error):
-                self._close_database()  # it may be broken; the next attempt opens it again
-            if self.failure is None:
-                logger.error("the durable queue %s can't be used: %s", self._path, describe(error))  # noqa: TRY400
-            self.failure = describe(error)
-            return error
-        return None
+    def _lock_timeout(self) -> float:
+        return CLOSE_TIMEOUT if self._closing.is_set() else LOCK_TIMEOUT
 
-    def _may_wait(self) -> bool:
-        time.sleep(RETRY_INTERVAL)
-        limit = CLOSE_TIMEOUT if self._closing.is_set() else LOCK_TIMEOUT
-        return time.monotonic() < self._wait_until - LOCK_TIMEOUT + limit
+    def _failed(self, error: Exception) -> None:
+        self._leases.forget()
+        if self.failure is None:
+            logger.error("%s %s can't be used: %s. Jobs go on", self.what, self._path, describe(error))
+        self.failure = describe(error)
 
-    def _unavailable(self, error: Exception) -> StoreUnavailableError:
-        return StoreUnavailableError(f"the durable queue {str(self._path)!r} is unavailable: {describe(error)}")
-
-    def _leave(self, jobs: Jobs) -> None:
-        self._write(jobs, (), [], polls=False)
+    def _leave(self, database: Database) -> None:
+        self._write(database, (), [], polls=False)
         if not self._running:  # what has been abandoned goes on: its lease is over later
-            with jobs.database.transaction():
-                jobs.leave()
-
-    def _close_database(self) -> None:
-        jobs, self._jobs = self._jobs, None
-        if jobs is not None:
-            try:
-                jobs.database.close()
-            except sqlite3.Error as error:
-                log_exception(error, "the durable queue can't be closed")
+            with database.transaction():
+                Jobs(database).leave()

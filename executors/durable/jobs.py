@@ -1,12 +1,13 @@
 """The jobs in the SQLite file: their statements. All of it blocks, and runs in the queue's thread."""
+# ruff: noqa: S608
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from executors._states import QUEUED, TaskState
+from executors._states import TaskState
 from executors.reports import TaskProgress, TaskRecord
 from executors.store.database import MAX_EXPIRED, Database
 
@@ -24,16 +25,21 @@ FAILED_EXPIRY = 7
 
 _RECORD = (
     "id, name, state, created_at, started_at, finished_at, progress_done, progress_total, progress_message, error, "
-    "attempts, result, result_until"
+    "attempts, CASE WHEN result_until >= ? THEN result END"
 )
-_REQUEUED = (
-    "consumer = NULL, progress_done = NULL, started_at = NULL, "
-    "state = CASE WHEN cancel_requested THEN 'cancelled' WHEN losses + :lost >= :max THEN 'failed' ELSE 'queued' END, "
-    "finished_at = CASE WHEN cancel_requested OR losses + :lost >= :max THEN :now END, "
-    "error = CASE WHEN losses + :lost >= :max THEN :max_error ELSE coalesce(:error, error) END, "
-    "losses = losses + :lost"
-)
-_MAX = {"max": MAX_LOSSES, "max_error": f"its server process ended {MAX_LOSSES} times while it ran"}
+_END_ATTEMPT = """
+UPDATE executor_jobs SET consumer = NULL, failures = failures + :failures, losses = losses + :losses,
+attempts = attempts - :unstarted, result = :result, result_until = :result_until,
+state = CASE WHEN :state <> 'queued' THEN :state WHEN cancel_requested THEN 'cancelled'
+    WHEN losses + :losses >= :max_losses THEN 'failed' ELSE 'queued' END,
+finished_at = CASE WHEN :state <> 'queued' OR cancel_requested OR losses + :losses >= :max_losses THEN :now END,
+started_at = CASE WHEN :state <> 'queued' THEN started_at END,
+progress_done = CASE WHEN :state <> 'queued' THEN progress_done END,
+run_at = CASE WHEN :state = 'queued' AND NOT cancel_requested THEN :run_at END,
+error = CASE WHEN losses + :losses >= :max_losses THEN 'its server process ended ' || :max_losses
+    || ' times while it ran' WHEN :state = 'queued' THEN coalesce(:error, error) ELSE :error END
+WHERE state = 'running' AND consumer = :consumer
+"""
 _OWN = "number = :number AND token = :token AND consumer = :consumer AND state = 'running'"
 
 
@@ -69,12 +75,11 @@ class Result(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended. The state is QUEUED if the job is to run again."""
+    """How an attempt ended: the job's state, QUEUED if it is to run again, after `delay` seconds."""
 
     state: TaskState
     error: str | None = None
     delay: float = 0.0
-    """Seconds until the job may run again."""
     failures: int = 0
     losses: int = 0
     has_started: bool = True
@@ -84,73 +89,67 @@ class Jobs:
     """The jobs, for one consumer.
 
     Args:
-        database: The file.
-        consumer: The key of this run of an executor.
+        database: The file. Its owner is the consumer.
     """
 
-    def __init__(self, database: Database, consumer: str) -> None:
-        self.database = database
+    def __init__(self, database: Database) -> None:
         self._execute = database.execute
-        self._consumer = consumer
+        self._consumer = database.owner
+
+    def _changed(self, statement: str, *values: Any) -> int:
+        """Execute a statement, and return how many rows it has changed."""
+        return self._execute(statement, values).rowcount
 
     # --- for everyone -------------------------------------------------------------------------------------
 
     def insert(self, job: NewJob) -> str:
         """Insert a job, unless one with its key has not failed; return the id of that one or of the new one."""
-        inserted = self._execute(
+        statement = (
             "INSERT INTO executor_jobs (id, name, arguments, priority, run_at, idempotency_key, created_at, state, "
             "attempts, failures, losses, token, cancel_requested) VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', 0, 0, 0, 0, 0)"
-            "ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL AND state <> 'failed' DO NOTHING",
-            job,
-        ).rowcount
-        if inserted:
+            "ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL AND state <> 'failed' DO NOTHING"
+        )
+        if self._changed(statement, *job):
             return job.id
         query = "SELECT id FROM executor_jobs WHERE idempotency_key = ? AND state <> 'failed'"
         return str(self._execute(query, (job.idempotency_key,)).fetchone()[0])
 
     def read(self, job_id: str, now: float) -> TaskRecord | None:
         """Return a job's record; None if there is none."""
-        row = self._execute(f"SELECT {_RECORD} FROM executor_jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
+        row = self._execute(f"SELECT {_RECORD} FROM executor_jobs WHERE id = ?", (now, job_id)).fetchone()
         if row is None:
             return None
-        (id_, name, state, created, started, finished, done, total, message, error, attempts, result, until) = row
+        id_, name, state, created, started, finished, done, total, message, *rest = row
         progress = None if done is None else TaskProgress(done, total, message)
-        kept = result if (until or 0.0) >= now else None
-        return TaskRecord(
-            id_, name, None, BACKEND, TaskState(state), created, started, finished, progress, error, attempts, kept
-        )
+        return TaskRecord(id_, name, None, BACKEND, TaskState(state), created, started, finished, progress, *rest)
 
     def cancel(self, job_id: str, now: float) -> bool:
         """Cancel a queued job, or ask the consumer of a running one to do so; return whether it was unfinished."""
-        return bool(
-            self._execute(
-                "UPDATE executor_jobs SET cancel_requested = 1, run_at = NULL, "
-                "finished_at = CASE state WHEN 'queued' THEN ? END, "
-                "state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END "
-                "WHERE id = ? AND state IN ('queued', 'running')",
-                (now, job_id),
-            ).rowcount
+        statement = (
+            "UPDATE executor_jobs SET cancel_requested = 1, run_at = NULL, finished_at = CASE state WHEN 'queued' THEN "
+            "? END, state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END "
+            "WHERE id = ? AND state IN ('queued', 'running')"
         )
+        return bool(self._changed(statement, now, job_id))
 
     def retry(self, job_id: str) -> bool:
         """Queue a job again that has failed or was cancelled, unless another one has its key; return whether it is."""
-        return bool(
-            self._execute(
-                "UPDATE OR IGNORE executor_jobs SET state = 'queued', run_at = NULL, failures = 0, losses = 0, "
-                "cancel_requested = 0, finished_at = NULL, started_at = NULL, error = NULL, progress_done = NULL "
-                "WHERE id = ? AND state IN ('failed', 'cancelled')",
-                (job_id,),
-            ).rowcount
+        statement = (
+            "UPDATE OR IGNORE executor_jobs SET state = 'queued', run_at = NULL, failures = 0, losses = 0, "
+            "cancel_requested = 0, finished_at = NULL, started_at = NULL, error = NULL, progress_done = NULL "
+            "WHERE id = ? AND state IN ('failed', 'cancelled')"
         )
+        return bool(self._changed(statement, job_id))
 
     def counts(self) -> tuple[int, int]:
         """Return how many jobs are queued, delayed ones included, and how many run."""
-        conditions = ("state = 'queued' AND run_at IS NULL", "run_at IS NOT NULL", "state = 'running'")
-        due, later, running = (
-            self._execute(f"SELECT count(*) FROM executor_jobs WHERE {each}").fetchone()[0]  # noqa: S608
-            for each in conditions
+        query = (
+            "SELECT (SELECT count(*) FROM executor_jobs WHERE state = 'queued' AND run_at IS NULL) + "
+            "(SELECT count(*) FROM executor_jobs WHERE run_at IS NOT NULL), "
+            "(SELECT count(*) FROM executor_jobs WHERE state = 'running')"
         )
-        return due + later, running
+        queued, running = self._execute(query).fetchone()
+        return queued, running
 
     # --- claims -------------------------------------------------------------------------------------------
 
@@ -165,62 +164,47 @@ class Jobs:
 
     def due(self, name: str, limit: int) -> list[tuple[int, int]]:
         """Return the order and the number of the next jobs of a function."""
-        return self._execute(
+        query = (
             "SELECT -priority, number FROM executor_jobs WHERE name = ? AND state = 'queued' AND run_at IS NULL "
-            "ORDER BY priority DESC, number LIMIT ?",
-            (name, limit),
-        ).fetchall()
+            "ORDER BY priority DESC, number LIMIT ?"
+        )
+        return self._execute(query, (name, limit)).fetchall()
 
     def claim(self, numbers: Iterable[int], now: float) -> list[ClaimedJob]:
         """Claim jobs, which are due. In the transaction in which they were found."""
+        statement = (
+            "UPDATE executor_jobs SET state = 'running', consumer = ?, token = token + 1, attempts = attempts + 1, "
+            "started_at = ? WHERE number = ?"
+        )
+        query = f"SELECT {', '.join(ClaimedJob._fields)} FROM executor_jobs WHERE number = ?"
         claimed = []
         for number in numbers:
-            self._execute(
-                "UPDATE executor_jobs SET state = 'running', consumer = ?, token = token + 1, attempts = attempts + 1, "
-                "started_at = ? WHERE number = ?",
-                (self._consumer, now, number),
-            )
-            query = "SELECT number, id, name, arguments, token, failures FROM executor_jobs WHERE number = ?"
+            self._changed(statement, self._consumer, now, number)
             claimed.append(ClaimedJob(*self._execute(query, (number,)).fetchone()))
         return claimed
 
     def finish(self, job: ClaimedJob, outcome: Outcome, now: float, result: Result) -> bool:
         """Record how an attempt ended; return False if it was this consumer's no more. In a transaction."""
-        own = {
-            "number": job.number,
-            "token": job.token,
-            "consumer": self._consumer,
-            "now": now,
-            "error": result.error or outcome.error,
-        }
-        if outcome.state is QUEUED:
-            values = own | _MAX | {
-                "lost": outcome.losses,
-                "failed": outcome.failures,
-                "unstarted": not outcome.has_started,
-                "run_at": now + outcome.delay if outcome.delay else None,
-            }  # fmt: skip
-            query = (
-                f"UPDATE executor_jobs SET {_REQUEUED}, failures = failures + :failed, "  # noqa: S608
-                "attempts = attempts - :unstarted, run_at = CASE WHEN cancel_requested THEN NULL ELSE :run_at END "
-                f"WHERE {_OWN}"
-            )
-        else:
-            values = own | {"state": str(outcome.state), "result": result.value, "until": result.until}
-            query = (
-                "UPDATE executor_jobs SET state = :state, finished_at = :now, error = :error, consumer = NULL, "  # noqa: S608
-                f"result = :result, result_until = :until WHERE {_OWN}"
-            )
-        return bool(self._execute(query, values).rowcount)
+        run_at = now + outcome.delay if outcome.delay else None
+        values = {
+            **self._end_of_attempt(outcome, now, self._consumer), **self._own(job), "run_at": run_at,
+            "result": result.value, "result_until": result.until, "error": result.error or outcome.error,
+        }  # fmt: skip
+        return bool(self._execute(f"{_END_ATTEMPT} AND {_OWN}", values).rowcount)
 
     def report(self, job: ClaimedJob, progress: TaskProgress) -> None:
         """Record the progress of an attempt. In a transaction."""
-        self._execute(
-            "UPDATE executor_jobs SET progress_done = :done, progress_total = :total, progress_message = :message "  # noqa: S608
-            f"WHERE {_OWN}",
-            {"number": job.number, "token": job.token, "consumer": self._consumer, "done": progress.done,
-             "total": progress.total, "message": progress.message},
-        )  # fmt: skip
+        values = {"done": progress.done, "total": progress.total, "message": progress.message, **self._own(job)}
+        columns = "progress_done = :done, progress_total = :total, progress_message = :message"
+        self._execute(f"UPDATE executor_jobs SET {columns} WHERE {_OWN}", values)
+
+    def _own(self, job: ClaimedJob) -> dict[str, Any]:
+        return {"number": job.number, "token": job.token, "consumer": self._consumer}
+
+    def _end_of_attempt(self, outcome: Outcome, now: float, consumer: str) -> dict[str, Any]:
+        values = outcome._asdict() | {"state": str(outcome.state), "unstarted": not outcome.has_started, "now": now}
+        nothing = dict.fromkeys(("run_at", "result", "result_until"))
+        return {**values, **nothing, "consumer": consumer, "max_losses": MAX_LOSSES}
 
     # --- leases -------------------------------------------------------------------------------------------
 
@@ -230,17 +214,14 @@ class Jobs:
         Args:
             now: The time on the clock of leases, which is the same for all processes and is never set.
         """
-        query = "UPDATE executor_consumers SET lease = ? WHERE id = ?"
-        renewed = self._execute(query, (now + LEASE, self._consumer)).rowcount
-        if not renewed:
-            query = "INSERT INTO executor_consumers (id, pid, lease) VALUES (?, ?, ?)"
-            self._execute(query, (self._consumer, os.getpid(), now + LEASE))
-        return bool(renewed)
+        if self._changed("UPDATE executor_consumers SET lease = ? WHERE id = ?", now + LEASE, self._consumer):
+            return True
+        self._changed("INSERT INTO executor_consumers VALUES (?, ?, ?)", self._consumer, os.getpid(), now + LEASE)
+        return False
 
     def owns(self, job: ClaimedJob) -> bool:
         """Return whether an attempt is still this consumer's."""
-        values = {"number": job.number, "token": job.token, "consumer": self._consumer}
-        return self._execute(f"SELECT 1 FROM executor_jobs WHERE {_OWN}", values).fetchone() is not None  # noqa: S608
+        return self._execute(f"SELECT 1 FROM executor_jobs WHERE {_OWN}", self._own(job)).fetchone() is not None
 
     def expired(self, now: float) -> dict[str, float]:
         """Return the leases of other consumers that are over, or that were granted before the machine's last start."""
@@ -249,12 +230,10 @@ class Jobs:
 
     def take_over(self, consumer: str, lease: float, now: float) -> int:
         """Queue the jobs of a consumer again whose lease is over; return how many. In a transaction."""
-        query = "DELETE FROM executor_consumers WHERE id = ? AND lease = ?"
-        if not self._execute(query, (consumer, lease)).rowcount:  # it has renewed it
-            return 0
-        values = _MAX | {"lost": 1, "consumer": consumer, "now": now, "error": None}
-        query = f"UPDATE executor_jobs SET {_REQUEUED} WHERE consumer = :consumer AND state = 'running'"  # noqa: S608
-        return self._execute(query, values).rowcount
+        if not self._changed("DELETE FROM executor_consumers WHERE id = ? AND lease = ?", consumer, lease):
+            return 0  # it has renewed it
+        values = self._end_of_attempt(Outcome(TaskState.QUEUED, losses=1), now, consumer)
+        return self._execute(_END_ATTEMPT, values).rowcount
 
     def cancellations(self) -> set[int]:
         """Return the numbers of this consumer's jobs whose cancellation was requested."""
@@ -263,14 +242,14 @@ class Jobs:
 
     def leave(self) -> None:
         """Give up the lease of this consumer, which runs nothing any more. In a transaction."""
-        self._execute("DELETE FROM executor_consumers WHERE id = ?", (self._consumer,))
+        self._changed("DELETE FROM executor_consumers WHERE id = ?", self._consumer)
 
     def expire(self, now: float, expiry: float) -> bool:
         """Delete jobs that finished too long ago; return whether there may be more. In a transaction."""
-        self._execute("UPDATE executor_jobs SET result = NULL, result_until = NULL WHERE result_until < ?", (now,))
-        deleted = self._execute(
-            "DELETE FROM executor_jobs WHERE number IN (SELECT number FROM executor_jobs WHERE finished_at < "
-            "CASE state WHEN 'failed' THEN ? ELSE ? END AND finished_at < ? LIMIT ?)",
-            (now - FAILED_EXPIRY * expiry, now - expiry, now - expiry, MAX_EXPIRED),
-        ).rowcount
+        self._changed("UPDATE executor_jobs SET result = NULL, result_until = NULL WHERE result_until < ?", now)
+        deleted = self._changed(
+            "DELETE FROM executor_jobs WHERE number IN (SELECT number FROM executor_jobs WHERE finished_at < ? AND "
+            "(state <> 'failed' OR finished_at < ?) LIMIT ?)",
+            now - expiry, now - FAILED_EXPIRY * expiry, MAX_EXPIRED,
+        )  # fmt: skip
         return deleted == MAX_EXPIRED

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from executors.durable.jobs import Jobs
@@ -28,21 +29,16 @@ MAX_WAIT = 0.5
 
 
 class Leases:
-    """In the queue's thread.
+    """In the queue's thread. Their clock is `time.monotonic`: the same for all processes of a machine, and never set."""
 
-    Args:
-        clock: The clock of leases: the same for all processes of the machine, and never set.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._over: dict[str, tuple[float, float]] = {}  # each lease that is over, and since when that has been seen
         self._next_renewal = self._next_check = 0.0
         self._asked_at = 0.0
 
     def look(self, jobs: Jobs) -> None:
         """Look which leases of others are over."""
-        now = self._clock()
+        now = time.monotonic()
         if now >= self._next_check:
             before, self._over = self._over, {}
             for consumer, lease in jobs.expired(now).items():
@@ -57,15 +53,15 @@ class Leases:
 
     def are_due(self, *, has_jobs: bool) -> bool:
         """Return whether there is something to write: a renewal, or a take-over. Called just before the transaction."""
-        self._asked_at = self._clock()
+        self._asked_at = time.monotonic()
         return bool(self._to_take_over()) or (has_jobs and self._asked_at >= self._next_renewal)
 
     def _to_take_over(self) -> list[str]:
-        return [each for each, (_, since) in self._over.items() if self._clock() >= since + TAKE_OVER_DELAY]
+        return [each for each, (_, since) in self._over.items() if time.monotonic() >= since + TAKE_OVER_DELAY]
 
     def take_over(self, jobs: Jobs, now: float) -> None:
         """Queue the jobs of consumers that are gone. In a transaction."""
-        if self._clock() >= self._asked_at + MAX_WAIT:
+        if time.monotonic() >= self._asked_at + MAX_WAIT:
             self.forget()
         for consumer in self._to_take_over():
             lease, _ = self._over.pop(consumer)
@@ -75,7 +71,7 @@ class Leases:
 
     def renew(self, jobs: Jobs, running: Iterable[Attempt]) -> list[Attempt]:
         """Renew the lease, and return the attempts that others have taken over meanwhile. In a transaction."""
-        now = self._clock()
+        now = time.monotonic()
         self._next_renewal = now + HEARTBEAT
         if jobs.renew(now):
             return []

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 from executors._callables import innermost, is_coroutine_function, name_of
@@ -20,7 +19,7 @@ from executors.durable.run import QueueRun
 from executors.errors import ConfigurationError, InvalidTaskError, WrongThreadError, shown
 from executors.options import TaskOptions
 from executors.reports import TaskRecord
-from executors.store.database import create_file
+from executors.store.thread import prepared
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -236,11 +235,7 @@ class DurableQueue:
                 raise ConfigurationError(
                     "the durable queue has no file: set EXECUTOR_DURABLE_URL, as 'sqlite:///instance/tasks.db'"
                 )
-            path = Path(url.removeprefix(STORE_PREFIX)).absolute()
-            try:
-                create_file(path)
-            except OSError as error:
-                raise ConfigurationError(f"the durable queue can't be used: {error}") from None
+            path = prepared(url.removeprefix(STORE_PREFIX), "the durable queue")
             run = QueueRun(self._functions, executor, dispatcher, path, self._synchronous)
             dispatcher.records.queues[self] = run
         return run  # type: ignore[no-any-return]

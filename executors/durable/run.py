@@ -16,14 +16,9 @@ from executors._states import FAILED, QUEUED
 from executors.durable.attempts import Attempt, JobFunction, Limit
 from executors.durable.consumer import JobThread
 from executors.durable.jobs import BACKEND, ClaimedJob, Jobs, Outcome
-from executors.errors import (
-    BackendUnavailableError,
-    ConfigurationError,
-    ExecutorClosedError,
-    QueueFullError,
-    StoreUnavailableError,
-)
+from executors.errors import BackendUnavailableError, ConfigurationError, ExecutorClosedError, QueueFullError
 from executors.reports import BackendSnapshot, TaskRecord
+from executors.store.thread import FileAccess
 
 if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
@@ -34,9 +29,6 @@ logger = logging.getLogger("executors")
 
 REFUSED_DELAY = 1.0
 """Seconds until a job is fetched again that this executor could not take."""
-
-KILL_TIMEOUT = 0.2
-"""Seconds that the thread has to end where the event loop can't wait for it."""
 
 
 class QueueRun:
@@ -60,15 +52,17 @@ class QueueRun:
     ) -> None:
         self._functions = functions
         self._executor = executor
-        self._loop = loop = dispatcher.loop
+        self._loop = dispatcher.loop
         self._attempts: dict[int, Attempt] = {}  # by the job's number
-        self._is_closed = False
         self._unusable: set[str] = set()
-        self._ended = loop.new_waiter()
-        then = partial(loop.post, loop.wake, self._ended)
-        expiry = executor._settings.store_expiry
-        self._thread = JobThread(path, uuid.uuid4().hex, synchronous, expiry, self, then)
-        self._thread.start()
+
+        def new_thread(then: Callable[[], object]) -> JobThread:
+            self._thread = JobThread(path, uuid.uuid4().hex, then, self, synchronous, executor._settings.store_expiry)
+            return self._thread
+
+        access = FileAccess(dispatcher.loop, new_thread)
+        self.close, self.kill = access.close, access.kill
+        self._call = access.call
 
     def fetch(self) -> None:
         """Run jobs from now on."""
@@ -91,9 +85,7 @@ class QueueRun:
         Raises:
             StoreUnavailableError: The file can't be used at present, or the executor has been drained.
         """
-        if self._is_closed:
-            raise StoreUnavailableError("the durable queue is closed")
-        return await self._loop.outcome_of(partial(self._thread.call, function, writes=writes))
+        return await self._call(lambda database: function(Jobs(database)), writes=writes)
 
     async def find(self, job_id: str) -> TaskRecord | None:
         """Return the record of a job; None if there is none."""
@@ -183,18 +175,3 @@ class QueueRun:
                     attempt.claimed.id, attempt.claimed.name, outcome.delay, outcome.error,
                 )  # fmt: skip
         self._thread.end(attempt, outcome)
-
-    # --- the end ------------------------------------------------------------------------------------------
-
-    async def close(self) -> None:
-        """Record what has ended, and end the thread."""
-        self._is_closed = True
-        self._thread.close()
-        await self._ended
-        self._thread.join()
-
-    def kill(self) -> None:
-        """Do that without the event loop. Any thread."""
-        self._is_closed = True
-        self._thread.close()
-        self._thread.join(KILL_TIMEOUT)

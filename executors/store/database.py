@@ -61,7 +61,7 @@ class Database:
     """
 
     def __init__(self, path: Path, owner: str, may_wait: Callable[[], bool], synchronous: str = "NORMAL") -> None:
-        self._owner = owner
+        self.owner = owner
         self._may_wait = may_wait
         create_file(path)
         self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
@@ -145,7 +145,7 @@ class Database:
     def _row(self, record: TaskRecord, result_until: float | None) -> tuple[Any, ...]:
         progress = record.progress
         return (
-            record.id, self._owner, _plain(record.name), record.tag and _plain(record.tag), record.backend,
+            record.id, self.owner, _plain(record.name), record.tag and _plain(record.tag), record.backend,
             str(record.state), record.submitted_at, record.started_at, record.finished_at,
             *((None, None, None) if progress is None else (progress.done, progress.total, progress.message)),
             record.error and _plain(record.error), record.result, result_until, record.attempts,
@@ -175,18 +175,18 @@ class Database:
             Whether it was recorded before; if not, others may have declared its tasks lost.
         """
         renewed = self._connection.execute(
-            "UPDATE executor_servers SET lease = ? WHERE owner = ?", (now + LEASE, self._owner)
+            "UPDATE executor_servers SET lease = ? WHERE owner = ?", (now + LEASE, self.owner)
         ).rowcount
         if not renewed:
             self._connection.execute(
                 "INSERT INTO executor_servers (owner, pid, lease) VALUES (?, ?, ?)",
-                (self._owner, os.getpid(), now + LEASE),
+                (self.owner, os.getpid(), now + LEASE),
             )
         return bool(renewed)
 
     def leave(self) -> None:
         """Remove this server process: what it has not finished is lost. In a transaction."""
-        self._connection.execute("DELETE FROM executor_servers WHERE owner = ?", (self._owner,))
+        self._connection.execute("DELETE FROM executor_servers WHERE owner = ?", (self.owner,))
 
     def has_orphans(self, now: float) -> bool:
         """Return whether there are unfinished tasks of server processes that are gone."""
@@ -215,7 +215,7 @@ class Database:
     def cancellations(self) -> list[str]:
         """Return the ids of this process's tasks whose cancellation was requested."""
         rows = self._connection.execute(
-            "SELECT id FROM executor_cancellations JOIN executor_tasks USING (id) WHERE owner = ?", (self._owner,)
+            "SELECT id FROM executor_cancellations JOIN executor_tasks USING (id) WHERE owner = ?", (self.owner,)
         )
         return [task_id for (task_id,) in rows]
 

@@ -241,9 +241,7 @@ def test_steps_of_the_clock(tmp_path: Path) -> None:
     source.write_text(SHIM)
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     offset.write_text("0")
-    with machine_in(
-        tmp_path, DURABLE_LEASE="1.5", LD_PRELOAD=str(library), CLOCK_OFFSET=str(offset)
-    ) as machine:
+    with machine_in(tmp_path, DURABLE_LEASE="1.5", LD_PRELOAD=str(library), CLOCK_OFFSET=str(offset)) as machine:
         machine.enqueue(("wait", "a", 6.0), ("compute", "b", 6.0))
         machine.enqueue(("wait", "tomorrow", 0.0), delay=20 * 3600)
         for _ in range(2):

@@ -151,7 +151,9 @@ async def test_the_order_of_jobs(file: Path, record: Path) -> None:
     assert [name for name in names if name in {"low", "one", "two", "high"}] == ["high", "one", "two", "low"]
     assert {"delayed", "at", "epoch"} < set(names)
     with connected(file) as connection:
-        assert connection.execute("SELECT state FROM executor_jobs WHERE finished_at IS NULL").fetchall() == [("queued",)]
+        assert connection.execute("SELECT state FROM executor_jobs WHERE finished_at IS NULL").fetchall() == [
+            ("queued",)
+        ]
 
 
 async def as_coroutine(value: object) -> Any:
@@ -245,7 +247,7 @@ async def test_arguments_that_are_not_json(file: Path) -> None:
         for options, problem in [
             ({"delay": -1}, "delay is -1"),
             ({"delay": 1, "schedule_at": 1.0}, "either a delay or schedule_at"),
-            ({"schedule_at": datetime(2026, 1, 1)}, "no time zone"),  # noqa: DTZ001
+            ({"schedule_at": datetime(2026, 1, 1)}, "no time zone"),
             ({"priority": 101}, "priority is 101"),
             ({"idempotency_key": ""}, "idempotency_key is ''"),
         ]:
