@@ -38,7 +38,9 @@ def encoded(
             _check(value, name)
         text = json.dumps([args, kwargs], allow_nan=False, separators=(",", ":"))
         if len(text) > MAX_SIZE:
-            raise ValueError(f"its arguments have {len(text)} characters, more than {MAX_SIZE}: pass a key or a path")
+            raise ValueError(  # noqa: TRY301
+                f"its arguments have {len(text)} characters, more than {MAX_SIZE}: pass a key or a path"
+            )
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidTaskError(f"a job of {name_of(function)} can't be stored: {error}") from None
     return text

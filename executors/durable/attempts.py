@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from executors._core.bound import BoundExecutor
 from executors._states import CANCELLED, FAILED, QUEUED, SUCCEEDED
-from executors.durable.jobs import ClaimedJob, Outcome, Result
+from executors.durable.jobs import ClaimedJob, Outcome
 from executors.errors import ExecutorClosedError, TaskCancelledError, WorkerLostError, describe
 from executors.options import TaskOptions
 from executors.reports import TaskProgress
@@ -86,16 +86,14 @@ class Attempt:
     Attributes:
         handle: Its task; None until it has been submitted.
         is_released: Whether its cancellation puts it back into the queue.
-        is_lost: Whether another consumer has taken it over.
     """
 
-    __slots__ = ("claimed", "function", "handle", "is_lost", "is_released", "route")
+    __slots__ = ("claimed", "function", "handle", "is_released", "route")
 
     def __init__(self, claimed: ClaimedJob, function: JobFunction, route: Route) -> None:
-        self.claimed, self.function = claimed, function
-        self.route = route
+        self.claimed, self.function, self.route = claimed, function, route
         self.handle: TaskHandle[Any] | None = None
-        self.is_released = self.is_lost = False
+        self.is_released = False
 
     @property
     def backend(self) -> str:
@@ -106,13 +104,13 @@ class Attempt:
         """Return its last report of progress. Any thread."""
         return None if self.handle is None else self.handle.progress
 
-    def result(self, now: float) -> Result:
-        """Return its result, if that is to be kept, once it has succeeded. Any thread."""
-        handle, seconds = self.handle, self.route.options.keep_result
-        if handle is None or not seconds or handle.state is not SUCCEEDED:
-            return Result()
-        value, error = as_json(handle._value)
-        return Result(value, None if value is None else now + seconds, error)
+    def with_result(self, outcome: Outcome, now: float) -> Outcome:
+        """Return the outcome with the result, if that is to be kept. Any thread; takes long for a large value."""
+        seconds = self.route.options.keep_result
+        if self.handle is None or not seconds or outcome.state is not SUCCEEDED:
+            return outcome
+        value, error = as_json(self.handle._value)
+        return outcome._replace(result=value, result_until=now + seconds, error=error)
 
     def outcome(self) -> Outcome | None:
         """Return what becomes of the job, once its task has ended; None if its work still runs."""

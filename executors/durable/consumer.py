@@ -80,7 +80,7 @@ class JobThread(FileThread):
     # --- in the thread ------------------------------------------------------------------------------------
 
     def _goes_on(self) -> bool:
-        return not self._run.has_ended()
+        return not self._run.loop.has_ended()
 
     def _turn(self) -> None:
         found = self._next_calls()
@@ -119,7 +119,7 @@ class JobThread(FileThread):
         self.counts = jobs.counts()
         numbers = jobs.cancellations() if self._running else ()
         for attempt in [each for each in self._running if each.claimed.number in numbers]:
-            self._run.cancel(attempt, is_lost=False)
+            self._run.cancel(attempt)
 
     def _write(self, database: Database, calls: Sequence[Call], values: list[Any], *, polls: bool) -> None:
         """Do in one transaction what there is to be written; append the values of the calls to `values`."""
@@ -127,7 +127,7 @@ class JobThread(FileThread):
         now = time.time()
         if polls:
             self._leases.look(jobs)
-        ended = {attempt: (outcome, attempt.result(now)) for attempt, outcome in list(self._ended.items())}
+        ended = {attempt: attempt.with_result(outcome, now) for attempt, outcome in list(self._ended.items())}
         reports = self._reports() if polls else {}
         expires = time.monotonic() >= self._next_expiry
         leases_are_due = self._leases.are_due(has_jobs=bool(self._running))
@@ -136,8 +136,7 @@ class JobThread(FileThread):
             return
         with database.transaction():
             values.extend(call.function(database) for call in calls)
-            refused = [each for each, (outcome, result) in ended.items()
-                       if not jobs.finish(each.claimed, outcome, now, result)]  # fmt: skip
+            refused = [each for each, outcome in ended.items() if not jobs.finish(each.claimed, outcome, now)]
             for attempt, progress in reports.items():
                 jobs.report(attempt.claimed, progress)
             self._leases.take_over(jobs, now)
@@ -155,7 +154,7 @@ class JobThread(FileThread):
         for attempt in refused:
             logger.warning("the outcome of job %s is dropped: another process had taken it over", attempt.claimed.id)
         for attempt in lost:
-            self._run.cancel(attempt, is_lost=True)
+            self._run.cancel(attempt)
         if expires:
             self._next_expiry = time.monotonic() + (0.0 if has_more else min(EXPIRY_INTERVAL, self._expiry))
 

@@ -66,16 +66,11 @@ class ClaimedJob(NamedTuple):
     failures: int
 
 
-class Result(NamedTuple):
-    """The value of a job as JSON, if it is kept, until when, or why it is not."""
-
-    value: str | None = None
-    until: float | None = None
-    error: str | None = None
-
-
 class Outcome(NamedTuple):
-    """How an attempt ended: the job's state, QUEUED if it is to run again, after `delay` seconds."""
+    """How an attempt ended: the job's state, QUEUED if it is to run again, after `delay` seconds.
+
+    The result is JSON, and kept for some time.
+    """
 
     state: TaskState
     error: str | None = None
@@ -83,6 +78,8 @@ class Outcome(NamedTuple):
     failures: int = 0
     losses: int = 0
     has_started: bool = True
+    result: str | None = None
+    result_until: float | None = None
 
 
 class Jobs:
@@ -183,13 +180,9 @@ class Jobs:
             claimed.append(ClaimedJob(*self._execute(query, (number,)).fetchone()))
         return claimed
 
-    def finish(self, job: ClaimedJob, outcome: Outcome, now: float, result: Result) -> bool:
+    def finish(self, job: ClaimedJob, outcome: Outcome, now: float) -> bool:
         """Record how an attempt ended; return False if it was this consumer's no more. In a transaction."""
-        run_at = now + outcome.delay if outcome.delay else None
-        values = {
-            **self._end_of_attempt(outcome, now, self._consumer), **self._own(job), "run_at": run_at,
-            "result": result.value, "result_until": result.until, "error": result.error or outcome.error,
-        }  # fmt: skip
+        values = self._end_of_attempt(outcome, now, self._consumer) | self._own(job)
         return bool(self._execute(f"{_END_ATTEMPT} AND {_OWN}", values).rowcount)
 
     def report(self, job: ClaimedJob, progress: TaskProgress) -> None:
@@ -203,8 +196,8 @@ class Jobs:
 
     def _end_of_attempt(self, outcome: Outcome, now: float, consumer: str) -> dict[str, Any]:
         values = outcome._asdict() | {"state": str(outcome.state), "unstarted": not outcome.has_started, "now": now}
-        nothing = dict.fromkeys(("run_at", "result", "result_until"))
-        return {**values, **nothing, "consumer": consumer, "max_losses": MAX_LOSSES}
+        run_at = now + outcome.delay if outcome.delay else None
+        return {**values, "run_at": run_at, "consumer": consumer, "max_losses": MAX_LOSSES}
 
     # --- leases -------------------------------------------------------------------------------------------
 

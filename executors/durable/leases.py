@@ -29,7 +29,7 @@ MAX_WAIT = 0.5
 
 
 class Leases:
-    """In the queue's thread. Their clock is `time.monotonic`: the same for all processes of a machine, and never set."""
+    """In the queue's thread. Their clock is `time.monotonic`, which is one for all processes, and is never set."""
 
     def __init__(self) -> None:
         self._over: dict[str, tuple[float, float]] = {}  # each lease that is over, and since when that has been seen

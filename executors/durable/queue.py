@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from executors._callables import innermost, is_coroutine_function, name_of
 from executors._checks import positive_seconds, some_text
@@ -27,19 +27,12 @@ if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
     from executors.executor import Executor
     from executors.options import CallKeywords
+    from executors.quart import QuartExecutor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESERVED = ("delay", "schedule_at", "priority", "idempotency_key")
 SYNCHRONOUS = ("FULL", "NORMAL", "EXTRA")
-
-
-class QueueOwner(Protocol):
-    """An `Executor` or a `QuartExecutor`."""
-
-    @property
-    def _executor(self) -> Executor: ...
-    def _add_recurring(self, recurring: Any) -> None: ...
 
 
 class DurableQueue:
@@ -65,7 +58,12 @@ class DurableQueue:
     """In the process of `executors consume` the queues that run jobs, which all do; else None."""
 
     def __init__(
-        self, executor: QueueOwner, url: str | None = None, *, consume: bool | None = None, synchronous: str = "FULL"
+        self,
+        executor: Executor | QuartExecutor,
+        url: str | None = None,
+        *,
+        consume: bool | None = None,
+        synchronous: str = "FULL",
     ) -> None:
         self._url = None if url is None else checked_store(url, "the URL of the durable queue")
         if synchronous not in SYNCHRONOUS:
@@ -84,8 +82,8 @@ class DurableQueue:
     @overload
     def task(self, function: F, /) -> F: ...
     @overload
-    def task(self, **options: Unpack[CallKeywords]) -> Callable[[F], F]: ...
-    def task(self, function: Any = None, /, **options: Any) -> Any:
+    def task(self, function: None = None, /, **options: Unpack[CallKeywords]) -> Callable[[F], F]: ...
+    def task(self, function: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
         """Register a function for jobs: ``@queue.task`` or ``@queue.task(retry=Retry(on=OSError), timeout=60)``.
 
         Its jobs are stored under the option `name`, by default ``"module:qualified.name"``. A consumer leaves the jobs
@@ -236,7 +234,7 @@ class DurableQueue:
                     "the durable queue has no file: set EXECUTOR_DURABLE_URL, as 'sqlite:///instance/tasks.db'"
                 )
             path = prepared(url.removeprefix(STORE_PREFIX), "the durable queue")
-            run = QueueRun(self._functions, executor, dispatcher, path, self._synchronous)
+            run = QueueRun(self._functions, executor, dispatcher.loop, path, self._synchronous)
             dispatcher.records.queues[self] = run
         return run  # type: ignore[no-any-return]
 

@@ -21,7 +21,7 @@ from executors.reports import BackendSnapshot, TaskRecord
 from executors.store.thread import FileAccess
 
 if TYPE_CHECKING:
-    from executors._core.dispatcher import Dispatcher
+    from executors._loops import EventLoop
     from executors.executor import Executor
     from executors.handle import TaskHandle
 
@@ -37,22 +37,17 @@ class QueueRun:
     Args:
         functions: What is registered, by name. More may be added.
         executor: The executor.
-        dispatcher: Its run.
+        loop: The running loop.
         path: The file.
         synchronous: SQLite's setting.
     """
 
     def __init__(
-        self,
-        functions: Mapping[str, JobFunction],
-        executor: Executor,
-        dispatcher: Dispatcher,
-        path: Path,
-        synchronous: str,
+        self, functions: Mapping[str, JobFunction], executor: Executor, loop: EventLoop, path: Path, synchronous: str
     ) -> None:
         self._functions = functions
         self._executor = executor
-        self._loop = dispatcher.loop
+        self.loop = loop
         self._attempts: dict[int, Attempt] = {}  # by the job's number
         self._unusable: set[str] = set()
 
@@ -60,7 +55,7 @@ class QueueRun:
             self._thread = JobThread(path, uuid.uuid4().hex, then, self, synchronous, executor._settings.store_expiry)
             return self._thread
 
-        access = FileAccess(dispatcher.loop, new_thread)
+        access = FileAccess(loop, new_thread)
         self.close, self.kill = access.close, access.kill
         self._call = access.call
 
@@ -121,21 +116,16 @@ class QueueRun:
 
     def start(self, claimed: Iterable[ClaimedJob]) -> list[Attempt]:
         """Start jobs soon. Any thread."""
-        attempts = []
-        for job in claimed:
-            function = self._functions[job.name]
-            attempts.append(Attempt(job, function, function.route(self._executor)))
+        functions = self._functions
+        attempts = [Attempt(job, functions[job.name], functions[job.name].route(self._executor)) for job in claimed]
         if attempts:
-            self._loop.post(self._start, attempts)
+            self.loop.post(self._start, attempts)
         return attempts
 
-    def cancel(self, attempt: Attempt, *, is_lost: bool) -> None:
+    def cancel(self, attempt: Attempt) -> None:
         """Cancel an attempt. Any thread."""
-        self._loop.post(self._cancel, attempt, is_lost)
-
-    def has_ended(self) -> bool:
-        """Return whether the event loop has ended. Any thread."""
-        return self._loop.has_ended()
+        if attempt.handle is not None:
+            attempt.handle.cancel()
 
     # --- attempts -----------------------------------------------------------------------------------------
 
@@ -155,11 +145,6 @@ class QueueRun:
                 self._attempts[attempt.claimed.number] = attempt
                 handle.add_done_callback(partial(self._has_ended, attempt))
 
-    def _cancel(self, attempt: Attempt, is_lost: bool) -> None:
-        attempt.is_lost = attempt.is_lost or is_lost
-        if attempt.handle is not None:
-            attempt.handle.cancel()
-
     def _has_ended(self, attempt: Attempt, handle: TaskHandle[Any]) -> None:
         self._attempts.pop(attempt.claimed.number, None)
         outcome = attempt.outcome()
@@ -170,8 +155,6 @@ class QueueRun:
         elif handle._error is not None:
             handle._mark_seen()
             if outcome.failures:
-                logger.warning(
-                    "job %s of %r runs again in %.1f s: %s",
-                    attempt.claimed.id, attempt.claimed.name, outcome.delay, outcome.error,
-                )  # fmt: skip
+                job = attempt.claimed
+                logger.warning("job %s of %r runs again in %.1f s: %s", job.id, job.name, outcome.delay, outcome.error)
         self._thread.end(attempt, outcome)
