@@ -162,7 +162,7 @@ async def as_coroutine(value: object) -> Any:
 
 @on_asyncio
 async def test_limits_of_the_executor(file: Path, record: Path) -> None:
-    """No more jobs are claimed than the backend, or the function's `max_concurrency`, lets run: others may take them."""
+    """No more jobs are claimed than the backend, or the function's `max_concurrency`, lets run: others take them."""
     executor, queue = new_queue(file, threads=2)
     limited = Executor(processes=0, threads=2, shutdown_timeout=0.0)
     other = DurableQueue(limited, f"sqlite:///{file}")
@@ -303,7 +303,7 @@ async def test_attempts_after_failures(file: Path, record: Path, caplog: pytest.
 @on_asyncio
 @pytest.mark.timeout(120)
 async def test_a_job_that_kills_its_worker(file: Path, record: Path) -> None:
-    """The queue's `retry` replaces the mark's, so attempts do not multiply; in the end the job fails with the signal."""
+    """The queue's `retry` replaces the mark's, so attempts do not multiply; the job fails with the signal."""
     async with opened(file, processes=1) as queue:
         failed = await ended(queue, await queue.enqueue(durable_jobs.die, "die"))
         assert (failed.state, failed.attempts) == (TaskState.FAILED, 3)
@@ -341,7 +341,7 @@ async def test_cancel(file: Path, record: Path) -> None:
             queued = await asked.enqueue(durable_jobs.wait, "queued", 60, delay=60)
             running = await asked.enqueue(durable_jobs.wait, "running", 60)
             found = await in_state(other, running, TaskState.RUNNING)
-            await until(lambda: has_progress(other, running))
+            await until(lambda job_id=running: has_progress(other, job_id))
             assert await other._owner._executor.find(running) == await other.get(running)
             for job_id in (queued, running):
                 assert await asked._owner._executor.cancel(job_id)

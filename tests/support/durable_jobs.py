@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +119,41 @@ async def fail(name: str, error: str) -> None:
     """Raise an error of a type."""
     note("begin", name)
     raise {"OSError": OSError, "ValueError": ValueError}[error]("wrong")
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Record that a job begins and ends, and whether it runs elsewhere at the same time: that has its file locked."""
+    fd = os.open(RECORD.with_name(f"lock-{name}"), os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note("overlap", name)
+        note("begin", name)
+        yield
+        note("end", name)
+    finally:
+        os.close(fd)
+
+
+@queue.task
+async def alone_on_loop(name: str, seconds: float) -> None:
+    """Wait on the event loop, alone."""
+    with alone(name):
+        await anyio.sleep(seconds)
+
+
+@queue.task
+def alone_in_thread(name: str, seconds: float) -> None:
+    """Wait in a thread, alone."""
+    with alone(name):
+        time.sleep(seconds)
+
+
+@queue.task(retry=Retry(attempts=20, on=WorkerLostError, wait=0.01))
+@cpu_bound
+def alone_in_worker(name: str, seconds: float) -> None:
+    """Wait in a worker process, alone."""
+    with alone(name):
+        time.sleep(seconds)
