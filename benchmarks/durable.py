@@ -1,4 +1,4 @@
-"""Durable jobs: those that do nothing, against queues in SQLite of the peers, and request latency beside four that compute."""
+"""Durable jobs that do nothing, against the peers' queues in SQLite, and request latency beside four that compute."""
 
 from __future__ import annotations
 
