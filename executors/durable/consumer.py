@@ -92,7 +92,6 @@ class JobThread(FileThread):
             error = self._attempt(lambda database: self._write(database, writing, values, polls=polls))
             for index, call in enumerate(writing):
                 call.then(*((None, self._unavailable(error)) if error else (values[index], None)))
-            self._give_way()
             if polls or error:
                 self._next_poll = time.monotonic() + (FAILURE_INTERVAL if error else POLL_INTERVAL)
         for call in calls:

@@ -18,10 +18,6 @@ from executors.store.database import Database, NewerSchemaError, create_file, is
 RETRY_INTERVAL = 0.01
 """Seconds between two attempts to lock the file."""
 
-MAX_STRETCH, PAUSE = 0.02, 0.005
-"""Seconds of transactions one after another, and of the pause after them, in which other connections can lock the file.
-SQLite does not queue them: they try again now and then."""
-
 KILL_TIMEOUT = 0.2
 """Seconds that the thread has to end where the event loop can't wait for it."""
 
@@ -58,7 +54,7 @@ class FileThread(threading.Thread):
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._has_ended = False
-        self._attempted_at = self._stretch_began = self._stretch_ended = 0.0
+        self._attempted_at = 0.0
         self._database: Database | None = None
 
     # --- for other threads --------------------------------------------------------------------------------
@@ -131,16 +127,6 @@ class FileThread(threading.Thread):
     def _may_wait(self) -> bool:
         time.sleep(RETRY_INTERVAL)
         return time.monotonic() < self._attempted_at + self._lock_timeout()
-
-    def _give_way(self) -> None:
-        """Pause after a stretch of transactions. Called after each."""
-        now = time.monotonic()
-        if now > self._stretch_ended + PAUSE:
-            self._stretch_began = now
-        elif now > self._stretch_began + MAX_STRETCH:
-            time.sleep(PAUSE)
-            self._stretch_began = now = time.monotonic()
-        self._stretch_ended = now
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
         return StoreUnavailableError(f"{self.what} {str(self._path)!r} is unavailable: {describe(error)}")
