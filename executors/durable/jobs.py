@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from executors._states import TaskState
 from executors.reports import TaskProgress, TaskRecord
-from executors.store.database import MAX_EXPIRED, Database
+from executors.store.database import MAX_EXPIRED, Database, plain
 
 BACKEND = "durable"
 """How the records of jobs name their backend."""
@@ -41,18 +41,6 @@ error = CASE WHEN losses + :losses >= :max_losses THEN 'its server process ended
 WHERE state = 'running' AND consumer = :consumer
 """
 _OWN = "number = :number AND token = :token AND consumer = :consumer AND state = 'running'"
-
-
-class NewJob(NamedTuple):
-    """A job to insert. `run_at` is None for at once, else seconds since the epoch."""
-
-    id: str
-    name: str
-    arguments: str
-    priority: int
-    run_at: float | None
-    idempotency_key: str | None
-    created_at: float
 
 
 class ClaimedJob(NamedTuple):
@@ -99,21 +87,20 @@ class Jobs:
 
     # --- for everyone -------------------------------------------------------------------------------------
 
-    def insert(self, job: NewJob) -> str:
+    def insert(self, job: Mapping[str, Any]) -> str:
         """Insert a job, unless one with its key has not failed; return the id of that one or of the new one."""
         statement = (
-            "INSERT INTO executor_jobs (id, name, arguments, priority, run_at, idempotency_key, created_at, state, "
-            "attempts, failures, losses, token, cancel_requested) VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', 0, 0, 0, 0, 0)"
-            "ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL AND state <> 'failed' DO NOTHING"
+            f"INSERT INTO executor_jobs ({', '.join(job)}) VALUES ({', '.join('?' * len(job))}) ON CONFLICT "
+            "(idempotency_key) WHERE idempotency_key IS NOT NULL AND state <> 'failed' DO NOTHING"
         )
-        if self._changed(statement, *job):
-            return job.id
+        if self._changed(statement, *job.values()):
+            return str(job["id"])
         query = "SELECT id FROM executor_jobs WHERE idempotency_key = ? AND state <> 'failed'"
-        return str(self._execute(query, (job.idempotency_key,)).fetchone()[0])
+        return str(self._execute(query, (job["idempotency_key"],)).fetchone()[0])
 
     def read(self, job_id: str, now: float) -> TaskRecord | None:
         """Return a job's record; None if there is none."""
-        row = self._execute(f"SELECT {_RECORD} FROM executor_jobs WHERE id = ?", (now, job_id)).fetchone()
+        row = self._execute(f"SELECT {_RECORD} FROM executor_jobs WHERE id = ?", (now, plain(job_id))).fetchone()
         if row is None:
             return None
         id_, name, state, created, started, finished, done, total, message, *rest = row
@@ -127,7 +114,7 @@ class Jobs:
             "? END, state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END "
             "WHERE id = ? AND state IN ('queued', 'running')"
         )
-        return bool(self._changed(statement, now, job_id))
+        return bool(self._changed(statement, now, plain(job_id)))
 
     def retry(self, job_id: str) -> bool:
         """Queue a job again that has failed or was cancelled, unless another one has its key; return whether it is."""
@@ -136,7 +123,7 @@ class Jobs:
             "cancel_requested = 0, finished_at = NULL, started_at = NULL, error = NULL, progress_done = NULL "
             "WHERE id = ? AND state IN ('failed', 'cancelled')"
         )
-        return bool(self._changed(statement, job_id))
+        return bool(self._changed(statement, plain(job_id)))
 
     def counts(self) -> tuple[int, int]:
         """Return how many jobs are queued, delayed ones included, and how many run."""
@@ -187,7 +174,8 @@ class Jobs:
 
     def report(self, job: ClaimedJob, progress: TaskProgress) -> None:
         """Record the progress of an attempt. In a transaction."""
-        values = {"done": progress.done, "total": progress.total, "message": progress.message, **self._own(job)}
+        values = {"done": progress.done, "total": progress.total, **self._own(job)}
+        values["message"] = progress.message and plain(progress.message)
         columns = "progress_done = :done, progress_total = :total, progress_message = :message"
         self._execute(f"UPDATE executor_jobs SET {columns} WHERE {_OWN}", values)
 
@@ -196,6 +184,7 @@ class Jobs:
 
     def _end_of_attempt(self, outcome: Outcome, now: float, consumer: str) -> dict[str, Any]:
         values = outcome._asdict() | {"state": str(outcome.state), "unstarted": not outcome.has_started, "now": now}
+        values["error"] = outcome.error and plain(outcome.error)
         run_at = now + outcome.delay if outcome.delay else None
         return {**values, "run_at": run_at, "consumer": consumer, "max_losses": MAX_LOSSES}
 

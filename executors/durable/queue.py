@@ -14,11 +14,11 @@ from executors._checks import priority as checked_priority
 from executors._core.settings import STORE_PREFIX, checked_store
 from executors.durable.arguments import encoded, signature_of
 from executors.durable.attempts import JobFunction
-from executors.durable.jobs import NewJob
 from executors.durable.run import QueueRun
 from executors.errors import ConfigurationError, InvalidTaskError, WrongThreadError, shown
 from executors.options import TaskOptions
 from executors.reports import TaskRecord
+from executors.store.database import plain
 from executors.store.thread import prepared
 
 if TYPE_CHECKING:
@@ -158,16 +158,18 @@ class DurableQueue:
         registered = self._functions[name]
         if priority is None:
             priority = registered.options.priority or 0
+        if idempotency_key is not None:
+            some_text(idempotency_key, "idempotency_key")
         now = time.time()
-        job = NewJob(
-            uuid.uuid4().hex,
-            name,
-            encoded(function, registered.signature, args, kwargs),
-            checked_priority(priority, "priority"),
-            _run_at(now, delay, schedule_at),
-            None if idempotency_key is None else some_text(idempotency_key, "idempotency_key"),
-            now,
-        )
+        job = {
+            "id": uuid.uuid4().hex,
+            "name": name,
+            "arguments": encoded(function, registered.signature, args, kwargs),
+            "priority": checked_priority(priority, "priority"),
+            "run_at": _run_at(now, delay, schedule_at),
+            "idempotency_key": idempotency_key and plain(idempotency_key),
+            "created_at": now,
+        }
         job_id: str = await self._run().call(lambda jobs: jobs.insert(job), writes=True)
         return job_id
 

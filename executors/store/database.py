@@ -143,17 +143,16 @@ class Database:
         self._connection.executemany(_UPSERT, (self._row(record, until) for record, until in rows))
 
     def _row(self, record: TaskRecord, result_until: float | None) -> tuple[Any, ...]:
-        progress = record.progress
         return (
-            record.id, self.owner, _plain(record.name), record.tag and _plain(record.tag), record.backend,
+            record.id, self.owner, plain(record.name), record.tag and plain(record.tag), record.backend,
             str(record.state), record.submitted_at, record.started_at, record.finished_at,
-            *((None, None, None) if progress is None else (progress.done, progress.total, progress.message)),
-            record.error and _plain(record.error), record.result, result_until, record.attempts,
+            *_progress(record.progress),
+            record.error and plain(record.error), record.result, result_until, record.attempts,
         )  # fmt: skip
 
     def read(self, task_id: str, now: float) -> TaskRecord | None:
         """Return a task's record; None if there is none."""
-        row = self._connection.execute(_SELECT, (task_id,)).fetchone()
+        row = self._connection.execute(_SELECT, (plain(task_id),)).fetchone()
         if row is None:
             return None
         found = dict(zip(TASK_COLUMNS, row, strict=True))
@@ -204,6 +203,7 @@ class Database:
 
     def request_cancel(self, task_id: str, now: float) -> bool:
         """Ask the task's server process to cancel it; return whether the task is unfinished."""
+        task_id = plain(task_id)
         if not self._exists("SELECT 1 FROM executor_tasks WHERE id = ? AND finished_at IS NULL", task_id):
             return False
         with self.transaction():
@@ -249,6 +249,12 @@ def is_locked(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-def _plain(text: str) -> str:
+def _progress(progress: TaskProgress | None) -> tuple[float | None, float | None, str | None]:
+    if progress is None:
+        return None, None, None
+    return progress.done, progress.total, progress.message and plain(progress.message)
+
+
+def plain(text: str) -> str:
     """Return a string that SQLite can store: lone surrogates are escaped."""
     return str(text).encode("utf-8", "backslashreplace").decode()

@@ -26,6 +26,7 @@ from executors import (
     TaskRecord,
     TaskState,
     TaskTimeoutError,
+    current_task,
 )
 from executors.durable import DurableQueue
 from executors.store import database as schema
@@ -279,6 +280,28 @@ def test_registrations_that_are_refused(file: Path) -> None:
         DurableQueue(executor, "sqlite:///x.db", synchronous="OFF")
     with pytest.raises(ConfigurationError, match=r"sqlite:///instance/tasks\.db"):
         DurableQueue(executor, "redis://localhost")
+
+
+@on_asyncio
+async def test_strings_that_are_no_unicode(file: Path) -> None:
+    """Lone surrogates, in an id that a client sends for example, harm nobody: SQLite can't store them."""
+    executor, queue = new_queue(file, store=f"sqlite:///{file}")
+
+    @queue.task(name="odd")
+    async def odd(value: str) -> None:
+        current_task().progress(1, None, value)
+        raise ValueError(value)
+
+    async with executor:
+        for odd_id in ("\ud800", "x" * 100_000, "\0"):
+            assert await queue.get(odd_id) is None
+            assert await executor.find(odd_id) is None
+            assert not await queue.cancel(odd_id)
+            assert not await executor.cancel(odd_id)
+            assert not await queue.retry(odd_id)
+        job_id = await queue.enqueue(odd, "\ud800", idempotency_key="\ud800")
+        assert (await ended(queue, job_id)).error == "ValueError: \\ud800"
+        assert await queue.enqueue(odd, "x", idempotency_key="\ud800") != job_id
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------
