@@ -40,4 +40,5 @@ async def _consume(app: Any, consuming: list[DurableQueue]) -> None:
         context: AbstractAsyncContextManager[None] = lifespan(app) if isinstance(app, Executor) else started(app)
         async with context:
             if consuming:
+                sys.stderr.write(f"Process {os.getpid()} runs jobs until SIGINT or SIGTERM.\n")
                 await anext(signals)
