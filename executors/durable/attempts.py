@@ -18,7 +18,7 @@ from executors.retry import Retry
 from executors.store.results import as_json
 
 if TYPE_CHECKING:
-    from executors._core.router import Route
+    from executors._core.router import Route, Router
     from executors.executor import Executor
     from executors.handle import TaskHandle
 
@@ -54,13 +54,13 @@ class JobFunction:
         self.name, self.function, self.signature, self.options = name, function, signature, options
         self._attempt_options = TaskOptions(name=name, retry=ONE_ATTEMPT, keep_result=0).over(options)
 
-    def route(self, executor: Executor) -> Route:
+    def route(self, router: Router) -> Route:
         """Return where its jobs run, with all of their options. Any thread.
 
         Raises:
             ConfigurationError: Nowhere in this process.
         """
-        return executor._started().router.find(self.function, self.options)
+        return router.find(self.function, self.options)
 
     def limit(self, route: Route) -> Limit:
         """Return how many of its jobs may run in this process; 0 while its backend is unavailable."""

@@ -236,7 +236,7 @@ class DurableQueue:
                     "the durable queue has no file: set EXECUTOR_DURABLE_URL, as 'sqlite:///instance/tasks.db'"
                 )
             path = prepared(url.removeprefix(STORE_PREFIX), "the durable queue")
-            run = QueueRun(self._functions, executor, dispatcher.loop, path, self._synchronous)
+            run = QueueRun(self._functions, executor, dispatcher, path, self._synchronous)
             dispatcher.records.queues[self] = run
         return run  # type: ignore[no-any-return]
 

@@ -21,7 +21,7 @@ from executors.reports import BackendSnapshot, TaskRecord
 from executors.store.thread import FileAccess
 
 if TYPE_CHECKING:
-    from executors._loops import EventLoop
+    from executors._core.dispatcher import Dispatcher
     from executors.executor import Executor
     from executors.handle import TaskHandle
 
@@ -37,17 +37,23 @@ class QueueRun:
     Args:
         functions: What is registered, by name. More may be added.
         executor: The executor.
-        loop: The running loop.
+        dispatcher: Its run.
         path: The file.
         synchronous: SQLite's setting.
     """
 
     def __init__(
-        self, functions: Mapping[str, JobFunction], executor: Executor, loop: EventLoop, path: Path, synchronous: str
+        self,
+        functions: Mapping[str, JobFunction],
+        executor: Executor,
+        dispatcher: Dispatcher,
+        path: Path,
+        synchronous: str,
     ) -> None:
         self._functions = functions
         self._executor = executor
-        self.loop = loop
+        self.loop = dispatcher.loop
+        self._router = dispatcher.router
         self._attempts: dict[int, Attempt] = {}  # by the job's number
         self._unusable: set[str] = set()
 
@@ -55,7 +61,7 @@ class QueueRun:
             self._thread = JobThread(path, uuid.uuid4().hex, then, self, synchronous, executor._settings.store_expiry)
             return self._thread
 
-        access = FileAccess(loop, new_thread)
+        access = FileAccess(self.loop, new_thread)
         self.close, self.kill = access.close, access.kill
         self._call = access.call
 
@@ -107,7 +113,7 @@ class QueueRun:
         found = []
         for name, function in list(self._functions.items()):
             try:
-                found.append(function.limit(function.route(self._executor)))
+                found.append(function.limit(function.route(self._router)))
             except ConfigurationError as error:
                 if name not in self._unusable:
                     self._unusable.add(name)
@@ -117,7 +123,7 @@ class QueueRun:
     def start(self, claimed: Iterable[ClaimedJob]) -> list[Attempt]:
         """Start jobs soon. Any thread."""
         functions = self._functions
-        attempts = [Attempt(job, functions[job.name], functions[job.name].route(self._executor)) for job in claimed]
+        attempts = [Attempt(job, functions[job.name], functions[job.name].route(self._router)) for job in claimed]
         if attempts:
             self.loop.post(self._start, attempts)
         return attempts

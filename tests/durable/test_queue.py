@@ -28,7 +28,7 @@ from executors import (
     TaskTimeoutError,
     current_task,
 )
-from executors.durable import DurableQueue
+from executors.durable import DurableQueue, leases
 from executors.store import database as schema
 
 pytestmark = pytest.mark.anyio
@@ -425,6 +425,24 @@ async def test_a_drain_does_not_put_back_what_still_runs(file: Path, record: Pat
     await until(lambda: as_coroutine(noted(record, "end")))
     with pytest.raises(StoreUnavailableError, match="closed"):
         await queue.enqueue(durable_jobs.echo, 1)
+
+
+@on_asyncio
+async def test_leases_from_before_the_machines_last_start(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their clock began anew: they are over, though they seem to last. A job that has lost ten processes fails."""
+    monkeypatch.setattr(leases, "TAKE_OVER_DELAY", 0.1)
+    async with opened(file, consume=False) as queue:
+        ids = [await queue.enqueue(durable_jobs.echo, number) for number in range(2)]
+    with connected(file) as connection:
+        connection.execute("UPDATE executor_jobs SET state = 'running', consumer = 'before', attempts = 1, token = 1")
+        connection.execute("UPDATE executor_jobs SET losses = 9 WHERE id = ?", (ids[1],))
+        connection.execute("INSERT INTO executor_consumers VALUES ('before', 1, 1e9)")
+    async with opened(file) as queue:
+        again, failed = [await ended(queue, job_id) for job_id in ids]
+        assert (again.state, again.attempts, again.result) == (TaskState.SUCCEEDED, 2, "0")
+        assert (failed.state, failed.error) == (TaskState.FAILED, "its server process ended 10 times while it ran")
+        assert await queue.retry(failed.id)
+        assert (await ended(queue, failed.id)).state is TaskState.SUCCEEDED
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
