@@ -25,6 +25,7 @@ from executors.durable import DurableQueue
 from executors.quart import QuartExecutor
 
 SUPPORT = Path(__file__).parents[1] / "support"
+PATH = os.pathsep.join([str(APPS), str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def new_app(loop: str, file: Path, **config: Any) -> tuple[Quart, DurableQueue]:
@@ -122,11 +123,10 @@ async def test_the_file_of_an_app(tmp_path: Path) -> None:
 
 @contextmanager
 def served(loop: str, folder: Path, **variables: str) -> Iterator[Server]:
-    path = os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = ["-m", "hypercorn", "-b", "127.0.0.1:{port}", "durable_app:app", "-w", "2", "-k", loop]
     server = Server(
         command, find_port(), folder, SERVED_ON=loop, DURABLE_LEASE="2", DURABLE_RECORD=str(folder / "durable"),
-        PYTHONPATH=os.pathsep.join([str(APPS), path]), **variables,
+        PYTHONPATH=PATH, **variables,
     )  # fmt: skip
     try:
         yield server
@@ -175,7 +175,7 @@ def test_a_server_that_only_adds_jobs(tmp_path: Path) -> None:
     """Its app's jobs run in `executors consume`, although the app's configuration says no."""
     with served("asyncio", tmp_path, DURABLE_CONSUME="false") as server:
         job_id = enqueue(server, "in_worker", "elsewhere", 0.1)
-        env = {**os.environ, "PYTHONPATH": f"{APPS}{os.pathsep}{SUPPORT}", "DURABLE_RECORD": str(tmp_path / "durable")}
+        env = {**os.environ, "PYTHONPATH": PATH, "DURABLE_RECORD": str(tmp_path / "durable")}
         env |= {"DURABLE_CONSUME": "false", "DURABLE_LEASE": "2"}
         command = [sys.executable, "-m", "executors", "consume", "durable_app:app"]
         consumer = subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -199,7 +199,7 @@ def test_a_server_that_only_adds_jobs(tmp_path: Path) -> None:
 def test_what_consume_refuses(target: str, problem: str, tmp_path: Path) -> None:
     """A target that has no queue is refused with a sentence and status 1."""
     (tmp_path / "plain.py").write_text("from executors import Executor\nexecutor = Executor(processes=0)\n")
-    env = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    env = {**os.environ, "PYTHONPATH": PATH}
     command = [sys.executable, "-m", "executors", "consume", target]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
