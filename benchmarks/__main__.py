@@ -30,6 +30,7 @@ BENCHMARKS = {
     "queue": "long_queue",
     "responsiveness": "responsiveness",
     "cluster": "cluster",
+    "durable": "durable",
 }
 """The module of each benchmark. It has a function `measure(plan, report)` and a docstring that describes it."""
 

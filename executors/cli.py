@@ -1,4 +1,4 @@
-"""The command line: `executors top`, `cancel`, `demo` and `bench`, also as `python -m executors`."""
+"""The command line: `executors top`, `cancel`, `consume`, `demo` and `bench`, also as `python -m executors`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_cancel(commands)
     _add_demo(commands)
     _add_bench(commands)
+    _add_consume(commands)
     parsed = parser.parse_args(arguments)
     status: int = parsed.run(parsed)
     return status
@@ -167,6 +168,25 @@ def _bench(arguments: argparse.Namespace) -> int:
     from executors.bench import command  # noqa: PLC0415  (imports Quart and rich)
 
     return command.main(arguments)
+
+
+def _add_consume(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Run the jobs of an app's DurableQueue without serving the app, until SIGINT or SIGTERM."
+    consume = commands.add_parser("consume", help=text, description=text)
+    consume.add_argument("target", metavar="APP", help="package.module:app, an ASGI app or an Executor")
+    consume.add_argument("--loop", choices=["asyncio", "uvloop", "trio"], default="asyncio", help="the event loop")
+    consume.set_defaults(run=_consume)
+
+
+def _consume(arguments: argparse.Namespace) -> int:
+    from executors.durable import command  # noqa: PLC0415  (imports AnyIO)
+    from executors.errors import ConfigurationError  # noqa: PLC0415
+
+    try:
+        return command.main(arguments.target, arguments.loop)
+    except (ConfigurationError, ImportError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
 
 
 def _lacks_rich() -> bool:

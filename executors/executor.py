@@ -261,6 +261,9 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         """Submit a task whose failure no caller takes care of. An extension overrides it, to report that to its app."""
         return self.submit(function, *args, **kwargs)
 
+    def _report_failure(self, handle: TaskHandle[Any]) -> None:
+        """Report a task's failure, of which no caller takes care. It is logged; an extension overrides this."""
+
     # --- for `BoundExecutor`, `map` and `as_futures` -------------------------------------------------------
 
     def _started(self) -> Dispatcher:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
     from executors._loops import EventLoop
     from executors._wire.progress import Reported
+    from executors.durable.run import QueueRun
     from executors.store.task_store import TaskStore
 
 MAX_FINISHED = 10_000
@@ -70,6 +71,8 @@ class Records:
         self._recent: deque[FinishedTask] = deque(maxlen=MAX_FINISHED)  # not yet in the index
         self.results = KeptResults(loop, keep_results_size)
         self.store = store
+        self.queues: dict[object, QueueRun] = {}
+        """The durable queues of this run, by queue."""
         self._loop = loop
         self._keep_finished = keep_finished
         self._lock = threading.Lock()
@@ -82,13 +85,17 @@ class Records:
             self.store.start(dispatcher)
 
     async def close(self) -> None:
-        """Write to the store what is pending, and end all threads. What is in memory can still be found."""
+        """Write to the file what is pending, and end all threads. What is in memory can still be found."""
+        for each in self.queues.values():
+            await each.close()
         if self.store is not None:
             await self.store.close()
         await self.results.close()
 
     def kill(self) -> None:
         """End all threads without the event loop. Any thread."""
+        for each in self.queues.values():
+            each.kill()
         if self.store is not None:
             self.store.kill()
         self.results.kill()
@@ -165,6 +172,10 @@ class Records:
         handle = self.get(task_id)
         if handle is not None and not handle.done():
             return handle.record
+        if handle is None:
+            for each in self.queues.values():
+                if (job := await each.find(task_id)) is not None:
+                    return job
         kept = None if handle is None else self.results.get(handle._number)
         if kept is not None:
             record: TaskRecord = await self.results.call_in_thread(partial(with_result, kept.record, kept))
@@ -191,4 +202,7 @@ class Records:
         handle = self.get(task_id)
         if handle is not None:
             return handle.cancel()
+        for each in self.queues.values():
+            if await each.find(task_id) is not None:
+                return await each.cancel_job(task_id)
         return self.store is not None and await self.store.request_cancel(task_id)

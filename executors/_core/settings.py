@@ -68,7 +68,12 @@ def _directory(value: object, what: str) -> str:
     return os.fsdecode(value)
 
 
-def _store(value: object, what: str) -> str:
+def checked_store(value: object, what: str) -> str:
+    """Return the URL of a SQLite file, checked.
+
+    Raises:
+        ConfigurationError: It does not have the form of one.
+    """
     if not isinstance(value, str) or not value.startswith(STORE_PREFIX) or value == STORE_PREFIX:
         raise ConfigurationError(f"{what} is {value!r}, and must look like 'sqlite:///instance/tasks.db'")
     return value
@@ -107,9 +112,11 @@ class Settings:
     tags: Mapping[str, str] | None = _setting(_or_none(_tags))
     keep_finished: float = _setting(_timeout, 300.0)
     keep_results_size: int = _setting(_at_least(0), 64 * 1024 * 1024)
-    store: str | None = _setting(_or_none(_store))
+    store: str | None = _setting(_or_none(checked_store))
     store_expiry: float = _setting(positive_seconds, 86_400.0)
     control_dir: str | None = _setting(_or_none(_directory))
+    durable_url: str | None = _setting(_or_none(checked_store))
+    durable_consume: bool = _setting(_switch, True)
     inline: bool = _setting(_switch, False)
     monitor: bool | None = _setting(_or_none(_switch))
     telemetry: bool = _setting(_switch, False)

@@ -46,4 +46,5 @@ def snapshot(
         )
         for name, backend in backends.items()
     }
+    found |= {each.name: each for each in (queue.snapshot() for queue in dispatcher.records.queues.values())}
     return ExecutorSnapshot(phase, found, dict(dispatcher.finished), dispatcher.abandoned, services, queues)

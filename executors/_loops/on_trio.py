@@ -47,6 +47,11 @@ class _Spawned:
     def cancel(self) -> None:
         self._scope.cancel()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it has been cancelled, in this way."""
+        return self._scope.cancel_called
+
     def get_coro(self) -> Coroutine[Any, Any, object]:
         """Return the task's coroutine, as a task of asyncio does."""
         return self._task.coro
@@ -104,13 +109,13 @@ class TrioLoop(EventLoop):
                 delay = max(0.0, due - time.monotonic())
                 with trio.CancelScope(deadline=trio.current_time() + delay) as timer:
                     await trio.lowlevel.wait_task_rescheduled(wake)
-                if scope.cancel_called or not timer.cancel_called:  # or the run ends
+                if spawned.is_cancelled or not timer.cancel_called:  # or the run ends
                     return
                 guarded(function, due, time.monotonic())
                 due = time.monotonic() + period
 
-        scope = self.spawn(calls)
-        return scope
+        spawned = self.spawn(calls)
+        return spawned
 
     def idle_clock(self) -> None:
         """Return None: trio calls instruments in each iteration, by several Python calls, also without a wait."""
@@ -121,7 +126,7 @@ class TrioLoop(EventLoop):
         *args: Any,
         context: Context | None = None,
         name: str | None = None,
-    ) -> trio.CancelScope:
+    ) -> _Spawned:
         scope = trio.CancelScope()
 
         async def scoped(*args: Any) -> None:

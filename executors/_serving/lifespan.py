@@ -1,11 +1,12 @@
-"""The end of an app's lifespan: the drain and its report, then the app's own shutdown functions, however that ends."""
+"""An app's lifespan: how it is run without a server, and its end, the drain and then the app's shutdown functions."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -67,3 +68,24 @@ async def drain_and_report(executor: Drainable, timeout: float | None) -> None:
     finally:
         if executor.drain_report is not None and executor.drain_report.stopped:
             logger.warning("%s", executor.drain_report)
+
+
+@asynccontextmanager
+async def started(app: Any) -> AsyncIterator[None]:
+    """Start an ASGI app as a server does, and stop it."""
+    to_app, received = anyio.create_memory_object_stream[dict[str, Any]](2)
+    sent, from_app = anyio.create_memory_object_stream[dict[str, Any]](2)
+
+    async def tell(phase: str) -> None:
+        await to_app.send({"type": f"lifespan.{phase}"})
+        answer = await from_app.receive()
+        if answer["type"] != f"lifespan.{phase}.complete":
+            raise RuntimeError(f"the app's {phase} failed: {answer.get('message', '')}")
+
+    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
+    with to_app, received, sent, from_app:
+        async with anyio.create_task_group() as group:
+            group.start_soon(app, scope, received.receive, sent.send)
+            await tell("startup")
+            yield
+            await tell("shutdown")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from executors._core.bound import BoundExecutor
@@ -55,8 +53,6 @@ class BoundAppExecutor(BoundExecutor):
         Raises:
             ExecutorError: As `submit`.
         """
-        executor = self._executor
         handle = self.submit(func, *args, **kwargs)
-        handle._report_to_app()
-        handle._call_when_done(functools.partial(executor._reports.report, executor._started().loop, copy_context()))
+        self._executor._report_failure(handle)
         return handle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
 
 from quart import Quart
@@ -18,6 +19,7 @@ from executors._core.worker_hooks import InlineWorker, WorkerFunctions, find_var
 from executors.context import refuse_in_worker
 from executors.events import Hook
 from executors.executor import Executor
+from executors.handle import TaskHandle
 from executors.monitor import LoopMonitor
 from executors.quart.bound import BoundAppExecutor
 from executors.quart.config import settings_of
@@ -94,6 +96,10 @@ class AppExecutor(BoundAppExecutor, Executor):
         self._recurring.begin(self._started())
 
     _submit_background = BoundAppExecutor.add_background_task
+
+    def _report_failure(self, handle: TaskHandle[Any]) -> None:
+        handle._report_to_app()
+        handle._call_when_done(functools.partial(self._reports.report, self._started().loop, copy_context()))
 
     async def drain(self, timeout: float | None = None) -> DrainReport:
         """Drain as `Executor.drain` does, and stop the monitor."""

@@ -12,9 +12,7 @@ from typing import Any
 from executors._states import LOST, TaskState
 from executors._wire.task_ids import IdKey, task_number
 from executors.reports import TaskProgress, TaskRecord
-
-MAJOR, MINOR = 1, 1
-"""The version of the schema. Releases with the same major version share a file: a minor version adds columns."""
+from executors.store.schema import EXTENSIBLE, INDEXES, MAJOR, MINOR, TABLES, TASK_COLUMNS
 
 BUSY_TIMEOUT = 0.05
 """Seconds that SQLite waits for a lock, during which nothing can interrupt it."""
@@ -24,52 +22,11 @@ LEASE = 6.0
 
 LOST_ERROR = "its server process has ended"
 
-_COLUMNS = {
-    "id": "TEXT PRIMARY KEY",
-    "owner": "TEXT",
-    "name": "TEXT",
-    "tag": "TEXT",
-    "backend": "TEXT",
-    "state": "TEXT",
-    "submitted_at": "REAL",
-    "started_at": "REAL",
-    "finished_at": "REAL",
-    "progress_done": "REAL",
-    "progress_total": "REAL",
-    "progress_message": "TEXT",
-    "error": "TEXT",
-    "result": "TEXT",
-    "result_until": "REAL",
-    "attempts": "INTEGER",
-}
-_SERVER_COLUMNS = {
-    "owner": "TEXT PRIMARY KEY",
-    "pid": "INTEGER",
-    "lease": "REAL",
-    "id_key": "BLOB",
-}
-
-
-def _defined(columns: dict[str, str]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in columns.items())
-
-
-_TABLES = f"""
-CREATE TABLE IF NOT EXISTS executor_schema (major INTEGER, minor INTEGER);
-CREATE TABLE IF NOT EXISTS executor_tasks ({_defined(_COLUMNS)}) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS executor_servers ({_defined(_SERVER_COLUMNS)});
-CREATE TABLE IF NOT EXISTS executor_cancellations (id TEXT PRIMARY KEY, requested_at REAL);
-"""
-_INDEXES = """
-CREATE INDEX IF NOT EXISTS executor_unfinished ON executor_tasks (owner) WHERE finished_at IS NULL;
-CREATE INDEX IF NOT EXISTS executor_finished ON executor_tasks (finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX IF NOT EXISTS executor_results ON executor_tasks (result_until) WHERE result_until IS NOT NULL;
-"""
 _UPSERT = (
-    f"INSERT INTO executor_tasks ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608
-    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS if name != 'id')}"
+    f"INSERT INTO executor_tasks ({', '.join(TASK_COLUMNS)}) VALUES ({', '.join('?' * len(TASK_COLUMNS))}) "  # noqa: S608
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in TASK_COLUMNS if name != 'id')}"
 )
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM executor_tasks WHERE id = ?"  # noqa: S608
+_SELECT = f"SELECT {', '.join(TASK_COLUMNS)} FROM executor_tasks WHERE id = ?"  # noqa: S608
 _ORPHANS = "finished_at IS NULL AND owner NOT IN (SELECT owner FROM executor_servers WHERE lease >= ?)"
 
 MAX_EXPIRED = 1000
@@ -97,20 +54,21 @@ class Database:
         path: The file.
         owner: The key of this run of an executor.
         may_wait: Waits a little, and returns whether to try a locked file again.
+        synchronous: SQLite's setting: with ``"NORMAL"`` a power failure may undo the latest transactions.
 
     Raises:
         sqlite3.Error: The file can't be opened, is no database, or is locked.
         NewerSchemaError: A newer release has changed its schema.
     """
 
-    def __init__(self, path: Path, owner: str, may_wait: Callable[[], bool]) -> None:
-        self._owner = owner
+    def __init__(self, path: Path, owner: str, may_wait: Callable[[], bool], synchronous: str = "NORMAL") -> None:
+        self.owner = owner
         self._may_wait = may_wait
         create_file(path)
         self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
         try:
             self._when_unlocked("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._create_tables()
         except BaseException:
             self._connection.close()
@@ -120,13 +78,13 @@ class Database:
         if self._has_schema():
             return
         with self.transaction():
-            self._execute_all(_TABLES)
-            for table, columns in (("executor_tasks", _COLUMNS), ("executor_servers", _SERVER_COLUMNS)):
+            self._execute_all(TABLES)
+            for table, columns in EXTENSIBLE.items():
                 existing = {row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")}
                 for name, kind in columns.items():
                     if name not in existing:  # an earlier minor version created the table
                         self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
-            self._execute_all(_INDEXES)
+            self._execute_all(INDEXES)
             self._connection.execute("INSERT INTO executor_schema (major, minor) VALUES (?, ?)", (MAJOR, MINOR))
 
     def _execute_all(self, statements: str) -> None:  # `executescript` would end the transaction
@@ -143,6 +101,11 @@ class Database:
                 f"its schema has version {major}.{minor}, and this release needs {MAJOR}.x: use another file"
             )
         return bool(minor >= MINOR)
+
+    @property
+    def execute(self) -> Callable[..., sqlite3.Cursor]:
+        """Execute a statement."""
+        return self._connection.execute
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -181,20 +144,19 @@ class Database:
         self._connection.executemany(_UPSERT, (self._row(record, until) for record, until in rows))
 
     def _row(self, record: TaskRecord, result_until: float | None) -> tuple[Any, ...]:
-        progress = record.progress
         return (
-            record.id, self._owner, _plain(record.name), record.tag and _plain(record.tag), record.backend,
+            record.id, self.owner, plain(record.name), record.tag and plain(record.tag), record.backend,
             str(record.state), record.submitted_at, record.started_at, record.finished_at,
-            *((None, None, None) if progress is None else (progress.done, progress.total, progress.message)),
-            record.error and _plain(record.error), record.result, result_until, record.attempts,
+            *_progress(record.progress),
+            record.error and plain(record.error), record.result, result_until, record.attempts,
         )  # fmt: skip
 
     def read(self, task_id: str, now: float) -> TaskRecord | None:
         """Return a task's record; None if there is none."""
-        row = self._connection.execute(_SELECT, (task_id,)).fetchone()
+        row = self._connection.execute(_SELECT, (plain(task_id),)).fetchone()
         if row is None:
             return None
-        found = dict(zip(_COLUMNS, row, strict=True))
+        found = dict(zip(TASK_COLUMNS, row, strict=True))
         done = found["progress_done"]
         return TaskRecord(
             found["id"], found["name"], found["tag"], found["backend"], TaskState(found["state"]),
@@ -209,7 +171,7 @@ class Database:
         if self._exists("SELECT 1 FROM executor_tasks WHERE id = ?", task_id):
             return False
         query = "SELECT id_key FROM executor_servers WHERE owner <> ? AND lease >= ?"
-        keys = self._connection.execute(query, (self._owner, now)).fetchall()
+        keys = self._connection.execute(query, (self.owner, now)).fetchall()
         # An earlier minor version has recorded no key.
         return any(key is None or task_number(key, task_id) is not None for (key,) in keys)
 
@@ -222,18 +184,18 @@ class Database:
             Whether it was recorded before; if not, others may have declared its tasks lost.
         """
         renewed = self._connection.execute(
-            "UPDATE executor_servers SET lease = ? WHERE owner = ?", (now + LEASE, self._owner)
+            "UPDATE executor_servers SET lease = ? WHERE owner = ?", (now + LEASE, self.owner)
         ).rowcount
         if not renewed:
             self._connection.execute(
                 "INSERT INTO executor_servers (owner, pid, lease, id_key) VALUES (?, ?, ?, ?)",
-                (self._owner, os.getpid(), now + LEASE, IdKey.value),
+                (self.owner, os.getpid(), now + LEASE, IdKey.value),
             )
         return bool(renewed)
 
     def leave(self) -> None:
         """Remove this server process: what it has not finished is lost. In a transaction."""
-        self._connection.execute("DELETE FROM executor_servers WHERE owner = ?", (self._owner,))
+        self._connection.execute("DELETE FROM executor_servers WHERE owner = ?", (self.owner,))
 
     def has_orphans(self, now: float) -> bool:
         """Return whether there are unfinished tasks of server processes that are gone."""
@@ -251,6 +213,7 @@ class Database:
 
     def request_cancel(self, task_id: str, now: float) -> bool:
         """Ask the task's server process to cancel it; return whether the task is unfinished."""
+        task_id = plain(task_id)
         if not self._exists("SELECT 1 FROM executor_tasks WHERE id = ? AND finished_at IS NULL", task_id):
             return False
         with self.transaction():
@@ -262,7 +225,7 @@ class Database:
     def cancellations(self) -> list[str]:
         """Return the ids of this process's tasks whose cancellation was requested."""
         rows = self._connection.execute(
-            "SELECT id FROM executor_cancellations JOIN executor_tasks USING (id) WHERE owner = ?", (self._owner,)
+            "SELECT id FROM executor_cancellations JOIN executor_tasks USING (id) WHERE owner = ?", (self.owner,)
         )
         return [task_id for (task_id,) in rows]
 
@@ -296,6 +259,12 @@ def is_locked(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-def _plain(text: str) -> str:
+def _progress(progress: TaskProgress | None) -> tuple[float | None, float | None, str | None]:
+    if progress is None:
+        return None, None, None
+    return progress.done, progress.total, progress.message and plain(progress.message)
+
+
+def plain(text: str) -> str:
     """Return a string that SQLite can store: lone surrogates are escaped."""
     return str(text).encode("utf-8", "backslashreplace").decode()

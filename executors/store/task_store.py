@@ -6,16 +6,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from executors.errors import ConfigurationError, StoreUnavailableError
+from executors.errors import StoreUnavailableError
 from executors.reports import TaskRecord
-from executors.store.database import Database, create_file
+from executors.store.database import Database
 from executors.store.pending import Pending, Row, unfinished_row
 from executors.store.results import with_result
+from executors.store.thread import FileAccess, FileThread, prepared
 from executors.store.writer import Writer
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 SETTLE_DELAYS = (0.1, 0.4)
 """Seconds between the looks for a record that another server process may be about to write."""
-
-KILL_TIMEOUT = 0.2
-"""Seconds that the thread has to end where the event loop can't wait for it."""
 
 
 class TaskStore:
@@ -44,30 +41,27 @@ class TaskStore:
     close_timeout = 0.0
 
     def __init__(self, path: str, expiry: float) -> None:
-        self._path = Path(path).absolute()
-        try:
-            create_file(self._path)
-        except OSError as error:
-            raise ConfigurationError(f"the task store can't be used: {error}") from None
+        self._path = prepared(path, "the task store")
         self._expiry = expiry
         self._pending = Pending()
         self._writer: Writer | None = None
-        self._is_closed = False
+        self._access: FileAccess | None = None
 
     def start(self, dispatcher: Dispatcher) -> None:
         """Start to record the tasks of a run. On the loop's thread."""
         self._dispatcher = dispatcher
-        self._ended = dispatcher.loop.new_waiter()
-        wake = partial(dispatcher.loop.post, dispatcher.loop.wake, self._ended)
-        self._writer = Writer(self._path, uuid.uuid4().hex, self._expiry, self._pending, self, wake)
-        self._writer.start()
+        self._access = FileAccess(dispatcher.loop, self._new_writer)
+
+    def _new_writer(self, then: Callable[[], object]) -> FileThread:
+        self._writer = Writer(self._path, uuid.uuid4().hex, self._expiry, self._pending, self, then)
+        return self._writer
 
     # --- recording ----------------------------------------------------------------------------------------
 
     def record(self, handle: TaskHandle[Any], /) -> None:
         """Have the task's present state written soon. On the loop's thread, never blocks."""
-        writer = self._writer
-        if writer is None or self._is_closed:  # abandoned work is reported after the end
+        writer, access = self._writer, self._access
+        if writer is None or access is None or access.is_closed:  # abandoned work is reported after the end
             return
         row: Callable[[], Row | None]
         if handle.done():  # its value must not wait here for a disk that is full
@@ -132,26 +126,21 @@ class TaskStore:
         return await self._call(function)
 
     async def _call(self, function: Callable[[Database], Any]) -> Any:
-        if self._writer is None or self._is_closed:
+        if self._access is None:
             raise StoreUnavailableError("the task store is closed")
-        return await self._dispatcher.loop.outcome_of(partial(self._writer.call, function))
+        return await self._access.call(function)
 
     # --- ending -------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Write what is pending, and end the thread. On the loop's thread."""
-        self._is_closed = True
-        if self._writer is not None:
-            self._writer.close()
-            await self._ended
-            self._writer.join()
+        if self._access is not None:
+            await self._access.close()
 
     def kill(self) -> None:
         """Write what is pending, and end the thread, without the event loop. Any thread."""
-        self._is_closed = True
-        if self._writer is not None:
-            self._writer.close()
-            self._writer.join(KILL_TIMEOUT)
+        if self._access is not None:
+            self._access.kill()
 
 
 def _finished(record: TaskRecord, until: float | None, find: Callable[[], TaskHandle[Any] | None]) -> Row:

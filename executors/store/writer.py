@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from executors._loops import log_exception
-from executors.errors import StoreUnavailableError, describe
+from executors.errors import describe
 from executors.reports import TaskProgress
-from executors.store.database import LEASE, Database, NewerSchemaError, is_locked
+from executors.store.database import LEASE, Database
 from executors.store.pending import MAX_PENDING, Pending, computed, unfinished_row
+from executors.store.thread import Call, FileThread
 
 if TYPE_CHECKING:
     from executors.handle import TaskHandle
@@ -45,14 +43,11 @@ LOCK_TIMEOUT = 1.0
 CLOSE_TIMEOUT = 0.15
 """The same while the store is closing: a drain has 0.4 s for that."""
 
-RETRY_INTERVAL = 0.01
 LOG_INTERVAL = 60.0
 """Seconds after which a failure is logged that follows a recovery."""
 
 MAX_WATCHED = 1000
 """Of how many running tasks the progress is recorded."""
-
-Call = Callable[[Database], Any]
 
 
 class Source(Protocol):
@@ -65,7 +60,7 @@ class Source(Protocol):
         """Cancel a task, if it is unfinished."""
 
 
-class Writer(threading.Thread):
+class Writer(FileThread):
     """Writes changes, answers calls, and shares the file with other server processes, until it is closed.
 
     Args:
@@ -80,52 +75,14 @@ class Writer(threading.Thread):
     def __init__(
         self, path: Path, owner: str, expiry: float, pending: Pending, source: Source, then: Callable[[], object]
     ) -> None:
-        super().__init__(name="executors-store", daemon=True)
-        self._path = path
-        self._owner = owner
+        super().__init__("the task store", path, owner, then)
         self._expiry = expiry
         self._pending = pending
         self._source = source
-        self._then = then
-        self._calls: queue.SimpleQueue[tuple[Call, Callable[[Any, BaseException | None], object]] | None]
-        self._calls = queue.SimpleQueue()
-        self._closing = threading.Event()
-        self._wait_until = 0.0
-        self._database: Database | None = None
         self._is_failing = False
         self._logged_at = self._trusts_leases_at = -LOG_INTERVAL
         self._next_tick = self._next_heartbeat = self._next_check = self._next_expiry = 0.0
         self._progress: dict[int, TaskProgress | None] = {}
-
-    # --- for the loop's thread ----------------------------------------------------------------------------
-
-    def wake(self) -> None:
-        """Have the pending changes written soon. Any thread."""
-        self._calls.put(None)
-
-    def call(self, function: Call, then: Callable[[Any, BaseException | None], object]) -> None:
-        """Have `function(database)` called after the pending changes, and then `then(value, error)`. Any thread."""
-        self._calls.put((function, then))
-
-    def close(self) -> None:
-        """Have the pending changes written once more, and the thread end. Any thread."""
-        self._closing.set()
-        self.wake()
-
-    # --- in the thread ------------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Work until the end. Nothing may escape: the executor goes on without the store."""
-        try:
-            while not self._closing.is_set():
-                self._turn()
-            self._end()
-        except BaseException as error:  # noqa: BLE001
-            log_exception(error, "the task store has failed")
-        finally:
-            self._close_database()
-            self._fail_calls()
-            self._then()
 
     def _turn(self) -> None:
         try:
@@ -134,43 +91,29 @@ class Writer(threading.Thread):
             pass
         else:
             if call is not None:
-                self._answer(*call)
+                self._answer(call)
             elif not self._is_failing and not self._closing.wait(BATCH_DELAY):
                 self._attempt(self._write)
         if time.monotonic() >= self._next_tick and not self._closing.is_set():
             failure = self._attempt(self._tick)
             self._next_tick = time.monotonic() + (TICK if failure is None else FAILURE_INTERVAL)
 
-    def _answer(self, function: Call, then: Callable[[Any, BaseException | None], object]) -> None:
+    def _answer(self, call: Call) -> None:
         value: list[Any] = []
 
-        def call(database: Database) -> None:
+        def answer(database: Database) -> None:
             if not self._is_failing:
                 self._write(database)
-            value.append(function(database))
+            value.append(call.function(database))
 
-        error = self._attempt(call)
+        error = self._attempt(answer)
         if error is None:
-            then(value[0], None)
+            call.then(value[0], None)
         else:
-            then(None, StoreUnavailableError(f"the task store {str(self._path)!r} is unavailable: {describe(error)}"))
+            call.then(None, self._unavailable(error))
 
-    def _attempt(self, function: Call) -> Exception | None:
-        """Call a function with the database, and return and report the failure if it fails."""
-        self._wait_until = time.monotonic() + LOCK_TIMEOUT
-        try:
-            if self._database is None:
-                self._database = Database(self._path, self._owner, self._may_wait)
-            function(self._database)
-        except (sqlite3.Error, OSError, NewerSchemaError) as error:
-            self._failed(error)
-            return error
-        return None
-
-    def _may_wait(self) -> bool:
-        time.sleep(RETRY_INTERVAL)
-        limit = CLOSE_TIMEOUT if self._closing.is_set() else LOCK_TIMEOUT
-        return time.monotonic() < self._wait_until - LOCK_TIMEOUT + limit
+    def _lock_timeout(self) -> float:
+        return CLOSE_TIMEOUT if self._closing.is_set() else LOCK_TIMEOUT
 
     def _write(self, database: Database) -> None:
         """Write the pending changes, and renew the lease if it is time."""
@@ -225,8 +168,6 @@ class Writer(threading.Thread):
     # --- failures -----------------------------------------------------------------------------------------
 
     def _failed(self, error: Exception) -> None:
-        if not isinstance(error, sqlite3.Error) or not is_locked(error):
-            self._close_database()  # it may be broken; the next attempt opens it again
         now = time.monotonic()
         if not self._is_failing and now >= self._logged_at + LOG_INTERVAL:
             self._logged_at = now
@@ -253,28 +194,8 @@ class Writer(threading.Thread):
 
     # --- ending -------------------------------------------------------------------------------------------
 
-    def _end(self) -> None:
-        self._attempt(self._leave)
-
     def _leave(self, database: Database) -> None:
         self._next_heartbeat = time.monotonic() + HEARTBEAT
         self._write(database)
         with database.transaction():
             database.leave()
-
-    def _close_database(self) -> None:
-        database, self._database = self._database, None
-        if database is not None:
-            try:
-                database.close()
-            except sqlite3.Error as error:
-                log_exception(error, "the task store can't be closed")
-
-    def _fail_calls(self) -> None:
-        while True:
-            try:
-                call = self._calls.get_nowait()
-            except queue.Empty:
-                return
-            if call is not None:
-                call[1](None, StoreUnavailableError("the task store is closed"))
