@@ -30,7 +30,7 @@ sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["launched_workers"]
+pytest_plugins = ["launched_workers", "postgresql"]
 
 LOOPS = [
     pytest.param(("asyncio", {}), id="asyncio"),

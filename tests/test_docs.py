@@ -83,8 +83,10 @@ def page_id(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page.read_text())], ids=page_id)
 @pytest.mark.timeout(120)
-def test_code_blocks_run(page: Path, tmp_path: Path) -> None:
+def test_code_blocks_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Every block runs, after those above it, and prints the documented output."""
+    if "PGDATABASE" in page.read_text():
+        request.getfixturevalue("empty_database")
     with run_blocks.runner(tmp_path) as run:
         for block in python_blocks(page.read_text()):
             where = f"{page_id(page)}:{block.line}"
