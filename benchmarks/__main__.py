@@ -29,6 +29,7 @@ BENCHMARKS = {
     "lag": "lag",
     "queue": "long_queue",
     "responsiveness": "responsiveness",
+    "dashboard": "dashboard",
     "cluster": "cluster",
     "durable": "durable",
 }
