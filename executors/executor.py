@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor as FuturesExecutor
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -15,7 +14,7 @@ from executors._core.admission import Phase
 from executors._core.bound import BoundExecutor
 from executors._core.dispatcher import Dispatcher
 from executors._core.drain import Drain, give_up, shielded
-from executors._core.lookup import TaskLookup
+from executors._core.lookup import Lookup
 from executors._core.periodic import Recurring, RecurringCalls, RecurringTasks
 from executors._core.records import Records
 from executors._core.registry import Spec
@@ -23,15 +22,14 @@ from executors._core.router import Router, Wrap
 from executors._core.settings import Settings, build_backends, configured_hooks, open_store, start_backends
 from executors._core.worker_hooks import InlineWorker, WorkerFunctions, WorkerHooks
 from executors._loops import running_loop
-from executors.backends.base import ExecutorBackend
 from executors.context import WorkerState, refuse_in_worker
-from executors.errors import ConfigurationError, DeadlockError, ExecutorClosedError, WrongThreadError
+from executors.errors import DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook, announce, checked_hooks
 from executors.handle import TaskHandle
 from executors.reports import DrainReport
 
 
-class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
+class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
     """One executor with several backends, drained together. Started by `async with`, and again after a drain.
 
     Args:
@@ -279,20 +277,6 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
     _ready = _started
     """Return the dispatcher for new tasks. Any thread. An extension overrides it, to start on demand."""
 
-    def as_futures(self, backend: str) -> FuturesExecutor:
-        """Return a `concurrent.futures.Executor` over one backend, for code that needs one.
-
-        Args:
-            backend: The backend's name. What is submitted runs there, whatever it is marked with.
-
-        Raises:
-            ConfigurationError: There is no such backend.
-        """
-        from executors._core.as_futures import BackendFutures  # noqa: PLC0415
-
-        self.backend(backend)
-        return BackendFutures(self, backend)
-
     # --- inspecting ---------------------------------------------------------------------------------------
 
     def _owns_this_thread(self) -> bool:
@@ -309,15 +293,3 @@ class Executor(BoundExecutor, RecurringCalls, TaskLookup, WorkerHooks):
 
     def _is_drained(self) -> bool:
         return self._drain is not None and self._drain.has_ended
-
-    def backend(self, name: str) -> ExecutorBackend:
-        """Return a backend of the started executor by its name.
-
-        Raises:
-            ExecutorClosedError: The executor hasn't been started.
-            ConfigurationError: There is no such backend.
-        """
-        self._started()
-        if name not in self._backends:
-            raise ConfigurationError(f"there is no backend {name!r}; there are {', '.join(sorted(self._backends))}")
-        return self._backends[name]

@@ -1,22 +1,24 @@
-"""`TaskLookup`: an executor's calls that find tasks."""
+"""`Lookup`: an executor's calls that find tasks and backends."""
 
 from __future__ import annotations
 
+from concurrent.futures import Executor as FuturesExecutor
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from executors._core.snapshots import snapshot
-from executors.errors import WrongThreadError
+from executors.errors import ConfigurationError, WrongThreadError
 from executors.reports import ExecutorSnapshot
 
 if TYPE_CHECKING:
     from executors._core.records import Records
+    from executors.backends.base import ExecutorBackend
     from executors.executor import Executor
     from executors.handle import TaskHandle
     from executors.reports import TaskRecord
 
 
-class TaskLookup:
+class Lookup:
     """Finds an executor's tasks: all of them, or one by its id. Ids may come from clients: any string may be passed."""
 
     if TYPE_CHECKING:
@@ -85,6 +87,33 @@ class TaskLookup:
         """
         records = self._records()
         return records is not None and await records.cancel(task_id)
+
+    def backend(self, name: str) -> ExecutorBackend:
+        """Return a backend of the started executor by its name.
+
+        Raises:
+            ExecutorClosedError: The executor hasn't been started.
+            ConfigurationError: There is no such backend.
+        """
+        self._executor._started()
+        backends = self._executor._backends
+        if name not in backends:
+            raise ConfigurationError(f"there is no backend {name!r}; there are {', '.join(sorted(backends))}")
+        return backends[name]
+
+    def as_futures(self, backend: str) -> FuturesExecutor:
+        """Return a `concurrent.futures.Executor` over one backend, for code that needs one.
+
+        Args:
+            backend: The backend's name. What is submitted runs there, whatever it is marked with.
+
+        Raises:
+            ConfigurationError: There is no such backend.
+        """
+        from executors._core.as_futures import BackendFutures  # noqa: PLC0415
+
+        self.backend(backend)
+        return BackendFutures(self._executor, backend)
 
     def _records(self) -> Records | None:
         dispatcher = self._executor._dispatcher

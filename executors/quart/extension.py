@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor as FuturesExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
@@ -11,10 +10,9 @@ from weakref import WeakSet
 from quart import Quart, current_app, has_app_context
 from werkzeug.local import LocalProxy
 
-from executors._core.lookup import TaskLookup
+from executors._core.lookup import Lookup
 from executors._core.periodic import Recurring, RecurringCalls
 from executors._core.worker_hooks import WorkerFunctions, WorkerHooks
-from executors.backends.base import ExecutorBackend
 from executors.context import refuse_in_worker
 from executors.errors import ConfigurationError
 from executors.events import Hook, checked_hooks
@@ -55,7 +53,7 @@ class CurrentExecutor(BoundAppExecutor):
         return CurrentExecutor(self._find, TaskOptions(**options).over(self._overrides))
 
 
-class QuartExecutor(CurrentExecutor, RecurringCalls, TaskLookup, WorkerHooks):
+class QuartExecutor(CurrentExecutor, RecurringCalls, Lookup, WorkerHooks):
     """Gives each of its apps an executor, an `AppExecutor`, and has the interface of the current app's executor.
 
     `app.add_background_task` submits to that executor from `init_app` on. It starts before the app's
@@ -183,18 +181,10 @@ class QuartExecutor(CurrentExecutor, RecurringCalls, TaskLookup, WorkerHooks):
         """See `Executor.wait_idle`."""
         await self._executor.wait_idle()
 
-    def as_futures(self, backend: str) -> FuturesExecutor:
-        """See `Executor.as_futures`."""
-        return self._executor.as_futures(backend)
-
     @property
     def phase(self) -> str:
         """See `Executor.phase`."""
         return self._executor.phase
-
-    def backend(self, name: str) -> ExecutorBackend:
-        """See `Executor.backend`."""
-        return self._executor.backend(name)
 
 
 def _find_current() -> AppExecutor:
