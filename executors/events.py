@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -195,11 +195,17 @@ def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
     return found
 
 
-class Observer(Protocol):
-    """A hook of this library that is notified of jobs. It is cheaper than one that gets events, and raises nothing."""
+class Observer:
+    """Base class of hooks of this library that are notified of jobs, which costs less than events. They raise nothing.
 
-    def observe(self, event_type: type[TaskEvent], job: Job, /) -> None:
-        """See the event of a job. On the loop's thread."""
+    Attributes:
+        observe: Called with the type of an event and its job. On the loop's thread.
+    """
+
+    observe: Callable[[type[TaskEvent], Job], None]
+
+    def __call__(self, event: TaskEvent, /) -> None:
+        """Ignore the event: `observe` has seen it."""
 
 
 class Sink(Protocol):
@@ -214,8 +220,8 @@ class Hooks:
 
     def __init__(self, hooks: Iterable[Hook], sink: Sink | None = None) -> None:
         hooks = tuple(hooks)
-        self._observers: list[Any] = [hook for hook in hooks if hasattr(hook, "observe")]
-        self._hooks = [hook for hook in hooks if not hasattr(hook, "observe")]
+        self._observers = [hook for hook in hooks if isinstance(hook, Observer)]
+        self._hooks = [hook for hook in hooks if not isinstance(hook, Observer)]
         self._sink = sink
 
     def __bool__(self) -> bool:

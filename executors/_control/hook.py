@@ -14,15 +14,15 @@ from executors._control.directory import default_directory, prepared, remove_sta
 from executors._control.server import ControlServer, RequestError
 from executors._control.status import Status
 from executors.context import WorkerState
+from executors.events import Observer
 
 if TYPE_CHECKING:
-    from executors.events import TaskEvent
     from executors.executor import Executor
 
 logger = logging.getLogger("executors")
 
 
-class ControlHook:
+class ControlHook(Observer):
     """Observes a run of an executor, and answers requests about it on a socket until its drain has ended.
 
     Args:
@@ -43,9 +43,6 @@ class ControlHook:
             ConfigurationError: The directory can't be used.
         """
         return cls(prepared(default_directory() if folder is None else Path(folder)))
-
-    def __call__(self, event: TaskEvent) -> None:
-        """Ignore the event: `observe` has seen it."""
 
     def started(self, executor: Executor) -> None:
         """Open the socket. A failure is logged: the app does without it."""
