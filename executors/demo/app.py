@@ -152,7 +152,7 @@ async def duplicates() -> ResponseReturnValue:
 @app.get("/stats")
 async def stats() -> ResponseReturnValue:
     """Return the executor's snapshot, tasks that have ended, progress of those that run, and the number of files."""
-    found: dict[str, Any] = {"examined": store.examined(app.config["DATABASE"])}
+    found: dict[str, Any] = {"examined": await asyncio.to_thread(store.examined, app.config["DATABASE"])}
     if "executor" in app.extensions:
         found["executor"] = asdict(current_executor.snapshot())
         found["finished"] = [[*what, number] for what, number in sorted(finished.items())]
