@@ -163,8 +163,11 @@ class Dispatcher:
 
     def request_cancel(self, number: int) -> None:
         """Cancel a task, if it hasn't ended. Any thread."""
-        if (job := self.job(number)) is not None:
-            self.loop.call_or_post(self.deadlines.cancel, job)
+        self.loop.call_or_post(self._cancel, number)
+
+    def _cancel(self, number: int) -> None:
+        if (job := self.job(number)) is not None:  # between two attempts, another thread would find none
+            self.deadlines.cancel(job)
 
     def job(self, number: int) -> Job | None:
         """Return the active job with this number; None if there is none. Any thread."""

@@ -113,7 +113,7 @@ async def test_report_names_what_did_not_succeed() -> None:
         endless = executor.options(name="endless").submit(anyio.sleep_forever)
         responsive = executor.options(name="responsive").submit(until_cancelled)
         queued = executor.options(name="queued").submit(work)
-        report = await executor.drain(0.05)
+        report = await executor.drain(0.3)
     found = {task.name: (task.id, task.state, task.backend, task.abandoned) for task in report.unsuccessful}
     assert found == {
         "failed": (failed.id, FAILED, "loop", False),
@@ -125,7 +125,7 @@ async def test_report_names_what_did_not_succeed() -> None:
     assert report.states == {SUCCEEDED: 1, FAILED: 1, TIMED_OUT: 1, CANCELLED: 3}
     assert not report.clean
     assert report.abandoned == ()
-    assert report.timeout == 0.05
+    assert report.timeout == 0.3
     assert "'failed'" in str(report)
     assert "LookupError: broken" in str(report)
     assert not work.entered.is_set()

@@ -408,6 +408,26 @@ async def test_cancelled_attempts_of_a_task_that_nobody_cancelled() -> None:
         assert await executor.options(retry=Retry(on=TaskCancelledError, wait=0)).run(work) == 2
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_cancelling_from_a_thread_between_two_attempts() -> None:
+    """A cancellation that comes after an attempt has ended, and before the next is queued, ends the task, too."""
+
+    class Cancelling(Retry):
+        def delay(self, attempt: int, random: float) -> float:
+            thread = threading.Thread(target=handle.cancel)
+            thread.start()
+            thread.join()
+            return 0.0
+
+    async def work() -> None:
+        raise FlakyError
+
+    async with Executor(processes=0) as executor:
+        handle = executor.options(retry=Cancelling(attempts=5, on=FlakyError)).submit(work)
+        await ended(handle)
+        assert (handle.state, handle.attempts) == (TaskState.CANCELLED, 1)
+
+
 async def test_cancelling_from_threads_at_any_time(path: str) -> None:
     """A cancellation that comes while the attempts follow one another ends the task, and nothing goes on."""
     calls = 0
@@ -642,7 +662,7 @@ async def test_timeouts_within_a_deadline(path: str) -> None:
     async with executor_with("loop") as executor:
         handle = await ended(executor.options(retry=retry, timeout=0.02, deadline=0.3).submit(hang))
         assert handle.state is TaskState.TIMED_OUT
-        assert attempts == handle.attempts > 2
+        assert 2 < attempts <= handle.attempts  # one may be over before its first step, on a loaded machine
         assert isinstance(handle.exception(), TaskTimeoutError)
 
 

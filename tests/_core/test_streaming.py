@@ -396,7 +396,7 @@ async def test_timeout(kind: Kind, tmp_path: Path) -> None:
     """The timeout counts from the start, while the generator is suspended, too. The items before it arrive."""
     path = tmp_path / "yielded"
     async with kind.executor() as executor:
-        async with executor.options(tag=kind.tag).stream(tasks.count, 1) as items:
+        async with executor.options(tag=kind.tag).stream(kind.of(tasks.count, tasks.count_later), 1) as items:
             assert await anext(items) == 0  # a worker has imported all that now
         runner = executor.options(tag=kind.tag, timeout=1.2, buffersize=4)
         async with runner.stream(kind.of(tasks.endless, tasks.endless_later), str(path)) as items:
