@@ -184,7 +184,9 @@ class Watchdog:
         """Attribute the delays that are over, and drop the samples that no delay needs any more."""
         while self._late_beats and self._late_beats[0].ran <= samples[-1].at:
             beat = self._late_beats.popleft()
-            analysed = [sample.analyse(beat.loop, self._handlers) for sample in samples]
+            last_beat = beat.due - self._period  # whatever the loop's thread did before is over
+            seen = [sample if sample.at >= last_beat else sample._replace(loop=None) for sample in samples]
+            analysed = [sample.analyse(beat.loop, self._handlers) for sample in seen]
             if shares := attribute(analysed, beat.due, beat.ran):
                 self._on_delay(shares)
         due = self._due  # before looking for late beats: see `beat`

@@ -15,7 +15,8 @@ import pytest
 
 from executors import Executor
 from executors.monitor import LoopMonitor
-from executors.monitor.clocks import AVAILABLE, MIN_PROCESS_CPU, CpuClocks
+from executors.monitor.clocks import AVAILABLE, MIN_PROCESS_CPU, CpuClocks, CpuTimes
+from executors.monitor.samples import RawSample, capture
 from executors.monitor.watchdog import LateBeat, Watchdog
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")]
@@ -157,6 +158,24 @@ async def test_a_late_beat_is_recorded_before_the_next_one_is_due() -> None:
         assert watchdog._due > now
     finally:
         watchdog.stop()
+
+
+@pytest.mark.parametrize(("seen_at", "is_blamed"), [(50.0, True), (30.0, False)])
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_what_was_seen_before_the_last_beat_is_over(seen_at: float, is_blamed: bool) -> None:
+    """It is not to blame for the next delay, also where the watchdog had no CPU for a sample in between."""
+    found: list[object] = []
+    watchdog = Watchdog(60.0, frozenset(), found.append, lambda: False)
+    try:
+        frame = sys._getframe()
+        assert frame.f_back is not None
+        cpu = CpuTimes(0.0, 0.0, {})
+        samples = deque([RawSample(seen_at, 0.0, cpu, capture(frame)), RawSample(200.0, 0.0, cpu)])
+        watchdog._late_beats.append(LateBeat(100.0, 199.0, frame.f_back.f_code))  # the last one came at 40
+        watchdog._attribute(samples)
+    finally:
+        watchdog.stop()
+    assert len(found) == is_blamed
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
