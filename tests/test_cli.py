@@ -112,10 +112,12 @@ def test_unknown_function_is_an_error(capsys: pytest.CaptureFixture[str]) -> Non
     )
 
 
-def test_every_bench_option_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["top", "bench"])
+def test_every_option_is_documented(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The reference has all options, in the order of the help."""
     with pytest.raises(SystemExit):
-        main(["bench", "--help"])
+        main([command, "--help"])
     options = re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)
     page = Path(__file__).parents[1] / "docs" / "reference" / "command-line.md"
-    assert re.findall(r"^\| `(--\w+)", page.read_text(), re.MULTILINE) == options
+    _, _, section = page.read_text().partition(f"## `executors {command}")
+    assert re.findall(r"^\| `(--\w+)", section.partition("\n## ")[0], re.MULTILINE) == options
