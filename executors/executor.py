@@ -21,7 +21,7 @@ from executors._core.registry import Spec
 from executors._core.router import Router, Wrap
 from executors._core.settings import Settings, build_backends, configured_hooks, open_store, start_backends
 from executors._core.worker_hooks import InlineWorker, WorkerFunctions, WorkerHooks
-from executors._loops import running_loop
+from executors._loops import log_exception, running_loop
 from executors.context import WorkerState, refuse_in_worker
 from executors.errors import DeadlockError, ExecutorClosedError, WrongThreadError
 from executors.events import Hook, announce, checked_hooks
@@ -260,7 +260,9 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
         return self.submit(function, *args, **kwargs)
 
     def _report_failure(self, handle: TaskHandle[Any]) -> None:
-        """Report a task's failure, of which no caller takes care. It is logged; an extension overrides this."""
+        """Log the error of a failed task, of which no caller takes care. An extension reports it to its app."""
+        if (error := handle.exception()) is not None:
+            log_exception(error, "the task %r has failed", handle.name)
 
     # --- for `BoundExecutor`, `map` and `as_futures` -------------------------------------------------------
 

@@ -320,7 +320,8 @@ async def test_attempts_after_failures(file: Path, record: Path, caplog: pytest.
         assert not await queue.retry("0" * 32)
     names = [name for name, _, _ in noted(record, "begin")]
     assert (names.count("named"), names.count("other")) == (6, 1)
-    assert len([each for each in caplog.records if each.exc_info]) == 3, caplog.text
+    logged = [each.getMessage() for each in caplog.records if each.exc_info]
+    assert logged == ["the task 'durable_jobs:fail' has failed"] * 3, caplog.text
 
 
 @on_asyncio
