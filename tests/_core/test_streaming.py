@@ -452,7 +452,7 @@ async def test_drain(kind: Kind, tmp_path: Path) -> None:
             group.start_soon(consume, False)
             await until(lambda: all(taken.values()))
             report = await executor.drain(0.1)
-        assert report.duration < PATIENCE / 2
+        assert report.duration < 1.1
         assert [task.state for task in report.unsuccessful] == [CANCELLED] * 2
         assert not any(task.abandoned for task in report.unsuccessful)
     for items in taken.values():
@@ -497,7 +497,7 @@ async def test_a_drain_while_a_stream_is_closed(kind: Kind, tmp_path: Path) -> N
             group.start_soon(consume)
             await until(path.exists)
             report = await executor.drain(0.1)
-        assert report.duration < PATIENCE / 2
+        assert report.duration < 1.1
         assert [(task.state, task.abandoned) for task in report.unsuccessful] == [(CANCELLED, False)]
 
 
