@@ -69,7 +69,7 @@ def children() -> list[int]:
     found: list[int] = []
     with suppress(OSError):  # the kernel was built without these files
         for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
+            with open(f"/proc/self/task/{thread}/children", "rb") as file:  # a codec may not be imported yet
                 found += map(int, file.read().split())
     return found
 

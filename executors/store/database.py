@@ -168,7 +168,7 @@ class Database:
 
     def is_expected(self, task_id: str, now: float) -> bool:
         """Return whether a missing record may be about to be written: another server process has made its id."""
-        if self._exists("SELECT 1 FROM executor_tasks WHERE id = ?", task_id):
+        if self._exists("SELECT 1 FROM executor_tasks WHERE id = ?", plain(task_id)):
             return False
         query = "SELECT id_key FROM executor_servers WHERE owner <> ? AND lease >= ?"
         keys = self._connection.execute(query, (self.owner, now)).fetchall()
