@@ -28,6 +28,7 @@ def config(**changes: Any) -> dict[str, Any]:
     return {
         "authkey": None,
         "id_key": b"key",
+        "backend": "process",
         "argv": sys.argv,
         "library": "asyncio",
         "log_levels": {},
