@@ -158,6 +158,7 @@ DEFAULTS_IN_WORDS = {
     "max_tasks_per_worker": "none",
     "worker_max_memory_growth": "none",
     "worker_env": "none",
+    "durable_url": "none",
     "store": "none",
 }
 
