@@ -100,7 +100,7 @@ async def durable_calls(executor: Executor) -> AsyncIterator[Call]:
                 known.add(queue.task(tag="cpu")(function))
             job_id = await queue.enqueue(function, *args)
             while not (await queue.get(job_id)).state.is_final:  # type: ignore[union-attr]
-                await anyio.sleep(0.02)
+                await anyio.sleep(0.1)  # as a page that follows its job
 
         yield call
 
