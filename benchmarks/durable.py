@@ -81,7 +81,7 @@ def _server(plan: Plan, report: Report) -> None:
     findings = asyncio.run(run(bench_plan, lambda arm, number: report.on_progress(f"{arms[arm]}, round {number}")))
     for arm, error in findings.errors.items():
         report.missing(arms[arm], "server", error)
-    measurements = [replace(one, arm=arms[one.arm]) for one in findings.measurements]
+    measurements = [replace(one, arm=arms[one.arm]) for one in findings.measurements if one.arm not in findings.errors]
     rounds: dict[str, list[float]] = {}
     for one in sorted(measurements, key=lambda each: each.round):
         rounds.setdefault(one.arm, []).append(1e3 * summarise([one]).http_p99)
@@ -100,7 +100,7 @@ async def durable_calls(executor: Executor) -> AsyncIterator[Call]:
                 known.add(queue.task(tag="cpu")(function))
             job_id = await queue.enqueue(function, *args)
             while not (await queue.get(job_id)).state.is_final:  # type: ignore[union-attr]
-                await anyio.sleep(0.02)
+                await anyio.sleep(0.1)  # as a page that follows its job
 
         yield call
 

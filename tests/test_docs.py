@@ -160,6 +160,7 @@ DEFAULTS_IN_WORDS = {
     "max_tasks_per_worker": "none",
     "worker_max_memory_growth": "none",
     "worker_env": "none",
+    "durable_url": "none",
     "store": "none",
     "control_dir": "none; on in debug mode",
 }

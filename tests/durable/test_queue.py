@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 import time
@@ -283,8 +284,9 @@ def test_registrations_that_are_refused(file: Path) -> None:
 
 
 @on_asyncio
-async def test_strings_that_are_no_unicode(file: Path) -> None:
+async def test_strings_that_are_no_unicode(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lone surrogates, in an id that a client sends for example, harm nobody: SQLite can't store them."""
+    monkeypatch.setattr(logging.getLogger("executors"), "disabled", True)  # pytest-xdist can't send them, either
     executor, queue = new_queue(file, store=f"sqlite:///{file}")
 
     @queue.task(name="odd")
