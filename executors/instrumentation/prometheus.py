@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -34,8 +33,6 @@ TASK = ("function", "backend", "tag")
 
 QUEUE = ("backend", "function")
 """Those of a queue; the function is empty for a backend's own."""
-
-LAG_BOUNDS = (*LAG_BUCKETS, math.inf)
 
 Values: TypeAlias = collections.Counter[tuple[str, ...]]
 
@@ -190,7 +187,9 @@ def _counter(name: str, what: str, labels: tuple[str, ...], values: Mapping[Any,
 
 def _lag_histogram(lags: Mapping[float, float]) -> Metric:
     """Return the histogram of the loop's lag, whose sum is up to 5 % too large."""
-    counts = [sum(count for lag, count in lags.items() if lag <= bound) for bound in LAG_BOUNDS]
-    buckets = [("+Inf" if bound == math.inf else str(bound), count) for bound, count in zip(LAG_BOUNDS, counts, strict=True)]
+    buckets = [
+        (name, sum(count for lag, count in lags.items() if lag <= float(name)))
+        for name in (*map(str, LAG_BUCKETS), "+Inf")
+    ]
     total = sum(lag * count for lag, count in lags.items())
     return HistogramMetricFamily("executors_eventloop_delay_seconds", "Lag of the event loop.", buckets, total)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -377,7 +377,7 @@ async def test_wait_for_a_slot_is_part_of_the_span(telemetry: Telemetry) -> None
 class Receiver:
     """An HTTP server that receives what OTLP/HTTP exporters send."""
 
-    KINDS = {
+    KINDS: ClassVar = {
         "/v1/traces": ExportTraceServiceRequest,
         "/v1/metrics": ExportMetricsServiceRequest,
         "/v1/logs": ExportLogsServiceRequest,
@@ -493,7 +493,8 @@ async def main():
     try:
         async with executor:
             await executor.run(asyncio.sleep, 0)
-            print(executor._executor._dispatcher.hooks, sorted({{"opentelemetry", "prometheus_client"}} & set(sys.modules)))
+            loaded = {{"opentelemetry", "prometheus_client"}} & set(sys.modules)
+            print(executor._executor._dispatcher.hooks, sorted(loaded))
     except Exception as error:
         print(type(error).__name__, error)
 

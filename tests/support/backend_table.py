@@ -9,7 +9,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "backends.md"
 HEADING = "| Attribute |"
-NOT_CAPABILITIES = {"carried", "close_timeout", "name", "setup", "unavailable"}
+NOT_CAPABILITIES = {"carried", "close_timeout", "lost_workers", "name", "setup", "unavailable"}
 
 
 def descriptions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""An executor whose workers record spans, metrics and log records of their own, and tasks that do. Workers import it."""
+"""An executor whose workers record spans, metrics and log records of their own, and tasks. Workers import it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def sleep(seconds: float) -> None:
 
 async def block(seconds: float) -> None:
     """Block the event loop."""
-    time.sleep(seconds)
+    sleep(seconds)
 
 
 def fail() -> None:
