@@ -122,6 +122,7 @@ async def until(condition: Any) -> None:
             await anyio.sleep(0.005)
 
 
+@on_asyncio
 async def test_metrics_of_tasks(telemetry: Telemetry) -> None:
     """Each outcome on each backend is counted and measured, with the attributes of the task and no others."""
     async with Executor(threads=1, processes=1, cancel_grace=0.01, hooks=[telemetry.hook()]) as executor:
@@ -274,29 +275,29 @@ async def test_limit_of_names(telemetry: Telemetry) -> None:
 # --- spans ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["loop", "thread", "process"])
-async def test_relations_of_spans(telemetry: Telemetry, backend: str) -> None:
+async def test_relations_of_spans(telemetry: Telemetry) -> None:
     """A task that its caller waits for is a child of the caller's span, another one is linked to it. Inside of the
-    task its own span is current, also in further attempts."""
-    function = tasks.current_ids_on_loop if backend == "loop" else tasks.current_ids
+    task its own span is current, on every backend and also in further attempts."""
     async with Executor(threads=1, processes=1, hooks=[telemetry.hook()]) as executor:
-        bound = executor.options(tag="cpu" if backend == "process" else None)
-        with telemetry.tracer.start_as_current_span("caller") as caller:
-            seen = [await bound.options(name="run").run(function)]
-            seen += [await bound.options(name="submit").submit(function)]
-            with pytest.raises(LookupError):
-                await executor.options(name="retried", retry=Retry(attempts=2, on=LookupError, wait=0.001)).run(
-                    child_of_attempt, telemetry
-                )
-        seen += [await bound.options(name="root").run(function)]
-    (run,), (submit,), (root,) = (telemetry.spans(name) for name in ("run", "submit", "root"))
-    assert run.parent == caller.get_span_context()
-    assert (submit.parent, [link.context for link in submit.links]) == (None, [caller.get_span_context()])
-    assert (root.parent, root.links) == (None, ())
-    assert [(span.context.trace_id, span.context.span_id) for span in (run, submit, root)] == seen
-    assert run.kind is SpanKind.INTERNAL
-    (retried,) = telemetry.spans("retried")
-    assert [child.parent for child in telemetry.spans("attempt")] == [retried.context] * 2
+        for backend in "loop", "thread", "process":
+            function = tasks.current_ids_on_loop if backend == "loop" else tasks.current_ids
+            bound = executor.options(tag="cpu" if backend == "process" else None)
+            with telemetry.tracer.start_as_current_span("caller") as caller:
+                seen = [await bound.options(name=f"run {backend}").run(function)]
+                seen += [await bound.options(name=f"submit {backend}").submit(function)]
+            seen += [await bound.options(name=f"root {backend}").run(function)]
+            spans = [telemetry.spans(f"{name} {backend}")[0] for name in ("run", "submit", "root")]
+            run, submit, root = spans
+            assert run.parent == caller.get_span_context()
+            assert (submit.parent, [link.context for link in submit.links]) == (None, [caller.get_span_context()])
+            assert (root.parent, root.links) == (None, ())
+            assert [(span.context.trace_id, span.context.span_id) for span in spans] == seen
+            assert run.kind is SpanKind.INTERNAL
+        retried = executor.options(name="retried", retry=Retry(attempts=2, on=LookupError, wait=0.001))
+        with pytest.raises(LookupError):
+            await retried.run(child_of_attempt, telemetry)
+    (span,) = telemetry.spans("retried")
+    assert [child.parent for child in telemetry.spans("attempt")] == [span.context] * 2
 
 
 def child_of_attempt(telemetry: Telemetry) -> None:
@@ -304,6 +305,7 @@ def child_of_attempt(telemetry: Telemetry) -> None:
         raise LookupError
 
 
+@on_asyncio
 async def test_content_of_spans(telemetry: Telemetry) -> None:
     """A span has the outcome, the attempts, the queue time as an event, and the error with its traceback."""
     release = threading.Event()

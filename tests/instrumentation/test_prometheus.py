@@ -87,6 +87,7 @@ async def run_everything(executor: Executor) -> None:
     await executor.wait_idle()
 
 
+@on_asyncio
 async def test_metrics() -> None:
     """Each outcome is counted and measured; queues, workers and those that died are there, also after a restart."""
     registry = CollectorRegistry()
@@ -222,7 +223,7 @@ async def test_dashboard() -> None:
         async with executor:
             await run_everything(executor)
             await executor.run(tasks.block, 0.2)
-            await until(lambda: values(registry, "executors_eventloop_blocked_seconds_total"))
+            await until(lambda: values(registry, "executors_eventloop_blocked_seconds_total", "function"))
             exposed = {
                 sample.name: {*sample.labels}
                 for family in families(registry).values()
