@@ -11,7 +11,15 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from executors import ConfigurationError, Executor, ExecutorClosedError, QueueFullError, TaskState, TaskTimeoutError
+from executors import (
+    ConfigurationError,
+    Executor,
+    ExecutorClosedError,
+    QueueFullError,
+    Retry,
+    TaskState,
+    TaskTimeoutError,
+)
 from executors.events import TaskAbandoned, TaskEvent, TaskFinished, TaskRejected, TaskStarted, TaskSubmitted
 
 pytestmark = pytest.mark.anyio
@@ -81,6 +89,8 @@ async def test_events_of_a_failure() -> None:
         handle.exception()
     assert recorder.end(handle.id).state is TaskState.FAILED
     assert recorder.end(handle.id).error is LookupError
+    assert recorder.end(handle.id).exception is handle.exception()
+    assert "exception=" not in repr(recorder.end(handle.id))
 
 
 async def test_events_of_a_queued_task_that_is_cancelled() -> None:
@@ -188,6 +198,36 @@ async def test_context_of_the_submitter(backend: str) -> None:
     (event,) = (event for event in recorder.events if isinstance(event, TaskSubmitted))
     assert event.context[caller] == "a request"
     assert "context" not in repr(event)
+
+
+def read_caller() -> str:
+    return caller.get()
+
+
+async def read_caller_on_loop() -> str:
+    return caller.get()
+
+
+async def test_hooks_set_variables_for_a_task() -> None:
+    """What a hook sets in the submitter's context is set in the task and its further attempts, and nowhere else."""
+    seen = []
+
+    def hook(event: TaskEvent) -> None:
+        if isinstance(event, TaskSubmitted):
+            event.context.run(caller.set, "a hook")
+
+    def read_and_fail() -> None:
+        seen.append(caller.get())
+        caller.set("an attempt")
+        raise LookupError
+
+    async with Executor(threads=1, processes=0, hooks=[hook]) as executor:
+        assert [await executor.run(read) for read in (read_caller, read_caller_on_loop)] == ["a hook"] * 2
+        assert await anyio.to_thread.run_sync(lambda: executor.submit(read_caller).result()) == "a hook"
+        with pytest.raises(LookupError):
+            await executor.options(retry=Retry(attempts=2, on=LookupError, wait=0.001)).run(read_and_fail)
+    assert seen == ["a hook"] * 2
+    assert caller.get() == "nobody"
 
 
 async def test_refused_tasks() -> None:

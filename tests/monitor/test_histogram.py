@@ -31,6 +31,9 @@ def test_quantiles_are_within_a_bucket() -> None:
     for quantile, value in ((found.p50, exact[499]), (found.p99, exact[989]), (found.p999, exact[998])):
         assert value * 0.99 <= quantile <= value * 1.06
     assert (found.max, found.count) == (lags[-1], len(lags))
+    counts = histogram.counts()
+    assert sum(counts.values()) == len(lags)
+    assert sum(count for bound, count in counts.items() if bound <= found.p50 * 1.001) >= len(lags) / 2
 
 
 def test_coordinated_omission_is_corrected() -> None:
