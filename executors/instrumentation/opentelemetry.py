@@ -76,7 +76,7 @@ class OpenTelemetryHook:
 
     def drained(self, executor: Executor) -> None:
         """Observe an executor no longer. The executor calls it."""
-        self._instruments.drained(executor)
+        self._instruments.readings.drained(executor)
 
     def __call__(self, event: TaskEvent, /) -> None:
         """Record an event. The executor calls it, on the loop's thread."""
@@ -147,7 +147,7 @@ class OpenTelemetryHook:
         is_error = event.state not in (SUCCEEDED, CANCELLED)
         if is_error and event.error is not None:
             outcome[ERROR] = _error_type(event.error)
-        attributes |= outcome
+        attributes = {**attributes, **outcome}  # a new one: the SDK may keep the other
         self._instruments.completed.add(1, attributes)
         if event.run_time is not None:
             self._instruments.duration.record(event.run_time, attributes)
@@ -222,11 +222,6 @@ class _Instruments:
             attributes[TAG] = event.tag
         return attributes
 
-    def drained(self, executor: Executor) -> None:
-        """Observe an executor for the last time."""
-        self.readings.drained(executor)
-        self._record_lags()
-
     # --- callbacks: in the thread that collects ---------------------------------------------------------------
 
     def _lost(self, _: CallbackOptions) -> Iterable[Observation]:
@@ -253,10 +248,10 @@ class _Instruments:
                 self._delay.record(lag)
 
     def _queued(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._sums((_queue(queue), queue.queued) for each in self.readings.snapshots() for queue in each.queues)
+        return self._sums((self._key(queue), queue.queued) for queue in self._queues())
 
     def _capacity(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._sums((_queue(queue), queue.size) for each in self.readings.snapshots() for queue in each.queues)
+        return self._sums((self._key(queue), queue.size) for queue in self._queues())
 
     def _workers(self, _: CallbackOptions) -> Iterable[Observation]:
         return self._sums(
@@ -268,6 +263,14 @@ class _Instruments:
     def _limit(self, _: CallbackOptions) -> Iterable[Observation]:
         return self._sums((((BACKEND, each.name),), each.workers) for each in self._backends() if each.workers)
 
+    def _queues(self) -> Iterator[QueueSnapshot]:
+        for snapshot in self.readings.snapshots():
+            yield from snapshot.queues
+
+    def _key(self, queue: QueueSnapshot) -> Key:
+        backend = (BACKEND, queue.backend)
+        return (backend,) if queue.function is None else (backend, (FUNCTION, self._names.limited(queue.function)))
+
     def _backends(self) -> Iterator[BackendSnapshot]:
         for snapshot in self.readings.snapshots():
             yield from snapshot.backends.values()
@@ -278,10 +281,6 @@ class _Instruments:
         for key, value in values:
             sums[key] += value
         return [Observation(value, dict(key)) for key, value in sums.items()]
-
-
-def _queue(queue: QueueSnapshot) -> Key:
-    return ((BACKEND, queue.backend), *(() if queue.function is None else ((FUNCTION, queue.function),)))
 
 
 def _error_type(error: type[BaseException]) -> str:

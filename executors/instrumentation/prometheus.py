@@ -149,7 +149,7 @@ class PrometheusCollector(Collector):
         limits: Values = collections.Counter()
         for snapshot in self._readings.snapshots():
             for queue in snapshot.queues:
-                key = queue.backend, queue.function or ""
+                key = queue.backend, "" if queue.function is None else self._names.limited(queue.function)
                 sizes[key] += queue.queued
                 capacities[key] += queue.size
             for backend in snapshot.backends.values():
