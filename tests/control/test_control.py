@@ -140,20 +140,21 @@ def blocked_status(folder: Path) -> list[dict[str, Any]]:
 
 
 def keep_the_gil() -> None:
-    """Keep the GIL for about half a second: for longer than the control thread waits without a request."""
+    """Keep the GIL for about half a second: for longer than the control thread waits between two looks."""
     sum(range(40_000_000))
 
 
 @on_one_loop
 @pytest.mark.parametrize("with_monitor", [False, True])
 @pytest.mark.anyio
-async def test_a_loop_that_keeps_the_gil(folder: Path, with_monitor: bool) -> None:
+async def test_a_loop_that_keeps_the_gil(folder: Path, with_monitor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers as soon as the call ends, and shows the call."""
+    monkeypatch.setattr(blocking, "WATCH_INTERVAL", 0.05)
     async with LoopMonitor() as monitor, Executor(threads=1, processes=0, control_dir=str(folder)) as executor:
         if with_monitor:
             executor.monitor = monitor  # type: ignore[attr-defined]  # as the executor of a Quart app has it
         await ask(collect, folder, "status")
-        await anyio.sleep(2 * blocking.WATCH_INTERVAL)
+        await anyio.sleep(0.3)  # the control thread waits for a short time only: somebody watches
         keep_the_gil()
         await anyio.sleep(0)
         (status,) = await ask(collect, folder, "status", timeout=20)
