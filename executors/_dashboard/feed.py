@@ -1,0 +1,94 @@
+"""The state of all server processes, asked for by one viewer for all, and the stream of events that shows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Self
+
+import anyio
+import anyio.to_thread
+
+if TYPE_CHECKING:
+    from executors._core.dispatcher import Dispatcher
+
+INTERVAL = 1.0
+"""Seconds between two questions to the server processes."""
+
+STREAM_DURATION = 10.0
+"""Seconds after which a stream ends and a browser requests another one: a server that stops first waits for its end."""
+
+RETRY_MILLISECONDS = 1000
+"""How long a browser waits before it requests another stream."""
+
+
+class Feed:
+    """The state of all server processes, at most as old as the interval. Nobody asks for it while nobody waits.
+
+    On one event loop. There is no task of its own: of those that wait, the first one asks, in a thread, for all.
+
+    Args:
+        ask: Returns the state, encoded. It may block, for seconds, and is called in a thread.
+    """
+
+    def __init__(self, ask: Callable[[], bytes]) -> None:
+        self._ask = ask
+        self._lock = anyio.Lock()
+        self._limiter = anyio.CapacityLimiter(1)  # one of our own: the app's threads may all be busy
+        self._asked_at = -math.inf
+        self._number = 0
+        self._state = b""
+
+    async def after(self, number: int) -> tuple[int, bytes]:
+        """Wait for a state that is newer than the one with this number.
+
+        Args:
+            number: The number of a state; 0 for the current one, which is asked for only if there is none.
+
+        Returns:
+            The state's number, and the state.
+        """
+        if number == 0:
+            number = self._number if anyio.current_time() >= self._asked_at + INTERVAL else self._number - 1
+        async with self._lock:
+            if self._number <= number:
+                await anyio.sleep_until(self._asked_at + INTERVAL)
+                self._asked_at = anyio.current_time()
+                self._state = await anyio.to_thread.run_sync(self._ask, limiter=self._limiter)
+                self._number += 1
+            return self._number, self._state
+
+
+class Events(AsyncIterator[bytes]):
+    """The body of a response with Server-Sent Events: each state in turn. It holds nothing that has to be released.
+
+    It ends when a drain begins, or after a while.
+
+    Args:
+        feed: Where the states come from.
+        dispatcher: The current run of the executor.
+    """
+
+    def __init__(self, feed: Feed, dispatcher: Dispatcher) -> None:
+        self._feed = feed
+        self._dispatcher = dispatcher
+        self._number = 0
+        self._end = anyio.current_time() + STREAM_DURATION
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        is_first = self._number == 0
+        if not is_first and self._dispatcher.reported is not None:  # a drain has begun
+            raise StopAsyncIteration
+        waiting = anyio.CancelScope(deadline=math.inf if is_first else self._end)
+        if not is_first:
+            self._dispatcher.on_drain.add(waiting.cancel)
+        try:
+            with waiting:
+                self._number, state = await self._feed.after(self._number)
+                return b"retry: %d\ndata: %b\n\n" % (RETRY_MILLISECONDS, state)
+        finally:
+            self._dispatcher.on_drain.discard(waiting.cancel)
+        raise StopAsyncIteration

@@ -1,0 +1,207 @@
+"""What the page shows of the merged state of all server processes: less than they answer, and ready to be drawn.
+
+Pure functions over the JSON values of `_control`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+Json: TypeAlias = dict[str, Any]
+
+MAX_TASKS = 50
+"""How many tasks a table has."""
+
+MAX_LANES = 48
+"""How many lanes the timeline has."""
+
+MAX_BLOCKS = 1500
+"""How many blocks the timeline has: more than a screen has pixels for."""
+
+MAX_ROWS, MAX_OVERLAP = 6, 0.02
+"""How many lanes the tasks of one worker have, and how many seconds two of them in one lane may overlap."""
+
+HISTORY = 60.0
+"""Seconds that the timeline and the chart of lags show."""
+
+LAG_STEP = 0.5
+"""Seconds of each point in the chart of lags, which is the worst lag in them."""
+
+
+def view(merged: Mapping[str, Any]) -> Json:
+    """Return what the page shows.
+
+    Args:
+        merged: The state of all server processes, merged by `_control.client.merge`.
+    """
+    answered = [server for server in merged["servers"] if "error" not in server]
+    now = max((server["now"] for server in answered), default=0.0)
+    return {
+        "now": now,
+        "app": next((server["app"] for server in answered), ""),
+        "servers": [_server(server) for server in merged["servers"]],
+        "finished": _sums(server["finished"] for server in answered),
+        "abandoned": sum(server["abandoned"] for server in answered),
+        "lost_workers": sum(server["lost_workers"] for server in answered),
+        "backends": backends(answered),
+        "limits": [
+            {"server": server["pid"], **queue}
+            for server in answered
+            for queue in server["queues"]
+            if queue["function"] is not None
+        ],
+        "workers": [
+            {"server": server["pid"], "backend": backend["name"], **worker}
+            for server in answered
+            for backend in server["backends"]
+            for worker in backend["active_workers"]
+        ],
+        "services": [{"server": server["pid"], **service} for server in answered for service in server["services"]],
+        "functions": merged["functions"],
+        "active": merged["active"][:MAX_TASKS],
+        "active_count": sum(server["active_count"] for server in answered),
+        "recent": merged["recent"][:MAX_TASKS],
+        "timeline": timeline(answered, now),
+        "lag": lag(answered, now),
+        "blame": blame(answered),
+        "advice": list(dict.fromkeys(advice for loop in _loops(answered) for advice in loop["advice"])),
+    }
+
+
+def _server(server: Mapping[str, Any]) -> Json:
+    if "error" in server:
+        return {"pid": server["pid"], "error": server["error"]}
+    loop = server["loop"]
+    shown = {name: server[name] for name in ("pid", "phase", "started_at", "finished", "drain")}
+    shown["loop"] = loop and {name: loop[name] for name in ("seconds", "lag", "utilisation", "blocked")}
+    return shown
+
+
+def _loops(servers: Iterable[Mapping[str, Any]]) -> list[Json]:
+    return [server["loop"] for server in servers if server["loop"] is not None]
+
+
+def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, count in one.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def backends(servers: Iterable[Mapping[str, Any]]) -> list[Json]:
+    """Return each backend by name, with its figures summed over the server processes."""
+    found: dict[str, Json] = {}
+    for server in servers:
+        sizes = {queue["backend"]: queue["size"] for queue in server["queues"] if queue["function"] is None}
+        for backend in server["backends"]:
+            name = backend["name"]
+            total = found.setdefault(
+                name, {"name": name, "queued": 0, "size": 0, "running": 0, "workers": 0, "unavailable": None}
+            )
+            total["queued"] += backend["queued"]
+            total["running"] += backend["running"]
+            total["size"] += sizes.get(name, 0)
+            total["workers"] = _sum_or_none(total["workers"], backend["workers"])
+            total["unavailable"] = total["unavailable"] or backend["unavailable"]
+    return list(found.values())
+
+
+def _sum_or_none(total: int | None, one: int | None) -> int | None:
+    return None if total is None or one is None else total + one
+
+
+def timeline(servers: Iterable[Mapping[str, Any]], now: float) -> Json:
+    """Return what each worker did in the last minute.
+
+    Returns:
+        The `names` of the functions; the `lanes`, one for each worker, or several where tasks share one, as on the
+        event loop; the number of lanes that are left out (`hidden`); and the `blocks`: lane, index of the name, state,
+        start and end (in seconds before now; the end is None while the task runs), and the number of tasks.
+    """
+    lanes = _lanes((server["pid"], entry) for server in servers for entry in server["timeline"])
+    order = sorted(lanes, key=_natural)
+    shown = [(place, entry) for place, lane in enumerate(order[:MAX_LANES]) for entry in lanes[lane]]
+    shown.sort(key=lambda one: one[1]["start"])
+    names: dict[str, int] = {}
+    blocks = []
+    for lane, entry in shown[-MAX_BLOCKS:]:
+        end = None if entry["end"] is None else round(max(0.0, now - entry["end"]), 3)
+        if end is None or end < HISTORY:
+            name = names.setdefault(entry["name"], len(names))
+            start = round(min(HISTORY, now - entry["start"]), 3)
+            blocks.append([lane, name, entry["state"], start, end, entry.get("count", 1)])
+    return {
+        "names": list(names),
+        "lanes": [lane._asdict() for lane in order[:MAX_LANES]],
+        "hidden": max(0, len(order) - MAX_LANES),
+        "blocks": blocks,
+    }
+
+
+class _Lane(NamedTuple):
+    server: int
+    backend: str
+    worker: str
+    row: int
+
+
+def _lanes(entries: Iterable[tuple[int, Json]]) -> dict[_Lane, list[Json]]:
+    """Return the entries of each lane. Entries that overlap, as tasks on the event loop do, get rows of their own."""
+    found: dict[_Lane, list[Json]] = {}
+    for pid, entry in sorted(entries, key=lambda one: one[1]["start"]):
+        worker = entry["worker"] or entry["backend"]
+        for row in range(MAX_ROWS):
+            lane = found.setdefault(_Lane(pid, entry["backend"], worker, row), [])
+            last = lane[-1]["end"] if lane else 0.0
+            if (last is not None and last <= entry["start"] + MAX_OVERLAP) or row == MAX_ROWS - 1:
+                lane.append(entry)
+                break
+    return found
+
+
+def _natural(lane: _Lane) -> tuple[str, int, int, str, int]:
+    """Sort by backend, server process, and worker, with "thread 2" before "thread 10"."""
+    return lane.backend, lane.server, len(lane.worker), lane.worker, lane.row
+
+
+def lag(servers: Iterable[Mapping[str, Any]], now: float) -> Json:
+    """Return the worst lag in each interval of the last minute, for each server process that measures it.
+
+    Returns:
+        The `pids`, the `times` of the intervals' ends in epoch seconds, and the `worst` lag of each pid in them; None
+        where none was measured.
+    """
+    number = int(HISTORY / LAG_STEP)
+    last = int(now / LAG_STEP)  # on a grid, so that a point stays the same from one state to the next
+    measured = [server for server in servers if server["loop"] is not None]
+    worst: list[list[float | None]] = []
+    for server in measured:
+        points: list[float | None] = [None] * number
+        for at, value in server["loop"]["recent"]:
+            place = number - 1 - (last - int(at / LAG_STEP))
+            if 0 <= place < number:
+                points[place] = max(round(value, 5), points[place] or 0.0)
+        worst.append(points)
+    return {
+        "pids": [server["pid"] for server in measured],
+        "times": [(last - number + 1 + place) * LAG_STEP for place in range(number)],
+        "worst": worst,
+    }
+
+
+def blame(servers: Sequence[Mapping[str, Any]]) -> list[Json]:
+    """Return who delayed the event loops, worst first, the same function of all server processes as one entry."""
+    found: dict[tuple[str, str], Json] = {}
+    for loop in _loops(servers):
+        for entry in loop["blame"]:
+            key = entry["kind"], entry["name"]
+            if (total := found.get(key)) is None:
+                found[key] = dict(entry)
+                continue
+            for name in ("count", "total", "cpu"):
+                total[name] += entry[name]
+            if entry["worst"] > total["worst"]:
+                total["worst"], total["where"] = entry["worst"], entry["where"]
+    return sorted(found.values(), key=lambda entry: -entry["total"])[:MAX_TASKS]
