@@ -49,7 +49,8 @@ class Feed:
             The state's number, and the state.
         """
         if number == 0:
-            number = self._number if anyio.current_time() >= self._asked_at + INTERVAL else self._number - 1
+            is_young = self._number and anyio.current_time() < self._asked_at + INTERVAL
+            number = self._number - 1 if is_young else self._number
         async with self._lock:
             if self._number <= number:
                 await anyio.sleep_until(self._asked_at + INTERVAL)

@@ -58,6 +58,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        auto_reload=False,
     )
     environment.filters["time"] = format_time
     environment.filters["seconds"] = format_seconds
@@ -76,4 +77,4 @@ def format_seconds(value: float) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if value >= 100 else seconds(value)
+    return f"{minutes} min {rest:02} s" if value >= 99.95 else seconds(value)

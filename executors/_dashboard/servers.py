@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from executors._control.client import collect, merge
+from executors._control.hook import app_name
+from executors._dashboard.drains import directory_of, last_drains
 from executors._dashboard.view import view
+
+if TYPE_CHECKING:
+    from executors.executor import Executor
 
 
 class Servers:
-    """Asks the server processes of an app. Any thread; each method blocks for at most a second.
+    """Asks the server processes of an app. Any thread; each method blocks for about a second at most.
 
     Args:
-        directory: Where their control sockets are.
-        app: The app's name.
+        executor: The executor of the app in this server process, which has been started.
     """
 
-    def __init__(self, directory: Path, app: str) -> None:
-        self._directory = directory
-        self._app = app
+    def __init__(self, executor: Executor) -> None:
+        self._directory = directory_of(executor)
+        self._app = app_name(executor)
 
     def state(self) -> bytes:
         """Return what the page shows, as JSON."""
-        found = view(merge(collect(self._directory, "status", app=self._app)))
+        merged = merge(collect(self._directory, "status", app=self._app))
+        found = view(merged, last_drains(self._directory, self._app))
         return json.dumps(found, separators=(",", ":")).encode()
 
     def ask_about(self, method: str, task_id: str) -> dict[str, Any] | None:
@@ -35,4 +39,4 @@ class Servers:
             task_id: The task's id.
         """
         found = collect(self._directory, method, app=self._app, id=task_id)
-        return next((answer for answer in found if "error" not in answer or "id" in answer), None)
+        return next((answer for answer in found if "id" in answer), None)

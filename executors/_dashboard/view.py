@@ -5,6 +5,8 @@ Pure functions over the JSON values of `_control`.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,43 +31,36 @@ LAG_STEP = 0.5
 """Seconds of each point in the chart of lags, which is the worst lag in them."""
 
 
-def view(merged: Mapping[str, Any]) -> Json:
+def view(merged: Mapping[str, Any], drains: Sequence[Json] = ()) -> Json:
     """Return what the page shows.
 
     Args:
         merged: The state of all server processes, merged by `_control.client.merge`.
+        drains: The last drains, latest first.
     """
     answered = [server for server in merged["servers"] if "error" not in server]
     now = max((server["now"] for server in answered), default=0.0)
+    same = ("finished", "abandoned", "lost_workers", "services", "functions", "active_count")
     return {
         "now": now,
         "app": next((server["app"] for server in answered), ""),
         "servers": [_server(server) for server in merged["servers"]],
-        "finished": _sums(server["finished"] for server in answered),
-        "abandoned": sum(server["abandoned"] for server in answered),
-        "lost_workers": sum(server["lost_workers"] for server in answered),
-        "backends": backends(answered),
-        "limits": [
-            {"server": server["pid"], **queue}
-            for server in answered
-            for queue in server["queues"]
-            if queue["function"] is not None
-        ],
+        **{name: merged[name] for name in same},
+        "backends": backends(merged),
+        "limits": [queue for queue in merged["queues"] if queue["function"] is not None],
         "workers": [
             {"server": server["pid"], "backend": backend["name"], **worker}
             for server in answered
             for backend in server["backends"]
             for worker in backend["active_workers"]
         ],
-        "services": [{"server": server["pid"], **service} for server in answered for service in server["services"]],
-        "functions": merged["functions"],
         "active": merged["active"][:MAX_TASKS],
-        "active_count": sum(server["active_count"] for server in answered),
         "recent": merged["recent"][:MAX_TASKS],
         "timeline": timeline(answered, now),
         "lag": lag(answered, now),
         "blame": blame(answered),
-        "advice": list(dict.fromkeys(advice for loop in _loops(answered) for advice in loop["advice"])),
+        "advice": advice(answered),
+        "drains": list(drains),
     }
 
 
@@ -73,8 +68,8 @@ def _server(server: Mapping[str, Any]) -> Json:
     if "error" in server:
         return {"pid": server["pid"], "error": server["error"]}
     loop = server["loop"]
-    shown = {name: server[name] for name in ("pid", "phase", "started_at", "finished", "drain")}
-    shown["loop"] = loop and {name: loop[name] for name in ("seconds", "lag", "utilisation", "blocked")}
+    shown = {name: server[name] for name in ("pid", "phase", "started_at", "blocked", "last_blocked")}
+    shown["loop"] = loop and {name: loop[name] for name in ("lag", "utilisation")}
     return shown
 
 
@@ -82,34 +77,14 @@ def _loops(servers: Iterable[Mapping[str, Any]]) -> list[Json]:
     return [server["loop"] for server in servers if server["loop"] is not None]
 
 
-def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for one in counts:
-        for name, count in one.items():
-            total[name] = total.get(name, 0) + count
-    return total
-
-
-def backends(servers: Iterable[Mapping[str, Any]]) -> list[Json]:
-    """Return each backend by name, with its figures summed over the server processes."""
-    found: dict[str, Json] = {}
-    for server in servers:
-        sizes = {queue["backend"]: queue["size"] for queue in server["queues"] if queue["function"] is None}
-        for backend in server["backends"]:
-            name = backend["name"]
-            total = found.setdefault(
-                name, {"name": name, "queued": 0, "size": 0, "running": 0, "workers": 0, "unavailable": None}
-            )
-            total["queued"] += backend["queued"]
-            total["running"] += backend["running"]
-            total["size"] += sizes.get(name, 0)
-            total["workers"] = _sum_or_none(total["workers"], backend["workers"])
-            total["unavailable"] = total["unavailable"] or backend["unavailable"]
-    return list(found.values())
-
-
-def _sum_or_none(total: int | None, one: int | None) -> int | None:
-    return None if total is None or one is None else total + one
+def backends(merged: Mapping[str, Any]) -> list[Json]:
+    """Return the figures of each backend, with the size of its queue: 0 if it has none."""
+    sizes = {queue["backend"]: queue["size"] for queue in merged["queues"] if queue["function"] is None}
+    names = ("name", "queued", "running", "workers", "unavailable")
+    return [
+        {**{name: backend[name] for name in names}, "size": sizes.get(backend["name"], 0)}
+        for backend in merged["backends"]
+    ]
 
 
 def timeline(servers: Iterable[Mapping[str, Any]], now: float) -> Json:
@@ -123,7 +98,7 @@ def timeline(servers: Iterable[Mapping[str, Any]], now: float) -> Json:
     lanes = _lanes((server["pid"], entry) for server in servers for entry in server["timeline"])
     order = sorted(lanes, key=_natural)
     shown = [(place, entry) for place, lane in enumerate(order[:MAX_LANES]) for entry in lanes[lane]]
-    shown.sort(key=lambda one: one[1]["start"])
+    shown.sort(key=lambda one: math.inf if one[1]["end"] is None else one[1]["end"])
     names: dict[str, int] = {}
     blocks = []
     for lane, entry in shown[-MAX_BLOCKS:]:
@@ -205,3 +180,12 @@ def blame(servers: Sequence[Mapping[str, Any]]) -> list[Json]:
             if entry["worst"] > total["worst"]:
                 total["worst"], total["where"] = entry["worst"], entry["where"]
     return sorted(found.values(), key=lambda entry: -entry["total"])[:MAX_TASKS]
+
+
+def advice(servers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the advice, once where that of several server processes is the same but for a duration."""
+    found = [sentence for loop in _loops(servers) for sentence in loop["advice"]]
+    return list({_DURATION.sub("", sentence): sentence for sentence in found}.values())
+
+
+_DURATION = re.compile(r"[0-9.]+ m?s\b")

@@ -9,7 +9,7 @@ import anyio
 
 from executors._dashboard.messages import Request, Response
 from executors._dashboard.security import Authorize, checked_authorize, is_authorized
-from executors._dashboard.site import Site, forbidden
+from executors._dashboard.site import Site, forbidden, hooks
 
 if TYPE_CHECKING:
     from executors.asgi.client import Receive
@@ -40,6 +40,8 @@ class Dashboard:
         self._authorize = checked_authorize(authorize)
         self._site = Site(actions=actions)
         self._executor = executor
+        for hook in hooks():
+            executor.add_hook(hook)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request. Websockets are closed."""

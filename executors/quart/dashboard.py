@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Self
+from typing import Any, Self
 
 from quart import Blueprint, Response, current_app, request
 from quart.wrappers.response import ResponseBody
 
 from executors._dashboard.messages import Request
 from executors._dashboard.security import Authorize, checked_authorize, is_authorized
-from executors._dashboard.site import Site, forbidden
+from executors._dashboard.site import Site, forbidden, hooks
 from executors.executor import Executor
 from executors.quart.extension import QuartExecutor
 
-METHODS = ("GET", "POST")
-
 
 class Dashboard(Blueprint):
-    """Serves the dashboard: ``app.register_blueprint(Dashboard(executor, authorize=is_admin), url_prefix="/executors")``.
+    """Serves the dashboard: ``app.register_blueprint(Dashboard(executor, authorize=…), url_prefix="/executors")``.
 
     It shows the tasks, queues and workers of all server processes of the app, whichever of them answers, and who delays
     the event loop. Arguments and results are never shown; names of functions, progress messages, error messages and
@@ -49,9 +47,15 @@ class Dashboard(Blueprint):
         self._authorize = checked_authorize(authorize)
         self._site = Site(actions=actions)
         self._executor = executor
-        rule = {"view_func": self._respond, "methods": METHODS, "provide_automatic_options": False}
-        self.add_url_rule("/", "index", defaults={"path": ""}, **rule)
-        self.add_url_rule("/<path:path>", "page", **rule)
+        for hook in hooks():
+            executor.add_hook(hook)
+        self._add_rule("/", "index", defaults={"path": ""})
+        self._add_rule("/<path:path>", "page")
+
+    def _add_rule(self, rule: str, endpoint: str, **options: Any) -> None:
+        self.add_url_rule(
+            rule, endpoint, self._respond, provide_automatic_options=False, methods=["GET", "POST"], **options
+        )
 
     async def _respond(self, path: str) -> Response:
         if not await is_authorized(self._authorize, request):

@@ -26,7 +26,7 @@ function options(pids, width, css) {
     return {label: `server ${pid}`, stroke, fill: pids.length === 1 ? stroke + "30" : undefined, width: 1.5, points: {show: false}}
   })
   return {
-    width, height: 180, series: [{}, ...series],
+    width, height: 170, padding: [10, 8, 0, 0], series: [{}, ...series],
     scales: {x: {range: (_, low, high) => [high - 60, high]}, y: {range: (_, low, high) => [0, Math.max(10, high * 1.15)]}},
     axes: [
       {...axis, size: 26, space: 60, values: (_, splits) => splits.map(since)},

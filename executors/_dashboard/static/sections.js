@@ -1,6 +1,6 @@
 // Each section of the page, from a state.
 
-import {bytes, count, percent, seconds} from "./format.js"
+import {ago, bytes, count, percent, seconds} from "./format.js"
 import {fill, keep, make, put, showState} from "./tables.js"
 
 const $ = id => document.getElementById(id)
@@ -50,8 +50,7 @@ function notices(state) {
   const found = []
   for (const server of state.servers) {
     if (server.error) found.push(`Server process ${server.pid} does not answer: ${server.error}`)
-    const blocked = server.loop?.blocked
-    if (blocked) found.push(`The event loop of server process ${server.pid} is blocked: its stack is below.`)
+    if (server.blocked) found.push(`The event loop of server process ${server.pid} is blocked: its stack is below.`)
   }
   for (const backend of state.backends) {
     if (backend.unavailable) found.push(`The backend ${backend.name} is unavailable: ${backend.unavailable}`)
@@ -92,15 +91,16 @@ function loops(state) {
     String(pid), {share: loop.utilisation, text: percent(loop.utilisation), label: `Busy share of the event loop of ${pid}`},
     seconds(loop.lag.p50), seconds(loop.lag.p99), seconds(loop.lag.max),
   ])
-  const blocked = measured.filter(server => server.loop.blocked)
-  keep($("blocked"), blocked, server => server.pid, () => {
+  const stalls = state.servers.map(server => [server, server.blocked ?? server.last_blocked]).filter(([, stall]) => stall)
+  keep($("blocked"), stalls, ([server]) => server.pid, () => {
     const box = make("div", "blocked")
     box.append(make("p", "notice"), make("pre"))
     box.lastChild.tabIndex = 0
     return box
-  }, (box, {pid, loop}) => {
-    put(box.firstChild, `Server process ${pid} has been blocked for ${seconds(loop.blocked.seconds)}, here:`)
-    put(box.lastChild, loop.blocked.stack)
+  }, (box, [server, stall]) => {
+    const when = server.blocked ? "has been blocked for" : `was blocked ${ago(state.now - stall.at)} for`
+    put(box.firstChild, `Server process ${server.pid} ${when} ${seconds(stall.seconds)}, here:`)
+    put(box.lastChild, stall.stack)
   })
   fill("blame", state.blame, entry => entry.kind + entry.name, entry => [
     {text: entry.name, note: [kinds[entry.kind] ?? entry.kind, entry.where].filter(Boolean).join(", ")},
@@ -135,7 +135,7 @@ function tasks(state) {
   fill("recent", state.recent, task => task.id, task => [
     {state: task.state}, link(task), task.backend, task.worker ?? "", queue_time(task),
     task.started_at === null ? "–" : seconds(Math.max(0, task.finished_at - task.started_at)),
-    seconds(Math.max(0, now - task.finished_at)) + " ago", task.error ?? "",
+    ago(now - task.finished_at), task.error ?? "",
   ])
 }
 
@@ -159,25 +159,24 @@ function services(state) {
   fill("services", state.services, service => [service.server, service.name].join(), service => [
     {state: service.state}, service.name, String(service.server), count(service.restarts),
   ])
-  fill("limits", state.limits, queue => [queue.server, queue.backend, queue.function].join(), queue => [
-    {text: queue.function, note: queue.backend}, String(queue.server), count(queue.queued), count(queue.size),
+  fill("limits", state.limits, queue => [queue.backend, queue.function].join(), queue => [
+    {text: queue.function, note: queue.backend}, count(queue.queued), count(queue.size),
   ])
 }
 
-function drains(state) {
-  const drained = state.servers.filter(server => server.drain)
-  $("drains-empty").hidden = drained.length > 0
-  keep($("drains"), drained, server => server.pid, () => {
-    const box = make("div")
+function drains({drains, now}) {
+  $("drains-empty").hidden = drains.length > 0
+  keep($("drains"), drains, drain => [drain.pid, drain.at].join(), () => {
+    const box = make("div", "drain")
     const heading = make("p")
     heading.append(make("span", "state"), make("span", "beside"))
     box.append(heading, make("pre"))
     box.lastChild.tabIndex = 0
     return box
-  }, (box, {pid, drain}) => {
+  }, (box, drain) => {
     showState(box.firstChild, drain.clean ? "succeeded" : "failed")
     put(box.firstChild.firstChild, drain.clean ? "clean" : "not clean")
-    put(box.firstChild.lastChild, `server process ${pid}`)
+    put(box.firstChild.lastChild, `server process ${drain.pid}, ${ago(now - drain.at)}`)
     put(box.lastChild, drain.text)
   })
 }

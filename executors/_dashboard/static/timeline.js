@@ -71,7 +71,8 @@ function grid(pen, css, gutter, width, bottom) {
 function label(pen, css, {server, backend, worker}, many, gutter, place) {
   pen.fillStyle = css("--soft")
   pen.textAlign = "left"
-  let text = worker.includes(backend) ? worker : `${backend}: ${worker}`
+  let text = worker.replace("worker process", "process").replace("executors-thread-", "thread ")
+  if (!text.includes(backend)) text = `${backend}: ${text}`
   if (many) text += ` · ${server}`
   while (text.length > 4 && pen.measureText(text).width > gutter - 10) text = text.slice(0, -2) + "…"
   pen.fillText(text, 0, place * LANE + LANE / 2 + 1)
