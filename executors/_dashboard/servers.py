@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from executors._control.client import collect, merge
+from executors._control.client import collect, default_directory, merge
 from executors._control.hook import app_name
-from executors._dashboard.drains import directory_of, last_drains
 from executors._dashboard.view import view
 
 if TYPE_CHECKING:
@@ -22,14 +22,16 @@ class Servers:
     """
 
     def __init__(self, executor: Executor) -> None:
-        self._directory = directory_of(executor)
+        configured = executor._settings.control_dir
+        self._directory = default_directory() if configured is None else Path(configured)
         self._app = app_name(executor)
 
     def state(self) -> bytes:
         """Return what the page shows, as JSON."""
-        merged = merge(collect(self._directory, "status", app=self._app))
-        found = view(merged, last_drains(self._directory, self._app))
-        return json.dumps(found, separators=(",", ":")).encode()
+        found = view(merge(collect(self._directory, "status", app=self._app)))
+        # One part after the other, so that other threads get the GIL in between.
+        parts = [f"{json.dumps(name)}:{json.dumps(part, separators=(',', ':'))}" for name, part in found.items()]
+        return f"{{{','.join(parts)}}}".encode()
 
     def ask_about(self, method: str, task_id: str) -> dict[str, Any] | None:
         """Return what the server process that has a task answers; None if none has it.

@@ -13,8 +13,6 @@ from weakref import WeakKeyDictionary
 import anyio
 import anyio.to_thread
 
-from executors._control import ControlSwitch
-from executors._dashboard.drains import DrainRecorder
 from executors._dashboard.feed import Events, Feed
 from executors._dashboard.messages import Request, Response
 from executors._dashboard.pages import render, static_file
@@ -23,7 +21,6 @@ from executors._dashboard.servers import Servers
 
 if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
-    from executors.events import Hook
     from executors.executor import Executor
 
 HTML = "text/html; charset=utf-8"
@@ -155,11 +152,6 @@ class _Run:
     async def ask_about(self, method: str, task_id: str) -> dict[str, Any] | None:
         """Return what the server process that has a task answers; None if none has it."""
         return await self.in_thread(self._servers.ask_about, method, task_id)
-
-
-def hooks() -> tuple[Hook, ...]:
-    """Return the hooks that the executor needs: they turn its control socket on, and keep the reports of its drains."""
-    return ControlSwitch(), DrainRecorder()
 
 
 def forbidden() -> Response:

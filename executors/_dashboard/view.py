@@ -31,12 +31,11 @@ LAG_STEP = 0.5
 """Seconds of each point in the chart of lags, which is the worst lag in them."""
 
 
-def view(merged: Mapping[str, Any], drains: Sequence[Json] = ()) -> Json:
+def view(merged: Mapping[str, Any]) -> Json:
     """Return what the page shows.
 
     Args:
         merged: The state of all server processes, merged by `_control.client.merge`.
-        drains: The last drains, latest first.
     """
     answered = [server for server in merged["servers"] if "error" not in server]
     now = max((server["now"] for server in answered), default=0.0)
@@ -60,7 +59,7 @@ def view(merged: Mapping[str, Any], drains: Sequence[Json] = ()) -> Json:
         "lag": lag(answered, now),
         "blame": blame(answered),
         "advice": advice(answered),
-        "drains": list(drains),
+        "drain": next((server["drain"] for server in answered if server["drain"]), None),
     }
 
 

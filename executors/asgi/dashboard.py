@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from executors._control import ControlSwitch
 from executors._dashboard.messages import Request, Response
 from executors._dashboard.security import Authorize, checked_authorize, is_authorized
-from executors._dashboard.site import Site, forbidden, hooks
+from executors._dashboard.site import Site, forbidden
 
 if TYPE_CHECKING:
     from executors.asgi.client import Receive
@@ -40,8 +41,7 @@ class Dashboard:
         self._authorize = checked_authorize(authorize)
         self._site = Site(actions=actions)
         self._executor = executor
-        for hook in hooks():
-            executor.add_hook(hook)
+        executor.add_hook(ControlSwitch())
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request. Websockets are closed."""

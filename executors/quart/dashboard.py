@@ -8,9 +8,10 @@ from typing import Any, Self
 from quart import Blueprint, Response, current_app, request
 from quart.wrappers.response import ResponseBody
 
+from executors._control import ControlSwitch
 from executors._dashboard.messages import Request
 from executors._dashboard.security import Authorize, checked_authorize, is_authorized
-from executors._dashboard.site import Site, forbidden, hooks
+from executors._dashboard.site import Site, forbidden
 from executors.executor import Executor
 from executors.quart.extension import QuartExecutor
 
@@ -47,8 +48,7 @@ class Dashboard(Blueprint):
         self._authorize = checked_authorize(authorize)
         self._site = Site(actions=actions)
         self._executor = executor
-        for hook in hooks():
-            executor.add_hook(hook)
+        executor.add_hook(ControlSwitch())
         self._add_rule("/", "index", defaults={"path": ""})
         self._add_rule("/<path:path>", "page")
 

@@ -26,7 +26,10 @@ ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 TASK = "0" * 32
 OF_THIS_SITE = {"sec_fetch_site": "same-origin", "origin": "http://shop.test"}
 PATHS = [
-    *(("GET", path) for path in ("/", "/events", f"/tasks/{TASK}", "/nothing", *(f"/static/{name}" for name in STATIC))),
+    *(
+        ("GET", path)
+        for path in ("/", "/events", f"/tasks/{TASK}", "/nothing", *(f"/static/{name}" for name in STATIC))
+    ),
     ("POST", f"/tasks/{TASK}/cancel"),
     ("POST", "/"),
     ("HEAD", "/"),
@@ -202,7 +205,10 @@ async def test_hostile_names(new_shop, text: str) -> None:
                 await anyio.sleep(0.01)
             for task in (failing, succeeding):
                 pages.append(await text_of(shop.app, f"/executors/tasks/{task.id}"))
-            assert html.escape(text.replace("\ud800", "?")).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in pages[0]
+            assert (
+                html.escape(text.replace("\ud800", "?")).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
+                in pages[0]
+            )
         finally:
             work.release.set()
         await succeeding

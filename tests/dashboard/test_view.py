@@ -87,7 +87,8 @@ def test_blame_and_advice_are_merged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0482, "48 ms"), (2.14, "2.1 s"), (99.96, "1 min 40 s"), (302, "5 min 02 s"), (11220, "3 h 07 min")]
+    ("value", "text"),
+    [(0.0482, "48 ms"), (2.14, "2.1 s"), (99.96, "1 min 40 s"), (302, "5 min 02 s"), (11220, "3 h 07 min")],
 )
 def test_durations(value: float, text: str) -> None:
     """Durations on a task's page."""

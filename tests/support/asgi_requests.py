@@ -101,7 +101,9 @@ async def requesting(app: Any, path: str, method: str = "GET", **headers: str) -
     except ExceptionGroup as group_of_one:  # of the app, or of the block
         error: BaseException = group_of_one
         while isinstance(error, ExceptionGroup):
-            error = next((each for each in error.exceptions if not isinstance(each, anyio.EndOfStream)), error.exceptions[0])
+            error = next(
+                (each for each in error.exceptions if not isinstance(each, anyio.EndOfStream)), error.exceptions[0]
+            )
         raise error from None
 
 

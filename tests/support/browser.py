@@ -94,28 +94,25 @@ class Tab:
 
     Args:
         browser: The browser.
-        width: Its width in pixels.
-        dark: Whether its user prefers dark pages.
-        height: Its height in pixels.
     """
 
-    def __init__(self, browser: Browser, *, width: int = 1280, dark: bool = False, height: int = 900) -> None:
+    def __init__(self, browser: Browser) -> None:
         self._browser = browser
         self._target = browser.call("Target.createTarget", url="about:blank")["targetId"]
         attached = browser.call("Target.attachToTarget", targetId=self._target, flatten=True)
         self._session: str = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=scheme)
-        self.resize(width, height)
+        self.look()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Send a command to the tab, and return its result."""
         return self._browser.call(method, self._session, **params)
 
-    def resize(self, width: int, height: int = 900) -> None:
-        """Change the size of the page."""
+    def look(self, width: int = 1280, *, dark: bool = False, height: int = 900) -> None:
+        """Set the size of the page in pixels, and whether its user prefers dark ones."""
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )

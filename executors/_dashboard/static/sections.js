@@ -16,7 +16,7 @@ export function sections(state) {
   tasks(state)
   workers(state)
   services(state)
-  drains(state)
+  drain(state)
 }
 
 function total(counts, names = Object.keys(counts)) {
@@ -164,19 +164,11 @@ function services(state) {
   ])
 }
 
-function drains({drains, now}) {
-  $("drains-empty").hidden = drains.length > 0
-  keep($("drains"), drains, drain => [drain.pid, drain.at].join(), () => {
-    const box = make("div", "drain")
-    const heading = make("p")
-    heading.append(make("span", "state"), make("span", "beside"))
-    box.append(heading, make("pre"))
-    box.lastChild.tabIndex = 0
-    return box
-  }, (box, drain) => {
-    showState(box.firstChild, drain.clean ? "succeeded" : "failed")
-    put(box.firstChild.firstChild, drain.clean ? "clean" : "not clean")
-    put(box.firstChild.lastChild, `server process ${drain.pid}, ${ago(now - drain.at)}`)
-    put(box.lastChild, drain.text)
-  })
+function drain({drain, now}) {
+  $("drain").hidden = !drain
+  $("drain-empty").hidden = Boolean(drain)
+  if (!drain) return
+  showState($("drain-state"), drain.clean ? "succeeded" : "failed", drain.clean ? "clean" : "not clean")
+  put($("drain-when"), `Server process ${drain.pid}, ${ago(now - drain.at)}`)
+  put($("drain-text"), drain.text)
 }

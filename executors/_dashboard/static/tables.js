@@ -70,10 +70,10 @@ function child(cell, place, tag, className = "") {
   return element
 }
 
-export function showState(cell, state) {
+export function showState(cell, state, text = state.replaceAll("_", " ")) {
   const element = child(cell, 0, "span", "state")
   element.dataset.state = state
-  put(element, state.replaceAll("_", " "))
+  put(element, text)
 }
 
 function showLink(cell, {href, text}) {
