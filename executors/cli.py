@@ -94,6 +94,9 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     text = "Start a Quart app, put load on it, and compare worker processes with Quart's own threads."
     demo = commands.add_parser("demo", help=text, description=text)
     demo.add_argument("--serve", action="store_true", help="keep the app running instead, and print its address")
+    demo.add_argument(
+        "--dashboard", action="store_true", help="keep it running under load, and print its dashboard's URL"
+    )
     demo.add_argument("--seconds", type=_seconds, default=6.0, help="how long to measure each of the two servers (6)")
     demo.add_argument("--folder", type=Path, help="the folder of the Python files to upload (the standard library)")
     demo.set_defaults(run=_demo)
@@ -107,7 +110,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         return 1
     from executors.demo import run  # noqa: PLC0415  (imports Quart and rich)
 
-    return run.main(arguments.seconds, arguments.folder, keep_serving=arguments.serve)
+    return run.main(arguments.seconds, arguments.folder, keep_serving=arguments.serve, dashboard=arguments.dashboard)
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

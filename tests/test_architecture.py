@@ -179,6 +179,13 @@ def test_serving_imports_no_framework(path: Path) -> None:
         assert part_of(name) not in {"quart", "asgi", "executor", "_core"} or not name.startswith("executors.")
 
 
+@pytest.mark.parametrize("path", [path for path in MODULES if "_dashboard" in path.parts], ids=name_of)
+def test_dashboard_imports_no_framework(path: Path) -> None:
+    """`_dashboard` imports no framework and no adapter to one, so that any framework can serve it."""
+    for name in imported_by(path):
+        assert part_of(name) not in {"quart", "asgi", "executor", "_serving"} or not name.startswith("executors.")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_file_length(path: Path) -> None:
     """A file that passes the limit has more than one responsibility."""

@@ -257,3 +257,25 @@ def test_serve_runs_the_app_until_a_signal(tmp_path: Path, number: signal.Signal
         assert (process.returncode, err) == (0, "")
         assert f"of {client.SHUTDOWN_TIMEOUT} s: " in out
         assert "drained in" in out
+
+
+def test_dashboard_of_a_busy_app(tmp_path: Path, sources: Path) -> None:
+    """`--dashboard` prints the URL of a page that shows the tasks of an app under load, only to this machine."""
+    with demo(tmp_path, "--dashboard", f"--folder={sources}") as process:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+/executors/", process.stdout.readline())
+        assert found is not None
+
+        def functions() -> set[str]:
+            with urllib.request.urlopen(f"{found[0]}events", timeout=10) as events:
+                data = next(line for line in events if line.startswith(b"data: "))
+            return {function["name"] for function in json.loads(data[6:])["functions"]}
+
+        assert eventually(lambda: functions() == {"examine", "store_facts", "announce"}, within=20)
+        by_name = urllib.request.Request(found[0], headers={"Host": "evil.test"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(by_name, timeout=10)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        assert (process.returncode, err) == (0, "")
+        assert "drained in" in out

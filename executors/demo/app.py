@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from quart import current_app, request
+from quart import Request, current_app, request
 from quart.typing import ResponseReturnValue
 
 from executors import QueueFullError, cpu_bound, current_task
@@ -22,6 +22,7 @@ from executors.demo import store
 from executors.demo.analysis import analyse
 from executors.events import TaskEvent, TaskFinished
 from executors.quart import Quart, QuartExecutor, current_executor, task_events
+from executors.quart.dashboard import Dashboard
 
 finished: Counter[tuple[str, str, str]] = Counter()
 """How many tasks have ended, by name, backend and state."""
@@ -34,10 +35,19 @@ def tally(event: TaskEvent) -> None:
 
 
 app = Quart(__name__)
-app.config.from_mapping(DATABASE="files.sqlite3", EXECUTOR_QUEUE_SIZE=2000, PLAIN=False)
+app.config.from_mapping(DATABASE="files.sqlite3", EXECUTOR_QUEUE_SIZE=2000, PLAIN=False, DASHBOARD=False)
 app.config.from_prefixed_env()  # QUART_DATABASE and so on; the worker processes read the same environment
 if not app.config["PLAIN"]:
-    QuartExecutor(app, hooks=[tally])
+    executor = QuartExecutor(app, hooks=[tally])
+
+
+def is_local(request: Request) -> bool:
+    """Return whether a request comes from this machine: the demo's server listens on the loopback interface only."""
+    return request.host.partition(":")[0] == "127.0.0.1"  # and not by another name, which a stranger's page may have
+
+
+if app.config["DASHBOARD"]:
+    app.register_blueprint(Dashboard(executor, authorize=is_local, actions=True), url_prefix="/executors")
 
 uploads: list[str] = []
 uploads_changed = asyncio.Condition()

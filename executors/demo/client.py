@@ -134,11 +134,12 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(*, plain: bool = False, quiet: bool = True) -> AsyncIterator[Server]:
+async def serving(*, plain: bool = False, dashboard: bool = False, quiet: bool = True) -> AsyncIterator[Server]:
     """Run the app in a process of its own while the block runs. It ends with this process, however that ends.
 
     Args:
         plain: Whether the app runs without an executor.
+        dashboard: Whether the app has a dashboard, and its event loop is measured.
         quiet: Whether the server's log is shown only if the server fails.
 
     Raises:
@@ -148,8 +149,11 @@ async def serving(*, plain: bool = False, quiet: bool = True) -> AsyncIterator[S
         environment = {
             "QUART_DATABASE": str(Path(folder, "files.sqlite3")),
             "QUART_PLAIN": str(int(plain)),
+            "QUART_DASHBOARD": str(int(dashboard)),
             "QUART_BACKGROUND_TASK_SHUTDOWN_TIMEOUT": str(SHUTDOWN_TIMEOUT),
         }
+        if dashboard:
+            environment["QUART_EXECUTOR_MONITOR"] = "true"
         async with started("executors.demo.server:main", environment, quiet=quiet) as child:
             try:
                 async with asyncio.timeout(START_TIMEOUT):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sysconfig
 import time
@@ -41,6 +42,9 @@ The app serves on {address} until Ctrl-C. For example:
   curl {address}/duplicates
   curl {address}/stats"""
 
+HOW_TO_WATCH = """\
+The app serves under load until Ctrl-C. Its dashboard: {address}/executors/"""
+
 OnProgress: TypeAlias = Callable[[float, int, list[dict[str, Any]]], None]
 """Called with the seconds that have passed, the number of files analysed, and the progress of those that are not."""
 
@@ -60,20 +64,24 @@ class Measured:
     latencies: list[float]
 
 
-def main(seconds: float, folder: Path | None, *, keep_serving: bool) -> int:
+def main(seconds: float, folder: Path | None, *, keep_serving: bool, dashboard: bool = False) -> int:
     """Run the demo.
 
     Args:
         seconds: How long to measure each of the two servers.
         folder: The folder of the files to upload; the standard library if None.
         keep_serving: Whether to only run the app, until SIGINT or SIGTERM.
+        dashboard: Whether to run the app under load until then, with its dashboard.
 
     Returns:
         The exit status: 0, 1 if it failed, 130 if it was interrupted.
     """
     console = Console()
     try:
-        asyncio.run(serve(console) if keep_serving else _until_sigterm(console, seconds, folder))
+        if keep_serving or dashboard:
+            asyncio.run(serve(console, find_sources(folder) if dashboard else []))
+        else:
+            asyncio.run(_until_sigterm(console, seconds, folder))
     except DemoError as error:
         Console(stderr=True).print(f"executors demo: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
@@ -89,15 +97,33 @@ async def _until_sigterm(console: Console, seconds: float, folder: Path | None) 
     await task
 
 
-async def serve(console: Console) -> None:
-    """Run the app until SIGINT or SIGTERM, then show its drain report."""
+async def serve(console: Console, watched: list[Source]) -> None:
+    """Run the app until SIGINT or SIGTERM, then show its drain report.
+
+    Args:
+        console: The console.
+        watched: Files that are uploaded all the time, to an app with a dashboard; empty for an app without.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serving(quiet=False) as server:
-        console.print(HOW_TO_USE.format(address=server.address), highlight=False, soft_wrap=True)
-        await stop.wait()
+    async with serving(quiet=False, dashboard=bool(watched)) as server:
+        text = HOW_TO_WATCH if watched else HOW_TO_USE
+        console.print(text.format(address=server.address), highlight=False, soft_wrap=True)
+        uploading = asyncio.ensure_future(_upload(server, watched))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({stopping, uploading} if watched else {stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        uploading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await uploading  # raises why it has ended
         show_drain(console, await server.stop())
+
+
+async def _upload(server: Server, sources: list[Source]) -> None:
+    """Keep the server busy."""
+    if sources:
+        await Uploader(server.client, cycle(sources), in_progress=4 * available_cpus(), warm_up=1).run()
 
 
 async def compare(console: Console, seconds: float, folder: Path | None) -> None:

@@ -60,7 +60,8 @@ if BROWSER is not None:  # optional: the suite also runs without a browser
         home = f"http://127.0.0.1:{server.port}/executors/"
         check_looks(browser, home, IS_LIVE, LOOKS)
         task_ids = [server.request("/start").split()[0] for _ in range(6)]
-        busy = "document.querySelectorAll('#active tbody tr').length > 5 && document.querySelector('#functions tbody tr') !== null"
+        rows = "document.querySelectorAll('#{} tbody tr').length"
+        busy = f"{rows.format('active')} > 5 && {rows.format('functions')} > 0"
         check_looks(browser, home, f"{IS_LIVE} && {busy}", ALL_LOOKS)
         failed = "document.querySelector('[data-state=failed]')?.closest('tr').querySelector('a').href"
         tab = Tab(browser)
