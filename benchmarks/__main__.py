@@ -29,6 +29,7 @@ BENCHMARKS = {
     "lag": "lag",
     "queue": "long_queue",
     "responsiveness": "responsiveness",
+    "dashboard": "dashboard",
     "cluster": "cluster",
 }
 """The module of each benchmark. It has a function `measure(plan, report)` and a docstring that describes it."""

@@ -29,6 +29,7 @@ ROWS = {
     "replacement": ["worker killed: its waiter knows, p95", "worker timed out: the next task starts, p50"],
     "memory": ["PSS of an idle worker", "a queued process task, of 100", "a queued thread task, of 100"],
     "lag": ["loop lag p99, 4 busy workers"],
+    "dashboard": ["5,000 tasks a second, 3 viewers: HTTP p99"],
     "cluster": ["tasks of 1 ms, workers: 1", "tasks of 100 ms, workers: 2", "growth from 1 to 2 workers, 100 ms"],
     "queue": ["tasks done, submitting included", "memory per queued task", "longest pause of the garbage collector"],
 }
