@@ -22,7 +22,7 @@ MAX_BLOCKS = 1500
 """How many blocks the timeline has: more than a screen has pixels for."""
 
 MAX_ROWS, MAX_OVERLAP = 6, 0.02
-"""How many lanes the tasks of one worker have, and how many seconds two of them in one lane may overlap."""
+"""How many lanes a backend without workers has, and how many seconds two of its tasks in one lane may overlap."""
 
 HISTORY = 60.0
 """Seconds that the timeline and the chart of lags show."""
@@ -122,14 +122,14 @@ class _Lane(NamedTuple):
 
 
 def _lanes(entries: Iterable[tuple[int, Json]]) -> dict[_Lane, list[Json]]:
-    """Return the entries of each lane. Entries that overlap, as tasks on the event loop do, get rows of their own."""
+    """Return the entries of each lane. Without a worker, as on the event loop, those that overlap get different rows."""
     found: dict[_Lane, list[Json]] = {}
     for pid, entry in sorted(entries, key=lambda one: one[1]["start"]):
-        worker = entry["worker"] or entry["backend"]
+        worker, last_row = (entry["backend"], MAX_ROWS - 1) if entry["worker"] is None else (entry["worker"], 0)
         for row in range(MAX_ROWS):
             lane = found.setdefault(_Lane(pid, entry["backend"], worker, row), [])
-            last = lane[-1]["end"] if lane else 0.0
-            if (last is not None and last <= entry["start"] + MAX_OVERLAP) or row == MAX_ROWS - 1:
+            end = lane[-1]["end"] if lane else 0.0
+            if row == last_row or (end is not None and end <= entry["start"] + MAX_OVERLAP):
                 lane.append(entry)
                 break
     return found
