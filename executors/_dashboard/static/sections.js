@@ -102,6 +102,7 @@ function loops(state) {
     put(box.firstChild, `Server process ${server.pid} ${when} ${seconds(stall.seconds)}, here:`)
     put(box.lastChild, stall.stack)
   })
+  put($("blame-empty"), measured.length ? "Nothing has delayed the event loop noticeably." : "The event loop is not measured.")
   fill("blame", state.blame, entry => entry.kind + entry.name, entry => [
     {text: entry.name, note: [kinds[entry.kind] ?? entry.kind, entry.where].filter(Boolean).join(", ")},
     count(entry.count), seconds(entry.worst), seconds(entry.total),
