@@ -21,8 +21,11 @@ MAX_FUNCTIONS, OTHER = 100, "other"
 MAX_RECENT = 200
 """How many finished tasks are kept."""
 
-MAX_SPANS = 1000
-"""How many bars of the timeline are kept."""
+MAX_FAILURES = 50
+"""How many tasks that have failed are kept besides, as those that succeed would soon replace them."""
+
+MAX_SPANS = 600
+"""How many bars of the timeline are kept, of each backend."""
 
 MAX_GAP, MAX_MERGED = 0.01, 1.0
 """Seconds. Tasks of one function that a worker runs one after another, with a shorter gap in between, make one bar of
@@ -80,19 +83,16 @@ class FunctionStats:
 class Span:
     """A bar of the timeline: a task that a worker has run, or several in a row. Times are of the monotonic clock."""
 
-    __slots__ = ("backend", "count", "end", "id", "name", "number", "start", "state", "worker")
+    __slots__ = ("backend", "count", "end", "name", "start", "state", "worker")
 
     def __init__(self, task: FinishedTask, start: float) -> None:
         self.worker = task.worker
         self.backend = task.backend
-        self.number = task.number
         self.name = task.name
         self.state = task.state
         self.start = start
         self.end = task.finished
         self.count = 1
-        self.id: str | None = None
-        """The id of the last task, once somebody has asked for it."""
 
 
 class Activity:
@@ -101,8 +101,9 @@ class Activity:
     def __init__(self) -> None:
         self.functions: dict[tuple[str, str, str | None], FunctionStats] = {}
         self.recent: deque[FinishedTask] = deque(maxlen=MAX_RECENT)
-        self.spans: deque[Span] = deque(maxlen=MAX_SPANS)
+        self.failures: deque[FinishedTask] = deque(maxlen=MAX_FAILURES)
         self.lost_workers = 0
+        self._spans: dict[str, deque[Span]] = {}
         self._last_spans: dict[tuple[str, str | None], Span] = {}
         self._tracebacks: dict[int, str] = {}
         self._next_traceback = 0.0
@@ -129,12 +130,18 @@ class Activity:
             count(stats.run_times, seconds)
             self._draw(task, started)
         if error is not None and state in _FAILURES:
+            self.failures.append(task)
             stats.failed += 1
             self._keep_failure(task, error)
 
     def traceback_of(self, number: int) -> str | None:
         """Return the traceback of a task's error; None if it isn't kept. Any thread."""
         return self._tracebacks.get(number)
+
+    @property
+    def spans(self) -> list[Span]:
+        """The bars of the timeline. Any thread."""
+        return [span for spans in list(self._spans.values()) for span in spans.copy()]
 
     def _add_function(self, task: FinishedTask) -> FunctionStats:
         if len(self.functions) < MAX_FUNCTIONS:
@@ -143,24 +150,31 @@ class Activity:
         return self.functions.setdefault((OTHER, OTHER, None), FunctionStats(OTHER, OTHER, None))
 
     def _draw(self, task: FinishedTask, started: float) -> None:
-        """Add a task to the timeline: to the last bar of its worker, if that is of the same function."""
-        key = task.backend, task.worker
+        """Add a task to the timeline: to the last bar of its worker, if that is of the same function.
+
+        Tasks without a worker run at the same time: each function has bars of its own.
+        """
+        key = task.backend, task.worker or task.name
         last = self._last_spans.get(key)
-        if (
-            last is not None
-            and last.name == task.name
-            and last.state is task.state is SUCCEEDED
-            and started - last.end < MAX_GAP
-            and task.finished - last.start < MAX_MERGED
-        ):
-            last.end = task.finished
-            last.number, last.id = task.number, None
-            last.count += 1
-            return
+        if last is not None:
+            start = min(last.start, started)
+            if (
+                last.name == task.name
+                and last.state is task.state is SUCCEEDED
+                and started - last.end < MAX_GAP
+                and task.finished - start < MAX_MERGED
+            ):
+                last.start = start
+                last.end = task.finished
+                last.count += 1
+                return
         if len(self._last_spans) > MAX_SPANS:  # workers have come and gone
             self._last_spans.clear()
         self._last_spans[key] = span = Span(task, started)
-        self.spans.append(span)
+        spans = self._spans.get(task.backend)
+        if spans is None:
+            spans = self._spans.setdefault(task.backend, deque(maxlen=MAX_SPANS))
+        spans.append(span)
 
     def _keep_failure(self, task: FinishedTask, error: BaseException) -> None:
         if task.state is LOST:

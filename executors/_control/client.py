@@ -159,7 +159,7 @@ def merge(statuses: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         The ``servers``, as they are given; ``backends``, ``queues``, ``functions`` and ``finished``, added up;
-        ``active``, ``recent`` and ``timeline``, each entry with the ``server`` that it comes from.
+        ``active``, ``recent``, ``failures`` and ``timeline``, each entry with the ``server`` that it comes from.
     """
     servers = list(statuses)
     answered = [status for status in servers if "error" not in status]
@@ -177,6 +177,7 @@ def merge(statuses: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         )[:MAX_LISTED],
         "active_count": sum(status["active_count"] for status in answered),
         "recent": sorted(_with_server(answered, "recent"), key=lambda task: -task["finished_at"])[:MAX_LISTED],
+        "failures": sorted(_with_server(answered, "failures"), key=lambda task: -task["finished_at"])[:MAX_LISTED],
         "timeline": sorted(_with_server(answered, "timeline"), key=lambda span: span["start"]),
         "services": _with_server(answered, "services"),
     }

@@ -6,12 +6,11 @@ import dataclasses
 import itertools
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from executors._control import drains
-from executors._control.activity import MAX_SPANS
 from executors._control.pacing import paced
 from executors._control.quantiles import quantile
 from executors._control.stacks import stack_of
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-MAX_ACTIVE = 200
-"""How many unfinished tasks an answer lists."""
+MAX_ACTIVE, MAX_RECENT = 100, 100
+"""How many unfinished tasks an answer lists, and how many finished ones."""
 
 MAX_SCANNED = 2000
 """How many unfinished tasks of each backend are looked at: the first ones, which are most likely to run."""
@@ -89,7 +88,8 @@ class Status:
             "functions": self._functions(running),
             "active": paced(active_task, (running + queued)[:MAX_ACTIVE]),
             "active_count": sum(map(len, self._dispatcher.active.values())),
-            "recent": paced(finished_task, reversed(activity.recent.copy())),
+            "recent": paced(finished_task, _newest(activity.recent, MAX_RECENT)),
+            "failures": paced(finished_task, _newest(activity.failures, MAX_RECENT)),
             "timeline": self._timeline(running, now),
             "loop": None if monitor is None else self._loop(monitor),
             "blocked": self._probe.blocked,
@@ -120,8 +120,8 @@ class Status:
         ]
 
     def _timeline(self, running: list[Job], now: float) -> list[dict[str, Any]]:
-        spans = [span for span in self._activity.spans.copy() if span.end > now - TIMELINE]
-        return [*paced(_span, spans), *map(_running_span, running[:MAX_ACTIVE])][-MAX_SPANS:]
+        spans = [span for span in self._activity.spans if span.end > now - TIMELINE]
+        return [*paced(_span, spans), *map(_running_span, running[:MAX_ACTIVE])]
 
     def _loop(self, monitor: LoopMonitor) -> dict[str, Any]:
         report, offset = monitor.report(), time.time() - time.monotonic()
@@ -144,7 +144,7 @@ class Status:
         if job is not None:
             pid = next((pid for pid, running in self._pids() if running == task_id), None)
             return {**active_task(job), "traceback": None, "stack": stack_of(job), "pid": pid or os.getpid()}
-        for task in self._activity.recent.copy():
+        for task in (*self._activity.recent.copy(), *self._activity.failures.copy()):
             if task.number == number:
                 return {
                     **finished_task(task), "traceback": self._activity.traceback_of(task.number), "stack": None,
@@ -165,6 +165,11 @@ class Status:
         """Request a task's cancellation; return whether it can have an effect, None if the task is unknown."""
         handle = self._executor.get(task_id)
         return None if handle is None else handle.cancel()
+
+
+def _newest(tasks: deque[FinishedTask], most: int) -> list[FinishedTask]:
+    """Return the last of the tasks, which another thread adds to, newest first."""
+    return list(itertools.islice(reversed(tasks.copy()), most))
 
 
 def first_values(jobs: dict[int, Job]) -> list[Job]:
@@ -250,7 +255,6 @@ def _running_span(job: Job) -> dict[str, Any]:
     return {
         "worker": worker_name(job),
         "backend": handle.backend,
-        "id": handle.id,
         "name": handle.name,
         "state": handle.state,
         "start": handle.started_at,
@@ -260,12 +264,9 @@ def _running_span(job: Job) -> dict[str, Any]:
 
 
 def _span(span: Span) -> dict[str, Any]:
-    if span.id is None:
-        span.id = task_id(IdKey.value, span.number)
     return {
         "worker": span.worker,
         "backend": span.backend,
-        "id": span.id,
         "name": span.name,
         "state": span.state,
         "start": span.start + EPOCH,

@@ -122,7 +122,7 @@ class _Lane(NamedTuple):
 
 
 def _lanes(entries: Iterable[tuple[int, Json]]) -> dict[_Lane, list[Json]]:
-    """Return the entries of each lane. Without a worker, as on the event loop, those that overlap get different rows."""
+    """Return the entries of each lane. Without a worker, as on the event loop, those that overlap get other rows."""
     found: dict[_Lane, list[Json]] = {}
     for pid, entry in sorted(entries, key=lambda one: one[1]["start"]):
         worker, last_row = (entry["backend"], MAX_ROWS - 1) if entry["worker"] is None else (entry["worker"], 0)
