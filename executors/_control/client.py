@@ -184,7 +184,7 @@ def merge(statuses: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _with_server(statuses: Iterable[Mapping[str, Any]], key: str) -> list[dict[str, Any]]:
-    return [{**entry, "server": status["pid"]} for status in statuses for entry in status[key]]
+    return [{**entry, "server": status["pid"]} for status in statuses for entry in status.get(key, ())]
 
 
 def _added(

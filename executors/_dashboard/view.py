@@ -54,6 +54,7 @@ def view(merged: Mapping[str, Any]) -> Json:
             for worker in backend["active_workers"]
         ],
         "active": merged["active"][:MAX_TASKS],
+        "failures": merged["failures"][:MAX_TASKS],
         "recent": merged["recent"][:MAX_TASKS],
         "timeline": timeline(answered, now),
         "lag": lag(answered, now),

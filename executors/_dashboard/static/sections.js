@@ -133,10 +133,12 @@ function tasks(state) {
     {state: task.state}, link(task), task.backend, task.worker ?? "", queue_time(task),
     task.started_at === null ? "–" : seconds(Math.max(0, now - task.started_at)), progress(task),
   ])
+  const run_time = task => task.started_at === null ? "–" : seconds(Math.max(0, task.finished_at - task.started_at))
+  fill("failures", state.failures, task => task.id, task => [
+    {state: task.state}, link(task), task.backend, task.worker ?? "", run_time(task), ago(now - task.finished_at), task.error ?? "",
+  ])
   fill("recent", state.recent, task => task.id, task => [
-    {state: task.state}, link(task), task.backend, task.worker ?? "", queue_time(task),
-    task.started_at === null ? "–" : seconds(Math.max(0, task.finished_at - task.started_at)),
-    ago(now - task.finished_at), task.error ?? "",
+    {state: task.state}, link(task), task.backend, task.worker ?? "", queue_time(task), run_time(task), ago(now - task.finished_at),
   ])
 }
 
