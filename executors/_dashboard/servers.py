@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from executors._control.client import collect, default_directory, merge
 from executors._control.hook import app_name
+from executors._control.pacing import dumped, pause
 from executors._dashboard.view import view
 
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ class Servers:
 
     def state(self) -> bytes:
         """Return what the page shows, as JSON."""
-        found = view(merge(collect(self._directory, "status", app=self._app)))
-        # One part after the other, so that other threads get the GIL in between.
-        parts = [f"{json.dumps(name)}:{json.dumps(part, separators=(',', ':'))}" for name, part in found.items()]
-        return f"{{{','.join(parts)}}}".encode()
+        answers = collect(self._directory, "status", app=self._app)
+        pause()  # between the steps, so that the event loop need not wait for all of them
+        merged = merge(answers)
+        pause()
+        return dumped(view(merged)).encode()
 
     def ask_about(self, method: str, task_id: str) -> dict[str, Any] | None:
         """Return what the server process that has a task answers; None if none has it.

@@ -124,16 +124,22 @@ class _Lane(NamedTuple):
 
 def _lanes(entries: Iterable[tuple[int, Json]]) -> dict[_Lane, list[Json]]:
     """Return the entries of each lane. Without a worker, as on the event loop, those that overlap get other rows."""
-    found: dict[_Lane, list[Json]] = {}
+    found: dict[tuple[int, str, str | None], list[list[Json]]] = {}
     for pid, entry in sorted(entries, key=lambda one: one[1]["start"]):
-        worker, last_row = (entry["backend"], MAX_ROWS - 1) if entry["worker"] is None else (entry["worker"], 0)
-        for row in range(MAX_ROWS):
-            lane = found.setdefault(_Lane(pid, entry["backend"], worker, row), [])
-            end = lane[-1]["end"] if lane else 0.0
-            if row == last_row or (end is not None and end <= entry["start"] + MAX_OVERLAP):
-                lane.append(entry)
-                break
-    return found
+        rows = found.setdefault((pid, entry["backend"], entry["worker"]), [[]])
+        row = rows[-1]
+        if entry["worker"] is None:
+            begin = entry["start"] + MAX_OVERLAP
+            free = next((one for one in rows if not one or (one[-1]["end"] or math.inf) <= begin), None)
+            if free is None and len(rows) < MAX_ROWS:
+                rows.append(free := [])
+            row = row if free is None else free
+        row.append(entry)
+    return {
+        _Lane(pid, backend, worker or backend, place): row
+        for (pid, backend, worker), rows in found.items()
+        for place, row in enumerate(rows)
+    }
 
 
 def _natural(lane: _Lane) -> tuple[str, int, int, str, int]:
