@@ -12,7 +12,7 @@ from servers import Server
 from watching import HYPERCORN, asking, serving
 
 LOOKS = [(1280, False), (375, True)]
-ALL_LOOKS = [*LOOKS, (1280, True), (375, False)]
+ALL_LOOKS = [*LOOKS, (1280, True)]
 
 AXE = """axe.run({resultTypes: ["violations"]}).then(found => found.violations
   .filter(one => one.impact === "serious" || one.impact === "critical")
@@ -55,6 +55,7 @@ def check_looks(browser: Browser, url: str, ready: str, looks: list[tuple[int, b
 
 if BROWSER is not None:  # optional: the suite also runs without a browser
 
+    @pytest.mark.timeout(180)
     def test_pages(server: Server, browser: Browser) -> None:
         """Empty and busy pages and those of tasks are accessible; the busy one is live; a task can be cancelled."""
         home = f"http://127.0.0.1:{server.port}/executors/"
