@@ -23,6 +23,7 @@ from executors.asgi import (
     current_executor,
     lifespan,
 )
+from executors.asgi.dashboard import Dashboard
 from executors.asgi.dependencies import request_executor
 
 executor = Executor()
@@ -69,3 +70,13 @@ async def create(executor: ExecutorDep, tasks: BackgroundTasksDep) -> None:
 async def explicit(executor: Annotated[Executor, Depends(request_executor)]) -> JSONResponse:
     tasks = BackgroundTasks([BackgroundTask(render, 1)])
     return JSONResponse(len(executor.tasks), background=tasks)
+
+
+def is_admin(scope: dict[str, object]) -> bool:
+    return "user" in scope
+
+
+def dashboards() -> None:
+    FastAPI().mount("/executors", Dashboard(executor, authorize=is_admin))
+    Starlette().mount("/executors", Dashboard(executor, authorize=is_admin, actions=True))
+    Dashboard(executor, authorize="admin")  # wrong

@@ -9,6 +9,7 @@ import quart
 
 from executors import TaskHandle, cpu_bound
 from executors.quart import AppExecutor, Quart, QuartExecutor, current_executor
+from executors.quart.dashboard import Dashboard
 
 app = Quart(__name__)
 executor = QuartExecutor(app)
@@ -65,3 +66,14 @@ async def through_the_executor() -> None:
 async def apps_of_quart_itself() -> None:
     plain_app.add_background_task(plain, "arguments aren't checked")
     plain_app.add_background_task(plain, 1).cancel()  # wrong
+
+
+async def is_admin(request: quart.Request) -> bool:
+    return request.host == "localhost"
+
+
+def dashboards() -> None:
+    app.register_blueprint(Dashboard(executor, authorize=is_admin, actions=True), url_prefix="/executors")
+    Dashboard(current_executor, authorize=lambda request: True)
+    Dashboard(executor, authorize=5)  # wrong
+    Dashboard(app, authorize=is_admin)  # wrong

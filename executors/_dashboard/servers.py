@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from executors.executor import Executor
 
 
+TIMEOUT = 2.0
+"""Seconds that the server processes have to answer, all together. On a busy machine they are slow."""
+
+
 class Servers:
-    """Asks the server processes of an app. Any thread; each method blocks for about a second at most.
+    """Asks the server processes of an app. Any thread; each method blocks for as long as they take, within limits.
 
     Args:
         executor: The executor of the app in this server process, which has been started.
@@ -28,7 +32,7 @@ class Servers:
 
     def state(self) -> bytes:
         """Return what the page shows, as JSON."""
-        answers = collect(self._directory, "status", app=self._app)
+        answers = collect(self._directory, "status", app=self._app, timeout=TIMEOUT)
         pause()  # between the steps, so that the event loop need not wait for all of them
         merged = merge(answers)
         pause()
@@ -41,5 +45,5 @@ class Servers:
             method: ``"task"`` or ``"cancel"``.
             task_id: The task's id.
         """
-        found = collect(self._directory, method, app=self._app, id=task_id)
+        found = collect(self._directory, method, app=self._app, timeout=TIMEOUT, id=task_id)
         return next((answer for answer in found if "id" in answer), None)

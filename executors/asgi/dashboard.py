@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -43,7 +43,7 @@ class Dashboard:
         self._executor = executor
         executor.add_hook(ControlSwitch())
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request. Websockets are closed."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
