@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -40,11 +41,14 @@ def measure(plan: Plan, report: Report) -> None:
     """Measure with viewers, without, and without a dashboard."""
     medians: dict[str, list[float]] = {arm: [] for arm in ARMS}
     done: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    cpu: dict[str, list[float]] = {arm: [] for arm in ARMS}
 
     async def one(arm: str) -> float:
-        latencies, rate = await _latencies(ARMS[arm], plan.seconds(SECONDS))
+        seconds = plan.seconds(SECONDS)
+        latencies, tasks, cpu_seconds = await _measured(ARMS[arm], seconds)
         medians[arm].append(percentile(latencies, 50) * 1e3)
-        done[arm].append(rate)
+        done[arm].append(tasks / seconds)
+        cpu[arm].append(cpu_seconds / max(tasks, 1) * 1e6)
         return percentile(latencies, 99) * 1e3
 
     found = asyncio.run(in_turn({arm: partial(one, arm) for arm in ARMS}, plan.rounds))
@@ -56,10 +60,11 @@ def measure(plan: Plan, report: Report) -> None:
     what = f"{TASKS_PER_SECOND:,} tasks a second, {VIEWERS} viewers"
     report.compare(f"{what}: HTTP p99", "ms", found, GOALS, notes)
     report.compare(f"{what}: HTTP p50", "ms", medians)
+    report.compare(f"{what}: CPU time of the server per task, requests included", "µs", cpu)
 
 
-async def _latencies(viewers: int | None, seconds: float) -> tuple[list[float], float]:
-    """Return the latencies of requests, and how many tasks a second have run."""
+async def _measured(viewers: int | None, seconds: float) -> tuple[list[float], int, float]:
+    """Return the latencies of requests, how many tasks have run meanwhile, and the server's CPU seconds."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(started("benchmarks.dashboard:serve"))
         port = await server.request(viewers is not None)
@@ -68,9 +73,10 @@ async def _latencies(viewers: int | None, seconds: float) -> tuple[list[float], 
         for _ in range(viewers or 0):
             await stack.enter_async_context(_watching(port))
         await asyncio.sleep(min(2.0, seconds))  # until the viewers have what they need
-        before = await server.request("count")
+        tasks, cpu = await server.request("count")
         probed = await probe.request([RATE, seconds, REQUEST_TIMEOUT])
-        return probed["latencies"], (await server.request("count") - before) / seconds
+        tasks_after, cpu_after = await server.request("count")
+        return probed["latencies"], tasks_after - tasks, cpu_after - cpu
 
 
 @asynccontextmanager
@@ -99,7 +105,7 @@ async def serve(parent: Parent) -> None:
     """Entry point of the server's process, which answers requests.
 
     The first one says whether there is a dashboard, and is answered with the port; each further one is answered with
-    the number of tasks that have ended.
+    the number of tasks that have ended, and the CPU seconds of the process.
     """
     kill_with_parent()
     has_dashboard = await parent.receive()
@@ -121,7 +127,7 @@ async def serve(parent: Parent) -> None:
             try:
                 while True:
                     await parent.receive()  # cancelled when the parent closes the connection
-                    parent.answer(load.ended)
+                    parent.answer([load.ended, time.process_time()])
             finally:
                 running.cancel()
 

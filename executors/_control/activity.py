@@ -24,7 +24,7 @@ MAX_RECENT = 200
 MAX_FAILURES = 50
 """How many tasks that have failed are kept besides, as those that succeed would soon replace them."""
 
-MAX_SPANS = 600
+MAX_SPANS = 400
 """How many bars of the timeline are kept, of each backend."""
 
 MAX_GAP, MAX_MERGED = 0.01, 1.0

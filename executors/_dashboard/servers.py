@@ -34,9 +34,9 @@ class Servers:
         """Return what the page shows, as JSON."""
         answers = collect(self._directory, "status", app=self._app, timeout=TIMEOUT)
         pause()  # between the steps, so that the event loop need not wait for all of them
-        merged = merge(answers)
+        merged = merge([{**answer, "timeline": ()} for answer in answers])
         pause()
-        return dumped(view(merged)).encode()
+        return dumped(view(merged, answers)).encode()
 
     def ask_about(self, method: str, task_id: str) -> dict[str, Any] | None:
         """Return what the server process that has a task answers; None if none has it.

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from executors._control.pacing import pause
+
+T = TypeVar("T")
 Json: TypeAlias = dict[str, Any]
+
+PIECE = 150
+"""How many entries of the timeline are seen to in one go: about half a millisecond."""
 
 MAX_TASKS = 50
 """How many tasks a table has."""
@@ -31,19 +37,20 @@ LAG_STEP = 0.5
 """Seconds of each point in the chart of lags, which is the worst lag in them."""
 
 
-def view(merged: Mapping[str, Any]) -> Json:
+def view(merged: Mapping[str, Any], servers: Sequence[Mapping[str, Any]]) -> Json:
     """Return what the page shows.
 
     Args:
-        merged: The state of all server processes, merged by `_control.client.merge`.
+        merged: The state of all server processes, merged by `_control.client.merge`; it needs no timeline.
+        servers: The states of the server processes.
     """
-    answered = [server for server in merged["servers"] if "error" not in server]
+    answered = [server for server in servers if "error" not in server]
     now = max((server["now"] for server in answered), default=0.0)
     same = ("finished", "abandoned", "lost_workers", "services", "functions", "active_count")
     return {
         "now": now,
         "app": next((server["app"] for server in answered), ""),
-        "servers": [_server(server) for server in merged["servers"]],
+        "servers": [_server(server) for server in servers],
         **{name: merged[name] for name in same},
         "backends": backends(merged),
         "limits": [queue for queue in merged["queues"] if queue["function"] is not None],
@@ -101,7 +108,7 @@ def timeline(servers: Iterable[Mapping[str, Any]], now: float) -> Json:
     shown.sort(key=lambda one: math.inf if one[1]["end"] is None else one[1]["end"])
     names: dict[str, int] = {}
     blocks = []
-    for lane, entry in shown[-MAX_BLOCKS:]:
+    for lane, entry in _in_pieces(shown[-MAX_BLOCKS:]):
         end = None if entry["end"] is None else round(max(0.0, now - entry["end"]), 3)
         if end is None or end < HISTORY:
             name = names.setdefault(entry["name"], len(names))
@@ -115,6 +122,14 @@ def timeline(servers: Iterable[Mapping[str, Any]], now: float) -> Json:
     }
 
 
+def _in_pieces(items: Sequence[T]) -> Iterator[T]:
+    """Yield the items, with pauses in which the event loop has its turns."""
+    for at, item in enumerate(items, 1):
+        yield item
+        if not at % PIECE:
+            pause()
+
+
 class _Lane(NamedTuple):
     server: int
     backend: str
@@ -125,7 +140,7 @@ class _Lane(NamedTuple):
 def _lanes(entries: Iterable[tuple[int, Json]]) -> dict[_Lane, list[Json]]:
     """Return the entries of each lane. Without a worker, as on the event loop, those that overlap get other rows."""
     found: dict[tuple[int, str, str | None], list[list[Json]]] = {}
-    for pid, entry in sorted(entries, key=lambda one: one[1]["start"]):
+    for pid, entry in _in_pieces(sorted(entries, key=lambda one: one[1]["start"])):
         rows = found.setdefault((pid, entry["backend"], entry["worker"]), [[]])
         row = rows[-1]
         if entry["worker"] is None:
