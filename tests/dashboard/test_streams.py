@@ -111,7 +111,8 @@ async def test_events(new_shop, monkeypatch) -> None:
 
 async def test_a_drain_ends_the_stream(new_shop, monkeypatch) -> None:
     """As a drain begins, the stream ends, and another one has one event."""
-    monkeypatch.setattr(feed, "INTERVAL", 0.01)
+    monkeypatch.setattr(feed, "INTERVAL", 600.0)
+    monkeypatch.setattr(feed, "STREAM_DURATION", 600.0)
     async with new_shop(authorize=lambda request: True) as shop:
         release = threading.Event()
         task = shop.executor.submit(release.wait)
