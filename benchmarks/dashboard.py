@@ -110,6 +110,7 @@ async def serve(parent: Parent) -> None:
     kill_with_parent()
     has_dashboard = await parent.receive()
     app = Quart("shop")
+    app.config["EXECUTOR_KEEP_FINISHED"] = 1.0  # or garbage collections would take longer the longer it runs
     executor = QuartExecutor(app)
 
     @app.get(PATH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Self
 
@@ -12,8 +13,11 @@ import anyio.to_thread
 if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
 
-INTERVAL = 1.0
-"""Seconds between two questions to the server processes."""
+INTERVAL, MAX_INTERVAL = 1.0, 4.0
+"""Seconds between two questions to the server processes: the longer it takes to prepare a state, the more."""
+
+MAX_SHARE = 1 / 300
+"""The share of the time that it may take, in CPU time: a request that comes meanwhile is late."""
 
 STREAM_DURATION = 10.0
 """Seconds after which a stream ends and a browser requests another one: a server that stops first waits for its end."""
@@ -36,6 +40,7 @@ class Feed:
         self._lock = anyio.Lock()
         self._limiter = anyio.CapacityLimiter(1)  # one of our own: the app's threads may all be busy
         self._asked_at = -math.inf
+        self._pause = 0.0
         self._number = 0
         self._state = b""
 
@@ -53,11 +58,17 @@ class Feed:
             number = self._number - 1 if is_young else self._number
         async with self._lock:
             if self._number <= number:
-                await anyio.sleep_until(self._asked_at + INTERVAL)
+                await anyio.sleep_until(self._asked_at + max(INTERVAL, self._pause))
                 self._asked_at = anyio.current_time()
-                self._state = await anyio.to_thread.run_sync(self._ask, limiter=self._limiter)
+                self._state, seconds = await anyio.to_thread.run_sync(self._timed, limiter=self._limiter)
+                self._pause = min(seconds / MAX_SHARE, MAX_INTERVAL)
                 self._number += 1
             return self._number, self._state
+
+    def _timed(self) -> tuple[bytes, float]:
+        """Return the state, and the CPU seconds that it took. In a thread."""
+        began = time.thread_time()
+        return self._ask(), time.thread_time() - began
 
 
 class Events(AsyncIterator[bytes]):

@@ -38,6 +38,7 @@ class Asked:
 async def test_one_question_for_all(monkeypatch) -> None:
     """However many wait, the server processes are asked once in an interval, one question at a time, in a thread."""
     monkeypatch.setattr(feed, "INTERVAL", 0.05)
+    monkeypatch.setattr(feed, "MAX_INTERVAL", 0.05)
     asked = Asked()
     states = Feed(asked)
     began = anyio.current_time()
@@ -86,6 +87,7 @@ async def test_a_viewer_that_leaves_or_fails(monkeypatch) -> None:
 async def test_events(new_shop, monkeypatch) -> None:
     """A stream has the state at once, another one each interval, and ends after a while; browsers reconnect."""
     monkeypatch.setattr(feed, "INTERVAL", 0.05)
+    monkeypatch.setattr(feed, "MAX_INTERVAL", 0.05)
     monkeypatch.setattr(feed, "STREAM_DURATION", 0.3)
     async with new_shop(authorize=lambda request: True) as shop:
         task = shop.executor.submit(anyio.sleep, 600)
@@ -111,7 +113,8 @@ async def test_events(new_shop, monkeypatch) -> None:
 
 async def test_a_drain_ends_the_stream(new_shop, monkeypatch) -> None:
     """As a drain begins, the stream ends, and another one has one event."""
-    monkeypatch.setattr(feed, "INTERVAL", 0.01)
+    monkeypatch.setattr(feed, "INTERVAL", 600.0)
+    monkeypatch.setattr(feed, "STREAM_DURATION", 600.0)
     async with new_shop(authorize=lambda request: True) as shop:
         release = threading.Event()
         task = shop.executor.submit(release.wait)
