@@ -333,7 +333,7 @@ async def test_timeout_after_a_cancellation() -> None:
 
 async def test_timeout_does_not_follow_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Setting the wall clock back does not postpone timeouts."""
-    monkeypatch.setattr(handle_module, "_EPOCH", handle_module._EPOCH + 3600)
+    monkeypatch.setattr(handle_module, "EPOCH", handle_module.EPOCH + 3600)
     async with Executor(processes=0) as executor:
         handle = executor.options(timeout=0.02).submit(anyio.sleep_forever)
         with anyio.fail_after(TIMEOUT), pytest.raises(TaskTimeoutError):

@@ -107,7 +107,7 @@ async def test_coroutines(anyio_backend: tuple[str, Any], number: int) -> None:
     assert (states, abandoned) == ({CANCELLED: number}, 0)
 
 
-@cases([(ASYNCIO, 40_000)], [(ASYNCIO, 100_000), (UVLOOP, 100_000), (TRIO, 100_000)])
+@cases([(ASYNCIO, 40_000)], [(ASYNCIO, 50_000), (UVLOOP, 50_000), (TRIO, 50_000)])
 async def test_queued_tasks(anyio_backend: tuple[str, Any], number: int) -> None:
     """Many queued tasks are cancelled beside one that does not respond in its thread."""
     release = threading.Event()

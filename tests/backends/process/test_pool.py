@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -68,8 +69,9 @@ async def test_cancel_does_not_affect_other_tasks(named_pipe) -> None:
 
 
 @ON_ONE_LOOP
-async def test_a_stopped_idle_worker_does_not_hold_up_a_drain() -> None:
+async def test_a_stopped_idle_worker_does_not_hold_up_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker stopped by SIGSTOP while idle is killed when the backend closes."""
+    monkeypatch.delitem(sys.modules, "opentelemetry.sdk", raising=False)  # with it workers get time to export
     async with Executor(threads=1, processes=1) as executor:
         worker = await executor.options(tag="cpu").run(tasks.pid)
         os.kill(worker, signal.SIGSTOP)
