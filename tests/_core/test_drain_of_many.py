@@ -28,6 +28,7 @@ TRIO = ("trio", {})
 
 COROUTINES = [(ASYNCIO, 10_000), (UVLOOP, 10_000), (TRIO, 4_000)]
 MANY_COROUTINES = [(ASYNCIO, 50_000), (UVLOOP, 50_000), (TRIO, 10_000)]
+MANY_UNRESPONSIVE_COROUTINES = [(ASYNCIO, 30_000), (UVLOOP, 30_000), (TRIO, 10_000)]
 
 
 def cases(usual: list[Any], many: list[Any]) -> Any:
@@ -78,7 +79,7 @@ class Unresponsive:
             future.set_result(None)
 
 
-@cases(COROUTINES, MANY_COROUTINES)
+@cases(COROUTINES, MANY_UNRESPONSIVE_COROUTINES)
 async def test_unresponsive_coroutines(anyio_backend: tuple[str, Any], number: int) -> None:
     """Each of many coroutines that do not respond is named, on asyncio with its stack."""
     unresponsive = Unresponsive()
