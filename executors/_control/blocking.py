@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class LoopProbe:
         self._called.set()
         self._posted = 0.0
         self._watched_until = 0.0
+        self._looked_at = math.inf
         self._waits_since: float | None = None
         self.blocked: dict[str, Any] | None = None
         self.last_blocked: dict[str, Any] | None = None
@@ -58,6 +60,8 @@ class LoopProbe:
     def timeout(self, longest: float) -> float:
         """Return for how many seconds the control thread may wait for its next event, from now on."""
         now = time.monotonic()
+        if now < self._watched_until and now - self._looked_at >= MIN_BLOCKED:  # a call has kept the GIL since
+            self._record(now - self._looked_at, self._places())
         seconds = WATCH_INTERVAL if now < self._watched_until else longest
         self._waits_since = now + seconds
         return seconds
@@ -83,6 +87,11 @@ class LoopProbe:
         if is_request:
             self._watched_until = now + WATCH_TIME
         self.blocked = None
+        self._record(seconds, places)
+        self._looked_at = math.inf if is_request else now  # the answer to a request may take its time
+
+    def _record(self, seconds: float, places: list[Place]) -> None:
+        """Record what blocks the loop, if it has been blocked for so many seconds."""
         if seconds >= MIN_BLOCKED and not _is_idle(places):
             self.blocked = {"seconds": seconds, "stack": stack_text(_without_loop(places))}
             self.last_blocked = {"at": time.time() - seconds, **self.blocked}
