@@ -35,8 +35,8 @@ async def test_an_idle_loop() -> None:
         await anyio.sleep(0.5)
         report, late = monitor.report(), sum(lag for _, lag in monitor.recent)
     waited = seconds_without_cpu() - before
-    assert 0.5 <= report.seconds <= 0.9 + waited
-    assert report.lag.count <= report.seconds / BEAT + 1
+    assert 0.49 <= report.seconds <= 0.9 + waited  # uvloop's timers are a little early
+    assert 5 <= report.lag.count <= report.seconds / BEAT + 1
     assert late < 0.02 * report.lag.count + waited
     assert report.utilisation * report.seconds < 0.25 + waited
     assert report.blame == report.advice == []
