@@ -40,7 +40,7 @@ TRACEBACK_SHARE = 0.02
 _FAILURES = frozenset({FAILED, LOST, TIMED_OUT})
 
 
-class FinishedTask(NamedTuple):
+class RecentTask(NamedTuple):
     """A task that has ended, without its arguments and its value. Times are of the monotonic clock."""
 
     number: int
@@ -85,7 +85,7 @@ class Span:
 
     __slots__ = ("backend", "count", "end", "name", "start", "state", "worker")
 
-    def __init__(self, task: FinishedTask, start: float) -> None:
+    def __init__(self, task: RecentTask, start: float) -> None:
         self.worker = task.worker
         self.backend = task.backend
         self.name = task.name
@@ -100,8 +100,8 @@ class Activity:
 
     def __init__(self) -> None:
         self.functions: dict[tuple[str, str, str | None], FunctionStats] = {}
-        self.recent: deque[FinishedTask] = deque(maxlen=MAX_RECENT)
-        self.failures: deque[FinishedTask] = deque(maxlen=MAX_FAILURES)
+        self.recent: deque[RecentTask] = deque(maxlen=MAX_RECENT)
+        self.failures: deque[RecentTask] = deque(maxlen=MAX_FAILURES)
         self.lost_workers = 0
         self._spans: dict[str, deque[Span]] = {}
         self._last_spans: dict[tuple[str, str | None], Span] = {}
@@ -115,7 +115,7 @@ class Activity:
         handle, worker = job.handle, job.worker
         started, finished, state = handle._started, handle._finished or 0.0, handle._state
         error = handle._error
-        task = FinishedTask(
+        task = RecentTask(
             handle._number, handle.name, handle.tag, handle.backend, state, handle._submitted, started, finished,
             handle.attempts, None if error is None else handle._error_text,
             None if worker is None or started is None else worker.name,
@@ -143,13 +143,13 @@ class Activity:
         """The bars of the timeline. Any thread."""
         return [span for spans in list(self._spans.values()) for span in spans.copy()]
 
-    def _add_function(self, task: FinishedTask) -> FunctionStats:
+    def _add_function(self, task: RecentTask) -> FunctionStats:
         if len(self.functions) < MAX_FUNCTIONS:
             stats = FunctionStats(task.name, task.backend, task.tag)
             return self.functions.setdefault((task.name, task.backend, task.tag), stats)
         return self.functions.setdefault((OTHER, OTHER, None), FunctionStats(OTHER, OTHER, None))
 
-    def _draw(self, task: FinishedTask, started: float) -> None:
+    def _draw(self, task: RecentTask, started: float) -> None:
         """Add a task to the timeline: to the last bar of its worker, if that is of the same function.
 
         Tasks without a worker run at the same time: each function has bars of its own.
@@ -176,7 +176,7 @@ class Activity:
             spans = self._spans.setdefault(task.backend, deque(maxlen=MAX_SPANS))
         spans.append(span)
 
-    def _keep_failure(self, task: FinishedTask, error: BaseException) -> None:
+    def _keep_failure(self, task: RecentTask, error: BaseException) -> None:
         if task.state is LOST:
             self.lost_workers += 1
         began = time.monotonic()

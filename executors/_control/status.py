@@ -19,7 +19,7 @@ from executors._wire.task_ids import IdKey, task_id, task_number
 from executors.handle import EPOCH, TaskHandle
 
 if TYPE_CHECKING:
-    from executors._control.activity import Activity, FinishedTask, FunctionStats, Span
+    from executors._control.activity import Activity, FunctionStats, RecentTask, Span
     from executors._control.blocking import LoopProbe
     from executors._core.dispatcher import Dispatcher
     from executors.backends.job import Job
@@ -167,7 +167,7 @@ class Status:
         return None if handle is None else handle.cancel()
 
 
-def _newest(tasks: deque[FinishedTask], most: int) -> list[FinishedTask]:
+def _newest(tasks: deque[RecentTask], most: int) -> list[RecentTask]:
     """Return the last of the tasks, which another thread adds to, newest first."""
     return list(itertools.islice(reversed(tasks.copy()), most))
 
@@ -197,7 +197,7 @@ def active_task(job: Job) -> dict[str, Any]:
     return {**_record(job.handle), "worker": worker_name(job)}
 
 
-def finished_task(task: FinishedTask) -> dict[str, Any]:
+def finished_task(task: RecentTask) -> dict[str, Any]:
     """Return what is shown of a task that has ended."""
     return {
         "id": task_id(IdKey.value, task.number),

@@ -69,9 +69,8 @@ class Deadlines:
 
     def cancel(self, job: Job, *, by_drain: bool = False) -> None:
         """Cancel a job; queued work ends at once."""
-        job = self._dispatcher.active[job.backend.name].get(
-            job.number, job
-        )  # its task may have been queued for a further attempt since
+        # The task may have been queued for a further attempt since: as another job.
+        job = self._dispatcher.active[job.backend.name].get(job.number, job)
         if job.attempts is not None:
             job.attempts.is_last = True
         handle = job.handle

@@ -660,9 +660,9 @@ async def test_timeouts_within_a_deadline(path: str) -> None:
 
     retry = Retry(attempts=1000, on=TaskTimeoutError, wait=0)
     async with executor_with("loop") as executor:
-        handle = await ended(executor.options(retry=retry, timeout=0.02, deadline=0.3).submit(hang))
+        handle = await ended(executor.options(retry=retry, timeout=0.1, deadline=0.45).submit(hang))
         assert handle.state is TaskState.TIMED_OUT
-        assert 2 < attempts <= handle.attempts  # one may be over before its first step, on a loaded machine
+        assert attempts == handle.attempts > 2
         assert isinstance(handle.exception(), TaskTimeoutError)
 
 

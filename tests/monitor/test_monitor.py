@@ -37,6 +37,7 @@ async def test_an_idle_loop() -> None:
     waited = seconds_without_cpu() - before
     assert 0.49 <= report.seconds <= 0.9 + waited  # uvloop's timers are a little early
     assert 5 <= report.lag.count <= report.seconds / BEAT + 1
+    assert report.lag.p50 < 0.02 + waited
     assert late < 0.02 * report.lag.count + waited
     assert report.utilisation * report.seconds < 0.25 + waited
     assert report.blame == report.advice == []
