@@ -73,7 +73,7 @@ async def test_jobs_of_an_app(anyio_backend_name: str, tmp_path: Path, caplog: p
 
 @pytest.mark.anyio
 async def test_where_jobs_run(anyio_backend_name: str, tmp_path: Path) -> None:
-    """A process that serves nothing, such as a command, adds jobs and runs none; nor does one with `consume` turned off."""
+    """A process that serves nothing, such as a command, adds jobs and runs none; nor does one that must not consume."""
     app, queue = new_app(anyio_backend_name, tmp_path / "jobs.db")
     ran = []
 
