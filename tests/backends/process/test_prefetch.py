@@ -101,6 +101,7 @@ async def test_a_job_is_revoked_from_among_others(tmp_path, order: str, which: i
         os.kill(worker, signal.SIGCONT)
         assert (await handles[1 - which] == worker) is (which == 1)
         assert (await cpu.run(tasks.pid) == worker) is (which == 1)
+        await handles[which].wait()  # the new worker may be up before the end of the killed one is seen
         assert handles[which].state is CANCELLED
     assert pool_tasks.runs(path) == [1 - which]
 
