@@ -120,10 +120,10 @@ class Dispatcher:
         if job.timer is not None or job.stop is not None:
             self.deadlines.forget(job)
             state, value, error = outcome(job, state, value, error)
-        retry = job.attempts is not None and error is not None and self.retries.attempt_again(job, state, error)
-        before = None if retry else job.handle._finish(state, value, error)
-        if before is not None:
-            self.ended(job, before)
+        if error is None or job.attempts is None or not self.retries.attempt_again(job, state, error):
+            before = job.handle._finish(state, value, error)
+            if before is not None:
+                self.ended(job, before)
         if job.counted or self.idle is not None:
             self.after(job)
 

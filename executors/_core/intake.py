@@ -163,8 +163,7 @@ class Intake:
             handle._submitted = called_at
         job = Job(
             dispatcher, backend, handle, function, args, kwargs, copy_context(), options,
-            route.is_coroutine or route.runs_sync_on_loop,
-            options.timeout is not None or options.stall_timeout is not None or dispatcher.hooks is not None,
+            route.returns_coroutine, route.limits_run_time or dispatcher.hooks is not None,
             queue, None if queue is None else queue.limit, claim, stream,
         )  # fmt: skip
         if options.retry is not None:

@@ -100,16 +100,29 @@ class Route:
         options: The task's options.
         is_coroutine: Whether the user's function is a coroutine function.
         runs_sync_on_loop: Whether the function is a sync function that a coroutine of the loop has to call.
+        returns_coroutine: Whether what the backend calls returns a coroutine.
+        limits_run_time: Whether an option limits how long the task may run.
         starts_at_once: Whether a task starts in the call of `submit`, when that is made on the loop's thread.
     """
 
-    __slots__ = ("_kept", "backend", "is_coroutine", "options", "runs_sync_on_loop", "starts_at_once")
+    __slots__ = (
+        "_kept",
+        "backend",
+        "is_coroutine",
+        "limits_run_time",
+        "options",
+        "returns_coroutine",
+        "runs_sync_on_loop",
+        "starts_at_once",
+    )
 
     def __init__(self, backend: ExecutorBackend, options: TaskOptions, is_coroutine: bool, *kept: object) -> None:
         self.backend = backend
         self.options = options
         self.is_coroutine = is_coroutine
         self.runs_sync_on_loop = backend.runs_sync_on_loop and not is_coroutine
+        self.returns_coroutine = is_coroutine or self.runs_sync_on_loop
+        self.limits_run_time = options.timeout is not None or options.stall_timeout is not None
         self.starts_at_once = backend.starts_at_once and options.max_concurrency is None
         self._kept = kept  # kept alive, as the router identifies them by `id`
 

@@ -152,7 +152,7 @@ class AppExecutor(BoundAppExecutor, Executor):
         if not backend.supports_context:  # workers wrap it
             self._warn_of_missing_app()
             return function
-        if route.is_coroutine or route.runs_sync_on_loop:
+        if route.returns_coroutine:
             return self._inline_worker.wrap(wrap_coroutine_function(self.app, function), route)
         return wrap_for_thread(self.app, function, functools.partial(run_on_loop, self._started().loop))
 
