@@ -21,6 +21,7 @@ from executors.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from executors.events import Hook
+    from executors.instrumentation.opentelemetry import OpenTelemetryHook
     from executors.store.task_store import TaskStore
 
 
@@ -188,11 +189,13 @@ def configured_hooks(settings: Settings, given: Iterable[Hook]) -> tuple[Hook, .
 
         hooks.append(ControlHook.in_directory(settings.control_dir))
     if settings.telemetry:
-        hooks.append(_telemetry_hook())
+        telemetry = _telemetry_hook()
+        if not any(isinstance(hook, telemetry) for hook in hooks):  # two would count each task twice
+            hooks.append(telemetry())
     return tuple(hooks)
 
 
-def _telemetry_hook() -> Hook:
+def _telemetry_hook() -> type[OpenTelemetryHook]:
     try:
         from executors.instrumentation.opentelemetry import OpenTelemetryHook  # noqa: PLC0415  (an extra)
     except ImportError as error:
@@ -200,7 +203,7 @@ def _telemetry_hook() -> Hook:
             "telemetry is turned on and OpenTelemetry's API can't be imported: run `pip install "
             f"'quart-executors[opentelemetry]'` ({error})"
         ) from error
-    return OpenTelemetryHook()
+    return OpenTelemetryHook
 
 
 def build_backends(settings: Settings) -> tuple[dict[str, ExecutorBackend], dict[str, str]]:

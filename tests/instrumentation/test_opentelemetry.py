@@ -476,6 +476,9 @@ async def test_setting() -> None:
             await executor.run(anyio.sleep, 0)
             assert [type(hook) for hook in executor._run_hooks[1:]] == [OpenTelemetryHook]
     assert len(events) == 6
+    own = OpenTelemetryHook()
+    async with Executor(processes=0, telemetry=True, hooks=[own]) as executor:
+        assert executor._run_hooks == (own,)  # two would count each task twice
     with pytest.raises(ConfigurationError, match="telemetry is 'yes'"):
         Executor(telemetry="yes")  # type: ignore[arg-type]
 
