@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from executors._loops import Cancellable, EventLoop, Waiter, guarded
+import anyio
+
+from executors._loops import Cancellable, EventLoop, guarded
 from executors._wire.frames import FrameType, frame
 from executors._wire.pickling import Buffer
 from executors.backends.base import Job
@@ -74,7 +76,7 @@ class Pool:
         self._prefetch_check: Cancellable | None = None
         self._closing = False
         self._spares = 1  # how many workers are started for one that is killed, even if no job is queued
-        self._all_gone: Waiter | None = None
+        self._all_gone: anyio.Event | None = None
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -282,7 +284,7 @@ class Pool:
         """
         self._closing = True
         self.starter.stop()
-        self._all_gone = self._loop.new_waiter()
+        self._all_gone = anyio.Event()
         for timer in filter(None, (self._idle_check, self._prefetch_check)):
             timer.cancel()
         for worker in list(self.workers):
@@ -291,20 +293,18 @@ class Pool:
             else:
                 self._kill(worker)
         self._idle.clear()
-        kill_timer = self._loop.call_later(EXIT_TIMEOUT + close_timeout, self._kill_leaving)
         self._check_all_gone()
-        await self._all_gone
-        kill_timer.cancel()
+        with anyio.move_on_after(EXIT_TIMEOUT + close_timeout):
+            await self._all_gone.wait()
+        for worker in self.leaving:
+            worker.process.kill()
+        await self._all_gone.wait()
         await self._copier.wait_closed()
         await self.starter.close()
 
-    def _kill_leaving(self) -> None:
-        for worker in self.leaving:
-            worker.process.kill()
-
     def _check_all_gone(self) -> None:
         if self._all_gone is not None and not (self.workers or self.leaving or self.starter.starting):
-            self._loop.wake(self._all_gone)
+            self._all_gone.set()
 
     def kill(self) -> None:
         """Kill and reap every worker, now. Any thread."""

@@ -80,6 +80,16 @@ async def test_a_stopped_idle_worker_does_not_hold_up_a_drain(monkeypatch: pytes
     assert not is_alive(worker)
 
 
+async def test_a_stopped_idle_worker_is_killed_at_the_end_of_a_drain() -> None:
+    """It is killed in time also where workers have longer to exit than the drain has left. No timer is left."""
+    async with Executor(threads=1, processes=1) as executor:
+        executor.backend("process").close_timeout = 60.0
+        worker = await executor.options(tag="cpu").run(tasks.pid)
+        os.kill(worker, signal.SIGSTOP)
+        await executor.drain(0)
+    assert not is_alive(worker)
+
+
 @ON_ONE_LOOP
 async def test_an_idle_worker_that_dies_is_replaced() -> None:
     """The death of an idle worker has no effect: the next task has another."""
