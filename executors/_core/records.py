@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 MAX_FINISHED = 10_000
 """How many finished tasks stay in memory."""
 
-RETRIES, RETRY_INTERVAL = 10, 0.001
-"""How often another thread looks again for a task that the loop's thread may be about to record as finished."""
+TURN_TIMEOUT = 1.0
+"""Seconds that another thread waits for the loop's thread, which may be about to record a task as finished."""
 
 
 class FinishedTask(NamedTuple):
@@ -121,10 +121,11 @@ class Records:
             return None
         handle = self._find(number, task_id)
         if handle is None and not self._loop.owns_this_thread():
-            for _ in range(RETRIES):
-                time.sleep(RETRY_INTERVAL)
-                if (handle := self._find(number, task_id)) is not None:
-                    break
+            turned = threading.Event()
+            self._loop.post(turned.set)
+            if not self._loop.has_ended():
+                turned.wait(TURN_TIMEOUT)
+            handle = self._find(number, task_id)
         return handle
 
     def _find(self, number: int, task_id: str) -> TaskHandle[Any] | None:
