@@ -6,6 +6,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -97,7 +98,8 @@ class KeptResults:
     def _set_timer(self, at: float) -> None:
         self._cancel_timer()
         self._timer_at = at
-        self._timer = self._loop.call_later(max(at - time.monotonic(), MIN_EXPIRY_INTERVAL), self._expire)
+        delay = max(at - time.monotonic(), MIN_EXPIRY_INTERVAL)
+        self._timer = Context().run(self._loop.call_later, delay, self._expire)  # else it would keep the current task
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

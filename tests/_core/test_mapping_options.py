@@ -183,8 +183,8 @@ async def test_base_exceptions_fail_the_task(function: Any, chunksize: int | Non
 async def test_other_ends_are_returned() -> None:
     """A timeout is returned as well; that the executor was drained is raised."""
     async with Executor(processes=0) as executor:
-        sleepy = executor.options(timeout=0.01)
-        results = sleepy.map(anyio.sleep, [5, 0], return_exceptions=True)
+        sleepy = executor.options(timeout=0.4)
+        results = sleepy.map(anyio.sleep, [60, 0], return_exceptions=True)
         first, second = [value async for value in results]
         assert isinstance(first, TaskTimeoutError)
         assert second is None

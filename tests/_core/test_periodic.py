@@ -383,8 +383,8 @@ async def test_what_cannot_be_accepted_is_skipped(caplog: pytest.LogCaptureFixtu
     gate, runs = threading.Event(), []
     executor = new_executor(threads=1, queue_size=1)
     async with started(executor, timeout=TIMEOUT):
-        blocking = executor.submit(gate.wait)
-        await until(lambda: blocking.started_at is not None)
+        executor.submit(gate.wait)
+        await until(lambda: not executor.snapshot().backends["thread"].queued)
         queued = executor.submit(int)
 
         @executor.every(0.01)
@@ -422,8 +422,8 @@ async def test_jitter() -> None:
 
     executor = new_executor()
     executor.every(0.02, jitter=0.01)(note)
+    began = time.monotonic()
     async with started(executor, timeout=TIMEOUT):
-        began = time.monotonic()
         await until(lambda: len(times) >= 4)
     assert times[0] - began >= 0.015
 

@@ -190,11 +190,11 @@ async def test_a_task_of_another_executor_is_not_found() -> None:
 @on_asyncio
 async def test_finished_tasks_expire() -> None:
     """A finished task stays for `keep_finished` seconds; not at all with 0."""
-    async with Executor(processes=0, keep_finished=0.2) as executor, Executor(processes=0, keep_finished=0) as none:
+    async with Executor(processes=0, keep_finished=0.5) as executor, Executor(processes=0, keep_finished=0) as none:
         handle = executor.submit(echo)
         await found_after_end(executor, handle)
         await until(lambda: executor.get(handle.id) is None)
-        assert time.time() - (handle.finished_at or 0.0) >= 0.2
+        assert time.time() - (handle.finished_at or 0.0) >= 0.5
         handle = none.submit(echo)
         assert none.get(handle.id) is handle
         await handle
@@ -260,7 +260,7 @@ async def test_a_value_is_kept() -> None:
     async with Executor(processes=0) as executor:
         value = {1, 2, 3}
         gone = weakref.ref(value)
-        handle = executor.options(keep_result=0.5).submit(echo, value)
+        handle = executor.options(keep_result=600).submit(echo, value)
         await handle
         task_id = handle.id
         del handle, value
@@ -270,7 +270,15 @@ async def test_a_value_is_kept() -> None:
         del found
         gc.collect()
         assert gone() is not None
+
+        value = {4, 5, 6}
+        gone = weakref.ref(value)
+        handle = executor.options(keep_result=0.2).submit(echo, value)
+        await handle
+        task_id, finished_at = handle.id, handle.finished_at
+        del handle, value
         await until(lambda: gc.collect() >= 0 and gone() is None)
+        assert time.time() - (finished_at or 0.0) >= 0.2
         found = executor.get(task_id)
         assert found is not None
         assert isinstance(found.exception(), ResultNotKeptError)

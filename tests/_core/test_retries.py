@@ -215,8 +215,8 @@ async def test_between_attempts_the_task_is_queued(path: str) -> None:
         assert handle.record.attempts == 1
         assert executor.snapshot().backends["thread"].queued == 0
         gate = threading.Event()
-        running = executor.submit(gate.wait)
-        await until(lambda: running.started_at is not None)
+        executor.submit(gate.wait)
+        await until(lambda: not executor.snapshot().backends["thread"].queued)
         queued = executor.submit(int)
         with pytest.raises(QueueFullError):
             executor.submit(int)
@@ -238,7 +238,7 @@ async def test_a_further_attempt_is_accepted_by_a_full_queue(path: str) -> None:
     def fill_queue(event: TaskEvent, /) -> None:
         if isinstance(event, TaskRetried):  # before the attempt can be dispatched: the loop is blocked here
             blocking.append(executor.submit(gate.wait))
-            while blocking[0].started_at is None:
+            while executor.snapshot().backends["thread"].queued:
                 time.sleep(0.001)
             blocking.append(executor.submit(gate.wait))
 
@@ -474,7 +474,7 @@ async def test_timeouts_are_final_unless_named(backend: str, path: str) -> None:
     async with executor_with(backend) as executor:
         if backend == "process":
             await executor.options(tag="cpu").run(int)  # the timeout counts from the start
-        bound = executor.options(tag=tag_of(backend), timeout=0.4 if backend == "process" else 0.2)
+        bound = executor.options(tag=tag_of(backend), timeout={"loop": 0.3, "thread": 1.0, "process": 1.5}[backend])
         final = await ended(bound.options(retry=Retry(on=(OSError, Exception), wait=0)).submit(function, *args))
         assert (final.state, final.attempts) == (TaskState.TIMED_OUT, 1)
         final.exception()
@@ -625,7 +625,7 @@ async def test_the_deadline_counts_over_all_attempts(backend: str, path: str) ->
     async with executor_with(backend) as executor:
         if backend == "process":
             await executor.options(tag="cpu").run(int)
-        bound = executor.options(tag=tag_of(backend), retry=retry, deadline=0.5)
+        bound = executor.options(tag=tag_of(backend), retry=retry, deadline=0.5 if backend == "loop" else 1.5)
         handle = await ended(bound.submit(*functions[backend]))
         error = handle.exception()
         assert isinstance(error, TaskTimeoutError)
@@ -637,7 +637,7 @@ async def test_the_deadline_of_a_queued_attempt(path: str) -> None:
     gate = threading.Event()
     async with Executor(threads=1, processes=0) as executor:
         retry = Retry(on=FlakyError, wait=0.001)
-        handle = executor.options(retry=retry, deadline=0.4).submit(retry_tasks.flaky, path, 9)
+        handle = executor.options(retry=retry, deadline=1.2).submit(retry_tasks.flaky, path, 9)
         blocking = executor.submit(gate.wait)
         await ended(handle)
         error = handle.exception()
@@ -660,9 +660,10 @@ async def test_timeouts_within_a_deadline(path: str) -> None:
 
     retry = Retry(attempts=1000, on=TaskTimeoutError, wait=0)
     async with executor_with("loop") as executor:
-        handle = await ended(executor.options(retry=retry, timeout=0.1, deadline=0.45).submit(hang))
+        handle = await ended(executor.options(retry=retry, timeout=0.1, deadline=1.25).submit(hang))
         assert handle.state is TaskState.TIMED_OUT
-        assert attempts == handle.attempts > 2
+        assert attempts > 2
+        assert handle.attempts - attempts in {0, 1}  # the deadline may come before the first step of the last attempt
         assert isinstance(handle.exception(), TaskTimeoutError)
 
 
