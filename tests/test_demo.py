@@ -12,7 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -178,7 +178,8 @@ def demo(tmp_path: Path, *arguments: str, **options: Any) -> Iterator[subprocess
             assert list(tmp_path.glob("executors-demo-*")) == []
         finally:
             for pid in in_session(process.pid):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended by itself meanwhile
+                    os.kill(pid, signal.SIGKILL)
 
 
 def check_report(text: str) -> None:
@@ -219,7 +220,7 @@ def test_signal_ends_all_processes(tmp_path: Path, number: signal.Signals) -> No
 
 
 def fetch(url: str, data: bytes | None = None) -> Any:
-    with urllib.request.urlopen(url, data, timeout=10) as answer:
+    with urllib.request.urlopen(url, data, timeout=30) as answer:
         return json.load(answer)
 
 
@@ -243,7 +244,7 @@ def test_serve_runs_the_app_until_a_signal(tmp_path: Path, number: signal.Signal
         assert eventually(lambda: fetch(f"{address}/tasks/{accepted[0]['task']}")["state"] == "succeeded", within=20)
         task = fetch(f"{address}/tasks/{accepted[0]['task']}")
         assert task["progress"] == {"done": 1.0, "total": 1.0, "message": "a.py"}
-        with urllib.request.urlopen(f"{address}/tasks/{task['id']}/events", timeout=10) as events:
+        with urllib.request.urlopen(f"{address}/tasks/{task['id']}/events", timeout=30) as events:
             assert '"state": "succeeded", "progress": {"done": 1.0' in events.read().decode()
         assert fetch(f"{address}/files/{broken}")["error"].startswith("invalid syntax")
         assert [one["file"] for one in fetch(f"{address}/functions")] == ["a.py", "b.py"]
@@ -267,7 +268,7 @@ def test_dashboard_of_a_busy_app(tmp_path: Path, sources: Path) -> None:
         assert found is not None
 
         def functions() -> set[str]:
-            with urllib.request.urlopen(f"{found[0]}events", timeout=10) as events:
+            with urllib.request.urlopen(f"{found[0]}events", timeout=30) as events:
                 data = next(line for line in events if line.startswith(b"data: "))
             return {function["name"] for function in json.loads(data[6:])["functions"]}
 

@@ -292,18 +292,21 @@ async def test_run_and_map_on_another_loop_are_refused() -> None:
 
 async def test_cancelling_run_cancels_its_task() -> None:
     """Cancelling `run` cancels its task."""
-    ended = []
+    entered, ended = anyio.Event(), []
 
     async def work() -> None:
+        entered.set()
         try:
             await anyio.sleep_forever()
         finally:
             ended.append(True)
 
     async with Executor(processes=0) as executor:
-        with anyio.move_on_after(0.01) as scope:
-            await executor.run(work)
-        assert scope.cancelled_caught
+        async with anyio.create_task_group() as group:
+            group.start_soon(executor.run, work)
+            await entered.wait()
+            group.cancel_scope.cancel()
+        assert group.cancel_scope.cancelled_caught
         await executor.wait_idle()
         assert executor.snapshot().finished == {CANCELLED: 1}
     assert ended == [True]
@@ -647,7 +650,7 @@ async def test_values_and_errors_whose_attributes_raise(tag: str) -> None:
 
     async with Executor(threads=1, processes=1) as executor:
         tagged = executor.options(tag=tag)
-        with anyio.fail_after(TIMEOUT):
+        with anyio.fail_after(3 * TIMEOUT):  # a worker starts
             assert type(await tagged.run(Hostile)).__name__ == "Hostile"
             handle = tagged.submit(fail)
             await handle.wait()

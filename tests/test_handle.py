@@ -49,7 +49,13 @@ class Owner:
 
 
 @pytest.fixture
-def errors_logged(caplog: pytest.LogCaptureFixture) -> Callable[[], Awaitable[list[str]]]:
+def no_garbage() -> None:
+    """Collect the failures of earlier tests that nobody retrieved, which would be logged in this one."""
+    gc.collect()
+
+
+@pytest.fixture
+def errors_logged(no_garbage: None, caplog: pytest.LogCaptureFixture) -> Callable[[], Awaitable[list[str]]]:
     """Return a function that collects garbage, lets the loop run, and returns the errors logged so far."""
 
     async def logged() -> list[str]:
@@ -143,14 +149,16 @@ async def test_attributes() -> None:
 
 async def test_cpu_time_of_a_thread_task() -> None:
     """The handle of a thread task has the CPU seconds that it used, without the seconds that it waited."""
-    waited = threading.Event()
+    release = threading.Event()
 
     def work() -> None:
-        waited.wait(0.05)
+        release.wait(TIMEOUT)
 
     async with Executor(threads=1, processes=0) as executor:
         handle = executor.submit(work)
         assert handle.cpu_time is None
+        await anyio.sleep(0.05)
+        release.set()
         await handle
         assert handle.cpu_time is not None
         assert handle.run_time is not None
@@ -365,6 +373,7 @@ async def test_raising_callback_does_not_end_the_server(
     assert caplog.text.count(f"{kind.__name__}: out of the callback") == 2
 
 
+@pytest.mark.usefixtures("no_garbage")
 async def test_unretrieved_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """The error of a submitted task that is never retrieved is logged once, with its traceback."""
     async with Executor(threads=1, processes=0) as executor:
@@ -383,6 +392,7 @@ def fail_in_thread(text: str) -> None:
     raise LookupError(text)
 
 
+@pytest.mark.usefixtures("no_garbage")
 @pytest.mark.parametrize("function", [fail, fail_in_thread], ids=["loop", "thread"])
 async def test_unretrieved_error_is_logged_at_once(
     function: Callable[..., Any], caplog: pytest.LogCaptureFixture
@@ -402,6 +412,7 @@ async def test_unretrieved_error_is_logged_at_once(
         gc.enable()
 
 
+@pytest.mark.usefixtures("no_garbage")
 async def test_finalizer_does_not_log_itself(caplog: pytest.LogCaptureFixture) -> None:
     """A handle may be collected at any point of the program, so its failure is logged later, on the loop."""
     async with Executor(processes=0) as executor:
@@ -424,6 +435,7 @@ async def test_finalizer_does_not_log_itself(caplog: pytest.LogCaptureFixture) -
         assert writers == [threading.get_ident()]
 
 
+@pytest.mark.usefixtures("no_garbage")
 @pytest.mark.parametrize("ends_before", ["the handle is dropped", "it logs the failure"])
 def test_failure_is_logged_although_the_loop_ends(ends_before: str, caplog: pytest.LogCaptureFixture) -> None:
     """A failure is logged with its traceback, although the loop ends before it could log it."""

@@ -258,9 +258,7 @@ async def test_infinity_removes_marked_limits() -> None:
         release.clear()
         free = executor.options(timeout=math.inf, deadline=math.inf, queue_timeout=math.inf, max_concurrency=math.inf)
         handles = [free.submit(limited, release)]
-        while (
-            executor.snapshot().backends["thread"].queued
-        ):  # a slot is free just after the start
+        while executor.snapshot().backends["thread"].queued:  # a slot is free just after the start
             await anyio.sleep(0.001)
         handles.append(free.submit(limited, release))
         while handles[1].state is QUEUED:  # both run at a time

@@ -11,7 +11,7 @@ from signal import SIGINT, SIGKILL, SIGTERM, SIGTTIN, SIGTTOU
 
 import pytest
 from processes import wait_for_end
-from servers import ASGI_APPS, TIMEOUT, Server, can_be_bound, until
+from servers import ASGI_APPS, TIMEOUT, Server, can_be_bound, check_gone_within, until
 
 UVICORN = ["-m", "uvicorn", "--port", "{port}", "asgi_served:app"]
 HYPERCORN = ["-m", "hypercorn", "-b", "127.0.0.1:{port}", "asgi_served:app", "-w"]
@@ -50,7 +50,7 @@ def answer(server, path, method="GET"):
 
 def check_nothing_left(server):
     """Assert that no process of the server is left, and that the port is free."""
-    until(lambda: not server.processes(), 2)
+    until(lambda: not server.processes())
     assert can_be_bound(server.port)
 
 
@@ -120,6 +120,7 @@ def test_killed_server(start):
     server.work(2 * TIMEOUT)
     os.kill(server.process.pid, SIGKILL)
     server.process.wait(TIMEOUT)
+    check_gone_within(2, server.processes)
     check_nothing_left(server)
     assert all(f"task '{task}'" in server.output for task in TASKS), server.output
 

@@ -86,9 +86,9 @@ async def test_a_viewer_that_leaves_or_fails(monkeypatch) -> None:
 
 async def test_events(new_shop, monkeypatch) -> None:
     """A stream has the state at once, another one each interval, and ends after a while; browsers reconnect."""
-    monkeypatch.setattr(feed, "INTERVAL", 0.05)
-    monkeypatch.setattr(feed, "MAX_INTERVAL", 0.05)
-    monkeypatch.setattr(feed, "STREAM_DURATION", 0.3)
+    monkeypatch.setattr(feed, "INTERVAL", 0.2)
+    monkeypatch.setattr(feed, "MAX_INTERVAL", 0.2)
+    monkeypatch.setattr(feed, "STREAM_DURATION", 1.2)
     async with new_shop(authorize=lambda request: True) as shop:
         task = shop.executor.submit(anyio.sleep, 600)
         async with requesting(shop.app, "/executors/events") as answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
-import time
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -166,6 +166,14 @@ async def as_coroutine(value: object) -> Any:
 async def test_limits_of_the_executor(file: Path, record: Path) -> None:
     """No more jobs are claimed than the backend, or the function's `max_concurrency`, lets run: others take them."""
     executor, queue = new_queue(file, threads=2)
+    release = threading.Event()
+
+    @queue.task(name="held")
+    def hold(name: str) -> None:
+        note("begin", name)
+        release.wait(30)
+        note("end", name)
+
     limited = Executor(processes=0, threads=2, shutdown_timeout=0.0)
     other = DurableQueue(limited, f"sqlite:///{file}")
 
@@ -176,15 +184,16 @@ async def test_limits_of_the_executor(file: Path, record: Path) -> None:
 
     async with executor, limited:
         for index in range(4):
-            await queue.enqueue(durable_jobs.ignore, f"thread {index}".replace(" ", "-"), 0.5)
+            await queue.enqueue(hold, f"thread-{index}")
             await other.enqueue(wait, f"limited-{index}")
         await until(lambda: as_coroutine(len(noted(record, "begin")) >= 3))
         with connected(file) as connection:
             query = "SELECT name, state, count(*) FROM executor_jobs GROUP BY name, state ORDER BY name, state"
             assert connection.execute(query).fetchall() == [
-                ("durable_jobs:ignore", "queued", 2), ("durable_jobs:ignore", "running", 2),
+                ("held", "queued", 2), ("held", "running", 2),
                 ("limited", "queued", 3), ("limited", "running", 1),
             ]  # fmt: skip
+        release.set()
         await until(lambda: as_coroutine(len([n for n, _, _ in noted(record, "end") if n.startswith("thread")]) == 4))
 
 
@@ -345,15 +354,17 @@ async def test_a_job_that_kills_its_worker(file: Path, record: Path) -> None:
 async def test_no_second_attempt_beside_a_thread_that_goes_on(file: Path, record: Path) -> None:
     """A function in a thread that exceeds its timeout may go on; there is no attempt beside it."""
     executor, queue = new_queue(file, cancel_grace=0.1)
+    release = threading.Event()
 
     @queue.task(name="stuck", timeout=0.1, retry=Retry(on=TaskTimeoutError))
     def stuck() -> None:
         note("begin", "stuck")
-        time.sleep(0.5)
+        release.wait(30)
 
     async with executor:
         failed = await ended(queue, await queue.enqueue(stuck))
         assert (failed.state, failed.attempts) == (TaskState.FAILED, 1)
+        release.set()
     assert len(noted(record, "begin")) == 1
 
 
@@ -389,6 +400,7 @@ async def has_progress(queue: DurableQueue, job_id: str) -> bool:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.usefixtures("long_stop_timeout")
 async def test_a_drain_puts_jobs_back(file: Path, record: Path) -> None:
     """At its deadline, jobs that run are stopped and put back at once; others have time to end; no attempt is lost."""
     executor, queue = new_queue(file, processes=1)
@@ -398,7 +410,7 @@ async def test_a_drain_puts_jobs_back(file: Path, record: Path) -> None:
             functions = (durable_jobs.wait, durable_jobs.wait_in_thread, durable_jobs.compute)
             ids = [await queue.enqueue(function, function.__name__, 60) for function in functions]
             await until(lambda: as_coroutine(len(noted(record, "begin")) == 4))
-            report = await executor.drain(1.0)
+            report = await executor.drain(1.5)
             assert not report.abandoned
         assert (await other.get(short)).state is TaskState.SUCCEEDED  # type: ignore[union-attr]
         for job_id in ids:

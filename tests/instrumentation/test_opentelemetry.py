@@ -171,8 +171,8 @@ async def test_queues_and_workers(telemetry: Telemetry) -> None:
     async with Executor(threads=1, processes=2, queue_size=3, hooks=[telemetry.hook()]) as executor:
         await executor.options(tag="cpu").run(tasks.current_ids)
         limited = executor.options(max_concurrency=1, name="limited")
-        running = limited.submit(tasks.wait, release)
-        await until(lambda: running.state is TaskState.RUNNING)
+        limited.submit(tasks.wait, release)
+        await until(lambda: not executor.snapshot().backends["thread"].queued)
         limited.submit(tasks.wait, release)
         for _ in range(3):
             executor.submit(tasks.wait, release)
@@ -215,6 +215,7 @@ async def test_lost_workers(telemetry: Telemetry) -> None:
 
 
 @on_asyncio
+@pytest.mark.usefixtures("undisturbed")
 async def test_blocked_loop(telemetry: Telemetry) -> None:
     """The lag of the loop is a histogram, and who blocks it is named; the sums go on after a reset of the monitor."""
     async with LoopMonitor() as monitor, Executor(processes=0, hooks=[telemetry.hook(monitor)]) as executor:
@@ -235,6 +236,7 @@ async def test_blocked_loop(telemetry: Telemetry) -> None:
 
 
 @on_asyncio
+@pytest.mark.usefixtures("undisturbed")
 async def test_all_instruments(telemetry: Telemetry) -> None:
     """Every instrument has its unit, also with several hooks and executors, whose values are added up."""
     release = threading.Event()
@@ -356,11 +358,12 @@ async def test_wait_for_a_slot_is_part_of_the_span(telemetry: Telemetry) -> None
     release, events = threading.Event(), []
     hooks = [telemetry.hook(), events.append]
     async with Executor(threads=1, processes=0, queue_size=1, hooks=hooks) as executor:
-        blocking = executor.submit(tasks.wait, release)
-        await until(lambda: blocking.state is TaskState.RUNNING)
+        executor.submit(tasks.wait, release)
+        await until(lambda: not executor.snapshot().backends["thread"].queued)
         executor.submit(tasks.wait, release)
         async with anyio.create_task_group() as group:
             group.start_soon(executor.options(name="late").run, tasks.current_ids)
+            await anyio.wait_all_tasks_blocked()
             await anyio.sleep(0.1)
             release.set()
     (span,) = telemetry.spans("late")

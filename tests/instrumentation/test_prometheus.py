@@ -24,7 +24,6 @@ from executors import (
     Executor,
     QueueFullError,
     Retry,
-    TaskState,
     TaskTimeoutError,
     WorkerLostError,
 )
@@ -78,8 +77,8 @@ async def run_everything(executor: Executor) -> None:
     abandoned = executor.options(timeout=0.01).submit(tasks.wait, release)
     await until(lambda: abandoned.abandoned)
     abandoned.exception()
-    running = executor.submit(tasks.wait, release)
-    await until(lambda: running.state is TaskState.RUNNING)
+    executor.submit(tasks.wait, release)
+    await until(lambda: not executor.snapshot().backends["thread"].queued)
     with pytest.raises(QueueFullError):
         for _ in range(2):
             executor.submit(tasks.wait, release)
@@ -105,7 +104,7 @@ async def test_metrics() -> None:
             (backend,): 0 for backend in ("loop", "thread", "process")
         }
         assert values(registry, "executors_workers_limit", "backend") == {("thread",): 1, ("process",): 1}
-        assert ("thread", "idle") in values(registry, "executors_workers", "backend", "state")
+        await until(lambda: ("thread", "idle") in values(registry, "executors_workers", "backend", "state"))
     completed = {
         ("current_ids", "process", "cpu", "succeeded"): 1,
         ("fail", "thread", "", "failed"): 1,
@@ -131,6 +130,7 @@ async def test_metrics() -> None:
 
 
 @on_asyncio
+@pytest.mark.usefixtures("undisturbed")
 async def test_loop() -> None:
     """The histogram of the loop's lag is cumulative, and who blocks the loop is named."""
     registry = CollectorRegistry()
@@ -214,6 +214,7 @@ def queries() -> Iterator[str]:
 
 
 @on_asyncio
+@pytest.mark.usefixtures("undisturbed")
 async def test_dashboard() -> None:
     """Each metric and label in the dashboard's queries is exposed, and each metric is in the dashboard."""
     registry = CollectorRegistry()

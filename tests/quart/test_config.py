@@ -157,8 +157,8 @@ async def test_sizes(app, executor):
     async with app.test_app():
         assert executor.backend("thread").workers == 1
         assert executor.backend("process").workers == 3
-        running = app.add_background_task(released.wait)
-        await until(lambda: running.state != "queued")
+        app.add_background_task(released.wait)
+        await until(lambda: not executor.snapshot().backends["thread"].queued)
         app.add_background_task(background.triple, 1)
         with pytest.raises(QueueFullError, match=r"full \(limit: 1\)"):
             app.add_background_task(background.triple, 1)

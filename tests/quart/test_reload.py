@@ -52,7 +52,8 @@ class Reloaded:
         self._size = self._size or len(self.server.processes())
         until(lambda: len(self.server.processes()) == self._size)
         assert workers <= self.server.processes()
-        assert not zombies_of(self.server.processes())
+        until(lambda: not zombies_of(self.server.processes()))
+        until(lambda: len(self.server.recorded("serving")) >= self._runs)
         assert len(self.server.recorded("serving")) == self._runs
 
 

@@ -96,7 +96,7 @@ async def test_drained_executor_answers_503(busy):
     assert responses.STOPPING in await response.get_data(as_text=True)
 
 
-@pytest.mark.parametrize(("timeout", "seconds"), [(2.5, "4"), (3600, "60")])
+@pytest.mark.parametrize(("timeout", "seconds"), [(2.99, "4"), (3600, "60")])
 async def test_retry_after_during_a_drain(busy, timeout, seconds):
     """During the drain `Retry-After` is the time until its deadline, within limits."""
     app = busy(EXECUTOR_SHUTDOWN_TIMEOUT=timeout)

@@ -22,7 +22,7 @@ HANDSHAKE = (
 
 def request(port: int, until: str, *lines: str) -> str:
     """Send a request, and return the response, headers and body, in lower case, once it contains `until`."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall("\r\n".join([*lines, f"Host: 127.0.0.1:{port}", "", ""]).encode())
         answer = ""
         while until not in answer:
@@ -58,7 +58,7 @@ def test_under_hypercorn(free_port: int) -> None:
             assert "retry-after: 5" in answer
         request(free_port, "released", "POST /release HTTP/1.1", "Content-Length: 0")
         server.terminate()
-        rest, _ = server.communicate(timeout=15)
+        rest, _ = server.communicate(timeout=30)
     assert server.returncode == 0, rest
     assert "after_serving" in rest
     assert rest.count("answered with status 503") == 1
@@ -78,6 +78,6 @@ def test_a_drain_under_hypercorn(free_port: int) -> None:
             assert answer.result().startswith("http/1.1 503")
             assert "retry-after: " in answer.result()
         server.terminate()
-        rest, _ = server.communicate(timeout=15)
+        rest, _ = server.communicate(timeout=30)
     assert server.returncode == 0, rest
     assert rest.count("Traceback") == 1  # of the first request

@@ -11,7 +11,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 import pytest
 import quart.utils
 from processes import is_alive, wait_for_end
-from servers import APPS, TIMEOUT, Server, can_be_bound, until
+from servers import APPS, TIMEOUT, Server, can_be_bound, check_gone_within, until
 
 HYPERCORN = ["-m", "hypercorn", "-b", "127.0.0.1:{port}", "served:app", "-w"]
 UVICORN = ["-m", "uvicorn", "--port", "{port}", "served:app"]
@@ -120,7 +120,7 @@ def stop(server, number, group):
 
 def check_nothing_left(server):
     """Assert that no process of the server is left, and that the port is free."""
-    until(lambda: not server.processes(), 2)
+    until(lambda: not server.processes())
     assert can_be_bound(server.port)
 
 
@@ -170,6 +170,7 @@ def test_nothing_is_left_of_a_killed_server(start, kind):
     server = start(kind, SERVED_TIMEOUT=str(TIMEOUT))
     server.work(2 * TIMEOUT)
     assert stop(server, SIGKILL, ONE) == -SIGKILL
+    check_gone_within(2, server.processes)
     check_nothing_left(server)
     if "worker" in kind:  # the server processes still report what they stopped
         assert server.lines.count("after_serving") == len(server.recorded("server"))
@@ -182,7 +183,7 @@ def test_killed_server_process_of_hypercorn(start):
     server.work(2 * TIMEOUT)
     pids = [int(pid) for pid in server.recorded("worker") + server.recorded("server")]
     os.kill(pids[-1], SIGKILL)
-    until(lambda: not any(map(is_alive, pids)), 2)
+    check_gone_within(2, lambda: any(map(is_alive, pids)))
     server.process.wait(TIMEOUT)
     check_nothing_left(server)
 

@@ -78,7 +78,7 @@ def test_two_server_processes_and_the_death_of_one(loop: str, tmp_path: Path) ->
         short = jobs_of_both(server, 0.2)
         for pid, job in short.items():
             answers_of_both(server, job, wanted={"state": "succeeded", "result": {"pid": pid}})
-        followed = events_from_the_other(server, jobs_of_both(server, 0.6).popitem()[1])
+        followed = events_from_the_other(server, jobs_of_both(server, 3).popitem()[1])
         assert [event["state"] for event in followed][-2:] == ["running", "succeeded"]
         assert all(event["progress"]["message"] == "half" for event in followed)
         for job in jobs_of_both(server, 600).values():

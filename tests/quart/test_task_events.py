@@ -18,7 +18,7 @@ import pytest
 from servers import TIMEOUT, Server, find_port, until
 from until import until as until_on_loop
 
-from executors import current_task
+from executors import _progress, current_task
 from executors.quart import sse, task_events
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -84,8 +84,9 @@ async def next_event(connection) -> tuple[str, Any]:
 
 
 @pytest.mark.anyio
-async def test_events(app, work) -> None:
+async def test_events(app, work, monkeypatch) -> None:
     """The current record at once, then updates, the last with the final state; never the result. Then the end."""
+    monkeypatch.setattr(_progress, "UPDATE_INTERVAL", 1000.0)  # no update between the last report and the end
     async with app.test_app() as test_app:
         client = test_app.test_client()
         task_id = await (await client.post("/")).get_data(as_text=True)
@@ -231,7 +232,7 @@ def stream(server: Server, path: str) -> Iterator[http.client.HTTPResponse]:
 def test_under_hypercorn(worker: str, tmp_path: Path) -> None:
     """A stream lasts longer than the response timeout, is kept alive, and ends; an unknown id gets 404."""
     with serve(tmp_path, worker, SERVED_KEEP_ALIVE="0.05") as server:
-        task_id = server.request("/start/5/0.2")
+        task_id = server.request("/start/5/0.5")
         with stream(server, f"/events/{task_id}") as response:
             assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
             text = response.read().decode()

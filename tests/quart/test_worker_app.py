@@ -142,7 +142,7 @@ def run_python(*arguments):
     """Run a Python interpreter, and return the lines of its output."""
     env = {**os.environ, "PYTHONPATH": str(Path(in_app.__file__).parent)}
     done = subprocess.run(
-        [sys.executable, "-W", "error", *arguments], capture_output=True, text=True, timeout=20, env=env, check=False
+        [sys.executable, "-W", "error", *arguments], capture_output=True, text=True, timeout=60, env=env, check=False
     )
     assert done.returncode in {0, 3}, done.stderr  # since 0.23 Quart exits with 3 when a signal ends it
     return done.stdout.splitlines()

@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 import pytest
+from processes import seconds_without_cpu
 
 from executors import (
     ConfigurationError,
@@ -38,6 +39,8 @@ pytestmark = pytest.mark.anyio
 
 on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 MIB = 1024 * 1024
+LONG_DELAYS = (0.1,) * 100
+"""On a busy machine, it may take longer until a record is written."""
 
 
 async def echo(value: Any = None) -> Any:
@@ -207,10 +210,13 @@ async def test_attempts(file: Path) -> None:
             raise failures.pop()
 
     async with stored(file) as executor, stored(file) as other:
-        retry = Retry(attempts=2, on=(ValueError,), wait=0.5)
-        handle = executor.options(retry=retry).submit(fail_once)
+        later = Retry(attempts=2, on=(ValueError,), wait=600, max_wait=600)
+        handle = executor.options(retry=later).submit(fail_once)
         record = await until(lambda: attempted(other, handle.id))
         assert (record.state, record.attempts) == (TaskState.QUEUED, 1)
+        handle.cancel()
+        failures.append(ValueError("wrong"))
+        handle = executor.options(retry=Retry(attempts=2, on=(ValueError,), wait=0.01)).submit(fail_once)
         await handle
         assert (await until(lambda: finished(other, handle.id))).attempts == 2
         found = executor.get(handle.id)
@@ -255,8 +261,9 @@ async def test_an_unknown_id_is_not_waited_for(file: Path, monkeypatch: pytest.M
 
 
 @on_asyncio
-async def test_a_task_is_cancelled_at_once(file: Path) -> None:
+async def test_a_task_is_cancelled_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another server process cancels a task right after the submission, although its record is yet to be written."""
+    monkeypatch.setattr(task_store, "SETTLE_DELAYS", LONG_DELAYS)
     async with stored(file) as executor, stored(file) as other:
         await is_ready(executor)
         await is_ready(other)
@@ -267,12 +274,13 @@ async def test_a_task_is_cancelled_at_once(file: Path) -> None:
 
 
 @on_asyncio
-async def test_a_record_is_found_at_once(file: Path) -> None:
+async def test_a_record_is_found_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that is opened right after the submission finds the task, although its record is yet to be written."""
+    monkeypatch.setattr(task_store, "SETTLE_DELAYS", LONG_DELAYS)
     async with stored(file) as executor, stored(file) as other:
         await is_ready(executor)
         records = [await other.find(executor.submit(echo).id) for _ in range(4)]
-        assert len([record for record in records if record is not None]) >= 2  # all, unless the machine is busy
+        assert None not in records
 
 
 @on_asyncio
@@ -577,11 +585,12 @@ async def test_a_drain_with_a_locked_file(file: Path) -> None:
     executor.start()
     await executor.run(echo)
     await until(lambda: is_ready(executor))
+    before = seconds_without_cpu()
     with connected(file) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         handle = executor.submit(anyio.sleep_forever)
         report = await executor.drain(0.1)
-        assert report.duration < 0.1 + 1
+        assert report.duration < 0.1 + 1 + seconds_without_cpu() - before
         connection.execute("ROLLBACK")
     assert handle.state is TaskState.CANCELLED
 

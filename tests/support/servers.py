@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from processes import is_alive
+from processes import is_alive, seconds_without_cpu
 
 APPS = Path(__file__).parents[1] / "quart" / "apps"
 ASGI_APPS = Path(__file__).parents[1] / "asgi" / "apps"
@@ -31,6 +31,13 @@ def until(observe: Callable[[], T], timeout: float = TIMEOUT) -> T:
         assert time.monotonic() < deadline, f"not within {timeout} s"
         time.sleep(0.01)
     return value
+
+
+def check_gone_within(seconds: float, is_left: Callable[[], object]) -> None:
+    """Assert that something is gone within a time, without the seconds that this thread waits for a CPU meanwhile."""
+    began, before = time.monotonic(), seconds_without_cpu()
+    until(lambda: not is_left())
+    assert time.monotonic() - began < seconds + seconds_without_cpu() - before
 
 
 def find_port() -> int:
