@@ -64,6 +64,12 @@ def undisturbed() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_garbage() -> None:
+    """Collect the failures of earlier tests that nobody retrieved, which would be logged in this one."""
+    gc.collect()
+
+
+@pytest.fixture
 def long_stop_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a drain wait longer for tasks to respond to their cancellation, which on a busy machine run again late.
 

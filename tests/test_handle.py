@@ -49,12 +49,6 @@ class Owner:
 
 
 @pytest.fixture
-def no_garbage() -> None:
-    """Collect the failures of earlier tests that nobody retrieved, which would be logged in this one."""
-    gc.collect()
-
-
-@pytest.fixture
 def errors_logged(no_garbage: None, caplog: pytest.LogCaptureFixture) -> Callable[[], Awaitable[list[str]]]:
     """Return a function that collects garbage, lets the loop run, and returns the errors logged so far."""
 

@@ -331,6 +331,7 @@ async def test_a_cancelled_future_does_not_block_those_behind_it() -> None:
     assert ran == [1, 2]
 
 
+@pytest.mark.usefixtures("no_garbage")
 @pytest.mark.parametrize("run", [asyncio.run, trio.run])
 def test_loop_that_ended_without_a_drain(run: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A future ends with its event loop, also for a thread that already waits, and on the loop's own thread."""

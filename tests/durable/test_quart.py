@@ -45,6 +45,7 @@ async def final_state(queue: DurableQueue, job_id: str) -> TaskState:
 
 
 @pytest.mark.anyio
+@pytest.mark.usefixtures("no_garbage")
 async def test_jobs_of_an_app(anyio_backend_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Jobs run in the app's context. The last failure of one is reported to the app as that of a background task."""
     app, queue = new_app(anyio_backend_name, tmp_path / "jobs.db")

@@ -318,6 +318,7 @@ async def test_strings_that_are_no_unicode(file: Path, monkeypatch: pytest.Monke
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_garbage")
 async def test_attempts_after_failures(file: Path, record: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A job is repeated as often as its `retry` says. The last failure is logged with its traceback, once."""
     async with opened(file) as queue:

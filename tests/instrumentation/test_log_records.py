@@ -44,6 +44,7 @@ async def test_record_of_a_worker(caplog: pytest.LogCaptureFixture) -> None:
     assert named(caplog, "logged in a task") == [(handle.id, "logging", "process")]
 
 
+@pytest.mark.usefixtures("no_garbage")
 async def test_records_of_failures(caplog: pytest.LogCaptureFixture) -> None:
     """So are those of a failure that nobody retrieved, of a callback and of a hook that failed."""
 

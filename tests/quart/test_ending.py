@@ -212,6 +212,7 @@ async def test_failures_during_the_drain(app, executor):
     assert order == ["late", "after_serving"]
 
 
+@pytest.mark.usefixtures("no_garbage")
 async def test_drain_report_is_logged(app, executor, caplog):
     """The report of a drain that stopped tasks is logged. Successes and reported failures are not."""
 

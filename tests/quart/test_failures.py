@@ -204,6 +204,7 @@ async def test_run_and_submit_do_not_report(app, executor, reported, caplog):
     assert not logged(caplog)
 
 
+@pytest.mark.usefixtures("no_garbage")
 @pytest.mark.parametrize("raised", [LookupError, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
 async def test_failing_receiver(app, executor, caplog, raised, is_async):

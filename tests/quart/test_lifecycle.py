@@ -188,6 +188,7 @@ async def test_failed_startup(app, executor, where):
     assert [handle.state for handle in handles] == [TaskState.SUCCEEDED] * 2
 
 
+@pytest.mark.usefixtures("no_garbage")
 async def test_drain_report_of_a_failed_startup_is_logged(app, executor, caplog):
     """The report of a failed startup's drain is logged, like any other drain's."""
     app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0

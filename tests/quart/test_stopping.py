@@ -42,6 +42,7 @@ async def test_handlers_are_restored_after_a_failed_startup(app, executor):
     assert handlers() == before
 
 
+@pytest.mark.usefixtures("no_garbage")
 async def test_handlers_are_restored_after_a_second_startup(app, executor, caplog):
     """The handlers are restored if the app starts again before it is stopped, which Quart allows."""
     before = handlers()

@@ -90,6 +90,7 @@ async def test_wait_for_tasks_without_a_lifespan(app, executor):
     await wait_for_tasks(app)
 
 
+@pytest.mark.usefixtures("no_garbage")
 async def test_inline_failures_are_reported(new_app, caplog):
     """Inline failures are reported to the app before `wait_for_tasks` returns and before the app stops."""
     reported = []

@@ -512,6 +512,7 @@ async def test_an_earlier_release_has_made_the_file(file: Path) -> None:
 
 
 @on_asyncio
+@pytest.mark.usefixtures("no_garbage")
 async def test_a_file_of_another_major_version_is_left_alone(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Tasks run without the store, and one line says why."""
     async with stored(file) as executor:
@@ -550,6 +551,7 @@ async def test_a_file_with_tables_of_the_app(file: Path) -> None:
 
 
 @on_asyncio
+@pytest.mark.usefixtures("no_garbage")
 async def test_a_locked_file(file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks go on while another program holds a lock; that is logged once, and recorded later."""
     monkeypatch.setattr(writer, "LOCK_TIMEOUT", 0.2)
