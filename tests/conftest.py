@@ -30,6 +30,8 @@ sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from processes import Stopwatch  # noqa: E402
+
 pytest_plugins = ["launched_workers", "postgresql"]
 
 LOOPS = [
@@ -42,6 +44,7 @@ FOREIGN_THREADS = ("Trio thread", "AnyIO worker thread", "asyncio_", "Dask-", "T
 """Prefixes of the names of threads that other libraries keep."""
 
 SETTLE_TIMEOUT = 5.0
+"""Seconds that what a test has ended gets to end, as a `Stopwatch` measures."""
 
 
 @pytest.fixture(params=LOOPS)
@@ -133,7 +136,7 @@ def nothing_left() -> Iterator[None]:
         return
     processes, threads, fds = child_processes(), own_threads(), descriptors()
     yield
-    deadline = time.monotonic() + SETTLE_TIMEOUT
+    stopwatch = Stopwatch()
     while True:
         left = {
             "processes": child_processes() - processes,
@@ -142,7 +145,7 @@ def nothing_left() -> Iterator[None]:
         }
         if not any(left.values()):
             return
-        if time.monotonic() > deadline:
+        if stopwatch.seconds() > SETTLE_TIMEOUT:
             pytest.fail(f"the test left behind {left}{stacks_of(own_threads() - threads)}")
         gc.collect()
         time.sleep(0.01)
@@ -168,9 +171,9 @@ def checking_for_leaked_tasks(test: Callable[..., Awaitable[None]]) -> Callable[
     async def checked(*args: Any, **kwargs: Any) -> None:
         before = tasks_of_loop()
         await test(*args, **kwargs)
-        with anyio.move_on_after(SETTLE_TIMEOUT):
-            while tasks_of_loop() - before:
-                await anyio.sleep(0.001)
+        stopwatch = Stopwatch()
+        while tasks_of_loop() - before and stopwatch.seconds() < SETTLE_TIMEOUT:
+            await anyio.sleep(0.001)
         left = {str(task) for task in tasks_of_loop() - before}
         assert not left, f"the test left behind {left}"
 

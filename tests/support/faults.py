@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -15,7 +15,7 @@ import anyio
 import fault_tasks
 import worker_tasks
 from named_pipes import NamedPipe
-from processes import is_alive
+from processes import is_alive, within
 
 import executors
 from executors import Executor
@@ -24,10 +24,17 @@ from executors._core.bound import BoundExecutor
 SUPPORT = Path(__file__).parent
 
 PROMPTLY = 1.0
-"""Seconds within which a task fails after its fault."""
+"""Seconds within which a task fails after its fault, as a `Stopwatch` measures."""
 
-TIMEOUT = 15.0
+TIMEOUT = 30.0
 """Seconds after which a test gives up where no other bound applies."""
+
+
+@contextmanager
+def promptly(seconds: float = PROMPTLY) -> Iterator[None]:
+    """Fail if the block takes longer, as a `Stopwatch` measures, and end it if it hangs."""
+    with anyio.fail_after(TIMEOUT), within(seconds):
+        yield
 
 
 class Fault:
@@ -56,7 +63,7 @@ class Fault:
         """
         handle = self.cpu.options(**options).submit(function, *args)
         behind = [self.cpu.submit(worker_tasks.identity, number) for number in range(3)]
-        with anyio.fail_after(options.get("timeout", 0) + within):
+        with promptly(options.get("timeout", 0) + within):
             await handle.wait()
         with anyio.fail_after(TIMEOUT):
             assert [await follower for follower in behind] == [0, 1, 2]

@@ -16,7 +16,7 @@ from typing import Any
 import machine_tasks as tasks
 from machine_book import UNAVAILABLE_AFTER, Book, Task
 from named_pipes import NamedPipe
-from processes import wait_for_end
+from processes import Stopwatch, wait_for_end
 
 from executors import BackendUnavailableError, DrainReport, Executor, TaskState
 
@@ -24,7 +24,7 @@ TIMEOUT = 60.0
 """Seconds after which an operation counts as hanging."""
 
 SETTLE_TIME = 2.0
-"""Seconds within which a process that is killed at a drain's deadline must end."""
+"""Seconds within which a process that is killed at a drain's deadline must end, as a `Stopwatch` measures."""
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -93,8 +93,9 @@ class Harness:
             unfinished.extend(self.book.unfinished())  # now, as the first round of the loop may end some
             return await self.executor.drain(timeout)
 
+        stopwatch = Stopwatch()
         report = self._run(drain())
-        self.book.expect(not report.abandoned and report.duration < timeout + 1, report)
+        self.book.expect(not report.abandoned and stopwatch.seconds() < timeout + 1, report)
         named = {each.id for each in report.unsuccessful}
         for task in unfinished:
             task.cancelled |= report.duration >= timeout
@@ -104,16 +105,16 @@ class Harness:
         self._check_nothing_left()
 
     def _check_nothing_left(self) -> None:
-        deadline = time.monotonic() + SETTLE_TIME
+        stopwatch = Stopwatch()
         while left := self._children():
-            self.book.expect(time.monotonic() < deadline, left, "are left by", self.executor.drain_report)
+            self.book.expect(stopwatch.seconds() < SETTLE_TIME, left, "are left by", self.executor.drain_report)
             time.sleep(0.001)
         for pid in self._seen | {entry.pid for entry in self.book.entries()}:
             self.book.expect(wait_for_end(pid, SETTLE_TIME), "process", pid, "is left")
         expected = {task.pipe._fd for task in self.book.tasks.values() if task.pipe is not None} | {*self._before}
         while open_now := {fd: what for fd, what in descriptors().items() if fd not in expected}:
             report = self.executor.drain_report
-            self.book.expect(time.monotonic() < deadline, "descriptors", open_now, "are left by", report)
+            self.book.expect(stopwatch.seconds() < SETTLE_TIME, "descriptors", open_now, "are left by", report)
             time.sleep(0.001)
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,36 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+class Stopwatch:
+    """Measures time without that in which processes have to wait for a CPU, whichever: on a busy machine everything
+    takes longer. A tenth of the time counts in any case, so that no wait is endless."""
+
+    def __init__(self) -> None:
+        self._began, self._waits = time.monotonic(), cpu_waits()
+
+    def seconds(self) -> float:
+        """Return the seconds since the start."""
+        passed = time.monotonic() - self._began
+        return max(passed / 10, passed - (cpu_waits() - self._waits))
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail if the block takes longer, as a `Stopwatch` measures."""
+    stopwatch = Stopwatch()
+    yield
+    took = stopwatch.seconds()
+    assert took < seconds, f"it took {took:.2f} s"
+
+
 def wait_for_end(pid: int, timeout: float = 30) -> bool:
-    """Wait at most `timeout` seconds until a process has ended, also if it isn't a child; return whether it has."""
+    """Wait until a process has ended, also if it isn't a child; return whether it has.
+
+    Args:
+        pid: The process id.
+        timeout: Seconds that it has, as a `Stopwatch` measures.
+    """
+    stopwatch = Stopwatch()
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -33,7 +61,9 @@ def wait_for_end(pid: int, timeout: float = 30) -> bool:
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
+        while not (has_ended := bool(poll.poll(min(50, timeout * 1000)))) and stopwatch.seconds() < timeout:
+            pass
+        return has_ended
     finally:
         os.close(fd)
 
@@ -126,6 +156,17 @@ def check_it_ends_by(number: signal.Signals, process: subprocess.Popen[str]) -> 
 def resident_memory(pid: int) -> int:
     """Return the resident memory of a process in bytes (Linux)."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_waits() -> float:
+    """Return for how long any process of this machine has been ready to run while others had the CPUs, in seconds.
+
+    Where the system does not tell (Linux does), that of this thread.
+    """
+    try:
+        return int(Path("/proc/pressure/cpu").read_text().partition("total=")[2].split()[0]) / 1e6
+    except OSError:
+        return seconds_without_cpu()
 
 
 def seconds_without_cpu() -> float:

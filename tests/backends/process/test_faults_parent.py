@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 
 import anyio
 import pytest
 from faults import TIMEOUT, start_script
-from processes import is_alive, wait_for_end
+from processes import Stopwatch, is_alive, wait_for_end
 
 pytestmark = pytest.mark.anyio
 
 DEATH_TIME = 2.0
+"""Seconds, as a `Stopwatch` measures."""
 
 
 @pytest.fixture
@@ -53,10 +53,10 @@ async def test_a_killed_server_leaves_no_worker(named_pipe) -> None:
                 messages = [await from_worker.receive() for _ in range(len(busy) + 2)]
         finally:
             server.kill()
-        deadline = time.monotonic() + DEATH_TIME
+        death = Stopwatch()
     (port,) = (int(message.split()[1]) for message in messages if message.startswith("port"))
     workers = [int(message) for message in messages if not message.startswith("port")]
-    assert [pid for pid in workers if not wait_for_end(pid, max(0, deadline - time.monotonic()))] == []
+    assert [pid for pid in workers if not wait_for_end(pid, max(0, DEATH_TIME - death.seconds()))] == []
     with socket.socket() as again:
         again.bind(("127.0.0.1", port))
 
@@ -70,10 +70,10 @@ async def test_a_killed_server_leaves_nothing_of_its_tasks(named_pipe) -> None:
                 messages = [await from_worker.receive() for _ in range(4)]
         finally:
             server.kill()
-        deadline = time.monotonic() + DEATH_TIME
+        death = Stopwatch()
     pids = {int(number) for message in messages if not message.startswith("port") for number in message.split()}
     assert len(pids) >= 4  # two workers or three, and two programs
-    left = [pid for pid in pids if not wait_for_end(pid, max(0, deadline - time.monotonic()))]
+    left = [pid for pid in pids if not wait_for_end(pid, max(0, DEATH_TIME - death.seconds()))]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
@@ -88,10 +88,10 @@ async def test_a_killed_server_leaves_no_program_in_another_group(named_pipe) ->
                 messages = [await from_worker.receive() for _ in range(5)]
         finally:
             server.kill()
-        deadline = time.monotonic() + DEATH_TIME
+        death = Stopwatch()
     pids = {int(number) for message in messages if not message.startswith("port") for number in message.split()}
     assert len(pids) >= 6  # two workers or more, and four programs
-    left = [pid for pid in pids if not wait_for_end(pid, max(0, deadline - time.monotonic()))]
+    left = [pid for pid in pids if not wait_for_end(pid, max(0, DEATH_TIME - death.seconds()))]
     sessions = [os.getsid(pid) for pid in left]
     for pid in left:
         os.kill(pid, signal.SIGKILL)

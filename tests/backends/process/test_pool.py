@@ -9,7 +9,7 @@ import time
 
 import pytest
 import worker_tasks as tasks
-from processes import ended, is_alive
+from processes import ended, is_alive, within
 
 from executors import Executor, WorkerLostError
 from executors._states import CANCELLED, LOST
@@ -75,8 +75,8 @@ async def test_a_stopped_idle_worker_does_not_hold_up_a_drain(monkeypatch: pytes
     async with Executor(threads=1, processes=1) as executor:
         worker = await executor.options(tag="cpu").run(tasks.pid)
         os.kill(worker, signal.SIGSTOP)
-        report = await executor.drain(1)
-    assert report.duration < 1
+        with within(1):
+            await executor.drain(20)
     assert not is_alive(worker)
 
 
@@ -109,8 +109,8 @@ async def test_drain_kills_busy_workers_inside_the_deadline(named_pipe) -> None:
         busy = [cpu.submit(tasks.spin, from_worker.path), cpu.submit(tasks.stay_with_grandchild, from_worker.path)]
         lines = [await from_worker.receive(), await from_worker.receive()]
         queued = [cpu.submit(tasks.identity, number) for number in range(20)]
-        report = await executor.drain(0.2)
-        assert report.duration < 1.2
+        with within(1.2):
+            report = await executor.drain(0.2)
         assert {task.id for task in report.unsuccessful} == {handle.id for handle in [*busy, *queued]}
         assert {handle.state for handle in [*busy, *queued]} == {CANCELLED}
         assert not report.abandoned
