@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+from named_pipes import receive
 from stray_tasks import foreign_sockets
 from worker_tasks import append_line
 
@@ -176,9 +177,10 @@ def quick_then_busy(number: int) -> Iterator[int]:
         pass
 
 
-def die_at(number: int) -> Iterator[int]:
+def die_at(number: int, path: str) -> Iterator[int]:
+    """Yield some items, wait for a message, and die."""
     yield from range(number)
-    time.sleep(0.05)  # the last items are sent within a few milliseconds
+    receive(path)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -9,7 +9,7 @@ import anyio
 import fault_tasks
 import pytest
 import worker_tasks as tasks
-from faults import PROMPTLY, under_fault
+from faults import PROMPTLY, TIMEOUT, promptly, under_fault
 from processes import ended, is_alive
 
 from executors import TaskCancelledError, TaskExitedError, TaskTimeoutError, WorkerLostError
@@ -50,7 +50,7 @@ async def test_one_crash_after_another(named_pipe) -> None:
     async with under_fault(named_pipe, survives=False) as fault:
         handles = [fault.cpu.submit(tasks.exit_with, number) for number in range(5)]
         others = [fault.cpu.submit(tasks.identity, number) for number in range(5)]
-        with anyio.fail_after(15):
+        with anyio.fail_after(TIMEOUT):
             for number, handle in enumerate(handles):
                 await handle.wait()
                 assert handle.state is LOST
@@ -118,7 +118,7 @@ async def test_a_timeout_on_every_loop(named_pipe) -> None:
     """The same on each kind of loop, for one kind of task."""
     async with under_fault(named_pipe, survives=False) as fault:
         handle = fault.cpu.options(timeout=0.2).submit(tasks.spin, named_pipe().path)
-        with anyio.fail_after(0.2 + PROMPTLY), pytest.raises(TaskTimeoutError):
+        with promptly(0.2 + PROMPTLY), pytest.raises(TaskTimeoutError):
             await handle
         assert handle.state is TIMED_OUT
 
@@ -129,11 +129,11 @@ async def test_a_worker_is_killed_with_its_group(named_pipe, end: str) -> None:
     """Programs started by a task end with it, and another worker takes over at once."""
     from_worker = named_pipe()
     async with under_fault(named_pipe, survives=False) as fault:
-        cpu = fault.cpu.options(timeout=0.7) if end == "timeout" else fault.cpu
+        cpu = fault.cpu.options(timeout=0.2) if end == "timeout" else fault.cpu
         handle = cpu.submit(tasks.stay_with_grandchild, from_worker.path)
-        worker, grandchild = map(int, (await from_worker.receive()).split())
+        worker, grandchild = map(int, from_worker.receive_blocking().split())  # the timeout comes later
         assert worker == fault.worker
-        with anyio.fail_after(0.7 + PROMPTLY):
+        with promptly(0.2 + PROMPTLY):
             if end == "cancel":
                 assert handle.cancel()
             await handle.wait()
@@ -151,7 +151,7 @@ async def test_workers_of_a_killed_task_end(named_pipe) -> None:
         worker, inner = map(int, (await from_worker.receive()).split())
         assert worker == fault.worker
         handle.cancel()
-        with anyio.fail_after(PROMPTLY):
+        with promptly():
             await handle.wait()
         await ended(inner)
 
@@ -165,7 +165,7 @@ async def test_a_worker_in_another_group(named_pipe) -> None:
         worker, child = map(int, (await from_worker.receive()).split())
         try:
             handle.cancel()
-            with anyio.fail_after(PROMPTLY):
+            with promptly():
                 await handle.wait()
             await ended(worker)
         finally:
@@ -181,6 +181,6 @@ async def test_a_session_of_its_own(named_pipe) -> None:
         assert await from_worker.receive() == "refused"
         assert int(await from_worker.receive()) == fault.worker
         handle.cancel()
-        with anyio.fail_after(PROMPTLY):
+        with promptly():
             await handle.wait()
         await ended(fault.worker)

@@ -15,7 +15,7 @@ import anyio
 import fault_tasks
 import pytest
 import worker_tasks as tasks
-from faults import PROMPTLY, TIMEOUT, run_script, under_fault
+from faults import PROMPTLY, TIMEOUT, promptly, run_script, under_fault
 from processes import ended, is_alive
 
 from executors import WorkerLostError
@@ -153,7 +153,7 @@ async def test_a_program_left_behind_by_a_crash(named_pipe) -> None:
     async with under_fault(named_pipe, survives=False) as fault:
         handle = fault.cpu.submit(fault_tasks.leave_child_and_exit, from_worker.path, 7)
         child = int(await from_worker.receive())
-        with anyio.fail_after(PROMPTLY):
+        with promptly():
             await handle.wait()
         error = handle.exception()
         assert isinstance(error, WorkerLostError)
@@ -187,7 +187,8 @@ async def test_an_alarm_after_the_task(named_pipe, handled: bool) -> None:
     """A worker that is killed by an alarm of its last task is replaced: the next task has its value."""
     async with under_fault(named_pipe, survives=False) as fault:
         set_alarm = functools.partial(fault_tasks.set_alarm, handled=handled)
-        assert await fault.cpu.run(set_alarm, 0.05) == fault.worker
+        assert await fault.cpu.run(set_alarm, 1000) == fault.worker
+        os.kill(fault.worker, signal.SIGALRM)  # as the alarm does, and not before the task has ended
         await ended(fault.worker)
         with anyio.fail_after(TIMEOUT):
             assert await fault.cpu.run(tasks.pid) != fault.worker
@@ -197,10 +198,11 @@ async def test_an_alarm_in_the_next_task(named_pipe) -> None:
     """An alarm that goes off in the next task fails that one, with that error; the one after has its value."""
     from_worker = named_pipe()
     async with under_fault(named_pipe, survives=False) as fault:
-        assert await fault.cpu.run(functools.partial(fault_tasks.set_alarm, handled=False), 0.3) == fault.worker
+        assert await fault.cpu.run(functools.partial(fault_tasks.set_alarm, handled=False), 1000) == fault.worker
         handle = fault.cpu.submit(tasks.stay, from_worker.path)
         assert int(await from_worker.receive()) == fault.worker
-        with anyio.fail_after(0.3 + PROMPTLY):
+        os.kill(fault.worker, signal.SIGALRM)  # as the alarm does, and not before the task has begun
+        with promptly():
             await handle.wait()
         assert isinstance(handle.exception(), WorkerLostError)
         assert handle.exception().signal is signal.SIGALRM

@@ -17,7 +17,7 @@ import pool_tasks
 import pytest
 import worker_tasks as tasks
 from pool_tasks import Block, segments
-from processes import ended
+from processes import ended, within
 from shared_memory import mapped
 
 from executors import Executor, TaskTimeoutError
@@ -38,6 +38,12 @@ HAS_SEGMENTS = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the s
 def anyio_backend() -> tuple[str, dict[str, object]]:
     """Payloads travel the same way on every loop."""
     return "asyncio", {}
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> None:
+    """Let go of values in shared memory that earlier tests have left in cycles: tests count what is mapped."""
+    gc.collect()
 
 
 @pytest.fixture
@@ -262,12 +268,12 @@ async def test_drain_names_the_task_whose_arguments_are_being_pickled() -> None:
         handle = cpu.options(name="slow").submit(tasks.identity, [large, slow])
         waiting = cpu.submit(tasks.identity, [large, large])
         assert await anyio.to_thread.run_sync(slow.entered.wait, 20)
-        report = await executor.drain(0)
+        with within(1):
+            report = await executor.drain(0)
         assert (handle.state, handle.abandoned, waiting.state) == (CANCELLED, True, CANCELLED)
         (task,) = report.abandoned
         assert task.name == "slow"
         assert "self.release.wait(20)" in str(task.stack)
-        assert report.duration < 1
         assert executor.snapshot().abandoned == 1
         slow.release.set()
 

@@ -17,7 +17,7 @@ import launching
 import pytest
 import worker_tasks as tasks
 from launching import call, config, setup
-from processes import is_alive, wait_for_end
+from processes import is_alive, wait_for_end, within
 
 from executors import BackendUnavailableError, Executor, WorkerLostError
 from executors._states import LOST
@@ -95,19 +95,19 @@ def test_workers_end_with_a_program_that_does_not_drain(tmp_path) -> None:
     ("setup", "argument", "sign"),
     [("setup_fails", "no such app", "RuntimeError: no such app"), ("setup_exits", 7, "exit code 7")],
 )
-async def test_workers_that_die_at_start(setup: str, argument: object, sign: str) -> None:
+async def test_workers_that_die_at_start(monkeypatch, setup: str, argument: object, sign: str) -> None:
     """Tasks fail soon, with the reason for the workers' deaths; further ones are refused with the same reason."""
+    monkeypatch.setattr(starter, "_FIRST_PAUSE", 1000.0)  # in which they are refused
     async with with_setup(setup, argument, size=2) as executor:
         cpu = executor.options(tag="cpu")
-        began = time.monotonic()
-        handles = [cpu.submit(tasks.identity, number) for number in range(5)]
-        for handle in handles:
-            with pytest.raises(WorkerLostError, match="start") as caught:
-                await handle
-            assert handle.state is LOST
-            assert sign in str(caught.value)
-            assert (caught.value.pid, caught.value.exitcode, caught.value.signal) == (None, None, None)
-        assert time.monotonic() - began < 10
+        with within(10):
+            handles = [cpu.submit(tasks.identity, number) for number in range(5)]
+            for handle in handles:
+                with pytest.raises(WorkerLostError, match="start") as caught:
+                    await handle
+                assert handle.state is LOST
+                assert sign in str(caught.value)
+                assert (caught.value.pid, caught.value.exitcode, caught.value.signal) == (None, None, None)
         with pytest.raises(BackendUnavailableError, match="start") as refused:
             cpu.submit(tasks.identity, 1)
         assert sign in str(refused.value)
@@ -138,7 +138,7 @@ async def test_the_circuit_closes_again(tmp_path, monkeypatch) -> None:
         with pytest.raises(WorkerLostError):
             await cpu.run(tasks.identity, 1)
         path.unlink()
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             while executor.backend("process").unavailable:
                 await anyio.sleep(0.05)
         assert await cpu.run(tasks.identity, 2) == 2
@@ -174,8 +174,8 @@ async def test_a_worker_that_never_gets_ready(named_pipe, end: str) -> None:
         if end == "cancel":
             assert handle.cancel()
             await handle.wait()
-        report = await executor.drain(0.1)
-        assert report.duration < 1.1
+        with within(1.1):
+            await executor.drain(0.1)
         assert handle.started_at is None
         assert not is_alive(worker)
 
@@ -234,7 +234,7 @@ async def test_failing_starts_cost_nothing_while_a_worker_is_up(tmp_path) -> Non
         assert await cpu.run(tasks.identity, 0) == 0
         path.touch()
         handles = [cpu.submit(time.sleep, 0.3), *(cpu.submit(tasks.identity, number) for number in range(5))]
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             for handle in handles:
                 await handle
         assert await cpu.run(tasks.identity, 6) == 6
@@ -271,7 +271,7 @@ def test_a_launch_that_is_stopped(launcher, named_pipe, preload: bool) -> None:
         pid = int(anyio.run(from_worker.receive))
         one.stop()
         with pytest.raises(StartError):
-            launching_one.result(timeout=2)
+            launching_one.result(timeout=20)
     assert not is_alive(pid)
 
 

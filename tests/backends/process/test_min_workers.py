@@ -156,7 +156,8 @@ async def test_a_cancelled_start() -> None:
 @pytest.mark.anyio
 async def test_a_drain_during_the_start() -> None:
     """Who waits for the workers of an executor that is drained meanwhile gets an error."""
-    executor = Executor(threads=1, processes=2, min_processes=2)
+    backend = ProcessBackend(2, min_workers=2, setup=("worker_tasks:setup_stays", (None,)))  # which get never ready
+    executor = Executor(threads=1, backends={"process": backend})
     executor.start()
     async with anyio.create_task_group() as group:
         group.start_soon(executor.drain)

@@ -16,7 +16,7 @@ from executors._wire import entered_task, progress
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 10.0
+PATIENCE = 20.0
 BEGIN = entered_task.PROGRESS
 
 

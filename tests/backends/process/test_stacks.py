@@ -67,8 +67,11 @@ async def end(handle: TaskHandle[None]) -> None:
         await handle
 
 
-async def test_stack_of_a_task_that_waits(executor: Executor, ready: NamedPipe) -> None:
+async def test_stack_of_a_task_that_waits(
+    executor: Executor, ready: NamedPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The stack begins at the task's function, and has its lines. It can be asked for again and again."""
+    monkeypatch.setattr(stacks, "STACK_TIMEOUT", 30.0)  # the worker may wait for a CPU
     handle = await started(executor, ready, sleep_below, 60)
     for _ in range(100):
         stack = await sample(executor, handle)
@@ -87,8 +90,12 @@ async def test_a_worker_that_keeps_the_gil_is_in_c_code(executor: Executor, read
 
 
 @pytest.mark.parametrize("how", ["write", "fill", "close", "replace"])
-async def test_a_task_that_misuses_the_socket(how: str, executor: Executor, ready: NamedPipe, go: NamedPipe) -> None:
+async def test_a_task_that_misuses_the_socket(
+    how: str, executor: Executor, ready: NamedPipe, go: NamedPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A task that writes to the socket, closes it or replaces it has at most no stack; the worker goes on."""
+    if how == "write":
+        monkeypatch.setattr(stacks, "STACK_TIMEOUT", 30.0)  # the worker may wait for a CPU
     first = await started(executor, ready, sleep_below, 0.0)
     await first
     handle = await started(executor, ready, misuse_socket, how, go.path)

@@ -16,6 +16,7 @@ import anyio
 import pytest
 import stream_tasks as tasks
 import worker_tasks
+from named_pipes import NamedPipe
 from processes import resident_memory
 
 from executors import Executor, SerializationError, TaskCancelledError, WorkerLostError
@@ -282,9 +283,15 @@ async def test_an_endless_stream_takes_constant_memory(tmp_path: Path) -> None:
         assert resident_memory(os.getpid()) - before[0] < 20_000_000
 
 
+def jobs() -> list[Job]:
+    gc.collect()
+    return [each for each in gc.get_objects() if type(each) is Job]
+
+
 @ON_ONE_LOOP
 async def test_no_job_is_kept() -> None:
     """Streams that have ended, however they did, leave no job behind."""
+    before = jobs()
     async with Executor(processes=1) as executor:
         runner = executor.options(tag="cpu", buffersize=2)
         for _ in range(5):
@@ -293,20 +300,21 @@ async def test_no_job_is_kept() -> None:
             async with runner.stream(tasks.count, 20) as items:
                 await anext(items)
         del items
-        gc.collect()
-        assert len([each for each in gc.get_objects() if type(each) is Job]) <= 1
+        assert len([job for job in jobs() if not any(job is other for other in before)]) <= 1
 
 
 # --- faults -----------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_that_dies_in_mid_stream() -> None:
+async def test_a_worker_that_dies_in_mid_stream(named_pipe: Callable[[], NamedPipe]) -> None:
     """The items before arrive, then `WorkerLostError`; the next task runs."""
     async with Executor(processes=1) as executor:
         runner = executor.options(tag="cpu")
         for number in (0, 5, 40):
-            async with runner.stream(tasks.die_at, number) as items:
+            to_worker = named_pipe()
+            async with runner.stream(tasks.die_at, number, to_worker.path) as items:
                 assert [await anext(items) for _ in range(number)] == list(range(number))
+                to_worker.send()
                 with pytest.raises(WorkerLostError) as caught:
                     await anext(items)
             assert caught.value.signal is signal.SIGKILL

@@ -233,7 +233,7 @@ async def test_a_prefetched_job_survives_its_worker(named_pipe, tmp_path, end: s
             bound = executor.options(tag="cpu", timeout=0.05) if end == "timeout" else cpu
             victim = bound.submit(pool_tasks.record_and_wait, from_worker.path, to_worker.path, str(path), number)
             followers = [cpu.submit(tasks.append_and_return_pid, str(path), number + more) for more in (1, 2)]
-            worker = int(await from_worker.receive())
+            worker = int(from_worker.receive_blocking())  # the timeout comes later
             if end == "SIGKILL":
                 assert prefetched_in(executor) == followers[:1]
                 os.kill(worker, signal.SIGKILL)
