@@ -273,11 +273,15 @@ async def test_a_broken_pool_without_a_replacement() -> None:
                 bound.submit(tasks.pid)
 
 
-async def test_a_task_that_cannot_be_stopped() -> None:
+async def test_a_task_that_cannot_be_stopped(named_pipe: Callable[[], NamedPipe]) -> None:
     """It times out for its waiters at once, is abandoned after the grace, and the drain kills its worker."""
-    async with running(FuturesBackend(processes), cancel_grace=0.01) as bound:
+    from_worker, backend = named_pipe(), FuturesBackend(processes)
+    async with running(backend, cancel_grace=0.01) as bound:
         worker = await bound.run(tasks.pid)
-        handle = bound.options(timeout=0.01).submit(signal.pause)
+        while backend._in_flight:  # its worker is free then, and gets the next task at once
+            await anyio.sleep(0)
+        handle = bound.options(timeout=0.01).submit(tasks.stay, from_worker.path)
+        assert int(from_worker.receive_blocking()) == worker  # before the timeout, or it would be taken back
         await ended_with(handle)
         assert (handle.cancel_requested, handle.state.value) == (True, "timed_out")
         while not handle.abandoned:
@@ -403,12 +407,14 @@ async def test_a_worker_that_ends_as_it_is_killed(monkeypatch: pytest.MonkeyPatc
                 await anyio.sleep(0.001)
 
 
-async def test_a_killed_pool_outlives_its_manager() -> None:
+async def test_a_killed_pool_outlives_its_manager(named_pipe: Callable[[], NamedPipe]) -> None:
     """If the manager thread of a killed pool frees that pool, it waits for a lock of its own, for ever."""
     backend = FuturesBackend(processes)
     forgotten = threading.Event()
     async with running(backend, cancel_grace=0.01) as bound:
-        handle = bound.options(timeout=0.01).submit(signal.pause)
+        from_worker = named_pipe()
+        handle = bound.options(timeout=0.01).submit(tasks.stay, from_worker.path)
+        from_worker.receive_blocking()  # before the timeout, or it would be taken back
         await ended_with(handle)
         (future,) = backend._in_flight.values()
         future.add_done_callback(lambda _: forgotten.wait(TIMEOUT))

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import time
 from collections.abc import Iterator
 from importlib import metadata
 from operator import methodcaller
@@ -17,6 +16,7 @@ import cloud_tasks
 import pytest
 import worker_tasks as tasks
 from clusters import Cluster
+from processes import within
 from servers import find_port
 
 from executors import BackendUnavailableError, Executor, ExecutorClosedError, WorkerLostError
@@ -76,11 +76,10 @@ async def test_no_scheduler(new_cloud) -> None:
     """Tasks wait for the given time, then fail with an error that has the address; later ones fail at once."""
     address = f"127.0.0.1:{find_port()}"
     async with new_cloud(DaskBackend(address, connect_timeout=0.3)) as cloud:
-        began = time.monotonic()
-        waiting = cloud.submit(tasks.identity, 1)
-        assert waiting.state is QUEUED
-        await waiting.wait()
-        assert time.monotonic() - began < 2
+        with within(2):
+            waiting = cloud.submit(tasks.identity, 1)
+            assert waiting.state is QUEUED
+            await waiting.wait()
         assert isinstance(waiting.exception(), BackendUnavailableError)
         assert f"no Dask scheduler was found at tcp://{address} within 0.3 s" in str(waiting.exception())
         with pytest.raises(BackendUnavailableError, match=address):
@@ -107,10 +106,10 @@ async def test_a_scheduler_that_comes_late_and_freezes(new_cloud, tmp_path: Path
             assert "there was no worker that could run it, among 0" in str(waiting.exception())
             left = cloud.submit(tasks.identity, 1)
             cluster.freeze_scheduler()
-            report = await cloud.executor.drain(0.1)
+            with within(1.1):
+                report = await cloud.executor.drain(0.1)
         finally:
             cluster.close()
-        assert report.duration < 1.1
         assert [task.id for task in report.unsuccessful] == [left.id]
 
 
