@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 
 import pytest
 
@@ -39,7 +40,9 @@ def test_no_id(text: str) -> None:
 def test_a_forked_process_has_other_ids() -> None:
     """A process that was forked, with all its parent's numbers, has ids of its own."""
     reader, writer = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of other threads, which other tests may have left
+        child = os.fork()
     if not child:
         os.write(writer, IdKey.value)
         os._exit(0)

@@ -17,6 +17,7 @@ from executors._worker import fork_safety
 from executors.backends.process.launcher import StartError
 
 DEATH_TIME = 2.0
+"""Seconds, as a `Stopwatch` measures."""
 MODULE = "launching_module_of_a_test"
 
 
@@ -224,6 +225,11 @@ def test_a_module_that_ends_the_zygote(launcher, launch, module) -> None:
 # --- apps that can't be forked ----------------------------------------------------------------------------
 
 
+def children() -> set[int]:
+    """Return the children that this thread has started. Other tests may have left some that are kept."""
+    return set(map(int, Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()))
+
+
 @pytest.mark.parametrize("opened", ["thread", "socket", "terminal", "r+", "w"])
 def test_what_keeps_an_app_from_being_forked(launcher, launch, tmp_path, opened: str) -> None:
     """If its import starts a thread, or opens what forks can't share, each worker is launched without forking."""
@@ -231,11 +237,10 @@ def test_what_keeps_an_app_from_being_forked(launcher, launch, tmp_path, opened:
     path.write_text("text")
     setups = {"thread": launching.keep_thread, "socket": launching.keep_socket, "terminal": launching.keep_terminal}
     unclean = setup(setups[opened]) if opened in setups else setup(launching.keep_file, str(path), opened)
-    single = launcher(unclean)
+    single, before = launcher(unclean), children()
     workers = [launch(single) for _ in range(2)]
     assert not any(worker.is_forked for worker in workers)
-    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    assert set(map(str, (worker.pid for worker in workers))) == set(children)  # there is no zygote any more
+    assert {worker.pid for worker in workers} == children() - before  # there is no zygote any more
     assert [call(worker, os.getpid) for worker in workers] == [worker.pid for worker in workers]
     assert {call(worker, os.getppid) for worker in workers} == {os.getpid()}
     os.kill(workers[0].pid, signal.SIGKILL)

@@ -18,6 +18,8 @@ from executors.backends.process import worker_process, zygote_process
 from executors.backends.process.launcher import StartError
 
 DEATH_TIME = 2.0
+"""Seconds, as a `Stopwatch` measures."""
+
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -126,7 +128,7 @@ def test_nothing_is_started_once_stopped(launcher, launch, named_pipe, tmp_path,
         number_started = len(started_modules)
         for each in launches:
             with pytest.raises(StartError, match=r"closing|exit code"):
-                each.result(timeout=5)
+                each.result(timeout=20)
     assert len(started_modules) == number_started == 1
     if worker is not None:
         assert call(worker, os.getppid) == zygote  # it goes on until it is ended

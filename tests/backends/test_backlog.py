@@ -151,12 +151,12 @@ def test_a_long_queue_with_priorities() -> None:
     for priorities in ([None] * 99_999 + [1], [0, 1, 2, -1] * 25_000):
         jobs = [Waiting(priority) for priority in priorities]
         backlog = Backlog()
-        longest, began = 0.0, time.perf_counter()
+        longest, began = 0.0, time.thread_time()
         for job in jobs:
-            before = time.perf_counter()
+            before = time.thread_time()
             backlog.append(job)
-            longest = max(longest, time.perf_counter() - before)
+            longest = max(longest, time.thread_time() - before)
         while backlog.popleft() is not None:
             pass
-        assert time.perf_counter() - began < 5
+        assert time.thread_time() - began < 5
         assert longest < 0.2

@@ -130,7 +130,7 @@ async def test_spare_threads_stand_in_until_there_are_none(gate) -> None:
         gate.open()
         for thread in kept[2:]:
             thread.join(0.01)
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             while executor.backend("thread").unavailable:
                 await anyio.sleep(0.001)
         assert await executor.run(int, "5") == 5

@@ -1,0 +1,12 @@
+"""Tests that count what is mapped begin without values in shared memory that other tests have left in cycles."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> None:
+    gc.collect()
