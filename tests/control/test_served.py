@@ -45,9 +45,16 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    done = run(folder, "top", "shop", "--once", "--json")
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    """Return what the command shows once every server process has answered in time."""
+
+    def complete() -> dict[str, Any] | None:
+        done = run(folder, "top", "shop", "--once", "--json")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return None if any("error" in server for server in found["servers"]) else found
+
+    found = until(complete)
+    assert found is not None
     return found
 
 
@@ -61,7 +68,7 @@ def test_server_processes_on_the_command_line(served: Server, folder: Path) -> N
     assert [(each["id"], each["name"], each["server"]) for each in merged["active"]] == [
         (task["id"], "render", task["pid"])
     ]
-    screen = run(folder, "top", "--once").stdout
+    screen = until(lambda: complete_screen(folder))
     assert re.search(rf"running\s+render\s+process .* {task['id']}", screen)
     assert "2 server processes" in screen
 
@@ -113,6 +120,12 @@ def test_screen_while_a_loop_is_blocked(served: Server, folder: Path) -> None:
         os.close(fd)
         os.close(theirs)
         blocking.join()
+
+
+def complete_screen(folder: Path) -> str:
+    """Return the screen if every server process has answered in time."""
+    screen = run(folder, "top", "--once").stdout
+    return "" if "doesn't answer" in screen else screen
 
 
 def read_until(fd: int, text: str) -> str:

@@ -10,7 +10,10 @@ import pytest
 
 from executors.monitor.alarm import AVAILABLE
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="there is no such timer")
+pytestmark = [
+    pytest.mark.skipif(not AVAILABLE, reason="there is no such timer"),
+    pytest.mark.usefixtures("undisturbed"),  # which the processes inherit
+]
 
 
 def run(loop: str, *programs: alarms.Program) -> None:
