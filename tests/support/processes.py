@@ -105,10 +105,10 @@ def descendants() -> dict[int, str]:
 
 
 def eventually(condition: Callable[[], bool], within: float) -> bool:
-    """Wait until a condition holds; return whether it does, within a time in seconds."""
-    deadline = time.monotonic() + within
+    """Wait until a condition holds; return whether it does, within seconds as a `Stopwatch` measures."""
+    stopwatch = Stopwatch()
     while not condition():
-        if time.monotonic() > deadline:
+        if stopwatch.seconds() > within:
             return False
         time.sleep(0.02)
     return True
