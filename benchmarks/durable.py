@@ -164,7 +164,7 @@ async def _until_none_is_left(executor: Executor, queue: DurableQueue, last: str
     while not (await queue.get(last)).state.is_final:  # type: ignore[union-attr]
         await anyio.sleep(0.005)
     run = queue._run()
-    while any(await run.call(lambda jobs: jobs.counts())):
+    while any(await run.call(lambda jobs: jobs.counts(time.time()))):
         await anyio.sleep(0.005)
 
 

@@ -17,16 +17,16 @@ MAX_SIZE = 1024 * 1024
 ALLOWED = "Arguments are None, booleans, numbers, strings, lists, and dicts with strings as keys"
 
 
-def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
-    """Return the signature of a function; None if it has none, such as some functions of C code."""
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a function; one that fits all calls if it has none, such as some functions of C code."""
     try:
         return inspect.signature(function)
     except (TypeError, ValueError):
-        return None
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 def encoded(
-    function: Callable[..., Any], signature: inspect.Signature | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    function: Callable[..., Any], signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> str:
     """Return arguments as JSON.
 
@@ -46,10 +46,8 @@ def encoded(
     return text
 
 
-def _named(signature: inspect.Signature | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments by the names of their parameters."""
-    if signature is None:
-        return {f"args[{index}]": value for index, value in enumerate(args)} | dict(kwargs)
     named = signature.bind(*args, **kwargs).arguments
     variable = [each.name for each in signature.parameters.values() if each.kind is each.VAR_POSITIONAL]
     return named | {name: list(named[name]) for name in variable if name in named}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from inspect import Signature
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from executors._core.bound import BoundExecutor
-from executors._states import CANCELLED, FAILED, QUEUED, SUCCEEDED
+from executors._states import CANCELLED, FAILED, LOST, QUEUED, SUCCEEDED
+from executors.durable.arguments import signature_of
 from executors.durable.jobs import ClaimedJob, Outcome
 from executors.errors import ExecutorClosedError, TaskCancelledError, WorkerLostError, describe
 from executors.options import TaskOptions
@@ -18,8 +17,8 @@ from executors.retry import Retry
 from executors.store.results import as_json
 
 if TYPE_CHECKING:
+    from executors._core.dispatcher import Dispatcher
     from executors._core.router import Route, Router
-    from executors.executor import Executor
     from executors.handle import TaskHandle
 
 UNLIMITED = 100
@@ -29,29 +28,21 @@ ONE_ATTEMPT = Retry(attempts=1, on=WorkerLostError)
 """In place of the `retry` of a function's mark: the queue repeats a job, so that attempts do not multiply."""
 
 
-class Limit(NamedTuple):
-    """How many jobs of a function, and how many on its backend, run at a time."""
-
-    name: str
-    backend: str
-    of_function: float
-    of_backend: float
-
-
 class JobFunction:
     """A function that was registered with a queue.
 
     Args:
         name: The name under which its jobs are stored.
         function: The function.
-        signature: Its signature; None if unknown.
         options: The options of its jobs, which take precedence over its mark.
+
+    Attributes:
+        signature: Its signature.
     """
 
-    def __init__(
-        self, name: str, function: Callable[..., Any], signature: Signature | None, options: TaskOptions
-    ) -> None:
-        self.name, self.function, self.signature, self.options = name, function, signature, options
+    def __init__(self, name: str, function: Callable[..., Any], options: TaskOptions) -> None:
+        self.name, self.function, self.options = name, function, options
+        self.signature = signature_of(function)
         self._attempt_options = TaskOptions(name=name, retry=ONE_ATTEMPT, keep_result=0).over(options)
 
     def route(self, router: Router) -> Route:
@@ -62,17 +53,16 @@ class JobFunction:
         """
         return router.find(self.function, self.options)
 
-    def limit(self, route: Route) -> Limit:
-        """Return how many of its jobs may run in this process; 0 while its backend is unavailable."""
+    def limits(self, route: Route) -> dict[object, float]:
+        """Return how many of its jobs, and how many on its backend, may run at a time in this process."""
         backend = route.backend
         of_backend = 0 if backend.unavailable is not None else backend.workers or UNLIMITED
-        return Limit(self.name, backend.name, route.options.max_concurrency or math.inf, of_backend)
+        return {self: route.options.max_concurrency or math.inf, backend: of_backend}
 
-    def submit(self, executor: Executor, args: list[Any], kwargs: dict[str, Any]) -> TaskHandle[Any]:
+    def submit(self, dispatcher: Dispatcher, args: list[Any], kwargs: dict[str, Any]) -> TaskHandle[Any]:
         """Submit an attempt. Raises as `Executor.submit`."""
-        bound = BoundExecutor()
-        bound._executor, bound._overrides = executor, self._attempt_options
-        return bound.submit(self.function, *args, **kwargs)
+        route = dispatcher.router.find(self.function, self._attempt_options)
+        return dispatcher.intake.submit(route, self.function, tuple(args), kwargs)
 
 
 class Attempt:
@@ -85,24 +75,22 @@ class Attempt:
 
     Attributes:
         handle: Its task; None until it has been submitted.
-        is_released: Whether its cancellation puts it back into the queue.
     """
 
-    __slots__ = ("claimed", "function", "handle", "is_released", "route")
+    __slots__ = ("claimed", "function", "handle", "route")
 
     def __init__(self, claimed: ClaimedJob, function: JobFunction, route: Route) -> None:
         self.claimed, self.function, self.route = claimed, function, route
         self.handle: TaskHandle[Any] | None = None
-        self.is_released = False
-
-    @property
-    def backend(self) -> str:
-        """The name of the backend that runs it."""
-        return self.route.backend.name
 
     def progress(self) -> TaskProgress | None:
         """Return its last report of progress. Any thread."""
         return None if self.handle is None else self.handle.progress
+
+    def cancel(self) -> None:
+        """Cancel its task, if that has been submitted. Any thread."""
+        if self.handle is not None:
+            self.handle.cancel()
 
     def with_result(self, outcome: Outcome, now: float) -> Outcome:
         """Return the outcome with the result, if that is to be kept. Any thread; takes long for a large value."""
@@ -120,21 +108,21 @@ class Attempt:
         has_started = handle.started_at is not None
         if error is None:
             return Outcome(SUCCEEDED)
-        if handle.state is CANCELLED and (self.is_released or getattr(error, "by_drain", False)):
+        if handle.state is CANCELLED and getattr(error, "by_drain", False):
             return None if handle.abandoned else Outcome(QUEUED, has_started=has_started)
         if handle.state is CANCELLED and handle.cancel_requested:
             return Outcome(CANCELLED)
         if isinstance(error, (TaskCancelledError, ExecutorClosedError)):  # the event loop has ended
-            return Outcome(QUEUED, losses=1, has_started=has_started)
+            return Outcome(LOST, has_started=has_started)
         return self.failure(error)
 
     def failure(self, error: BaseException) -> Outcome:
         """Return what becomes of the job after an error: another attempt, or its failure."""
         failures, retry = self.claimed.failures + 1, self.route.options.retry
         if retry is None or failures >= retry.attempts or not retry.matches(type(error)) or self._may_still_run():
-            return Outcome(FAILED, describe(error), failures=1)
+            return Outcome(FAILED, describe(error))
         delay = retry.delay(failures, random.random())  # noqa: S311  (it spreads load)
-        return Outcome(QUEUED, describe(error), delay, failures=1)
+        return Outcome(QUEUED, describe(error), delay)
 
     def _may_still_run(self) -> bool:
         """Return whether a function in a thread goes on beyond its timeout, so that a second attempt would join it."""

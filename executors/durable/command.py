@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
@@ -13,7 +12,7 @@ import anyio
 from executors._serving.lifespan import started
 from executors.asgi.lifespan import lifespan
 from executors.context import resolve
-from executors.durable.queue import DurableQueue
+from executors.durable.run import open_runs
 from executors.executor import Executor
 
 
@@ -25,20 +24,20 @@ def main(target: str, loop: str) -> int:
         loop: ``"asyncio"``, ``"uvloop"`` or ``"trio"``.
     """
     sys.path.insert(0, os.getcwd())
-    consuming: list[DurableQueue] = []
-    DurableQueue.consuming = consuming
     app = resolve(target, "the app")
     options = {"use_uvloop": True} if loop == "uvloop" else {}
-    anyio.run(_consume, app, consuming, backend=loop.replace("uvloop", "asyncio"), backend_options=options)
-    if not consuming:
-        sys.stderr.write(f"{target} has no DurableQueue that starts with it.\n")
-    return 0 if consuming else 1
+    return anyio.run(_consume, target, app, backend=loop.replace("uvloop", "asyncio"), backend_options=options)
 
 
-async def _consume(app: Any, consuming: list[DurableQueue]) -> None:
+async def _consume(target: str, app: Any) -> int:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        context: AbstractAsyncContextManager[None] = lifespan(app) if isinstance(app, Executor) else started(app)
-        async with context:
-            if consuming:
-                sys.stderr.write(f"Process {os.getpid()} runs jobs until SIGINT or SIGTERM.\n")
-                await anext(signals)
+        async with lifespan(app) if isinstance(app, Executor) else started(app):
+            runs = list(open_runs)
+            for run in runs:
+                run.fetch()
+            if not runs:
+                sys.stderr.write(f"{target} has no DurableQueue that starts with it.\n")
+                return 1
+            sys.stderr.write(f"Process {os.getpid()} runs jobs until SIGINT or SIGTERM.\n")
+            await anext(signals)
+    return 0

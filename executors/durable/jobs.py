@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from executors._states import TaskState
+from executors._states import LOST, QUEUED, TaskState
 from executors.reports import TaskProgress, TaskRecord
 from executors.store.database import MAX_EXPIRED, Database, plain
 
@@ -28,16 +28,16 @@ _RECORD = (
     "attempts, CASE WHEN result_until >= ? THEN result END"
 )
 _END_ATTEMPT = """
-UPDATE executor_jobs SET consumer = NULL, failures = failures + :failures, losses = losses + :losses,
-attempts = attempts - :unstarted, result = :result, result_until = :result_until,
-state = CASE WHEN :state <> 'queued' THEN :state WHEN cancel_requested THEN 'cancelled'
-    WHEN losses + :losses >= :max_losses THEN 'failed' ELSE 'queued' END,
-finished_at = CASE WHEN :state <> 'queued' OR cancel_requested OR losses + :losses >= :max_losses THEN :now END,
-started_at = CASE WHEN :state <> 'queued' THEN started_at END,
-progress_done = CASE WHEN :state <> 'queued' THEN progress_done END,
-run_at = CASE WHEN :state = 'queued' AND NOT cancel_requested THEN :run_at END,
-error = CASE WHEN losses + :losses >= :max_losses THEN 'its server process ended ' || :max_losses
-    || ' times while it ran' WHEN :state = 'queued' THEN coalesce(:error, error) ELSE :error END
+UPDATE executor_jobs SET consumer = NULL, failures = failures + (:error IS NOT NULL), losses = losses + :is_lost,
+attempts = attempts - NOT :has_started, result = :result, result_until = :result_until,
+state = CASE WHEN NOT :is_again THEN :state WHEN cancel_requested THEN 'cancelled'
+    WHEN losses + :is_lost >= :max_losses THEN 'failed' ELSE 'queued' END,
+finished_at = CASE WHEN NOT :is_again OR cancel_requested OR losses + :is_lost >= :max_losses THEN :now END,
+started_at = CASE WHEN NOT :is_again THEN started_at END,
+progress_done = CASE WHEN NOT :is_again THEN progress_done END,
+run_at = CASE WHEN :is_again AND NOT cancel_requested THEN :run_at END,
+error = CASE WHEN losses + :is_lost >= :max_losses THEN 'its server process ended ' || :max_losses
+    || ' times while it ran' WHEN :is_again THEN coalesce(:error, error) ELSE :error END
 WHERE state = 'running' AND consumer = :consumer
 """
 _OWN = "number = :number AND token = :token AND consumer = :consumer AND state = 'running'"
@@ -50,21 +50,21 @@ class ClaimedJob(NamedTuple):
     id: str
     name: str
     arguments: str
+    priority: int
     token: int
     failures: int
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended: the job's state, QUEUED if it is to run again, after `delay` seconds.
+    """How an attempt ended: the job's state; QUEUED if it is to run again, after `delay` seconds; LOST if it is to
+    run again as its consumer is gone.
 
-    The result is JSON, and kept for some time.
+    It has failed if it has an error, and is queued or failed. The result is JSON, and kept for some time.
     """
 
     state: TaskState
     error: str | None = None
     delay: float = 0.0
-    failures: int = 0
-    losses: int = 0
     has_started: bool = True
     result: str | None = None
     result_until: float | None = None
@@ -78,6 +78,7 @@ class Jobs:
     """
 
     def __init__(self, database: Database) -> None:
+        self.database = database
         self._execute = database.execute
         self._consumer = database.owner
 
@@ -125,52 +126,50 @@ class Jobs:
         )
         return bool(self._changed(statement, plain(job_id)))
 
-    def counts(self) -> tuple[int, int]:
-        """Return how many jobs are queued, delayed ones included, and how many run."""
+    def counts(self, now: float) -> tuple[int, int, int]:
+        """Return how many jobs are queued, delayed ones included, how many run, and how many are delayed no longer."""
         query = (
             "SELECT (SELECT count(*) FROM executor_jobs WHERE state = 'queued' AND run_at IS NULL) + "
             "(SELECT count(*) FROM executor_jobs WHERE run_at IS NOT NULL), "
-            "(SELECT count(*) FROM executor_jobs WHERE state = 'running')"
+            "(SELECT count(*) FROM executor_jobs WHERE state = 'running'), "
+            "(SELECT count(*) FROM executor_jobs WHERE run_at <= ?)"
         )
-        queued, running = self._execute(query).fetchone()
-        return queued, running
+        queued, running, late = self._execute(query, (now,)).fetchone()
+        return queued, running, late
 
     # --- claims -------------------------------------------------------------------------------------------
-
-    def has_late(self, now: float) -> bool:
-        """Return whether the time of a delayed job has come."""
-        query = "SELECT 1 FROM executor_jobs WHERE run_at <= ? LIMIT 1"
-        return self._execute(query, (now,)).fetchone() is not None
 
     def promote(self, now: float) -> None:
         """Put the delayed jobs whose time has come among the others. In a transaction."""
         self._execute("UPDATE executor_jobs SET run_at = NULL WHERE run_at <= ?", (now,))
 
-    def due(self, name: str, limit: int) -> list[tuple[int, int]]:
-        """Return the order and the number of the next jobs of a function."""
+    def due(self, name: str, limit: int) -> list[ClaimedJob]:
+        """Return the next jobs of a function, as `claim` leaves them."""
         query = (
-            "SELECT -priority, number FROM executor_jobs WHERE name = ? AND state = 'queued' AND run_at IS NULL "
-            "ORDER BY priority DESC, number LIMIT ?"
+            "SELECT number, id, name, arguments, priority, token + 1, failures FROM executor_jobs WHERE name = ? AND "
+            "state = 'queued' AND run_at IS NULL ORDER BY priority DESC, number LIMIT ?"
         )
-        return self._execute(query, (name, limit)).fetchall()
+        return [ClaimedJob(*row) for row in self._execute(query, (name, limit))]
 
-    def claim(self, numbers: Iterable[int], now: float) -> list[ClaimedJob]:
+    def claim(self, jobs: Iterable[ClaimedJob], now: float) -> None:
         """Claim jobs, which are due. In the transaction in which they were found."""
         statement = (
-            "UPDATE executor_jobs SET state = 'running', consumer = ?, token = token + 1, attempts = attempts + 1, "
+            "UPDATE executor_jobs SET state = 'running', consumer = ?, token = ?, attempts = attempts + 1, "
             "started_at = ? WHERE number = ?"
         )
-        query = f"SELECT {', '.join(ClaimedJob._fields)} FROM executor_jobs WHERE number = ?"
-        claimed = []
-        for number in numbers:
-            self._changed(statement, self._consumer, now, number)
-            claimed.append(ClaimedJob(*self._execute(query, (number,)).fetchone()))
-        return claimed
+        for job in jobs:
+            self._changed(statement, self._consumer, job.token, now, job.number)
 
     def finish(self, job: ClaimedJob, outcome: Outcome, now: float) -> bool:
         """Record how an attempt ended; return False if it was this consumer's no more. In a transaction."""
-        values = self._end_of_attempt(outcome, now, self._consumer) | self._own(job)
-        return bool(self._execute(f"{_END_ATTEMPT} AND {_OWN}", values).rowcount)
+        return bool(self._end(f"{_END_ATTEMPT} AND {_OWN}", outcome, now, self._own(job)))
+
+    def _end(self, statement: str, outcome: Outcome, now: float, attempts: Mapping[str, Any]) -> int:
+        is_lost = outcome.state is LOST
+        values = outcome._asdict() | {"state": str(outcome.state), "error": outcome.error and plain(outcome.error)}
+        values |= {"is_lost": is_lost, "is_again": is_lost or outcome.state is QUEUED, "max_losses": MAX_LOSSES}
+        values |= {"now": now, "run_at": now + outcome.delay if outcome.delay else None, **attempts}
+        return self._execute(statement, values).rowcount
 
     def report(self, job: ClaimedJob, progress: TaskProgress) -> None:
         """Record the progress of an attempt. In a transaction."""
@@ -182,45 +181,34 @@ class Jobs:
     def _own(self, job: ClaimedJob) -> dict[str, Any]:
         return {"number": job.number, "token": job.token, "consumer": self._consumer}
 
-    def _end_of_attempt(self, outcome: Outcome, now: float, consumer: str) -> dict[str, Any]:
-        values = outcome._asdict() | {"state": str(outcome.state), "unstarted": not outcome.has_started, "now": now}
-        values["error"] = outcome.error and plain(outcome.error)
-        run_at = now + outcome.delay if outcome.delay else None
-        return {**values, "run_at": run_at, "consumer": consumer, "max_losses": MAX_LOSSES}
+    def wanted(self) -> set[tuple[int, int]]:
+        """Return the number and the token of each job that this consumer has, and is not asked to cancel."""
+        query = (
+            "SELECT number, token FROM executor_jobs WHERE consumer = ? AND state = 'running' AND NOT cancel_requested"
+        )
+        return set(self._execute(query, (self._consumer,)))
 
     # --- leases -------------------------------------------------------------------------------------------
 
-    def renew(self, now: float) -> bool:
-        """Renew the lease of this consumer; return whether it had one. In a transaction.
+    def renew(self, now: float) -> None:
+        """Renew the lease of this consumer. In a transaction.
 
         Args:
             now: The time on the clock of leases, which is the same for all processes and is never set.
         """
-        if self._changed("UPDATE executor_consumers SET lease = ? WHERE id = ?", now + LEASE, self._consumer):
-            return True
-        self._changed("INSERT INTO executor_consumers VALUES (?, ?, ?)", self._consumer, os.getpid(), now + LEASE)
-        return False
+        statement = "INSERT OR REPLACE INTO executor_consumers VALUES (?, ?, ?)"
+        self._changed(statement, self._consumer, os.getpid(), now + LEASE)
 
-    def owns(self, job: ClaimedJob) -> bool:
-        """Return whether an attempt is still this consumer's."""
-        return self._execute(f"SELECT 1 FROM executor_jobs WHERE {_OWN}", self._own(job)).fetchone() is not None
-
-    def expired(self, now: float) -> dict[str, float]:
+    def expired(self, now: float) -> list[tuple[str, float]]:
         """Return the leases of other consumers that are over, or that were granted before the machine's last start."""
         query = "SELECT id, lease FROM executor_consumers WHERE id <> ? AND lease NOT BETWEEN ? AND ?"
-        return dict(self._execute(query, (self._consumer, now, now + LEASE)).fetchall())
+        return self._execute(query, (self._consumer, now, now + LEASE)).fetchall()
 
     def take_over(self, consumer: str, lease: float, now: float) -> int:
         """Queue the jobs of a consumer again whose lease is over; return how many. In a transaction."""
         if not self._changed("DELETE FROM executor_consumers WHERE id = ? AND lease = ?", consumer, lease):
             return 0  # it has renewed it
-        values = self._end_of_attempt(Outcome(TaskState.QUEUED, losses=1), now, consumer)
-        return self._execute(_END_ATTEMPT, values).rowcount
-
-    def cancellations(self) -> set[int]:
-        """Return the numbers of this consumer's jobs whose cancellation was requested."""
-        query = "SELECT number FROM executor_jobs WHERE consumer = ? AND state = 'running' AND cancel_requested"
-        return {number for (number,) in self._execute(query, (self._consumer,))}
+        return self._end(_END_ATTEMPT, Outcome(LOST), now, {"consumer": consumer})
 
     def leave(self) -> None:
         """Give up the lease of this consumer, which runs nothing any more. In a transaction."""

@@ -6,13 +6,13 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from executors._callables import innermost, is_coroutine_function, name_of
 from executors._checks import positive_seconds, some_text
 from executors._checks import priority as checked_priority
 from executors._core.settings import STORE_PREFIX, checked_store
-from executors.durable.arguments import encoded, signature_of
+from executors.durable.arguments import encoded
 from executors.durable.attempts import JobFunction
 from executors.durable.run import QueueRun
 from executors.errors import ConfigurationError, InvalidTaskError, WrongThreadError, shown
@@ -54,9 +54,6 @@ class DurableQueue:
         ConfigurationError: The URL can't be used.
     """
 
-    consuming: ClassVar[list[DurableQueue] | None] = None
-    """In the process of `executors consume` the queues that run jobs, which all do; else None."""
-
     def __init__(
         self,
         executor: Executor | QuartExecutor,
@@ -74,7 +71,6 @@ class DurableQueue:
         self._consume = consume
         self._synchronous = synchronous
         self._functions: dict[str, JobFunction] = {}
-        self._names: dict[int, str] = {}  # of the functions, by their `id`
         executor._add_recurring(self)
 
     # --- registering --------------------------------------------------------------------------------------
@@ -112,14 +108,13 @@ class DurableQueue:
         name = options.name or f"{getattr(innermost(function), '__module__', '')}:{name_of(function)}"
         if name in self._functions:
             raise ConfigurationError(f"the durable queue has a function {name!r} already: give this one a name=…")
-        signature = signature_of(function)
+        registered = JobFunction(name, function, options)
         for parameter in RESERVED:
-            if signature is not None and parameter in signature.parameters:
+            if parameter in registered.signature.parameters:
                 raise ConfigurationError(
                     f"{name_of(function)} has a parameter {parameter!r}, which `enqueue` takes itself: rename it"
                 )
-        self._functions[name] = JobFunction(name, function, signature, options)
-        self._names[id(function)] = name
+        self._functions[name] = registered
         return function
 
     # --- jobs ---------------------------------------------------------------------------------------------
@@ -152,10 +147,9 @@ class DurableQueue:
             StoreUnavailableError: The file can't be written at present. There is no job.
             ExecutorClosedError: The executor hasn't been started.
         """
-        name = self._names.get(id(function))
-        if name is None:
+        registered = next((each for each in self._functions.values() if each.function is function), None)
+        if registered is None:
             raise InvalidTaskError(f"{name_of(function)} is not registered: decorate it with `@queue.task`")
-        registered = self._functions[name]
         if priority is None:
             priority = registered.options.priority or 0
         if idempotency_key is not None:
@@ -163,15 +157,14 @@ class DurableQueue:
         now = time.time()
         job = {
             "id": uuid.uuid4().hex,
-            "name": name,
+            "name": registered.name,
             "arguments": encoded(function, registered.signature, args, kwargs),
             "priority": checked_priority(priority, "priority"),
             "run_at": _run_at(now, delay, schedule_at),
             "idempotency_key": idempotency_key and plain(idempotency_key),
             "created_at": now,
         }
-        job_id: str = await self._run().call(lambda jobs: jobs.insert(job), writes=True)
-        return job_id
+        return await self._run().call(lambda jobs: jobs.insert(job), writes=True)
 
     async def get(self, job_id: str) -> TaskRecord | None:
         """Return the record of a job; None if there is none, or none any more. On the executor's loop.
@@ -204,18 +197,14 @@ class DurableQueue:
         Raises:
             StoreUnavailableError: The file can't be written at present.
         """
-        is_queued: bool = await self._run().call(lambda jobs: jobs.retry(job_id), writes=True)
-        return is_queued
+        return await self._run().call(lambda jobs: jobs.retry(job_id), writes=True)
 
     # --- runs of the executor -----------------------------------------------------------------------------
 
     def begin(self, executor: Executor, dispatcher: Dispatcher) -> QueueRun:
         """Open the file, and run jobs. The executor calls it when it starts, and `stop` when its drain begins."""
         run = self._open(executor, dispatcher)
-        consume = executor._settings.durable_consume if self._consume is None else self._consume
-        if self.consuming is not None:
-            self.consuming.append(self)
-        if consume or self.consuming is not None:
+        if executor._settings.durable_consume if self._consume is None else self._consume:
             run.fetch()
         return run
 
@@ -227,7 +216,7 @@ class DurableQueue:
         return self._open(executor, dispatcher)
 
     def _open(self, executor: Executor, dispatcher: Dispatcher) -> QueueRun:
-        run: Any = dispatcher.records.queues.get(self)
+        run = dispatcher.records.queues.get(self)
         if run is None:
             settings = executor._settings
             url = self._url or settings.durable_url or settings.store
@@ -238,7 +227,7 @@ class DurableQueue:
             path = prepared(url.removeprefix(STORE_PREFIX), "the durable queue")
             run = QueueRun(self._functions, executor, dispatcher, path, self._synchronous)
             dispatcher.records.queues[self] = run
-        return run  # type: ignore[no-any-return]
+        return run
 
 
 def _run_at(now: float, delay: float | None, schedule_at: datetime | float | None) -> float | None:

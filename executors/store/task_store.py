@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
@@ -15,12 +14,14 @@ from executors.reports import TaskRecord
 from executors.store.database import Database
 from executors.store.pending import Pending, Row, unfinished_row
 from executors.store.results import with_result
-from executors.store.thread import FileAccess, FileThread, prepared
+from executors.store.thread import prepared
 from executors.store.writer import Writer
 
 if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
     from executors.handle import TaskHandle
+
+T = TypeVar("T")
 
 SETTLE_DELAYS = (0.1, 0.4)
 """Seconds between the looks for a record that another server process may be about to write."""
@@ -45,23 +46,18 @@ class TaskStore:
         self._expiry = expiry
         self._pending = Pending()
         self._writer: Writer | None = None
-        self._access: FileAccess | None = None
 
     def start(self, dispatcher: Dispatcher) -> None:
         """Start to record the tasks of a run. On the loop's thread."""
         self._dispatcher = dispatcher
-        self._access = FileAccess(dispatcher.loop, self._new_writer)
-
-    def _new_writer(self, then: Callable[[], object]) -> FileThread:
-        self._writer = Writer(self._path, uuid.uuid4().hex, self._expiry, self._pending, self, then)
-        return self._writer
+        self._writer = Writer(self._path, dispatcher.loop, self._expiry, self._pending, self)
 
     # --- recording ----------------------------------------------------------------------------------------
 
     def record(self, handle: TaskHandle[Any], /) -> None:
         """Have the task's present state written soon. On the loop's thread, never blocks."""
-        writer, access = self._writer, self._access
-        if writer is None or access is None or access.is_closed:  # abandoned work is reported after the end
+        writer = self._writer
+        if writer is None or writer.is_closed:  # abandoned work is reported after the end
             return
         row: Callable[[], Row | None]
         if handle.done():  # its value must not wait here for a disk that is full
@@ -90,8 +86,7 @@ class TaskStore:
         Raises:
             StoreUnavailableError: The store can't be read at present.
         """
-        record: TaskRecord | None = await self._ask(task_id, lambda database: database.read(task_id, time.time()))
-        return record
+        return await self._ask(task_id, lambda database: database.read(task_id, time.time()))
 
     async def flush(self) -> None:
         """Wait until the changes so far are written. On the loop's thread.
@@ -107,13 +102,12 @@ class TaskStore:
         Raises:
             StoreUnavailableError: The store can't be written at present.
         """
-        is_unfinished: bool = await self._ask(task_id, lambda database: database.request_cancel(task_id, time.time()))
-        return is_unfinished
+        return await self._ask(task_id, lambda database: database.request_cancel(task_id, time.time()))
 
-    async def _ask(self, task_id: str, function: Callable[[Database], Any]) -> Any:
+    async def _ask(self, task_id: str, function: Callable[[Database], T]) -> T:
         """Return the value of `function(database)`, once there is a record of the task if one may be expected."""
 
-        def ask(database: Database) -> tuple[Any, bool]:
+        def ask(database: Database) -> tuple[T, bool]:
             is_expected = database.is_expected(task_id, time.time())  # before: it may be written just now
             value = function(database)
             return value, is_expected and not value
@@ -125,22 +119,22 @@ class TaskStore:
             await anyio.sleep(delay)
         return await self._call(function)
 
-    async def _call(self, function: Callable[[Database], Any]) -> Any:
-        if self._access is None:
+    async def _call(self, function: Callable[[Database], T]) -> T:
+        if self._writer is None:
             raise StoreUnavailableError("the task store is closed")
-        return await self._access.call(function)
+        return await self._writer.call(function)
 
     # --- ending -------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Write what is pending, and end the thread. On the loop's thread."""
-        if self._access is not None:
-            await self._access.close()
+        if self._writer is not None:
+            await self._writer.close()
 
     def kill(self) -> None:
         """Write what is pending, and end the thread, without the event loop. Any thread."""
-        if self._access is not None:
-            self._access.kill()
+        if self._writer is not None:
+            self._writer.kill()
 
 
 def _finished(record: TaskRecord, until: float | None, find: Callable[[], TaskHandle[Any] | None]) -> Row:

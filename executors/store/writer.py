@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import queue
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from executors._loops import EventLoop
 from executors.errors import describe
 from executors.reports import TaskProgress
 from executors.store.database import LEASE, Database
 from executors.store.pending import MAX_PENDING, Pending, computed, unfinished_row
-from executors.store.thread import Call, FileThread
+from executors.store.thread import EXPIRY_INTERVAL, FAILURE_INTERVAL, Call, FileThread
 
 if TYPE_CHECKING:
     from executors.handle import TaskHandle
@@ -28,20 +28,8 @@ BATCH_DELAY = 0.02
 TICK = 0.25
 """Seconds between two searches for requests of other server processes."""
 
-FAILURE_INTERVAL = 1.0
-"""Seconds from a failure to the next attempt."""
-
 HEARTBEAT = 1.5
 """Seconds between two renewals of the lease, and between two searches for server processes that are gone."""
-
-EXPIRY_INTERVAL = 60.0
-"""Seconds between two searches for expired records, if they are kept for longer."""
-
-LOCK_TIMEOUT = 1.0
-"""Seconds that a transaction waits for a locked file before it counts as failed."""
-
-CLOSE_TIMEOUT = 0.15
-"""The same while the store is closing: a drain has 0.4 s for that."""
 
 LOG_INTERVAL = 60.0
 """Seconds after which a failure is logged that follows a recovery."""
@@ -65,17 +53,14 @@ class Writer(FileThread):
 
     Args:
         path: The file.
-        owner: The key of this run of an executor.
+        loop: The running loop.
         expiry: Seconds that records of finished tasks are kept.
         pending: The changes to write.
         source: The executor's tasks.
-        then: Called at the end.
     """
 
-    def __init__(
-        self, path: Path, owner: str, expiry: float, pending: Pending, source: Source, then: Callable[[], object]
-    ) -> None:
-        super().__init__("the task store", path, owner, then)
+    def __init__(self, path: Path, loop: EventLoop, expiry: float, pending: Pending, source: Source) -> None:
+        super().__init__("the task store", path, loop)
         self._expiry = expiry
         self._pending = pending
         self._source = source
@@ -83,37 +68,25 @@ class Writer(FileThread):
         self._logged_at = self._trusts_leases_at = -LOG_INTERVAL
         self._next_tick = self._next_heartbeat = self._next_check = self._next_expiry = 0.0
         self._progress: dict[int, TaskProgress | None] = {}
+        self.start()
 
     def _turn(self) -> None:
-        try:
-            call = self._calls.get(timeout=max(0.0, self._next_tick - time.monotonic()))
-        except queue.Empty:
-            pass
-        else:
+        for call in self._next_calls(self._next_tick, limit=1):
             if call is not None:
-                self._answer(call)
+                self._make(call)
             elif not self._is_failing and not self._closing.wait(BATCH_DELAY):
                 self._attempt(self._write)
-        if time.monotonic() >= self._next_tick and not self._closing.is_set():
+        if time.monotonic() >= self._next_tick and not self.is_closed:
             failure = self._attempt(self._tick)
             self._next_tick = time.monotonic() + (TICK if failure is None else FAILURE_INTERVAL)
 
-    def _answer(self, call: Call) -> None:
-        value: list[Any] = []
-
-        def answer(database: Database) -> None:
+    def _make(self, call: Call) -> None:
+        def values(database: Database) -> list[Any]:
             if not self._is_failing:
                 self._write(database)
-            value.append(call.function(database))
+            return [call.function(database)]
 
-        error = self._attempt(answer)
-        if error is None:
-            call.then(value[0], None)
-        else:
-            call.then(None, self._unavailable(error))
-
-    def _lock_timeout(self) -> float:
-        return CLOSE_TIMEOUT if self._closing.is_set() else LOCK_TIMEOUT
+        self._answer([call], values)
 
     def _write(self, database: Database) -> None:
         """Write the pending changes, and renew the lease if it is time."""

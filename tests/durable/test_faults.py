@@ -146,11 +146,15 @@ def test_steps_of_the_clock(tmp_path: Path) -> None:
         machine.enqueue(("wait", "tomorrow", 0.0), delay=20 * 3600)
         machine.consumer()
         until(lambda: machine.begun("a") and machine.begun("b"))
-        for index, step in enumerate((7200, -7200, 0)):
+        other = machine.consumer()
+        until(lambda: f"Process {other.pid} runs jobs" in machine.output)
+        steps = (7200, -7200, 0)
+        # There is nothing else to run: the other one has no lease itself, and so time for those of the first one only.
+        for step in steps:
             offset.write_text(str(step))
-            newcomer = machine.consumer()
-            until(lambda newcomer=newcomer: f"Process {newcomer.pid} runs jobs" in machine.output)  # type: ignore[misc]
-            time.sleep(4)  # longer than a lease and the delay of a take-over
+            time.sleep(3)  # longer than a lease and the delay of a take-over
+        for index, step in enumerate(steps):
+            offset.write_text(str(step))
             machine.enqueue(("wait", f"now-{index}", 0.0))
             until(lambda index=index: machine.ended(f"now-{index}"))  # type: ignore[misc]
         assert [len(machine.begun(name)) for name in "ab"] == [1, 1]
@@ -182,7 +186,7 @@ def test_a_locked_file(machine: Machine) -> None:
 
 
 FULL_DISK = """
-import asyncio, json, resource, sys
+import asyncio, errno, os, resource, sys
 from executors import Executor, StoreUnavailableError
 from executors.durable import DurableQueue, consumer
 
@@ -205,11 +209,28 @@ async def until(job_id, state):
     while (await queue.get(job_id)).state != state:
         await asyncio.sleep(0.01)
 
+def fill():
+    if sys.argv[2] == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        return
+    with open("filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+def free():
+    if sys.argv[2] == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    else:
+        os.unlink("filler")
+
 async def main():
     async with executor:
         first = await queue.enqueue(wait)
         await until(first, "running")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        fill()
         for _ in range(3):
             try:
                 await queue.enqueue(keep, "refused")
@@ -221,7 +242,9 @@ async def main():
         while not ends:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.5)  # several attempts to write that
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        if sys.argv[2] == "disk":
+            assert (await queue.get(first)).state == "running", "jobs can be read"
+        free()
         while executor.snapshot().backends["durable"].unavailable:
             await asyncio.sleep(0.01)
         await until(first, "succeeded")
@@ -233,12 +256,21 @@ asyncio.run(main())
 """
 
 
+MOUNT = 'mount -t tmpfs -o size=1m none . && cd "$PWD" && exec "$@"'
+SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh"]
+"""A command prefix that makes the working directory a disk of one megabyte."""
+
+
 @pytest.mark.timeout(120)
-def test_a_full_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["limit", *(["disk"] if sys.platform == "linux" else [])])
+def test_a_full_disk(kind: str, tmp_path: Path) -> None:
     """A job that can't be written is refused with an error; those that run go on, and their ends are written later."""
-    command = [sys.executable, "-c", FULL_DISK, f"sqlite:///{tmp_path / 'tasks.db'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    before = SMALL_DISK if kind == "disk" else []
+    command = [*before, sys.executable, "-c", FULL_DISK, "sqlite:///tasks.db", kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("done"), done.stdout
     assert done.stderr.count("can't be used") == 1, done.stderr
     assert done.stderr.count("can be used again") == 1
+    assert ("database or disk is full" in done.stderr) == (kind == "disk")
+    assert not list(tmp_path.iterdir()) or kind == "limit", "the disk was not mounted"

@@ -55,7 +55,6 @@ def new_queue(file: Path, consume: bool = True, **settings: Any) -> tuple[Execut
     executor = Executor(**{"processes": 0, "threads": 2, "shutdown_timeout": 0.0, **settings})
     queue = DurableQueue(executor, f"sqlite:///{file}", consume=consume)
     queue._functions = dict(durable_jobs.queue._functions)
-    queue._names = dict(durable_jobs.queue._names)
     return executor, queue
 
 

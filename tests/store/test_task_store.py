@@ -554,7 +554,7 @@ async def test_a_file_with_tables_of_the_app(file: Path) -> None:
 @pytest.mark.usefixtures("no_garbage")
 async def test_a_locked_file(file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks go on while another program holds a lock; that is logged once, and recorded later."""
-    monkeypatch.setattr(writer, "LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(writer.Writer, "lock_timeout", 0.2)
     monkeypatch.setattr(writer, "FAILURE_INTERVAL", 0.2)
     async with stored(file) as executor, stored(file) as other:
         await executor.run(echo)

@@ -23,7 +23,7 @@ RECORD = Path(os.environ.get("DURABLE_RECORD", os.devnull))
 
 if lease := os.environ.get("DURABLE_LEASE"):  # shorter than in production, in proportion
     jobs.LEASE = float(lease)
-    leases.HEARTBEAT, leases.TAKE_OVER_DELAY, leases.CHECK_INTERVAL = (float(lease) * part for part in (0.25, 0.3, 0.1))
+    leases.HEARTBEAT, leases.TAKE_OVER_DELAY = (float(lease) * part for part in (0.25, 0.3))
 
 executor = Executor(processes=1, threads=2, shutdown_timeout=float(os.environ.get("DURABLE_SHUTDOWN_TIMEOUT", "20")))
 queue = DurableQueue(executor, os.environ.get("DURABLE_URL", "sqlite:///:unused:"))
