@@ -246,9 +246,8 @@ class Job:
 
     def cancelled(self) -> None:
         """Report that the work was stopped before its end. Any thread, once."""
-        # If the executor has stopped the job, it knows why.
-        error = TaskCancelledError(self.handle.name, self.handle.id) if self.stop is None else None
-        self.finish(CANCELLED, error=error)
+        is_explained = self.stop is not None  # by the executor, which has stopped it
+        self.finish(CANCELLED, error=None if is_explained else TaskCancelledError(self.handle.name, self.handle.id))
 
     def lost(self, error: BaseException) -> None:
         """Report that the outcome can never be known. Any thread, once."""
