@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
+from executors import errors
 from executors._failures import APP, LOG, UnseenFailure
 from executors._loops.completion import (
     HandleOwner,
@@ -18,7 +19,6 @@ from executors._loops.completion import (
 from executors._progress import Followed, changed
 from executors._states import CANCELLED, QUEUED, RUNNING, TaskState
 from executors._wire.task_ids import IdKey, task_id
-from executors.errors import ExecutorClosedError, TaskNotFinishedError, WrongThreadError, failure_text
 from executors.reports import TaskRecord
 
 T_co = TypeVar("T_co", covariant=True)
@@ -43,11 +43,11 @@ class TaskHandle(Followed, Generic[T_co]):
 
     __slots__ = (
         "__weakref__",
-        "_error",
         "_finished",
         "_id",
         "_number",
         "_owner",
+        "_raised",
         "_reporter",
         "_retried",
         "_started",
@@ -82,7 +82,7 @@ class TaskHandle(Followed, Generic[T_co]):
         self._started: float | None = None
         self._finished: float | None = None
         self._value: T_co | None = None
-        self._error: BaseException | None = None
+        self._raised: BaseException | None = None
         self._waiters = self._callbacks = self._reported = self._watch = None
         self._unseen: UnseenFailure | None = None
 
@@ -144,13 +144,16 @@ class TaskHandle(Followed, Generic[T_co]):
         return None if self._started is None else (self._finished or time.monotonic()) - self._started
 
     @property
+    def _error(self) -> BaseException | None:
+        """Its error. That of a task that a drain has cancelled, as one of very many, is made when it is first read."""
+        if self._raised is None and self._state is CANCELLED:
+            self._raised = errors.TaskCancelledError(self.name, self.id, by_drain=True)
+        return self._raised
+
+    @property
     def _error_text(self) -> str | None:
         """The type and message of its error; None for a success or a cancellation. Doesn't count as retrieving."""
-        return None if self._error is None or self._state is CANCELLED else failure_text(self._error)
-
-    def _belongs_to(self, owner: HandleOwner) -> bool:
-        """Return whether `owner` created it."""
-        return self._owner is owner
+        return None if self._raised is None or self._state is CANCELLED else errors.failure_text(self._raised)
 
     @property
     def record(self) -> TaskRecord:
@@ -195,14 +198,14 @@ class TaskHandle(Followed, Generic[T_co]):
         if not self.done():
             loop = self._owner.loop
             if loop.owns_this_thread():
-                raise WrongThreadError(
+                raise errors.WrongThreadError(
                     f"{self!r} hasn't ended, and `result()` would block the event loop: use `await handle`"
                 )
             in_time = self._block(loop, timeout, self)
             if not self.done():
                 if in_time:
-                    raise ExecutorClosedError(f"{self!r} will never end: its event loop ended without a drain")
-                raise TaskNotFinishedError(f"{self!r} hasn't ended within {timeout} s")
+                    raise errors.ExecutorClosedError(f"{self!r} will never end: its event loop ended without a drain")
+                raise errors.TaskNotFinishedError(f"{self!r} hasn't ended within {timeout} s")
         return self._outcome()
 
     def exception(self) -> BaseException | None:
@@ -212,19 +215,18 @@ class TaskHandle(Followed, Generic[T_co]):
             TaskNotFinishedError: The task hasn't ended.
         """
         if not self.done():
-            raise TaskNotFinishedError(f"{self!r} hasn't ended")
+            raise errors.TaskNotFinishedError(f"{self!r} hasn't ended")
         self._mark_seen()
         return self._error
 
     def _outcome(self) -> T_co:
-        error = self._error
-        if error is None:
+        if self._raised is None and self._state is not CANCELLED:
             return self._value  # type: ignore[return-value]
         self._mark_seen()
         try:
-            raise error
+            raise self._error  # type: ignore[misc]
         finally:
-            del error, self  # the error's traceback refers to this frame
+            del self  # the error's traceback refers to this frame
 
     def _mark_seen(self) -> None:
         """Record that a caller takes care of this task's failure."""
@@ -277,11 +279,7 @@ class TaskHandle(Followed, Generic[T_co]):
     # --- changing state: for the executor and its backends ------------------------------------------------
 
     def _start(self) -> bool:
-        """Go from queued to running. Any thread.
-
-        Returns:
-            False if the state is final already: then the task must not be run.
-        """
+        """Go from queued to running. Return False if the state is final: then the task must not be run. Any thread."""
         with completion_lock:
             if self._state is not QUEUED:
                 return False
@@ -312,7 +310,7 @@ class TaskHandle(Followed, Generic[T_co]):
             before = self._state
             if before is not QUEUED and (before is not RUNNING or unless_started):
                 return None
-            self._value, self._error = value, error
+            self._value, self._raised = value, error
             self._finished = time.monotonic()
             self._state = state  # last: other threads read it first
         if error is not None and self._reporter is not None and state is not CANCELLED:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from executors._states import CANCELLED, TaskState
+from executors._wire.task_ids import IdKey, task_id
 
 MAX_NAMED = 50
 """The maximum number of tasks in the string form of a report."""
@@ -181,7 +183,7 @@ class DrainedTask:
         is_service: Whether it is a service, which the drain has cancelled as it began.
     """
 
-    id: str
+    id: str = field(init=False)
     number: int
     name: str
     backend: str
@@ -190,6 +192,15 @@ class DrainedTask:
     error: str | None
     stack: str | None
     is_service: bool = False
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> str:
+            """Make the id when it is first read: a drain may report very many tasks."""
+            if name != "id":
+                raise AttributeError(name, name=name, obj=self)
+            object.__setattr__(self, "id", task_id(IdKey.value, self.number))
+            return self.id
 
     def __str__(self) -> str:
         error = f": {self.error}" if self.error else ""

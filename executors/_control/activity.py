@@ -114,7 +114,7 @@ class Activity:
             return
         handle, worker = job.handle, job.worker
         started, finished, state = handle._started, handle._finished or 0.0, handle._state
-        error = handle._error
+        error = handle._raised
         task = RecentTask(
             handle._number, handle.name, handle.tag, handle.backend, state, handle._submitted, started, finished,
             handle.attempts, None if error is None else handle._error_text,

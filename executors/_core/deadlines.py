@@ -77,12 +77,12 @@ class Deadlines:
         if job.stop is not None or handle.done():
             return
         handle.cancel_requested = True
-        error = TaskCancelledError(handle.name, handle.id, by_drain)
+        error = None if by_drain and job.attempts is None else TaskCancelledError(handle.name, handle.id, by_drain)
         if handle.started_at is not None or not self.end_queued(job, CANCELLED, error):
             job.stop = Stop(CANCELLED, error)
             self._stop(job)
 
-    def end_queued(self, job: Job, state: TaskState, error: BaseException) -> bool:
+    def end_queued(self, job: Job, state: TaskState, error: BaseException | None) -> bool:
         """End a job that hasn't started; return False if it has started meanwhile."""
         if job.handle._finish(state, None, error, unless_started=True) is None:
             return False
@@ -91,7 +91,8 @@ class Deadlines:
         del dispatcher.active[job.backend.name][job.number]
         if job.attempts is not None:
             job.attempts.forget()
-            job.attempts.annotate(error)
+            if error is not None:
+                job.attempts.annotate(error)
         try:
             if job.thread is not None:  # its arguments are being pickled
                 dispatcher.still_running[job.number] = job
@@ -171,7 +172,7 @@ def outcome(
     if state is CANCELLED:
         return stop.state, None, stop.error
     if stop.state is TIMED_OUT:
-        if state is not SUCCEEDED:
+        if state is not SUCCEEDED and stop.error is not None:
             stop.error.__cause__ = error
         return TIMED_OUT, None, stop.error
     return state, value, error

@@ -74,7 +74,7 @@ class Dispatcher:
     def is_inside(self) -> bool:
         """Return whether the calling code belongs to an unfinished task of this run."""
         task = running.get()
-        return isinstance(task, TaskHandle) and task._belongs_to(self) and not task.done()
+        return isinstance(task, TaskHandle) and task._owner is self and not task.done()
 
     # --- dispatching --------------------------------------------------------------------------------------
 
@@ -155,7 +155,8 @@ class Dispatcher:
         if job.counted:
             job.limit.leave(job)
             job.limit.dispatch_held_back(self.dispatch)
-        if self.idle is not None and self.is_idle():
+        # While many jobs end, most have others of their backend beside them.
+        if self.idle is not None and len(self.active[job.backend.name]) <= len(self.services) and self.is_idle():
             self.idle.set()
             self.idle = None
 

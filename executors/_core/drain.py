@@ -14,6 +14,7 @@ import anyio
 
 from executors._core.admission import Phase
 from executors._core.dispatcher import Dispatcher
+from executors._core.records import MAX_FINISHED
 from executors._loops import log_exception
 from executors._states import CANCELLED, LOST, SUCCEEDED
 from executors.backends.base import ExecutorBackend, Job
@@ -22,7 +23,8 @@ from executors.handle import TaskHandle
 from executors.reports import DrainedTask, DrainReport
 
 STOP_TIMEOUT = 0.5
-"""Seconds after the deadline until work that has not responded to its cancellation is abandoned."""
+"""Seconds after the deadline until work that has not responded to its cancellation is abandoned, less those that it
+took to cancel it: to abandon it may take as long."""
 
 CLOSE_TIMEOUT = 0.4
 """Seconds that the backends have to close, before they are killed."""
@@ -130,16 +132,21 @@ class Drain:
             await self._stop(began)
             stacks = {job.number: _stack_of(job) for job in dispatcher.still_running.values()}
             handles = list((dispatcher.reported or {}).values())
+            for handle in handles[-MAX_FINISHED:]:  # whose ids are made when they are read in the report
+                if handle._id is None and handle._state is not SUCCEEDED:
+                    dispatcher.records.add(handle)
             return _report(self._timeout, time.monotonic() - began, handles, stacks, self._services)
 
     async def _stop(self, began: float) -> None:
         """Stop the tasks that are left, and close the backends."""
         dispatcher = self._dispatcher
-        stop_deadline = anyio.current_time() + STOP_TIMEOUT
+        began_to_stop = anyio.current_time()
         dispatcher.deadlines.grace = None
         for job in reversed(dispatcher.jobs()):  # queued jobs before those whose workers they'd get
             dispatcher.deadlines.cancel(job, by_drain=True)
-        with anyio.CancelScope(deadline=_at_least(stop_deadline)):
+        took = anyio.current_time() - began_to_stop
+        stop_deadline = began_to_stop + STOP_TIMEOUT
+        with anyio.CancelScope(deadline=_at_least(stop_deadline - took)):
             await dispatcher.wait_idle()
         for job in dispatcher.jobs():
             dispatcher.deadlines.abandon(job)
@@ -198,8 +205,8 @@ async def shielded(drain: Callable[[], Awaitable[DrainReport]], has_begun: Calla
 def _garbage_collector_paused() -> Iterator[None]:
     """Pause the garbage collector while tasks are stopped.
 
-    Each of them gets an error and an entry in the report. With 50,000 tasks, which are all alive, that would start
-    several full collections, which take as long as everything else.
+    Each of them gets an entry in the report. With 50,000 tasks, which are all alive, that would start several full
+    collections, which take as long as everything else.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -274,19 +281,18 @@ def _report(
 ) -> DrainReport:
     unsuccessful = tuple(
         DrainedTask(
-            handle.id,
             handle._number,
             handle.name,
             handle.backend,
-            handle.state,
+            handle._state,
             handle._number in stacks,
             handle._error_text,
             stacks.get(handle._number),
             handle._number in services,
         )
         for handle in handles
-        if handle.state is not SUCCEEDED
-        and (handle.state is not CANCELLED or handle._number in stacks or handle._number not in services)
+        if handle._state is not SUCCEEDED
+        and (handle._state is not CANCELLED or handle._number in stacks or handle._number not in services)
     )
-    states = dict(Counter(handle.state for handle in handles))
+    states = dict(Counter(handle._state for handle in handles))
     return DrainReport(timeout, duration, states, unsuccessful, len(services))

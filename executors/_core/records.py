@@ -106,7 +106,7 @@ class Records:
             self._recent.append(FinishedTask(
                 handle._number, handle.name, handle.tag, handle.backend, handle._state, handle._submitted,
                 handle._started, handle._finished or 0.0, handle.cpu_time, handle.abandoned,
-                None if handle._error is None else handle._error_text, handle._value is None, handle._retried,
+                None if handle._raised is None else handle._error_text, handle._value is None, handle._retried,
                 handle._reported,
             ))  # fmt: skip
 
@@ -163,9 +163,9 @@ class Records:
         handle.cpu_time, handle.abandoned, handle._retried = task.cpu_time, task.abandoned, task.retried
         handle._reported = task.reported
         if task.state is CANCELLED:
-            handle._error = TaskCancelledError(task.name, task_id)
+            handle._raised = TaskCancelledError(task.name, task_id)
         elif task.state is not SUCCEEDED or not task.is_none:
-            handle._error = ResultNotKeptError(task.name, task_id, task.error)
+            handle._raised = ResultNotKeptError(task.name, task_id, task.error)
         return handle
 
     async def find(self, task_id: str) -> TaskRecord | None:

@@ -39,10 +39,10 @@ _NO_KWARGS: dict[str, Any] = {}
 
 
 class Stop(NamedTuple):
-    """Why a job is being stopped: the state and the error that it will end with."""
+    """Why a job is being stopped: the state and the error that it will end with; None if a drain cancels it."""
 
     state: TaskState
-    error: BaseException
+    error: BaseException | None
 
 
 class JobOwner(Protocol):
@@ -246,7 +246,8 @@ class Job:
 
     def cancelled(self) -> None:
         """Report that the work was stopped before its end. Any thread, once."""
-        self.finish(CANCELLED, error=TaskCancelledError(self.handle.name, self.handle.id))
+        is_explained = self.stop is not None  # by the executor, which has stopped it
+        self.finish(CANCELLED, error=None if is_explained else TaskCancelledError(self.handle.name, self.handle.id))
 
     def lost(self, error: BaseException) -> None:
         """Report that the outcome can never be known. Any thread, once."""

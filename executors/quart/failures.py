@@ -46,7 +46,7 @@ class FailureReports:
 
     def report(self, loop: EventLoop, context: Context, handle: TaskHandle[Any]) -> None:
         """Start to report an ended task, if it failed, in the context of its submitter."""
-        error = handle._error  # doesn't count as retrieving it, unlike `exception()`
+        error = handle._raised  # doesn't count as retrieving it, unlike `exception()`
         if error is None or handle.state is CANCELLED:
             return
         self._pending[handle._number] = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from executors import (
     WrongThreadError,
 )
 from executors._states import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT
+from executors._wire.task_ids import IdKey
 from executors.backends import ExecutorBackend, Job, LoopBackend
 from executors.context import current_task
 from executors.events import TaskAbandoned, TaskEvent
@@ -488,4 +491,29 @@ async def test_errors_of_tasks_that_the_drain_has_cancelled() -> None:
         error = handle.exception()
         assert isinstance(error, TaskCancelledError)
         assert error.by_drain is (handle is not cancelled)
+        assert handle.exception() is error
+        same = pickle.loads(pickle.dumps(error))
+        assert (same.task_id, same.by_drain, str(same)) == (handle.id, error.by_drain, str(error))
     assert not work.entered.is_set()
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_ids_that_are_first_read_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report has the ids of tasks whose ids nobody had read, also when it is pickled, and the tasks are found."""
+    work = ThreadWork()
+    async with Executor(threads=1, processes=0) as executor:
+        submitted: list[Any] = [executor.submit(work), executor.submit(int), executor.submit(anyio.sleep_forever)]
+        await work.wait_entered()
+        report = await executor.drain(0)
+        work.release.set()
+        sent = pickle.dumps(report)
+        handles = {handle._number: handle for handle in submitted}
+        for task in report.unsuccessful:
+            found = executor.get(task.id)
+            assert found is not None
+            assert (found.name, found.state, found.abandoned) == (task.name, task.state, task.abandoned)
+            assert task.id == dataclasses.asdict(task)["id"] == handles[task.number].id
+            assert f"id={task.id!r}" in repr(task)
+    assert len(report.unsuccessful) == len(handles)
+    monkeypatch.setattr(IdKey, "value", bytes(32))  # as in another process
+    assert pickle.loads(sent) == report

@@ -28,7 +28,6 @@ TRIO = ("trio", {})
 
 COROUTINES = [(ASYNCIO, 10_000), (UVLOOP, 10_000), (TRIO, 4_000)]
 MANY_COROUTINES = [(ASYNCIO, 50_000), (UVLOOP, 50_000), (TRIO, 10_000)]
-MANY_UNRESPONSIVE_COROUTINES = [(ASYNCIO, 30_000), (UVLOOP, 30_000), (TRIO, 10_000)]
 
 
 def cases(usual: list[Any], many: list[Any]) -> Any:
@@ -79,7 +78,7 @@ class Unresponsive:
             future.set_result(None)
 
 
-@cases(COROUTINES, MANY_UNRESPONSIVE_COROUTINES)
+@cases(COROUTINES, MANY_COROUTINES)
 async def test_unresponsive_coroutines(anyio_backend: tuple[str, Any], number: int) -> None:
     """Each of many coroutines that do not respond is named, on asyncio with its stack."""
     unresponsive = Unresponsive()
@@ -108,7 +107,7 @@ async def test_coroutines(anyio_backend: tuple[str, Any], number: int) -> None:
     assert (states, abandoned) == ({CANCELLED: number}, 0)
 
 
-@cases([(ASYNCIO, 40_000)], [(ASYNCIO, 50_000), (UVLOOP, 50_000), (TRIO, 50_000)])
+@cases([(ASYNCIO, 40_000)], [(ASYNCIO, 100_000), (UVLOOP, 100_000), (TRIO, 100_000)])
 async def test_queued_tasks(anyio_backend: tuple[str, Any], number: int) -> None:
     """Many queued tasks are cancelled beside one that does not respond in its thread."""
     release = threading.Event()
@@ -119,6 +118,24 @@ async def test_queued_tasks(anyio_backend: tuple[str, Any], number: int) -> None
         report = await drained(executor, release.set)
     states, abandoned = report.states, len(report.abandoned)
     assert (states, abandoned) == ({CANCELLED: number}, 1)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("anyio_backend", [ASYNCIO], ids=["asyncio"])
+@pytest.mark.parametrize(
+    ("options", "sleep"),
+    [({"tag": "cpu"}, time.sleep), ({"max_concurrency": 1}, anyio.sleep)],
+    ids=["process", "limited"],
+)
+async def test_tasks_queued_elsewhere(options: dict[str, Any], sleep: Callable[[float], Any]) -> None:
+    """The same with tasks that are queued for a worker process, or that a limit of their function holds back."""
+    async with Executor(threads=1, processes=1, queue_size=100_000) as executor:
+        bound = executor.options(**options)
+        for _ in range(100_000):
+            bound.submit(sleep, 60)
+        await anyio.sleep(0.01)
+        report = await drained(executor)
+    assert report.states == {CANCELLED: 100_000}
 
 
 @pytest.mark.parametrize("anyio_backend", [ASYNCIO], ids=["asyncio"])
