@@ -1,19 +1,22 @@
-"""`Activity`: what an executor has done of late, of bounded size. It costs about two microseconds for each task."""
+"""`Activity`: what an executor has done of late, of bounded size.
+
+It takes between one and two microseconds for each task, on the loop's thread. Another thread would do it no cheaper,
+and would keep the GIL from the loop meanwhile. `benchmarks/calls.py` counts its calls.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from executors._control.quantiles import count
+from executors._control.quantiles import Buckets, count
 from executors._failures import formatted
 from executors._states import FAILED, LOST, SUCCEEDED, TIMED_OUT, TaskState
-from executors.events import TaskFinished
 
 if TYPE_CHECKING:
     from executors.backends.job import Job
-    from executors.events import TaskEvent
 
 MAX_FUNCTIONS, OTHER = 100, "other"
 """The maximum number of functions that are counted one by one, and the name that further ones are counted under."""
@@ -56,6 +59,10 @@ class RecentTask(NamedTuple):
     worker: str | None
 
 
+_new_task: Callable[..., RecentTask] = tuple.__new__
+"""Create one from its class and a tuple, without the call of its constructor."""
+
+
 class FunctionStats:
     """The counts of one function's tasks on one backend, under one tag.
 
@@ -76,8 +83,8 @@ class FunctionStats:
         self.count = 0
         self.failed = 0
         self.seconds = 0.0
-        self.run_times: dict[int, int] = {}
-        self.wait_times: dict[int, int] = {}
+        self.run_times: Buckets = defaultdict(int)
+        self.wait_times: Buckets = defaultdict(int)
 
 
 class Span:
@@ -108,29 +115,29 @@ class Activity:
         self._tracebacks: dict[int, str] = {}
         self._next_traceback = 0.0
 
-    def observe(self, event_type: type[TaskEvent], job: Job) -> None:
-        """Count a task that has ended. Called at every event of every task."""
-        if event_type is not TaskFinished:
-            return
+    def add(self, job: Job) -> None:
+        """Count a task that has ended."""
         handle, worker = job.handle, job.worker
-        started, finished, state = handle._started, handle._finished or 0.0, handle._state
-        error = handle._error
-        task = RecentTask(
-            handle._number, handle.name, handle.tag, handle.backend, state, handle._submitted, started, finished,
-            handle.attempts, None if error is None else handle._error_text,
+        name, tag, backend, state, error = handle.name, handle.tag, handle.backend, handle._state, handle._error
+        submitted, started, finished = handle._submitted, handle._started, handle._finished or 0.0
+        task = _new_task(RecentTask, (
+            handle._number, name, tag, backend, state, submitted, started, finished,
+            handle._retried + (started is not None),
+            None if error is None else handle._error_text,
             None if worker is None or started is None else worker.name,
-        )  # fmt: skip
+        ))  # fmt: skip
         self.recent.append(task)
-        stats = self.functions.get((task.name, task.backend, task.tag)) or self._add_function(task)
+        stats = self.functions.get((name, backend, tag))
+        if stats is None:
+            stats = self._add_function(name, backend, tag)
         stats.count += 1
-        count(stats.wait_times, (started or finished) - task.submitted)
+        count(stats.wait_times, (started or finished) - submitted)
         if started is not None:
             seconds = finished - started
             stats.seconds += seconds
             count(stats.run_times, seconds)
             self._draw(task, started)
         if error is not None and state in _FAILURES:
-            self.failures.append(task)
             stats.failed += 1
             self._keep_failure(task, error)
 
@@ -143,11 +150,10 @@ class Activity:
         """The bars of the timeline. Any thread."""
         return [span for spans in list(self._spans.values()) for span in spans.copy()]
 
-    def _add_function(self, task: RecentTask) -> FunctionStats:
-        if len(self.functions) < MAX_FUNCTIONS:
-            stats = FunctionStats(task.name, task.backend, task.tag)
-            return self.functions.setdefault((task.name, task.backend, task.tag), stats)
-        return self.functions.setdefault((OTHER, OTHER, None), FunctionStats(OTHER, OTHER, None))
+    def _add_function(self, name: str, backend: str, tag: str | None) -> FunctionStats:
+        if len(self.functions) >= MAX_FUNCTIONS:
+            name, backend, tag = OTHER, OTHER, None
+        return self.functions.setdefault((name, backend, tag), FunctionStats(name, backend, tag))
 
     def _draw(self, task: RecentTask, started: float) -> None:
         """Add a task to the timeline: to the last bar of its worker, if that is of the same function.
@@ -156,14 +162,14 @@ class Activity:
         """
         key = task.backend, task.worker or task.name
         last = self._last_spans.get(key)
-        if last is not None:
-            start = min(last.start, started)
-            if (
-                last.name == task.name
-                and last.state is task.state is SUCCEEDED
-                and started - last.end < MAX_GAP
-                and task.finished - start < MAX_MERGED
-            ):
+        if (
+            last is not None
+            and last.name == task.name
+            and last.state is task.state is SUCCEEDED
+            and started - last.end < MAX_GAP
+        ):
+            start = last.start if last.start < started else started
+            if task.finished - start < MAX_MERGED:
                 last.start = start
                 last.end = task.finished
                 last.count += 1
@@ -177,6 +183,7 @@ class Activity:
         spans.append(span)
 
     def _keep_failure(self, task: RecentTask, error: BaseException) -> None:
+        self.failures.append(task)
         if task.state is LOST:
             self.lost_workers += 1
         began = time.monotonic()

@@ -33,7 +33,7 @@ class ControlHook(Observer):
         self._folder = folder
         self._server: ControlServer | None = None
         self.activity = Activity()
-        self.observe = self.activity.observe
+        self.ended = self.activity.add
 
     @classmethod
     def in_directory(cls, folder: str | None) -> ControlHook:
