@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from executors._control.quantiles import Buckets, count
 from executors._failures import formatted
-from executors._states import FAILED, LOST, SUCCEEDED, TIMED_OUT, TaskState
+from executors._states import FAILED, LOST, SUCCEEDED, TIMED_OUT
 
 if TYPE_CHECKING:
     from executors.backends.job import Job
@@ -30,7 +29,7 @@ MAX_FAILURES = 50
 MAX_SPANS = 400
 """How many bars of the timeline are kept, of each backend."""
 
-MAX_GAP, MAX_MERGED = 0.01, 1.0
+MAX_GAP, MAX_MERGED = 0.05, 1.0
 """Seconds. Tasks of one function that a worker runs one after another, with a shorter gap in between, make one bar of
 the timeline, which does not grow longer than this."""
 
@@ -50,17 +49,13 @@ class RecentTask(NamedTuple):
     name: str
     tag: str | None
     backend: str
-    state: TaskState
+    state: str
     submitted: float
     started: float | None
     finished: float
     attempts: int
     error: str | None
     worker: str | None
-
-
-_new_task: Callable[..., RecentTask] = tuple.__new__
-"""Create one from its class and a tuple, without the call of its constructor."""
 
 
 class FunctionStats:
@@ -92,13 +87,13 @@ class Span:
 
     __slots__ = ("backend", "count", "end", "name", "start", "state", "worker")
 
-    def __init__(self, task: RecentTask, start: float) -> None:
-        self.worker = task.worker
-        self.backend = task.backend
-        self.name = task.name
-        self.state = task.state
+    def __init__(self, backend: str, worker: str | None, name: str, state: str, start: float, end: float) -> None:
+        self.backend = backend
+        self.worker = worker
+        self.name = name
+        self.state = state
         self.start = start
-        self.end = task.finished
+        self.end = end
         self.count = 1
 
 
@@ -107,7 +102,9 @@ class Activity:
 
     def __init__(self) -> None:
         self.functions: dict[tuple[str, str, str | None], FunctionStats] = {}
-        self.recent: deque[RecentTask] = deque(maxlen=MAX_RECENT)
+        # Plain tuples of strings and numbers, which the garbage collector drops from its lists: so many other objects
+        # that live for a while would have it collect the oldest generation more often, which takes longest.
+        self._recent: deque[tuple[Any, ...]] = deque(maxlen=MAX_RECENT)
         self.failures: deque[RecentTask] = deque(maxlen=MAX_FAILURES)
         self.lost_workers = 0
         self._spans: dict[str, deque[Span]] = {}
@@ -117,16 +114,15 @@ class Activity:
 
     def add(self, job: Job) -> None:
         """Count a task that has ended."""
-        handle, worker = job.handle, job.worker
-        name, tag, backend, state, error = handle.name, handle.tag, handle.backend, handle._state, handle._error
+        handle, worker, state = job.handle, job.worker, job.handle._state._value_
+        name, tag, backend, error = handle.name, handle.tag, handle.backend, handle._error
         submitted, started, finished = handle._submitted, handle._started, handle._finished or 0.0
-        task = _new_task(RecentTask, (
+        worker = None if worker is None or started is None else worker.name
+        task = (
             handle._number, name, tag, backend, state, submitted, started, finished,
-            handle._retried + (started is not None),
-            None if error is None else handle._error_text,
-            None if worker is None or started is None else worker.name,
-        ))  # fmt: skip
-        self.recent.append(task)
+            handle._retried + (started is not None), None if error is None else handle._error_text, worker,
+        )  # fmt: skip
+        self._recent.append(task)
         stats = self.functions.get((name, backend, tag))
         if stats is None:
             stats = self._add_function(name, backend, tag)
@@ -136,10 +132,15 @@ class Activity:
             seconds = finished - started
             stats.seconds += seconds
             count(stats.run_times, seconds)
-            self._draw(task, started)
-        if error is not None and state in _FAILURES:
+            self._draw(backend, worker, name, state, started, finished)
+        if error is not None and handle._state in _FAILURES:
             stats.failed += 1
-            self._keep_failure(task, error)
+            self._keep_failure(RecentTask._make(task), error)
+
+    @property
+    def recent(self) -> list[RecentTask]:
+        """The tasks that have ended last, in this order. Any thread."""
+        return [RecentTask._make(task) for task in self._recent.copy()]
 
     def traceback_of(self, number: int) -> str | None:
         """Return the traceback of a task's error; None if it isn't kept. Any thread."""
@@ -155,36 +156,33 @@ class Activity:
             name, backend, tag = OTHER, OTHER, None
         return self.functions.setdefault((name, backend, tag), FunctionStats(name, backend, tag))
 
-    def _draw(self, task: RecentTask, started: float) -> None:
+    def _draw(
+        self, backend: str, worker: str | None, name: str, state: str, started: float, finished: float
+    ) -> None:
         """Add a task to the timeline: to the last bar of its worker, if that is of the same function.
 
         Tasks without a worker run at the same time: each function has bars of its own.
         """
-        key = task.backend, task.worker or task.name
+        key = backend, worker or name
         last = self._last_spans.get(key)
-        if (
-            last is not None
-            and last.name == task.name
-            and last.state is task.state is SUCCEEDED
-            and started - last.end < MAX_GAP
-        ):
+        if last is not None and last.name == name and last.state == state == SUCCEEDED and started - last.end < MAX_GAP:
             start = last.start if last.start < started else started
-            if task.finished - start < MAX_MERGED:
+            if finished - start < MAX_MERGED:
                 last.start = start
-                last.end = task.finished
+                last.end = finished
                 last.count += 1
                 return
         if len(self._last_spans) > MAX_SPANS:  # workers have come and gone
             self._last_spans.clear()
-        self._last_spans[key] = span = Span(task, started)
-        spans = self._spans.get(task.backend)
+        self._last_spans[key] = span = Span(backend, worker, name, state, started, finished)
+        spans = self._spans.get(backend)
         if spans is None:
-            spans = self._spans.setdefault(task.backend, deque(maxlen=MAX_SPANS))
+            spans = self._spans.setdefault(backend, deque(maxlen=MAX_SPANS))
         spans.append(span)
 
     def _keep_failure(self, task: RecentTask, error: BaseException) -> None:
         self.failures.append(task)
-        if task.state is LOST:
+        if task.state == LOST:
             self.lost_workers += 1
         began = time.monotonic()
         if began < self._next_traceback:

@@ -89,7 +89,7 @@ class Status:
             "active": paced(active_task, (running + queued)[:MAX_ACTIVE]),
             "active_count": sum(map(len, self._dispatcher.active.values())),
             "recent": paced(finished_task, _newest(activity.recent, MAX_RECENT)),
-            "failures": paced(finished_task, _newest(activity.failures, MAX_RECENT)),
+            "failures": paced(finished_task, _newest(activity.failures.copy(), MAX_RECENT)),
             "timeline": self._timeline(running, now),
             "loop": None if monitor is None else self._loop(monitor),
             "blocked": self._probe.blocked,
@@ -144,7 +144,7 @@ class Status:
         if job is not None:
             pid = next((pid for pid, running in self._pids() if running == task_id), None)
             return {**active_task(job), "traceback": None, "stack": stack_of(job), "pid": pid or os.getpid()}
-        for task in (*self._activity.recent.copy(), *self._activity.failures.copy()):
+        for task in (*self._activity.recent, *self._activity.failures.copy()):
             if task.number == number:
                 return {
                     **finished_task(task), "traceback": self._activity.traceback_of(task.number), "stack": None,
@@ -167,9 +167,9 @@ class Status:
         return None if handle is None else handle.cancel()
 
 
-def _newest(tasks: deque[RecentTask], most: int) -> list[RecentTask]:
-    """Return the last of the tasks, which another thread adds to, newest first."""
-    return list(itertools.islice(reversed(tasks.copy()), most))
+def _newest(tasks: Iterable[RecentTask], most: int) -> list[RecentTask]:
+    """Return the last of the tasks, newest first."""
+    return [*tasks][: -most - 1 : -1]
 
 
 def first_values(jobs: dict[int, Job]) -> list[Job]:

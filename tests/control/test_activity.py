@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -90,6 +91,17 @@ async def test_it_stays_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         bars = [span for span in found.spans if span.name == "quick"]
         assert sum(span.count for span in bars) == 1000
         assert len(bars) < 500
+
+
+async def test_recent_tasks_are_no_work_for_the_garbage_collector(folder: Path) -> None:
+    """A collection of the oldest generation takes longest, and comes after so many objects that live for a while."""
+    async with Executor(threads=1, processes=0, control_dir=str(folder)) as executor:
+        for _ in range(3):
+            await executor.run(quick)
+        await executor.submit(fail).wait()
+        gc.collect()
+        found = activity_of(executor)
+        assert [gc.is_tracked(task) for task in found._recent] == [False] * 4
 
 
 async def test_tracebacks_take_a_bounded_share_of_the_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
