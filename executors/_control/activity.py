@@ -156,9 +156,7 @@ class Activity:
             name, backend, tag = OTHER, OTHER, None
         return self.functions.setdefault((name, backend, tag), FunctionStats(name, backend, tag))
 
-    def _draw(
-        self, backend: str, worker: str | None, name: str, state: str, started: float, finished: float
-    ) -> None:
+    def _draw(self, backend: str, worker: str | None, name: str, state: str, started: float, finished: float) -> None:
         """Add a task to the timeline: to the last bar of its worker, if that is of the same function.
 
         Tasks without a worker run at the same time: each function has bars of its own.
@@ -166,7 +164,7 @@ class Activity:
         key = backend, worker or name
         last = self._last_spans.get(key)
         if last is not None and last.name == name and last.state == state == SUCCEEDED and started - last.end < MAX_GAP:
-            start = last.start if last.start < started else started
+            start = min(started, last.start)
             if finished - start < MAX_MERGED:
                 last.start = start
                 last.end = finished

@@ -6,7 +6,8 @@ import dataclasses
 import itertools
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-MAX_ACTIVE, MAX_RECENT = 100, 100
+MAX_ACTIVE, MAX_RECENT = 100, 50
 """How many unfinished tasks an answer lists, and how many finished ones."""
 
 MAX_SCANNED = 2000

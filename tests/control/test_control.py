@@ -27,6 +27,7 @@ from stack_tasks import nap
 from executors import Executor, TaskCancelledError, cpu_bound, current_task
 from executors._control import ControlSwitch, blocking, server
 from executors._control.client import cancel_task, collect, find_servers, find_task, merge
+from executors._control.hook import ControlHook
 from executors.monitor import LoopMonitor
 
 T = TypeVar("T")
@@ -117,6 +118,23 @@ async def test_what_it_answers(folder: Path) -> None:
             await handle
     assert find_servers(folder) == []
     assert [name.rpartition(".")[2] for name in os.listdir(folder)] == ["drain"]
+
+
+@on_one_loop
+@pytest.mark.anyio
+async def test_a_server_process_asks_itself_without_json(folder: Path) -> None:
+    """The answer has the same members, and the same errors. None comes from a socket that has been removed."""
+    async with Executor(threads=1, processes=0, control_dir=str(folder)) as executor:
+        await executor.run(abs, -1)
+        (own,) = [hook.server for hook in executor._run_hooks if isinstance(hook, ControlHook)]
+        (status,) = await ask(collect, folder, "status", own=own)
+        (through_socket,) = await ask(collect, folder, "status")
+        assert status.keys() == through_socket.keys()
+        assert {type(bucket) for bucket in status["functions"][0]["run_times"]} == {int}
+        assert json.loads(json.dumps(status["recent"])) == through_socket["recent"]
+        (refused,) = await ask(collect, folder, "shutdown", own=own)
+        assert "there are the methods" in refused["error"]
+    assert await ask(collect, folder, "status", own=own) == []
 
 
 @pytest.mark.anyio
