@@ -75,7 +75,7 @@ class _Responder:
     def __init__(self, executor: Executor, app: str, activity: Activity, folder: Path) -> None:
         dispatcher = executor._started()
         self._loop = dispatcher.loop
-        self._probe = LoopProbe(self._loop, lambda: getattr(executor, "monitor", None))
+        self._probe = LoopProbe(self._loop, lambda: executor.monitor)
         self._status = Status(executor, app, activity, self._probe, folder)
         self.timeout = self._probe.timeout
         self.woken = self._probe.look

@@ -72,7 +72,7 @@ class Status:
         running = [job for job in jobs if job.handle._state is RUNNING]
         queued = [job for job in jobs if job.handle._state is not RUNNING and not job.handle.done()]
         now = time.monotonic()
-        monitor: LoopMonitor | None = getattr(executor, "monitor", None)
+        monitor = executor.monitor
         return {
             "version": VERSION,
             "pid": os.getpid(),

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -28,7 +27,6 @@ from executors import Executor, TaskCancelledError, cpu_bound, current_task
 from executors._control import ControlSwitch, blocking, server
 from executors._control.client import cancel_task, collect, find_servers, find_task, merge
 from executors._control.hook import ControlHook
-from executors.monitor import LoopMonitor
 
 T = TypeVar("T")
 
@@ -168,10 +166,7 @@ def keep_the_gil() -> None:
 async def test_a_loop_that_keeps_the_gil(folder: Path, with_monitor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers as soon as the call ends, and shows the call."""
     monkeypatch.setattr(blocking, "WATCH_INTERVAL", 0.05)
-    async with AsyncExitStack() as stack:
-        executor = await stack.enter_async_context(Executor(threads=1, processes=0, control_dir=str(folder)))
-        if with_monitor:  # as the executor of a Quart app has it
-            executor.monitor = await stack.enter_async_context(LoopMonitor())  # type: ignore[attr-defined]
+    async with Executor(threads=1, processes=0, control_dir=str(folder), monitor=with_monitor):
         await ask(collect, folder, "status")
         await anyio.sleep(0.3)  # the control thread waits for a short time only: somebody watches
         keep_the_gil()
