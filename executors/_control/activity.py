@@ -154,7 +154,8 @@ class Activity:
     def _add_function(self, name: str, backend: str, tag: str | None) -> FunctionStats:
         if len(self.functions) >= MAX_FUNCTIONS:
             name, backend, tag = OTHER, OTHER, None
-        return self.functions.setdefault((name, backend, tag), FunctionStats(name, backend, tag))
+        key = name, backend, tag
+        return self.functions.get(key) or self.functions.setdefault(key, FunctionStats(name, backend, tag))
 
     def _draw(self, backend: str, worker: str | None, name: str, state: str, started: float, finished: float) -> None:
         """Add a task to the timeline: to the last bar of its worker, if that is of the same function.
