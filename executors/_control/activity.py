@@ -1,6 +1,6 @@
 """`Activity`: what an executor has done of late, of bounded size.
 
-It takes between one and two microseconds for each task, on the loop's thread. Another thread would do it no cheaper,
+It takes two to three microseconds for each task, on the loop's thread. Another thread would do it no cheaper,
 and would keep the GIL from the loop meanwhile. `benchmarks/calls.py` counts its calls.
 """
 
