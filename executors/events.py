@@ -196,16 +196,18 @@ def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
 
 
 class Observer:
-    """Base class of hooks of this library that are notified of jobs, which costs less than events. They raise nothing.
+    """Base class of hooks of this library that see the jobs that have ended, instead of events. They raise nothing.
+
+    Events are more expensive: each start and each submission is passed on to the hooks, too.
 
     Attributes:
-        observe: Called with the type of an event and its job. On the loop's thread.
+        ended: Called with each job whose task's state is final. On the loop's thread.
     """
 
-    observe: Callable[[type[TaskEvent], Job], None]
+    ended: Callable[[Job], None]
 
     def __call__(self, event: TaskEvent, /) -> None:
-        """Ignore the event: `observe` has seen it."""
+        """Ignore the event."""
 
 
 class Sink(Protocol):
@@ -216,22 +218,18 @@ class Sink(Protocol):
 
 
 class Hooks:
-    """The hooks of one executor, and its store if it has one. On the loop's thread."""
+    """The hooks of one executor, without observers, and its store if it has one. On the loop's thread."""
 
     def __init__(self, hooks: Iterable[Hook], sink: Sink | None = None) -> None:
-        hooks = tuple(hooks)
-        self._observers = [hook for hook in hooks if isinstance(hook, Observer)]
         self._hooks = [hook for hook in hooks if not isinstance(hook, Observer)]
         self._sink = sink
 
     def __bool__(self) -> bool:
-        return bool(self._hooks or self._observers) or self._sink is not None
+        return bool(self._hooks) or self._sink is not None
 
     def notify_submitted(self, job: Job) -> None:
         """Call every hook with the event of a submission, and have the task run in the context that they leave."""
         self.record(job.handle)
-        for observer in self._observers:
-            observer.observe(TaskSubmitted, job)
         if self._hooks:
             event = TaskSubmitted.of(job)
             self.call(event)
@@ -248,8 +246,6 @@ class Hooks:
             job: The job.
         """
         self.record(job.handle)
-        for observer in self._observers:
-            observer.observe(event_type, job)
         if self._hooks:
             self.call(event_type.of(job))
 

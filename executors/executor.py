@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, Literal, Self
+from types import CodeType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 
@@ -27,6 +27,9 @@ from executors.errors import DeadlockError, ExecutorClosedError, WrongThreadErro
 from executors.events import Hook, announce, checked_hooks
 from executors.handle import TaskHandle
 from executors.reports import DrainReport
+
+if TYPE_CHECKING:
+    from executors.monitor import LoopMonitor
 
 
 class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
@@ -60,6 +63,7 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
         store_expiry: Seconds that the store keeps the records of finished tasks.
         control_dir: The directory for the socket through which `executors top` sees this process; no socket if None.
         inline: For tests: sync functions run on the event loop instead of in threads and worker processes.
+        monitor: Whether a `LoopMonitor` measures the event loop, from the start to the end of the drain.
         telemetry: Whether tasks are recorded with OpenTelemetry: see `OpenTelemetryHook`.
         hooks: Functions that are notified of every event.
 
@@ -69,6 +73,9 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
 
     _wrap: Wrap | None = None
     """Wraps the function of each task. An extension overrides it, to run tasks in its app's context."""
+
+    _request_handlers: Collection[CodeType] = ()
+    """The code that calls an app's request handlers, for the monitor."""
 
     def __init__(
         self,
@@ -95,6 +102,7 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
         store_expiry: float = 86_400.0,
         control_dir: str | None = None,
         inline: bool = False,
+        monitor: bool = False,
         telemetry: bool = False,
         hooks: Iterable[Hook] = (),
     ) -> None:
@@ -104,6 +112,8 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
         self._hooks = list(checked_hooks(hooks))
         self._dispatcher: Dispatcher | None = None
         self._drain: Drain | None = None
+        self.monitor: LoopMonitor | None = None
+        """Measures the event loop from the start until the end of the drain; None if it is disabled. Any thread."""
         self._recurring = RecurringTasks(self)
         self._worker_functions = WorkerFunctions()
 
@@ -158,6 +168,17 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
             self._wrap or (self._inline_worker.wrap if settings.inline else None),
         )  # fmt: skip
         announce(hooks, "started", self)
+        self.monitor = self._new_monitor()
+        if self.monitor is not None:
+            self.monitor.start()
+
+    def _new_monitor(self) -> LoopMonitor | None:
+        """Return the monitor of a run; None if the settings enable none. An extension overrides it."""
+        if not self._settings.monitor:
+            return None
+        from executors.monitor import LoopMonitor  # noqa: PLC0415  (most apps do without)
+
+        return LoopMonitor(request_handlers=self._request_handlers)
 
     async def wait_ready(self) -> None:
         """Wait until the workers of `min_processes` and the store are ready, or the store can't be used at present.
@@ -209,6 +230,8 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
         try:
             return await self._drain.wait()
         finally:
+            if self.monitor is not None and self._is_drained():
+                self.monitor.stop()
             await self._inline_worker.end_if(self._is_drained())
 
     @property

@@ -21,7 +21,7 @@ OPTIONAL = ("loky", "numpy", "pebble", "trio_parallel")
 
 
 ROWS = {
-    "calls": ["process task: server", "process task: worker", "thread task", "coroutine"],
+    "calls": ["process task: server", "process task: worker", "thread task", "coroutine, with a dashboard"],
     "dispatch": ["process, asyncio: round trip p50", "thread, asyncio: 64 in flight", "process, trio: 64 in flight"],
     "map": ["map over 100 items"],
     "payload": ["bytes of 64 MB and back", "bytes of 64 KB and back"],

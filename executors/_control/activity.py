@@ -1,19 +1,21 @@
-"""`Activity`: what an executor has done of late, of bounded size. It costs about two microseconds for each task."""
+"""`Activity`: what an executor has done of late, of bounded size.
+
+It takes two to three microseconds for each task, on the loop's thread. Another thread would do it no cheaper,
+and would keep the GIL from the loop meanwhile. `benchmarks/calls.py` counts its calls.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from executors._control.quantiles import count
+from executors._control.quantiles import Buckets, count
 from executors._failures import formatted
-from executors._states import FAILED, LOST, SUCCEEDED, TIMED_OUT, TaskState
-from executors.events import TaskFinished
+from executors._states import FAILED, LOST, SUCCEEDED, TIMED_OUT
 
 if TYPE_CHECKING:
     from executors.backends.job import Job
-    from executors.events import TaskEvent
 
 MAX_FUNCTIONS, OTHER = 100, "other"
 """The maximum number of functions that are counted one by one, and the name that further ones are counted under."""
@@ -27,7 +29,7 @@ MAX_FAILURES = 50
 MAX_SPANS = 400
 """How many bars of the timeline are kept, of each backend."""
 
-MAX_GAP, MAX_MERGED = 0.01, 1.0
+MAX_GAP, MAX_MERGED = 0.05, 1.0
 """Seconds. Tasks of one function that a worker runs one after another, with a shorter gap in between, make one bar of
 the timeline, which does not grow longer than this."""
 
@@ -47,7 +49,7 @@ class RecentTask(NamedTuple):
     name: str
     tag: str | None
     backend: str
-    state: TaskState
+    state: str
     submitted: float
     started: float | None
     finished: float
@@ -76,8 +78,8 @@ class FunctionStats:
         self.count = 0
         self.failed = 0
         self.seconds = 0.0
-        self.run_times: dict[int, int] = {}
-        self.wait_times: dict[int, int] = {}
+        self.run_times: Buckets = defaultdict(int)
+        self.wait_times: Buckets = defaultdict(int)
 
 
 class Span:
@@ -85,13 +87,13 @@ class Span:
 
     __slots__ = ("backend", "count", "end", "name", "start", "state", "worker")
 
-    def __init__(self, task: RecentTask, start: float) -> None:
-        self.worker = task.worker
-        self.backend = task.backend
-        self.name = task.name
-        self.state = task.state
+    def __init__(self, backend: str, worker: str | None, name: str, state: str, start: float, end: float) -> None:
+        self.backend = backend
+        self.worker = worker
+        self.name = name
+        self.state = state
         self.start = start
-        self.end = task.finished
+        self.end = end
         self.count = 1
 
 
@@ -100,7 +102,9 @@ class Activity:
 
     def __init__(self) -> None:
         self.functions: dict[tuple[str, str, str | None], FunctionStats] = {}
-        self.recent: deque[RecentTask] = deque(maxlen=MAX_RECENT)
+        # Plain tuples of strings and numbers, which the garbage collector drops from its lists: so many other objects
+        # that live for a while would have it collect the oldest generation more often, which takes longest.
+        self._recent: deque[tuple[Any, ...]] = deque(maxlen=MAX_RECENT)
         self.failures: deque[RecentTask] = deque(maxlen=MAX_FAILURES)
         self.lost_workers = 0
         self._spans: dict[str, deque[Span]] = {}
@@ -108,31 +112,35 @@ class Activity:
         self._tracebacks: dict[int, str] = {}
         self._next_traceback = 0.0
 
-    def observe(self, event_type: type[TaskEvent], job: Job) -> None:
-        """Count a task that has ended. Called at every event of every task."""
-        if event_type is not TaskFinished:
-            return
-        handle, worker = job.handle, job.worker
-        started, finished, state = handle._started, handle._finished or 0.0, handle._state
-        error = handle._raised
-        task = RecentTask(
-            handle._number, handle.name, handle.tag, handle.backend, state, handle._submitted, started, finished,
-            handle.attempts, None if error is None else handle._error_text,
-            None if worker is None or started is None else worker.name,
+    def add(self, job: Job) -> None:
+        """Count a task that has ended."""
+        handle, worker, state = job.handle, job.worker, job.handle._state._value_
+        name, tag, backend, error = handle.name, handle.tag, handle.backend, handle._error
+        submitted, started, finished = handle._submitted, handle._started, handle._finished or 0.0
+        worker = None if worker is None or started is None else worker.name
+        task = (
+            handle._number, name, tag, backend, state, submitted, started, finished,
+            handle._retried + (started is not None), None if error is None else handle._error_text, worker,
         )  # fmt: skip
-        self.recent.append(task)
-        stats = self.functions.get((task.name, task.backend, task.tag)) or self._add_function(task)
+        self._recent.append(task)
+        stats = self.functions.get((name, backend, tag))
+        if stats is None:
+            stats = self._add_function(name, backend, tag)
         stats.count += 1
-        count(stats.wait_times, (started or finished) - task.submitted)
+        count(stats.wait_times, (started or finished) - submitted)
         if started is not None:
             seconds = finished - started
             stats.seconds += seconds
             count(stats.run_times, seconds)
-            self._draw(task, started)
-        if error is not None and state in _FAILURES:
-            self.failures.append(task)
+            self._draw(backend, worker, name, state, started, finished)
+        if error is not None and handle._state in _FAILURES:
             stats.failed += 1
-            self._keep_failure(task, error)
+            self._keep_failure(RecentTask._make(task), error)
+
+    @property
+    def recent(self) -> list[RecentTask]:
+        """The tasks that have ended last, in this order. Any thread."""
+        return [RecentTask._make(task) for task in self._recent.copy()]
 
     def traceback_of(self, number: int) -> str | None:
         """Return the traceback of a task's error; None if it isn't kept. Any thread."""
@@ -143,41 +151,37 @@ class Activity:
         """The bars of the timeline. Any thread."""
         return [span for spans in list(self._spans.values()) for span in spans.copy()]
 
-    def _add_function(self, task: RecentTask) -> FunctionStats:
-        if len(self.functions) < MAX_FUNCTIONS:
-            stats = FunctionStats(task.name, task.backend, task.tag)
-            return self.functions.setdefault((task.name, task.backend, task.tag), stats)
-        return self.functions.setdefault((OTHER, OTHER, None), FunctionStats(OTHER, OTHER, None))
+    def _add_function(self, name: str, backend: str, tag: str | None) -> FunctionStats:
+        if len(self.functions) >= MAX_FUNCTIONS:
+            name, backend, tag = OTHER, OTHER, None
+        key = name, backend, tag
+        return self.functions.get(key) or self.functions.setdefault(key, FunctionStats(name, backend, tag))
 
-    def _draw(self, task: RecentTask, started: float) -> None:
+    def _draw(self, backend: str, worker: str | None, name: str, state: str, started: float, finished: float) -> None:
         """Add a task to the timeline: to the last bar of its worker, if that is of the same function.
 
         Tasks without a worker run at the same time: each function has bars of its own.
         """
-        key = task.backend, task.worker or task.name
+        key = backend, worker or name
         last = self._last_spans.get(key)
-        if last is not None:
-            start = min(last.start, started)
-            if (
-                last.name == task.name
-                and last.state is task.state is SUCCEEDED
-                and started - last.end < MAX_GAP
-                and task.finished - start < MAX_MERGED
-            ):
+        if last is not None and last.name == name and last.state == state == SUCCEEDED and started - last.end < MAX_GAP:
+            start = min(started, last.start)
+            if finished - start < MAX_MERGED:
                 last.start = start
-                last.end = task.finished
+                last.end = finished
                 last.count += 1
                 return
         if len(self._last_spans) > MAX_SPANS:  # workers have come and gone
             self._last_spans.clear()
-        self._last_spans[key] = span = Span(task, started)
-        spans = self._spans.get(task.backend)
+        self._last_spans[key] = span = Span(backend, worker, name, state, started, finished)
+        spans = self._spans.get(backend)
         if spans is None:
-            spans = self._spans.setdefault(task.backend, deque(maxlen=MAX_SPANS))
+            spans = self._spans.setdefault(backend, deque(maxlen=MAX_SPANS))
         spans.append(span)
 
     def _keep_failure(self, task: RecentTask, error: BaseException) -> None:
-        if task.state is LOST:
+        self.failures.append(task)
+        if task.state == LOST:
             self.lost_workers += 1
         began = time.monotonic()
         if began < self._next_traceback:

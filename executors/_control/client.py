@@ -8,13 +8,18 @@ import selectors
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from executors._control.directory import Server, default_directory, find_servers, remove
 from executors._control.quantiles import added, quantile
+from executors.errors import describe
+
+if TYPE_CHECKING:
+    from executors._control.server import ControlServer
 
 __all__ = [
     "Server", "cancel_task", "collect", "collect_async", "default_directory", "find_servers", "find_task", "merge",
@@ -26,12 +31,19 @@ TIMEOUT = 1.0
 STACK_TIMEOUT = 3.0
 """The same where it asks a worker process itself."""
 
+NO_ANSWER = "the server process doesn't answer"
 MAX_RESPONSE = 32 * 1024 * 1024
 _READ_SIZE = 256 * 1024
 
 
 def collect(
-    directory: Path, method: str, *, app: str | None = None, timeout: float = TIMEOUT, **params: Any
+    directory: Path,
+    method: str,
+    *,
+    app: str | None = None,
+    timeout: float = TIMEOUT,
+    own: ControlServer | None = None,
+    **params: Any,
 ) -> list[dict[str, Any]]:
     """Send a request to all server processes, and return their results. Blocks for at most `timeout` seconds.
 
@@ -42,6 +54,7 @@ def collect(
         method: ``"status"``, ``"task"`` or ``"cancel"``.
         app: The name of the app whose server processes are asked; None for all.
         timeout: Seconds that they have to answer, all together.
+        own: That of this process, which is asked without its socket: what it returns need not be plain JSON values.
         params: Further members of the request.
 
     Returns:
@@ -51,12 +64,18 @@ def collect(
     Raises:
         ConfigurationError: The directory isn't the user's own.
     """
-    request = json.dumps({"method": method, **params}).encode() + b"\n"
+    request = {"method": method, **params}
+    line = json.dumps(request).encode() + b"\n"
     deadline = time.monotonic() + timeout
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
-        calls = [_Call(server) for server in find_servers(directory, app)]
-        for call in calls:
-            if call.begin(request, stack):
+        calls: list[_Call | _OwnCall] = []
+        for server in find_servers(directory, app):
+            if own is not None and server.path.name == own.path.name:
+                calls.append(_OwnCall(server, own.ask(request), deadline))
+                continue
+            call = _Call(server)
+            calls.append(call)
+            if call.begin(line, stack):
                 selector.register(call.sock, selectors.EVENT_READ, call)
         while selector.get_map() and (seconds := deadline - time.monotonic()) > 0:
             for key, _ in selector.select(seconds):
@@ -99,7 +118,7 @@ class _Call:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.is_stale = False
-        self._error = "the server process doesn't answer"
+        self._error = NO_ANSWER
         self._received: list[bytes] = []
         self._size = 0
 
@@ -144,6 +163,26 @@ class _Call:
             return dict(response["result"]) if response["ok"] else {"error": str(response["error"])}
         except (ValueError, TypeError, KeyError):
             return {"error": self._error}
+
+
+class _OwnCall:
+    """A request to this server process."""
+
+    is_stale = False
+
+    def __init__(self, server: Server, answer: Future[dict[str, Any]], deadline: float) -> None:
+        self.server = server
+        self._answer = answer
+        self._deadline = deadline
+
+    def result(self) -> dict[str, Any]:
+        """Return the result, or an error. Waits for it."""
+        try:
+            return self._answer.result(max(0.0, self._deadline - time.monotonic()))
+        except (TimeoutError, CancelledError):
+            return {"error": NO_ANSWER}
+        except Exception as error:  # noqa: BLE001  (as over the socket)
+            return {"error": describe(error)}
 
 
 # --- merging ------------------------------------------------------------------------------------------------------

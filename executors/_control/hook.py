@@ -31,9 +31,10 @@ class ControlHook(Observer):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._server: ControlServer | None = None
+        self.server: ControlServer | None = None
+        """The server of the socket; None before the start, after the drain, and if it can't be opened."""
         self.activity = Activity()
-        self.observe = self.activity.observe
+        self.ended = self.activity.add
 
     @classmethod
     def in_directory(cls, folder: str | None) -> ControlHook:
@@ -51,16 +52,16 @@ class ControlHook(Observer):
         try:
             remove_stale(self._folder)
             app = app_name(executor)
-            self._server = ControlServer(self._folder, app, _Responder(executor, app, self.activity, self._folder))
+            self.server = ControlServer(self._folder, app, _Responder(executor, app, self.activity, self._folder))
         except OSError as error:
             logger.warning("there is no control socket in %s: %s", self._folder, error)
 
     def drained(self, executor: Executor) -> None:
         """Remove the socket, and keep the report of the drain for the next server processes of the app."""
-        if self._server is None:
+        if self.server is None:
             return
-        self._server.stop()
-        self._server = None
+        self.server.stop()
+        self.server = None
         if executor.drain_report is not None:
             try:
                 drains.keep(self._folder, app_name(executor), executor.drain_report)
@@ -74,7 +75,7 @@ class _Responder:
     def __init__(self, executor: Executor, app: str, activity: Activity, folder: Path) -> None:
         dispatcher = executor._started()
         self._loop = dispatcher.loop
-        self._probe = LoopProbe(self._loop, lambda: getattr(executor, "monitor", None))
+        self._probe = LoopProbe(self._loop, lambda: executor.monitor)
         self._status = Status(executor, app, activity, self._probe, folder)
         self.timeout = self._probe.timeout
         self.woken = self._probe.look

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 MIN_DURATION = 1e-6
 """Seconds. Shorter durations are counted in the first bucket."""
@@ -11,17 +13,15 @@ MIN_DURATION = 1e-6
 BUCKETS_PER_DECADE = 25
 """Makes the bounds of a bucket less than 10 % apart."""
 
-LAST_BUCKET = 12 * BUCKETS_PER_DECADE
-"""That of durations of eleven days and more."""
+Buckets: TypeAlias = defaultdict[int, int]
+"""How many durations there are in each bucket."""
 
 _log10 = math.log10
 
 
-def count(buckets: dict[int, int], seconds: float) -> None:
+def count(buckets: Buckets, seconds: float) -> None:
     """Count a duration. On one thread."""
-    bucket = int(_log10(seconds / MIN_DURATION) * BUCKETS_PER_DECADE) + 1 if seconds > MIN_DURATION else 0
-    bucket = min(bucket, LAST_BUCKET)
-    buckets[bucket] = buckets.get(bucket, 0) + 1
+    buckets[int(_log10(seconds / MIN_DURATION) * BUCKETS_PER_DECADE) + 1 if seconds > MIN_DURATION else 0] += 1
 
 
 def quantile(buckets: Mapping[int, int], share: float) -> float | None:

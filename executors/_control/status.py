@@ -6,7 +6,8 @@ import dataclasses
 import itertools
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-MAX_ACTIVE, MAX_RECENT = 100, 100
+MAX_ACTIVE, MAX_RECENT = 100, 50
 """How many unfinished tasks an answer lists, and how many finished ones."""
 
 MAX_SCANNED = 2000
@@ -71,7 +72,7 @@ class Status:
         running = [job for job in jobs if job.handle._state is RUNNING]
         queued = [job for job in jobs if job.handle._state is not RUNNING and not job.handle.done()]
         now = time.monotonic()
-        monitor: LoopMonitor | None = getattr(executor, "monitor", None)
+        monitor = executor.monitor
         return {
             "version": VERSION,
             "pid": os.getpid(),
@@ -89,7 +90,7 @@ class Status:
             "active": paced(active_task, (running + queued)[:MAX_ACTIVE]),
             "active_count": sum(map(len, self._dispatcher.active.values())),
             "recent": paced(finished_task, _newest(activity.recent, MAX_RECENT)),
-            "failures": paced(finished_task, _newest(activity.failures, MAX_RECENT)),
+            "failures": paced(finished_task, _newest(activity.failures.copy(), MAX_RECENT)),
             "timeline": self._timeline(running, now),
             "loop": None if monitor is None else self._loop(monitor),
             "blocked": self._probe.blocked,
@@ -144,7 +145,7 @@ class Status:
         if job is not None:
             pid = next((pid for pid, running in self._pids() if running == task_id), None)
             return {**active_task(job), "traceback": None, "stack": stack_of(job), "pid": pid or os.getpid()}
-        for task in (*self._activity.recent.copy(), *self._activity.failures.copy()):
+        for task in (*self._activity.recent, *self._activity.failures.copy()):
             if task.number == number:
                 return {
                     **finished_task(task), "traceback": self._activity.traceback_of(task.number), "stack": None,
@@ -167,9 +168,9 @@ class Status:
         return None if handle is None else handle.cancel()
 
 
-def _newest(tasks: deque[RecentTask], most: int) -> list[RecentTask]:
-    """Return the last of the tasks, which another thread adds to, newest first."""
-    return list(itertools.islice(reversed(tasks.copy()), most))
+def _newest(tasks: Iterable[RecentTask], most: int) -> list[RecentTask]:
+    """Return the last of the tasks, newest first."""
+    return [*tasks][: -most - 1 : -1]
 
 
 def first_values(jobs: dict[int, Job]) -> list[Job]:

@@ -17,7 +17,7 @@ from executors._loops import EventLoop
 from executors._states import QUEUED, TaskState
 from executors.backends.base import ExecutorBackend, Job
 from executors.context import running
-from executors.events import Hook, Hooks, TaskEvent, TaskFinished, TaskStarted
+from executors.events import Hook, Hooks, Observer, TaskEvent, TaskFinished, TaskStarted
 from executors.handle import TaskHandle
 
 
@@ -66,7 +66,8 @@ class Dispatcher:
         self.retries = Retries(self)
         self.backends = backends
         self.records = records
-        self.hooks = Hooks(hooks, records.store) if hooks or records.store is not None else None
+        self.hooks = Hooks(hooks, records.store) or None
+        self._observers = tuple(hook.ended for hook in hooks if isinstance(hook, Observer))
         self.intake = Intake(self, wrap)
         self.idle: anyio.Event | None = None
         records.start(self)
@@ -147,6 +148,8 @@ class Dispatcher:
             self.records.results.keep(handle, job.options.keep_result)
         if self.hooks is not None:
             self.hooks.notify(TaskFinished, job)
+        for observe in self._observers:
+            observe(job)
         if handle._waiters is not None or handle._callbacks is not None:
             handle._notify(self.loop)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from executors._control.client import collect, default_directory, merge
-from executors._control.hook import app_name
+from executors._control.hook import ControlHook, app_name
 from executors._control.pacing import dumped, pause
 from executors._dashboard.view import view
 
@@ -29,10 +29,11 @@ class Servers:
         configured = executor._settings.control_dir
         self._directory = default_directory() if configured is None else Path(configured)
         self._app = app_name(executor)
+        self._own = next((hook.server for hook in executor._run_hooks if isinstance(hook, ControlHook)), None)
 
     def state(self) -> bytes:
         """Return what the page shows, as JSON."""
-        answers = collect(self._directory, "status", app=self._app, timeout=TIMEOUT)
+        answers = collect(self._directory, "status", app=self._app, timeout=TIMEOUT, own=self._own)
         pause()  # between the steps, so that the event loop need not wait for all of them
         merged = merge([{**answer, "timeline": ()} for answer in answers])
         pause()

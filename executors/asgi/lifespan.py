@@ -8,6 +8,7 @@ from typing import Self
 from executors._serving.lifespan import drain_and_report
 from executors._serving.serving import Serving
 from executors.asgi.current import served
+from executors.asgi.handlers import request_handlers
 from executors.executor import Executor
 
 
@@ -44,6 +45,7 @@ class Lifespan:
 
     async def __aenter__(self) -> None:
         executor = self._executor
+        executor._request_handlers = request_handlers()
         await executor.__aenter__()
         self._serving = Serving(executor._started().loop, self._drain, executor._hurry, lambda: executor.tasks)
         served.append(executor)

@@ -30,7 +30,7 @@ MACHINERY = frozenset(
 )
 """Packages that only run other code, and are never to blame."""
 
-FRAMEWORKS = ("quart", "flask", "werkzeug", "hypercorn", "uvicorn")
+FRAMEWORKS = ("quart", "flask", "werkzeug", "starlette", "fastapi", "litestar", "hypercorn", "uvicorn")
 """Prefixes of packages that call or wrap an app's code. Of installed packages these are named last."""
 
 Responders: TypeAlias = Mapping[CodeType, Callable[[FrameType], FunctionType | None]]

@@ -26,7 +26,7 @@ from executors.quart.config import settings_of
 from executors.quart.context import run_on_loop, wrap_coroutine_function, wrap_for_thread
 from executors.quart.failures import ErrorHandlers, FailureReports
 from executors.quart.lifecycle import Lifecycle
-from executors.quart.monitor import AppMonitor
+from executors.quart.monitor import RESPONDERS, request_handlers
 from executors.quart.routes import warn_of_marked_routes
 from executors.quart.worker import (
     SETUP,
@@ -34,7 +34,6 @@ from executors.quart.worker import (
     call_in_app_context,
     refuse_to_pickle_uploads,
 )
-from executors.reports import DrainReport
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,20 +62,11 @@ class AppExecutor(BoundAppExecutor, Executor):
         self.app = app
         self._worker_functions = worker_functions
         self._worker_warning: str | None = None
-        self._monitor = AppMonitor(app)
         self._reports = FailureReports(app)
         self._error_handlers = ErrorHandlers(app, self._drain_timeout)
         self._lifecycle = Lifecycle(app, self)
         # Quart has no hook for background tasks: the method is the interface, and extensions call it, too.
         app.add_background_task = self.add_background_task  # type: ignore[assignment,method-assign]
-
-    @property
-    def monitor(self) -> LoopMonitor | None:
-        """Measures the event loop from the start until the end of the drain; None if it is disabled. Any thread.
-
-        It is enabled if `EXECUTOR_MONITOR` is True, or isn't set and the app is in debug mode.
-        """
-        return self._monitor.monitor
 
     # --- starting and draining ------------------------------------------------------------------------------------
 
@@ -89,7 +79,10 @@ class AppExecutor(BoundAppExecutor, Executor):
         call = functools.partial(call_in_app_context, self.app)
         self._inline_worker = InlineWorker(self._worker_functions, call)
         self._reports = FailureReports(self.app)  # those of an earlier run ended with its loop
-        self._monitor.start(self._settings.monitor)
+
+    def _new_monitor(self) -> LoopMonitor | None:
+        is_on = self.app.debug if self._settings.monitor is None else self._settings.monitor
+        return LoopMonitor(request_handlers=request_handlers(self.app), responders=RESPONDERS) if is_on else None
 
     def _begin_recurring(self) -> None:
         """Begin the services and schedules. Called when the app has started, whose functions they may use."""
@@ -101,17 +94,10 @@ class AppExecutor(BoundAppExecutor, Executor):
         handle._report_to_app()
         handle._call_when_done(functools.partial(self._reports.report, self._started().loop, copy_context()))
 
-    async def drain(self, timeout: float | None = None) -> DrainReport:
-        """Drain as `Executor.drain` does, and stop the monitor."""
-        try:
-            return await super().drain(timeout)
-        finally:
-            if self._is_drained():
-                self._monitor.stop()
-
     def _give_up(self) -> None:
         """Abandon everything, in an event loop that runs no more tasks."""
-        self._monitor.stop()
+        if self.monitor is not None:
+            self.monitor.stop()
         give_up(self._started())
         self._dispatcher = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.response import Response
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.endpoints import HTTPEndpoint
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 
@@ -193,3 +195,42 @@ async def test_background_tasks_of_fastapi(executor):
         await client.post("/works")
     await executor.wait_idle()
     assert sorted(recorder.ran) == [("own", True), ("works", False)]
+
+
+def blocking_apps():
+    """Return an app of each framework with a route `block`."""
+
+    async def block() -> None:
+        time.sleep(0.2)  # noqa: ASYNC251  (it is to block)
+
+    async def respond(request):
+        await block()
+        return PlainTextResponse("")
+
+    class Endpoint(HTTPEndpoint):
+        async def get(self, request):
+            return await respond(request)
+
+    api = FastAPI()
+    api.get("/")(block)
+    return {
+        f"{__name__}.blocking_apps.<locals>.block": [api, Litestar([get("/")(block)], logging_config=None)],
+        f"{__name__}.blocking_apps.<locals>.respond": [Starlette(routes=[Route("/", respond)])],
+        f"{__name__}.blocking_apps.<locals>.Endpoint.get": [Starlette(routes=[Route("/", Endpoint)])],
+    }
+
+
+@pytest.mark.filterwarnings("ignore::executors.ExecutorWarning")
+async def test_the_monitor_blames_routes():
+    """With `monitor=True` the event loop is measured until the end of the drain, and delays are those of routes."""
+    for name, apps in blocking_apps().items():
+        for app in apps:
+            executor = Executor(processes=0, monitor=True)
+            async with lifespan(executor), client_of(ExecutorMiddleware(app, executor)) as client:
+                assert (await client.get("/")).status_code == 200
+                assert executor.monitor is not None
+                with anyio.fail_after(30):
+                    while ("route", name) not in [(each.kind, each.name) for each in executor.monitor.report().blame]:
+                        await anyio.sleep(0.01)
+            assert not any(thread.name == "executors-monitor" for thread in threading.enumerate())
+    assert Executor().monitor is None

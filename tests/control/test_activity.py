@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from executors import Executor, Retry, io_bound
 from executors._control import activity
 from executors._control.activity import Activity
 from executors._control.hook import ControlHook
-from executors._control.quantiles import added, count, quantile
+from executors._control.quantiles import Buckets, added, count, quantile
 
 pytestmark = pytest.mark.anyio
 
@@ -36,19 +38,19 @@ def quick() -> None:
 
 
 def test_quantiles_are_within_a_tenth() -> None:
-    """Also those of counts that have been added up. Durations beyond the bounds count in the outermost buckets."""
+    """Also those of counts that have been added up. Durations that make no sense are counted, too."""
     durations = [random.Random(1).lognormvariate(-5, 2) for _ in range(10_000)]
-    one: dict[int, int] = {}
-    other: dict[int, int] = {}
+    one: Buckets = defaultdict(int)
+    other: Buckets = defaultdict(int)
     for at, seconds in enumerate(durations):
         count(one if at % 3 else other, seconds)
     both = added([one, other])
     for share in (0.5, 0.99):
         exact = sorted(durations)[int(share * len(durations))]
         assert quantile(both, share) == pytest.approx(exact, rel=0.1)
-    count(both, 0.0)
-    count(both, 1e9)
-    assert sum(both.values()) == 10_002
+    for seconds in (0.0, -0.1, 1e9):  # as when a clock is wrong
+        count(one, seconds)
+    assert sum(added([one, other]).values()) == 10_003
     assert quantile({}, 0.5) is None
 
 
@@ -89,6 +91,17 @@ async def test_it_stays_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         bars = [span for span in found.spans if span.name == "quick"]
         assert sum(span.count for span in bars) == 1000
         assert len(bars) < 500
+
+
+async def test_recent_tasks_are_no_work_for_the_garbage_collector(folder: Path) -> None:
+    """A collection of the oldest generation takes longest, and comes after so many objects that live for a while."""
+    async with Executor(threads=1, processes=0, control_dir=str(folder)) as executor:
+        for _ in range(3):
+            await executor.run(quick)
+        await executor.submit(fail).wait()
+        gc.collect()
+        found = activity_of(executor)
+        assert [gc.is_tracked(task) for task in found._recent] == [False] * 4
 
 
 async def test_tracebacks_take_a_bounded_share_of_the_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

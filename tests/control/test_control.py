@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -27,7 +26,7 @@ from stack_tasks import nap
 from executors import Executor, TaskCancelledError, cpu_bound, current_task
 from executors._control import ControlSwitch, blocking, server
 from executors._control.client import cancel_task, collect, find_servers, find_task, merge
-from executors.monitor import LoopMonitor
+from executors._control.hook import ControlHook
 
 T = TypeVar("T")
 
@@ -119,6 +118,23 @@ async def test_what_it_answers(folder: Path) -> None:
     assert [name.rpartition(".")[2] for name in os.listdir(folder)] == ["drain"]
 
 
+@on_one_loop
+@pytest.mark.anyio
+async def test_a_server_process_asks_itself_without_json(folder: Path) -> None:
+    """The answer has the same members, and the same errors. None comes from a socket that has been removed."""
+    async with Executor(threads=1, processes=0, control_dir=str(folder)) as executor:
+        await executor.run(abs, -1)
+        (own,) = [hook.server for hook in executor._run_hooks if isinstance(hook, ControlHook)]
+        (status,) = await ask(collect, folder, "status", own=own)
+        (through_socket,) = await ask(collect, folder, "status")
+        assert status.keys() == through_socket.keys()
+        assert {type(bucket) for bucket in status["functions"][0]["run_times"]} == {int}
+        assert json.loads(json.dumps(status["recent"])) == through_socket["recent"]
+        (refused,) = await ask(collect, folder, "shutdown", own=own)
+        assert "there are the methods" in refused["error"]
+    assert await ask(collect, folder, "status", own=own) == []
+
+
 @pytest.mark.anyio
 async def test_a_blocked_loop(folder: Path) -> None:
     """It answers while a call that releases the GIL blocks the loop, and shows the call, with or without a monitor."""
@@ -150,10 +166,7 @@ def keep_the_gil() -> None:
 async def test_a_loop_that_keeps_the_gil(folder: Path, with_monitor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers as soon as the call ends, and shows the call."""
     monkeypatch.setattr(blocking, "WATCH_INTERVAL", 0.05)
-    async with AsyncExitStack() as stack:
-        executor = await stack.enter_async_context(Executor(threads=1, processes=0, control_dir=str(folder)))
-        if with_monitor:  # as the executor of a Quart app has it
-            executor.monitor = await stack.enter_async_context(LoopMonitor())  # type: ignore[attr-defined]
+    async with Executor(threads=1, processes=0, control_dir=str(folder), monitor=with_monitor):
         await ask(collect, folder, "status")
         await anyio.sleep(0.3)  # the control thread waits for a short time only: somebody watches
         keep_the_gil()
