@@ -115,7 +115,7 @@ class Activity:
     def add(self, job: Job) -> None:
         """Count a task that has ended."""
         handle, worker, state = job.handle, job.worker, job.handle._state._value_
-        name, tag, backend, error = handle.name, handle.tag, handle.backend, handle._error
+        name, tag, backend, error = handle.name, handle.tag, handle.backend, handle._raised
         submitted, started, finished = handle._submitted, handle._started, handle._finished or 0.0
         worker = None if worker is None or started is None else worker.name
         task = (
