@@ -45,7 +45,11 @@ def runner() -> Iterator[Run]:
         return int(exit_code), file.with_name(OUTPUT).read_text(), file.with_name(ERRORS).read_text()
 
     with subprocess.Popen(
-        [sys.executable, __file__], env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__],
+        env=os.environ | ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         yield run
         process.stdin.close()  # type: ignore[union-attr]
