@@ -22,7 +22,12 @@ from types import ModuleType
 Run = Callable[[Path, float], tuple[int, str, str]]
 """Runs a file in its folder within a time in seconds, and returns its exit code, its output and its errors."""
 
-IMPORTED = ("anyio._backends._asyncio", "executors.backends.process", "executors.backends.thread", "executors.quart")
+IMPORTED = (
+    "anyio._backends._asyncio",
+    "executors.backends.process.backend",
+    "executors.backends.thread",
+    "executors.quart",
+)
 """What most blocks need."""
 PYTEST = ["-q", "-p", "anyio", "-p", "no:cacheprovider"]
 ENVIRONMENT = {
