@@ -113,9 +113,6 @@ def imported_by(path: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-SHARED = [path for name, path in NAMES.items() if part_of(name) in SHARED_WITH_WORKERS]
-
-
 def test_no_import_cycles() -> None:
     """No module imports itself through others. Imports inside functions count."""
     graph = {name: {each for each in imported_by(path) if each in NAMES} - {name} for name, path in NAMES.items()}
@@ -125,91 +122,100 @@ def test_no_import_cycles() -> None:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if "_worker" in path.parts], ids=name_of)
-def test_worker_code_imports_only_shared_modules(path: Path) -> None:
+def imports_within(*packages: str) -> Iterator[tuple[str, str]]:
+    """Yield each module of these packages, or of all, with each module that it imports."""
+    for own, path in NAMES.items():
+        if not packages or set(packages) & set(path.relative_to(PACKAGE).parts):
+            yield from ((own, name) for name in sorted(imported_by(path)))
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("executors.")
+
+
+def importers_of(*libraries: str) -> dict[str, set[str]]:
+    """Return those of some libraries that each module imports which imports any."""
+    found: dict[str, set[str]] = {}
+    for own, name in imports_within():
+        library = name.split(".")[0]
+        if library in libraries:
+            found.setdefault(own, set()).add(library)
+    return found
+
+
+def test_worker_code_imports_only_shared_modules() -> None:
     """Code that runs in worker processes depends on nothing of the server side."""
-    for name in imported_by(path):
+    for own, name in imports_within("_worker"):
         if part_of(name):
-            assert part_of(name) in SHARED_WITH_WORKERS | {"_worker"} or not name.startswith("executors.")
+            allowed = part_of(name) in SHARED_WITH_WORKERS | {"_worker"} or not is_ours(name)
+            assert allowed, f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if "_worker" not in path.parts], ids=name_of)
-def test_server_side_imports_no_worker_code(path: Path) -> None:
+def test_server_side_imports_no_worker_code() -> None:
     """The server side imports nothing from `_worker`, except that a backend imports its entry point."""
-    own = name_of(path)
-    if own == WORKER_API:
-        return
-    for name in imported_by(path):
-        if name.startswith("executors._worker"):
+    for own, name in imports_within():
+        if name.startswith("executors._worker") and "_worker" not in own.split(".") and own != WORKER_API:
             assert own.startswith(tuple(WORKER_ENTRIES.get(name, ())) or "-"), f"{own} imports {name}"
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if part_of(name_of(path)) in SHARED_WITH_WORKERS], ids=name_of
-)
-def test_shared_modules_import_only_each_other(path: Path) -> None:
+def test_shared_modules_import_only_each_other() -> None:
     """`_wire` and the other modules that both sides share import only each other."""
-    for name in imported_by(path):
-        assert not name.startswith("executors.") or part_of(name) in SHARED_WITH_WORKERS, name
+    for own, name in imports_within():
+        if part_of(own) in SHARED_WITH_WORKERS:
+            assert not is_ours(name) or part_of(name) in SHARED_WITH_WORKERS, f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if "backends" in path.parts], ids=name_of)
-def test_backends_import_neither_the_executor_nor_each_other(path: Path) -> None:
+def test_backends_import_neither_the_executor_nor_each_other() -> None:
     """Backends import only the interface and the modules that all backends share."""
-    own = ".".join(name_of(path).split(".")[:3])
     shared = {"executors.backends", *(f"executors.backends.{name}" for name in SHARED_BY_BACKENDS)}
-    for name in imported_by(path):
+    for own, name in imports_within("backends"):
+        backend = ".".join(own.split(".")[:3])
         if name.startswith("executors.backends"):
-            assert name in shared or name.startswith(own), f"{path.name} imports {name}"
-        assert part_of(name) not in {"executor", "_core", "quart", "_serving"} or not name.startswith("executors.")
+            assert name in shared or name.startswith(backend), f"{own} imports {name}"
+        allowed = part_of(name) not in {"executor", "_core", "quart", "_serving"} or not is_ours(name)
+        assert allowed, f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_quart_packages_import_quart(path: Path) -> None:
+def test_only_quart_packages_import_quart() -> None:
     """Only the extension, the bench and the demo import Quart."""
-    if part_of(name_of(path)) not in QUART_IMPORTERS:
-        assert not {name.split(".")[0] for name in imported_by(path)} & {"quart", "quart_trio", "flask", "werkzeug"}
+    found = importers_of("quart", "quart_trio", "flask", "werkzeug")
+    assert {part_of(own) for own in found} <= QUART_IMPORTERS, found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_asgi_frameworks_are_imported_by_one_module_each(path: Path) -> None:
+def test_asgi_frameworks_are_imported_by_one_module_each() -> None:
     """No other module imports Starlette, FastAPI or Litestar."""
-    found = {name.split(".")[0] for name in imported_by(path)} & {"fastapi", "litestar", "starlette"}
-    assert found == FRAMEWORK_IMPORTERS.get(name_of(path), set())
+    assert importers_of("fastapi", "litestar", "starlette") == FRAMEWORK_IMPORTERS
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_instrumentation_has_one_module_for_each_library(path: Path) -> None:
+def test_instrumentation_has_one_module_for_each_library() -> None:
     """No other module imports OpenTelemetry or Prometheus's client, and theirs import no other optional library."""
-    found = {name.split(".")[0] for name in imported_by(path)} & {"opentelemetry", "prometheus_client"}
-    assert found == INSTRUMENTS.get(name_of(path), set())
+    assert importers_of("opentelemetry", "prometheus_client") == INSTRUMENTS
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if "_serving" in path.parts], ids=name_of)
-def test_serving_imports_no_framework(path: Path) -> None:
+def test_serving_imports_no_framework() -> None:
     """`_serving` imports no framework and no executor, so that the integration of any framework can use it."""
-    for name in imported_by(path):
-        assert part_of(name) not in {"quart", "asgi", "executor", "_core"} or not name.startswith("executors.")
+    for own, name in imports_within("_serving"):
+        allowed = part_of(name) not in {"quart", "asgi", "executor", "_core"} or not is_ours(name)
+        assert allowed, f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if "_dashboard" in path.parts], ids=name_of)
-def test_dashboard_imports_no_framework(path: Path) -> None:
+def test_dashboard_imports_no_framework() -> None:
     """`_dashboard` imports no framework and no adapter to one, so that any framework can serve it."""
-    for name in imported_by(path):
-        assert part_of(name) not in {"quart", "asgi", "executor", "_serving"} or not name.startswith("executors.")
+    for own, name in imports_within("_dashboard"):
+        allowed = part_of(name) not in {"quart", "asgi", "executor", "_serving"} or not is_ours(name)
+        assert allowed, f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_file_length(path: Path) -> None:
+def test_file_length() -> None:
     """A file that passes the limit has more than one responsibility."""
-    assert len(path.read_text().splitlines()) <= MAX_LINES
+    lengths = {name: len(path.read_text().splitlines()) for name, path in NAMES.items()}
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_every_module_has_a_docstring(path: Path) -> None:
+def test_every_module_has_a_docstring() -> None:
     """Every module that isn't empty has a docstring."""
-    module = syntax_tree(path)
-    assert ast.get_docstring(module) or not module.body
+    trees = {name: syntax_tree(path) for name, path in NAMES.items()}
+    assert [name for name, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
 
 
 @pytest.mark.parametrize("module", [executors, backends], ids=lambda module: module.__name__)

@@ -3,8 +3,8 @@
 How blocks are tested: the first line of each ```python block of README.md and docs/**/*.md names a file. ``# app.py``
 begins (or replaces) that file, ``# app.py, continued`` adds to it. The blocks of one page are written, in order, into
 one temporary folder. Each is run as soon as it is written, as a reader would run it: ``python app.py`` in a process of
-its own, or ``python -m pytest test_app.py`` for a test module. (The processes of a page are forked from one that has
-imported the libraries: `run_blocks`.) The exit code must be 0. If a ```text block follows,
+its own, or ``python -m pytest test_app.py`` for a test module. (The processes are forked from one that has imported the
+libraries: `run_blocks`.) The exit code must be 0. If a ```text block follows,
 with only blank lines between, it is the output of the script, word for word, except that ``...`` stands for anything
 within its line. A block without a file name fails the test, so that none is skipped; code that isn't meant to be run
 is fenced as another language than ``python``. A ```py block is an extract: its first line names a file of the
@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -81,24 +82,30 @@ def page_id(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.fixture(scope="module")
+def run() -> Iterator[run_blocks.Run]:
+    """Return a function that runs a file."""
+    with run_blocks.runner() as run:
+        yield run
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page.read_text())], ids=page_id)
 @pytest.mark.timeout(120)
-def test_code_blocks_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_code_blocks_run(page: Path, run: run_blocks.Run, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Every block runs, after those above it, and prints the documented output."""
     if "PGDATABASE" in page.read_text():
         request.getfixturevalue("empty_database")
-    with run_blocks.runner(tmp_path) as run:
-        for block in python_blocks(page.read_text()):
-            where = f"{page_id(page)}:{block.line}"
-            named = FILE_NAME.match(block.code)
-            assert named, f"{where}: the block's first line must name its file, as in `# app.py`"
-            file = tmp_path / named[1]
-            with file.open("a" if named[2] else "w") as script:
-                script.write(block.code)
-            exit_code, printed, errors = run(file.name, TIME_LIMIT)
-            assert exit_code == 0, f"{where}: exit code {exit_code}\n{printed}{errors}"
-            if block.output is not None:
-                assert matches(block.output, printed), f"{where}: it prints\n{printed}{errors}"
+    for block in python_blocks(page.read_text()):
+        where = f"{page_id(page)}:{block.line}"
+        named = FILE_NAME.match(block.code)
+        assert named, f"{where}: the block's first line must name its file, as in `# app.py`"
+        file = tmp_path / named[1]
+        with file.open("a" if named[2] else "w") as script:
+            script.write(block.code)
+        exit_code, printed, errors = run(file, TIME_LIMIT)
+        assert exit_code == 0, f"{where}: exit code {exit_code}\n{printed}{errors}"
+        if block.output is not None:
+            assert matches(block.output, printed), f"{where}: it prints\n{printed}{errors}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```py\n" in page.read_text()], ids=page_id)

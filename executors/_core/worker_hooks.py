@@ -196,7 +196,8 @@ def find_variable(value: object, first: str = "") -> str | None:
         first: The name of the module to search first.
     """
     for module in [sys.modules.get(first), *list(sys.modules.values())]:
-        for name, each in list(getattr(module, "__dict__", {}).items()):
+        variables: dict[str, object] = getattr(module, "__dict__", {})
+        for name, each in variables.copy().items():  # a third of the time of a list of pairs, with 100,000 variables
             if each is value:
                 return f"{module.__name__}:{name}"  # type: ignore[union-attr]
     return None

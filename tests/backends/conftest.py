@@ -12,13 +12,19 @@ import pytest
 
 @pytest.fixture(scope="package")
 def process_pools() -> Iterator[None]:
-    """Start the helper processes of multiprocessing and loky, and stop the forkserver in the end."""
-    resource_tracker.ensure_running()
-    loky.backend.resource_tracker.ensure_running()
+    """Start the helper processes of multiprocessing and loky, and stop them in the end.
+
+    While this process has a child, it takes longer to see that a test leaves none behind.
+    """
+    trackers = (resource_tracker._resource_tracker, loky.backend.resource_tracker._resource_tracker)
+    for tracker in trackers:
+        tracker.ensure_running()
     multiprocessing.set_forkserver_preload(["executors.testing.tasks"])
     forkserver.ensure_running()
     yield
     forkserver._forkserver._stop()
+    for tracker in trackers:
+        tracker._stop()
 
 
 @pytest.fixture

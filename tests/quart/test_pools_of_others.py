@@ -26,8 +26,10 @@ def anyio_backend(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def start_resource_tracker():
-    """Start multiprocessing's resource tracker, a process that outlives the pools."""
+    """Start multiprocessing's resource tracker, a process that outlives the pools, and stop it in the end."""
     resource_tracker.ensure_running()
+    yield
+    resource_tracker._resource_tracker._stop()
 
 
 @pytest.fixture

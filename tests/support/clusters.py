@@ -45,6 +45,7 @@ class Cluster:
         self._environment = {
             **os.environ,
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(allowed_failures),
+            "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",  # it samples each worker's stack all the time
             "DASK_TEMPORARY_DIRECTORY": str(path),
         }
         self._processes: list[subprocess.Popen[bytes]] = []

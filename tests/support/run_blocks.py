@@ -1,4 +1,4 @@
-"""Runs scripts and test modules of one folder, each in a process forked from one that has imported the libraries.
+"""Runs scripts and test modules, each in a process forked from one that has imported the libraries.
 
 A hundred code blocks that each import Quart, most of them in two processes, take longer than what they show.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import gc
+import json
 import os
 import select
 import signal
@@ -18,36 +19,39 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-Run = Callable[[str, float], tuple[int, str, str]]
-"""Runs a file within a time in seconds, and returns its exit code, its output and its errors."""
+Run = Callable[[Path, float], tuple[int, str, str]]
+"""Runs a file in its folder within a time in seconds, and returns its exit code, its output and its errors."""
 
-IMPORTED = ("anyio._backends._asyncio", "executors.backends.process", "executors.backends.thread", "executors.quart")
+IMPORTED = (
+    "anyio._backends._asyncio",
+    "executors.backends.process.backend",
+    "executors.backends.thread",
+    "executors.quart",
+)
 """What most blocks need."""
 PYTEST = ["-q", "-p", "anyio", "-p", "no:cacheprovider"]
+ENVIRONMENT = {
+    "PYTHONDONTWRITEBYTECODE": "1",  # the cache of a file that is replaced within a second would be stale
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # only AnyIO's plugin is needed
+}
+OUTPUT, ERRORS = ".stdout", ".stderr"
 
 
 @contextmanager
-def runner(folder: Path) -> Iterator[Run]:
-    """Run files of a folder, which is the working directory."""
-    environment = {
-        **os.environ,
-        "PYTHONDONTWRITEBYTECODE": "1",  # the cache of a file that is replaced within a second would be stale
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # only AnyIO's plugin is needed
-    }
-    output, errors = folder / ".stdout", folder / ".stderr"
+def runner() -> Iterator[Run]:
+    """Run files with the environment that this process has then."""
 
-    def run(name: str, timeout: float) -> tuple[int, str, str]:
+    def run(file: Path, timeout: float) -> tuple[int, str, str]:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(f"{name} {timeout}\n")
+        process.stdin.write(f"{json.dumps([str(file), timeout, os.environ | ENVIRONMENT])}\n")
         process.stdin.flush()
         exit_code = process.stdout.readline()
-        return int(exit_code), output.read_text(), errors.read_text()
+        return int(exit_code), file.with_name(OUTPUT).read_text(), file.with_name(ERRORS).read_text()
 
     with subprocess.Popen(
-        [sys.executable, __file__, output, errors],
-        cwd=folder,
-        env=environment,
+        [sys.executable, __file__],
+        env=os.environ | ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -59,18 +63,22 @@ def runner(folder: Path) -> Iterator[Run]:
 # --- in the process that forks ---------------------------------------------------------------------------------------
 
 
-def main(output: str, errors: str) -> None:
+def main() -> None:
     """Run each file that is named on standard input, and print its exit code."""
     while line := sys.stdin.readline():
-        name, timeout = line.split()
-        if is_test(name):
+        path, timeout, environment = json.loads(line)
+        file = Path(path)
+        if is_test(file.name):
             import pytest  # noqa: F401, PLC0415  (once for all test modules)
         pid = os.fork()
         if not pid:
-            redirect((os.devnull, output, errors))
-            be(name)
+            os.chdir(file.parent)
+            os.environ.clear()
+            os.environ.update(environment)
+            redirect((os.devnull, OUTPUT, ERRORS))
+            be(file.name)
             return
-        sys.stdout.write(f"{exit_code(pid, float(timeout))}\n")
+        sys.stdout.write(f"{exit_code(pid, timeout)}\n")
         sys.stdout.flush()
 
 
@@ -113,4 +121,4 @@ if __name__ == "__main__":
     for each in IMPORTED:
         import_module(each)
     gc.freeze()  # collections of a fork would copy the memory that it shares
-    main(*sys.argv[1:])
+    main()
