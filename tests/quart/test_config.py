@@ -21,13 +21,6 @@ from executors.quart.config import settings_of
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request):
-    """Run on asyncio and trio: settings mean the same with uvloop."""
-    return request.param
-
-
 BAD_COUNTS = [-1, 0, 1.0, 2.5, math.nan, math.inf, "4", True, b"4", [1]]
 BAD_SECONDS = [-1, -0.001, math.nan, math.inf, "5", True, [5]]
 

@@ -29,12 +29,6 @@ from executors.quart import QuartExecutor, current_executor
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request):
-    """Run on asyncio and trio: to the extension, uvloop is the same as asyncio."""
-    return request.param
-
-
 async def test_default_backends(app, executor):
     """A coroutine function runs on the loop, a sync function in a thread, a cpu-bound one in a process."""
     async with app.test_app():

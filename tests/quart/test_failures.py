@@ -25,12 +25,6 @@ from executors.quart import QuartExecutor
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request):
-    """Run on asyncio and trio: with uvloop, failures take the same way as with asyncio."""
-    return request.param
-
-
 @pytest.fixture
 def reported(app, executor):
     """Return the list of exceptions that `got_background_exception` sends."""

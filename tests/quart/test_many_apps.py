@@ -28,12 +28,6 @@ from executors.quart import AppExecutor, QuartExecutor, current_executor
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request):
-    """Run on asyncio and trio: to apps, uvloop is the same as asyncio."""
-    return request.param
-
-
 # --- two apps under one server ------------------------------------------------------------------------------------
 
 

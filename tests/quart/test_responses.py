@@ -28,12 +28,6 @@ from executors.quart import QuartExecutor
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request):
-    """Run on asyncio and trio: responses are the same with uvloop."""
-    return request.param
-
-
 class Busy:
     """Creates apps with one thread and a queue of one task. Each request submits more tasks than that."""
 

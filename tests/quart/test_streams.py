@@ -12,13 +12,6 @@ from executors.quart import current_executor
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request):
-    """Run on asyncio and trio: to a generator, uvloop is the same as asyncio."""
-    return request.param
-
-
 TIMEOUT = 20.0
 
 
