@@ -63,7 +63,7 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
         store_expiry: Seconds that the store keeps the records of finished tasks.
         control_dir: The directory for the socket through which `executors top` sees this process; no socket if None.
         inline: For tests: sync functions run on the event loop instead of in threads and worker processes.
-        monitor: Whether a `LoopMonitor` measures the event loop, from the start to the end of the drain.
+        monitor: Whether a `LoopMonitor` measures the event loop, from the start to the end of the drain; not if None.
         telemetry: Whether tasks are recorded with OpenTelemetry: see `OpenTelemetryHook`.
         hooks: Functions that are notified of every event.
 
@@ -102,7 +102,7 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
         store_expiry: float = 86_400.0,
         control_dir: str | None = None,
         inline: bool = False,
-        monitor: bool = False,
+        monitor: bool | None = None,
         telemetry: bool = False,
         hooks: Iterable[Hook] = (),
     ) -> None:

@@ -204,7 +204,7 @@ def test_demo_succeeds(tmp_path: Path, sources: Path) -> None:
 
 def test_progress_bar_on_a_terminal(tmp_path: Path, sources: Path) -> None:
     """On a terminal, the demo shows progress bars while it measures: of the measurement, and of tasks that run."""
-    arguments = ("--seconds=0.5", f"--folder={sources}")
+    arguments = ("--seconds=1.5", f"--folder={sources}")  # five looks at what runs
     text = shown_on_a_terminal(partial(demo, tmp_path, *arguments, program=SHORT_DRAIN))
     assert "━" in text
     assert "in worker processes" in text
