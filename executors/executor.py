@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -221,18 +220,19 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
             positive_seconds(timeout, "the drain's timeout", zero=True)
         if self._drain is None:
             timeout = self._settings.shutdown_timeout if timeout is None else timeout
-            self._drain = Drain(
-                dispatcher, self._backends.values(), timeout, partial(announce, self._run_hooks, "drained", self)
-            )
+            self._drain = Drain(dispatcher, self._backends.values(), timeout, self._has_drained)
             self._recurring.stop()
         elif timeout is not None:
             self._drain.hurry(anyio.current_time() + timeout)
         try:
             return await self._drain.wait()
         finally:
-            if self.monitor is not None and self._is_drained():
-                self.monitor.stop()
             await self._inline_worker.end_if(self._is_drained())
+
+    def _has_drained(self) -> None:
+        announce(self._run_hooks, "drained", self)
+        if self.monitor is not None:
+            self.monitor.stop()
 
     @property
     def drain_report(self) -> DrainReport | None:

@@ -145,7 +145,7 @@ class TaskHandle(Followed, Generic[T_co]):
 
     @property
     def _error(self) -> BaseException | None:
-        """Its error. That of a task that a drain has cancelled, as one of very many, is made when it is first read."""
+        """Its error. If a drain has cancelled it, the error is made when it is first read: there may be very many."""
         if self._raised is None and self._state is CANCELLED:
             self._raised = errors.TaskCancelledError(self.name, self.id, by_drain=True)
         return self._raised

@@ -157,7 +157,7 @@ def table(page: Path, first_column: str) -> dict[str, dict[str, str]]:
 
 
 DEFAULTS_IN_WORDS = {
-    "monitor": "none; on in debug mode",
+    "monitor": "off; with Quart on in debug mode",
     "threads": "min(32, CPUs + 4)",
     "processes": "number of usable CPUs",
     "worker_app": "found automatically",

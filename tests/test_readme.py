@@ -50,7 +50,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, P
 def test_commands_of_the_example(server: tuple[Server, Path]) -> None:
     """The id, the progress and the result are as shown, apart from the job and the moment."""
     commands = next(block for block in blocks("sh") if "curl" in block).replace(":8000", f":{server[0].port}")
-    create, *requests = re.sub(r"^sleep \d+; ", "", commands, flags=re.MULTILINE).splitlines()
+    commands = re.sub(r"^sleep \d+; ", "", commands, flags=re.MULTILINE).replace("done\n", "done; ")
+    create, *requests = commands.splitlines()
     shown_id, *shown = blocks("text")[0].splitlines()
 
     def run(command: str) -> str:

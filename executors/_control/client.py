@@ -54,7 +54,7 @@ def collect(
         method: ``"status"``, ``"task"`` or ``"cancel"``.
         app: The name of the app whose server processes are asked; None for all.
         timeout: Seconds that they have to answer, all together.
-        own: That of this process, which is asked without its socket: what it returns need not be plain JSON values.
+        own: The server of this process, which is asked without its socket. Its result may hold other values than JSON.
         params: Further members of the request.
 
     Returns:

@@ -82,6 +82,7 @@ class ControlServer:
         self._next_check = 0.0
         self._wake, self._woken = socket.socketpair()
         self._asked: deque[tuple[dict[str, Any], Future[dict[str, Any]]]] = deque()
+        self._has_ended = False
         self._connections: dict[int, _Connection] = {}
         self.path = _free_path(folder, app)
         try:
@@ -104,6 +105,8 @@ class ControlServer:
         self._asked.append((request, answer))
         with suppress(OSError):  # the thread has ended
             self._wake.send(_ASK)
+        if self._has_ended:  # perhaps before it saw this request
+            answer.cancel()
         return answer
 
     def stop(self) -> None:
@@ -133,6 +136,7 @@ class ControlServer:
             logger.exception("the control socket failed, and is closed")
         finally:
             directory.remove(self.path)
+            self._has_ended = True
             while self._asked:
                 self._asked.popleft()[1].cancel()
             for connection in list(self._connections.values()):
@@ -143,18 +147,19 @@ class ControlServer:
     def _serve_once(self) -> bool:
         """Wait for events and see to them. Returns False at the end."""
         events = self._selector.select(self._responder.timeout(CHECK_INTERVAL))
+        is_woken = any(key.fileobj is self._woken for key, _ in events)
+        if is_woken and _STOP in self._woken.recv(_READ_SIZE):
+            return False
         self._prepare(is_request=bool(events))
         now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + CHECK_INTERVAL
             if self._responder.has_ended():
                 return False
+        if is_woken:
+            self._answer()
         for key, mask in events:
-            if key.fileobj is self._woken:
-                if _STOP in self._woken.recv(_READ_SIZE):
-                    return False
-                self._answer()
-            elif key.fileobj is self._listener:
+            if key.fileobj is self._listener:
                 self._accept()
             elif isinstance(key.data, _Connection):
                 self._serve(key.data, mask)

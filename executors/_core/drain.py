@@ -23,8 +23,8 @@ from executors.handle import TaskHandle
 from executors.reports import DrainedTask, DrainReport
 
 STOP_TIMEOUT = 0.5
-"""Seconds after the deadline until work that has not responded to its cancellation is abandoned, less those that it
-took to cancel it: to abandon it may take as long."""
+"""Seconds after the deadline until work that has not responded to its cancellation is abandoned. The time that the
+cancelling itself took is subtracted, as abandoning may take as long."""
 
 CLOSE_TIMEOUT = 0.4
 """Seconds that the backends have to close, before they are killed."""
@@ -132,8 +132,9 @@ class Drain:
             await self._stop(began)
             stacks = {job.number: _stack_of(job) for job in dispatcher.still_running.values()}
             handles = list((dispatcher.reported or {}).values())
-            for handle in handles[-MAX_FINISHED:]:  # whose ids are made when they are read in the report
-                if handle._id is None and handle._state is not SUCCEEDED:
+            unsuccessful = [handle for handle in handles if handle._state is not SUCCEEDED]
+            for handle in unsuccessful[-MAX_FINISHED:]:
+                if handle._id is None:  # it is made when it is read in the report
                     dispatcher.records.add(handle)
             return _report(self._timeout, time.monotonic() - began, handles, stacks, self._services)
 

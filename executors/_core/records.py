@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_FINISHED = 10_000
 """How many finished tasks stay in memory."""
 
-TURN_TIMEOUT = 1.0
+TURN_TIMEOUT = 0.5
 """Seconds that another thread waits for the loop's thread, which may be about to record a task as finished."""
 
 
@@ -112,6 +112,8 @@ class Records:
 
     def get(self, task_id: str) -> TaskHandle[Any] | None:
         """Return the task with this id; None if there is none, or none any more. Any thread.
+
+        Another thread than the loop's may wait for a turn of the loop, at most half a second.
 
         Args:
             task_id: The id, or any other string.

@@ -112,8 +112,7 @@ class JobThread(FileThread):
                 jobs.report(attempt.claimed, progress)
             self._leases.take_over(jobs, now)
             jobs.promote(now)
-            claimed = self._choose(jobs)
-            jobs.claim(claimed, now)
+            claimed = jobs.claim(self._choose(jobs), now)
             if claimed or leases_are_due:
                 self._leases.renew(jobs)
             has_more = expires and jobs.expire(now, self._expiry)

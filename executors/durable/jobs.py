@@ -28,8 +28,9 @@ _RECORD = (
     "attempts, CASE WHEN result_until >= ? THEN result END"
 )
 _END_ATTEMPT = """
-UPDATE executor_jobs SET consumer = NULL, failures = failures + (:error IS NOT NULL), losses = losses + :is_lost,
-attempts = attempts - NOT :has_started, result = :result, result_until = :result_until,
+UPDATE executor_jobs SET consumer = NULL, losses = losses + :is_lost,
+failures = failures + (:error IS NOT NULL AND :state <> 'succeeded'), attempts = attempts - NOT :has_started,
+result = :result, result_until = :result_until,
 state = CASE WHEN NOT :is_again THEN :state WHEN cancel_requested THEN 'cancelled'
     WHEN losses + :is_lost >= :max_losses THEN 'failed' ELSE 'queued' END,
 finished_at = CASE WHEN NOT :is_again OR cancel_requested OR losses + :is_lost >= :max_losses THEN :now END,
@@ -144,21 +145,25 @@ class Jobs:
         self._execute("UPDATE executor_jobs SET run_at = NULL WHERE run_at <= ?", (now,))
 
     def due(self, name: str, limit: int) -> list[ClaimedJob]:
-        """Return the next jobs of a function, as `claim` leaves them."""
+        """Return the next jobs of a function, without their arguments."""
         query = (
-            "SELECT number, id, name, arguments, priority, token + 1, failures FROM executor_jobs WHERE name = ? AND "
+            "SELECT number, id, name, '', priority, token + 1, failures FROM executor_jobs WHERE name = ? AND "
             "state = 'queued' AND run_at IS NULL ORDER BY priority DESC, number LIMIT ?"
         )
         return [ClaimedJob(*row) for row in self._execute(query, (name, limit))]
 
-    def claim(self, jobs: Iterable[ClaimedJob], now: float) -> None:
-        """Claim jobs, which are due. In the transaction in which they were found."""
+    def claim(self, jobs: Iterable[ClaimedJob], now: float) -> list[ClaimedJob]:
+        """Claim jobs, which are due, and return them. In the transaction in which they were found."""
         statement = (
             "UPDATE executor_jobs SET state = 'running', consumer = ?, token = ?, attempts = attempts + 1, "
             "started_at = ? WHERE number = ?"
         )
+        claimed = []
         for job in jobs:
             self._changed(statement, self._consumer, job.token, now, job.number)
+            row = self._execute("SELECT arguments FROM executor_jobs WHERE number = ?", [job.number]).fetchone()
+            claimed.append(job._replace(arguments=row[0]))
+        return claimed
 
     def finish(self, job: ClaimedJob, outcome: Outcome, now: float) -> bool:
         """Record how an attempt ended; return False if it was this consumer's no more. In a transaction."""

@@ -54,7 +54,7 @@ class OpenTelemetryHook:
     Args:
         meter_provider: Provides the instruments; the global one if None.
         tracer_provider: Provides the tracer; the global one if None.
-        monitor: Measures the event loop, for an executor without an app. That of an app has its own monitor.
+        monitor: A further `LoopMonitor` to read, besides the executor's own.
     """
 
     def __init__(

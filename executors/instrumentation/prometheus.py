@@ -47,7 +47,7 @@ class PrometheusCollector(Collector):
     Args:
         executor: The executor, or the extension of an app.
         registry: Where it is registered: what `generate_latest`, `make_asgi_app` and `start_http_server` expose.
-        monitor: Measures the event loop, for an executor without an app. That of an app has its own monitor.
+        monitor: A further `LoopMonitor` to read, besides the executor's own.
 
     Raises:
         ConfigurationError: The executor has been started already.

@@ -141,8 +141,8 @@ class Readings:
     def loop(self) -> LoopReading:
         """Return what all monitors have measured."""
         with self._lock:
-            for executor in list(self._executors):  # that of an app has a monitor of its own, a new one for each run
-                self.add_monitor(getattr(executor, "monitor", None))
+            for executor in list(self._executors):  # it may have a monitor, a new one for each run
+                self.add_monitor(executor.monitor)
             for monitor in list(self._monitors):
                 self._add(monitor)
             times = self._times.total

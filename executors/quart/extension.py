@@ -148,7 +148,7 @@ class QuartExecutor(CurrentExecutor, RecurringCalls, Lookup, WorkerHooks):
 
     @property
     def monitor(self) -> LoopMonitor | None:
-        """See `AppExecutor.monitor`."""
+        """The monitor of the event loop, with `EXECUTOR_MONITOR`, or in debug mode unless that is False; else None."""
         return self._executor.monitor
 
     async def __aenter__(self) -> Self:

@@ -498,6 +498,32 @@ async def test_errors_of_tasks_that_the_drain_has_cancelled() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_tasks_of_the_report_are_found_among_many_that_succeeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that succeed during the drain do not count towards those that are kept for the report."""
+    monkeypatch.setattr("executors._core.drain.MAX_FINISHED", 3)
+    async with Executor(threads=1, processes=0) as executor:
+        executor.submit(anyio.sleep_forever)
+        for _ in range(10):
+            executor.submit(anyio.sleep, 0.01)
+        report = await executor.drain(0.5)
+        (task,) = report.unsuccessful
+        assert executor.get(task.id) is not None
+
+
+async def test_a_monitor_stops_with_a_drain_that_nobody_waits_for() -> None:
+    """A drain whose caller has given up goes on, and stops the monitor at its end: no thread or task is left."""
+    executor = Executor(threads=1, processes=0, monitor=True)
+    executor.start()
+    executor.submit(anyio.sleep_forever)
+    with anyio.move_on_after(0.01):
+        await executor.drain(0.1)
+    assert executor.drain_report is None
+    with anyio.fail_after(TIMEOUT):
+        while executor.drain_report is None:
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_ids_that_are_first_read_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The report has the ids of tasks whose ids nobody had read, also when it is pickled, and the tasks are found."""
     work = ThreadWork()

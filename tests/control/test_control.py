@@ -133,6 +133,7 @@ async def test_a_server_process_asks_itself_without_json(folder: Path) -> None:
         (refused,) = await ask(collect, folder, "shutdown", own=own)
         assert "there are the methods" in refused["error"]
     assert await ask(collect, folder, "status", own=own) == []
+    assert own.ask({"method": "status"}).cancelled()  # the thread has ended
 
 
 @pytest.mark.anyio
@@ -149,8 +150,15 @@ async def test_a_blocked_loop(folder: Path) -> None:
 def blocked_status(folder: Path) -> list[dict[str, Any]]:
     """Block the event loop until the server process has answered."""
     found: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: found.extend(collect(folder, "status", timeout=20)))
+    has_started = threading.Event()
+
+    def watch() -> None:
+        has_started.wait()  # until this one no longer waits for the thread's start
+        found.extend(collect(folder, "status", timeout=20))
+
+    thread = threading.Thread(target=watch)
     thread.start()
+    has_started.set()
     thread.join()
     return found
 

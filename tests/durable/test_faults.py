@@ -257,7 +257,7 @@ asyncio.run(main())
 
 
 MOUNT = 'mount -t tmpfs -o size=1m none . && cd "$PWD" && exec "$@"'
-SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh"]
+SMALL_DISK = ["unshare", *(["--map-root-user"] if os.getuid() else []), "--mount", "sh", "-c", MOUNT, "sh"]
 """A command prefix that makes the working directory a disk of one megabyte."""
 
 
