@@ -285,7 +285,7 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
     def _report_failure(self, handle: TaskHandle[Any]) -> None:
         """Log the error of a failed task, of which no caller takes care. An extension reports it to its app."""
         if (error := handle.exception()) is not None:
-            log_exception(error, "the task %r has failed", handle.name)
+            log_exception(error, "the task %r has failed", handle.name, extra=handle._log_fields)
 
     # --- for `BoundExecutor`, `map` and `as_futures` -------------------------------------------------------
 

@@ -144,7 +144,9 @@ class Status:
         job = None if number is None else self._dispatcher.job(number)
         if job is not None:
             pid = next((pid for pid, running in self._pids() if running == task_id), None)
-            return {**active_task(job), "traceback": None, "stack": stack_of(job), "pid": pid or os.getpid()}
+            if pid is None and job.handle._state is RUNNING and job.backend.supports_context:
+                pid = os.getpid()
+            return {**active_task(job), "traceback": None, "stack": stack_of(job), "pid": pid}
         for task in (*self._activity.recent, *self._activity.failures.copy()):
             if task.number == number:
                 return {

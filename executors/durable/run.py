@@ -146,6 +146,7 @@ class QueueRun:
         elif handle._error is not None:
             handle._mark_seen()
             if outcome.error is not None:
-                job = attempt.claimed
-                logger.warning("job %s of %r runs again in %.1f s: %s", job.id, job.name, outcome.delay, outcome.error)
+                job, fields = attempt.claimed, handle._log_fields
+                again = "job %s of %r runs again in %.1f s: %s"
+                logger.warning(again, job.id, job.name, outcome.delay, outcome.error, extra=fields)
         self._thread.end(attempt, outcome)

@@ -91,7 +91,8 @@ def _ask(directory: Path, app: str | None) -> Merged:
         )
     raise NoServerError(
         f"No server process was found in {directory}.\n"
-        "A server process can be seen if its app is in debug mode, or if EXECUTOR_CONTROL_DIR names a directory: "
+        "A server process can be seen if its app is in debug mode or has a dashboard, or if EXECUTOR_CONTROL_DIR names "
+        "a directory: "
         f"app.config['EXECUTOR_CONTROL_DIR'] = {str(directory)!r}, or Executor(control_dir=…).\n"
         "Run this command as the same user, with --dir or EXECUTOR_CONTROL_DIR for another directory."
     )

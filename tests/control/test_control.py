@@ -101,6 +101,12 @@ async def test_what_it_answers(folder: Path) -> None:
                 found = await ask(find_task, folder, handle.id)
             assert found is not None
         assert found["pid"] != found["server"] == os.getpid()
+        queued = executor.submit(cpu_bound(nap), 60)
+        for handle, pid in (queued, None), (handles[0], os.getpid()):
+            found = await ask(find_task, folder, handle.id)
+            assert found is not None
+            assert found["pid"] == pid
+        queued.cancel()
         found = await ask(find_task, folder, failed.id)
         assert found is not None
         assert found["traceback"].endswith("ValueError: no such order")

@@ -12,7 +12,7 @@ from servers import Server
 from watching import HYPERCORN, asking, serving
 
 LOOKS = [(1280, False), (375, True)]
-ALL_LOOKS = [*LOOKS, (1280, True)]
+ALL_LOOKS = [*LOOKS, (1280, True), (375, False)]
 
 AXE = """axe.run({resultTypes: ["violations"]}).then(found => found.violations
   .filter(one => one.impact === "serious" || one.impact === "critical")
@@ -79,6 +79,8 @@ if BROWSER is not None:  # optional: the suite also runs without a browser
         """Assert that the page shows what happens, as text, and that a hidden tab has no stream."""
         assert tab.text("#app") == "shop"
         assert "2 server processes" in tab.text("#processes")
+        assert {"loop", "running", "queued"} <= set(tab.text("#backends").split())
+        assert tab.evaluate("document.querySelectorAll('#loops tbody tr').length") == 2
         assert not tab.evaluate(BLANK)
         assert "<img src=x onerror=window.hacked=1>" in tab.text("#active")
         assert tab.evaluate("window.hacked === undefined && !document.querySelector('img')")

@@ -75,7 +75,10 @@ def test_in_fastapi(tmp_path: Path, control_dir: str) -> None:
             assert response.status == 307
             assert response.headers["Location"].endswith("/executors/")
         with asking(server, "/executors/") as response:
-            assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+            assert response.headers["Content-Security-Policy"] == (
+                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            )
             assert b"static/dashboard.js" in response.read()
         with asking(server, "/executors/static/uPlot.iife.min.js") as response:
             assert len(response.read()) > 10_000

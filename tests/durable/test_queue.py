@@ -333,6 +333,8 @@ async def test_attempts_after_failures(file: Path, record: Path, caplog: pytest.
     assert (names.count("named"), names.count("other")) == (6, 1)
     logged = [each.getMessage() for each in caplog.records if each.exc_info]
     assert logged == ["the task 'durable_jobs:fail' has failed"] * 3, caplog.text
+    named = [each for each in caplog.records if "has failed" in each.getMessage() or "runs again" in each.getMessage()]
+    assert {getattr(each, "task_name", None) for each in named} == {"durable_jobs:fail"}
 
 
 @on_asyncio

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader, Sum
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -63,6 +63,22 @@ INSTRUMENTS = {
     "executors.worker.limit": "{worker}",
     "executors.eventloop.utilization": "1",
 }
+
+
+KINDS = {
+    **dict.fromkeys(("executors.task.duration", "executors.task.queue.duration"), "histogram"),
+    "executors.eventloop.delay": "histogram",
+    "executors.eventloop.utilization": "gauge",
+    **dict.fromkeys(("executors.task.active", "executors.queue.size", "executors.queue.capacity"), "up-down counter"),
+    **dict.fromkeys(("executors.worker.count", "executors.worker.limit"), "up-down counter"),
+}
+"""The kinds of the instruments that are no counters."""
+
+
+def kind_of(data: object) -> str:
+    if isinstance(data, Sum):
+        return "counter" if data.is_monotonic else "up-down counter"
+    return type(data).__name__.lower()
 
 
 class Telemetry:
@@ -254,10 +270,13 @@ async def test_all_instruments(telemetry: Telemetry) -> None:
                 queued.append(other.submit(tasks.wait, release))
         await one.run(tasks.block, 0.2)
         await until(lambda: telemetry.points("executors.eventloop.blocked"))
-        units = {name: metric.unit for name, metric in telemetry.collect().items()}
+        metrics = telemetry.collect()
+        units = {name: metric.unit for name, metric in metrics.items()}
+        kinds = {name: kind_of(metric.data) for name, metric in metrics.items()}
         assert telemetry.points("executors.worker.limit")[frozenset([("executors.backend", "thread")])] == 2
         release.set()
     assert units == INSTRUMENTS
+    assert kinds == {name: KINDS.get(name, "counter") for name in INSTRUMENTS}
 
 
 @on_asyncio
