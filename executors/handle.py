@@ -220,13 +220,14 @@ class TaskHandle(Followed, Generic[T_co]):
         return self._error
 
     def _outcome(self) -> T_co:
-        if self._raised is None and self._state is not CANCELLED:
+        error = self._error if self._state is CANCELLED else self._raised
+        if error is None:
             return self._value  # type: ignore[return-value]
         self._mark_seen()
         try:
-            raise self._error  # type: ignore[misc]
+            raise error
         finally:
-            del self  # the error's traceback refers to this frame
+            del error, self  # the error's traceback refers to this frame
 
     def _mark_seen(self) -> None:
         """Record that a caller takes care of this task's failure."""
