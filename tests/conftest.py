@@ -68,7 +68,7 @@ def undisturbed() -> Iterator[None]:
 
 @pytest.fixture
 def no_garbage() -> None:
-    """Collect the failures of earlier tests that nobody retrieved, which would be logged in this one."""
+    """Collect what earlier tests have left: failures that nobody retrieved would be logged in this one."""
     gc.collect()
 
 

@@ -158,7 +158,7 @@ class Dispatcher:
         if job.counted:
             job.limit.leave(job)
             job.limit.dispatch_held_back(self.dispatch)
-        # While many jobs end, most have others of their backend beside them.
+        # The cheap check first: while many jobs end, most of them leave others on their backend.
         if self.idle is not None and len(self.active[job.backend.name]) <= len(self.services) and self.is_idle():
             self.idle.set()
             self.idle = None

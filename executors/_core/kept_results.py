@@ -99,7 +99,7 @@ class KeptResults:
         self._cancel_timer()
         self._timer_at = at
         delay = max(at - time.monotonic(), MIN_EXPIRY_INTERVAL)
-        self._timer = Context().run(self._loop.call_later, delay, self._expire)  # else it would keep the current task
+        self._timer = Context().run(self._loop.call_later, delay, self._expire)  # not in that of the task
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

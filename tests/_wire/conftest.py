@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def _collected() -> None:
-    gc.collect()
+def _collected(no_garbage: None) -> None:
+    """Collect garbage first."""
