@@ -29,18 +29,21 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 _clusters: list[Cluster] = []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """Two workers of one thread each, with nannies; one lamp each."""
-    cluster = Cluster(tmp_path_factory.mktemp("dask"))
-    cluster.start_workers("--nworkers", "2", "--resources", "lamp=1")
-    _clusters.append(cluster)
-    return cluster
+    """Two workers of one thread each, with nannies; one lamp each. One cluster serves all modules of this folder."""
+    if not _clusters:
+        _clusters.append(Cluster(tmp_path_factory.mktemp("dask")))
+        _clusters[0].start_workers("--nworkers", "2", "--resources", "lamp=1")
+    return _clusters[0]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """End the cluster after the last test of this folder: it uses the CPU also while nobody uses it."""
+    """End the cluster before a test of another folder: it uses the CPU also while nobody uses it.
+
+    Tests of this folder may follow later, as pytest-xdist moves tests from one process to another.
+    """
     if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
         while _clusters:
             _clusters.pop().close()
