@@ -106,7 +106,7 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
         hooks: Iterable[Hook] = (),
     ) -> None:
         values = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
-        self._executor = self
+        super().__init__(self)
         self._settings = Settings.checked(values)
         self._hooks = list(checked_hooks(hooks))
         self._dispatcher: Dispatcher | None = None

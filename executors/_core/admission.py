@@ -30,6 +30,9 @@ class Phase(enum.Enum):
     CLOSED = "closed"
 
 
+OPEN = Phase.OPEN  # read for each task: an attribute of an enumeration takes longer
+
+
 class _QueuedCaller:
     """A caller that waits for a slot."""
 
@@ -72,7 +75,7 @@ class Queue:
         """
         admission = self._admission
         with admission.lock:
-            if admission.phase is not Phase.OPEN or self.backend.unavailable is not None:
+            if admission.phase is not OPEN or self.backend.unavailable is not None:
                 admission.check(self.backend)
             if self.queued >= admission.limit:
                 return False

@@ -27,8 +27,8 @@ X = TypeVar("X")
 class BoundExecutor:
     """An executor with options bound to it. Created by `Executor.options`."""
 
-    _executor: Executor
-    _overrides: TaskOptions = NO_OPTIONS
+    def __init__(self, executor: Executor, overrides: TaskOptions = NO_OPTIONS) -> None:
+        self._executor, self._overrides = executor, overrides
 
     def options(self, **options: Unpack[CallKeywords]) -> BoundExecutor:
         """Return an executor with options bound: ``executor.options(tag="cpu", timeout=5).submit(fn, x)``.
@@ -39,10 +39,7 @@ class BoundExecutor:
         Raises:
             ConfigurationError: An option is unknown, or its value can't be used.
         """
-        bound = BoundExecutor()
-        bound._executor = self._executor
-        bound._overrides = TaskOptions(**options).over(self._overrides)
-        return bound
+        return BoundExecutor(self._executor, TaskOptions(**options).over(self._overrides))
 
     @overload
     def submit(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -59,7 +60,7 @@ class Dispatcher:
         self.services: dict[int, TaskHandle[Any]] = {}
         """The handles of active services, by number. A drain empties it, and waits for them as for other tasks."""
         self.on_drain: set[Callable[[], object]] = set()  # called when a drain begins
-        self.finished: dict[TaskState, int] = {}
+        self.finished = dict.fromkeys((state for state in TaskState if state.is_final), 0)
         self.abandoned = 0
         self.admission = Admission(loop, backends, queue_size, self.is_inside)
         self.deadlines = Deadlines(self, grace)
@@ -67,7 +68,9 @@ class Dispatcher:
         self.backends = backends
         self.records = records
         self.hooks = Hooks(hooks, records.store) or None
-        self._observers = tuple(hook.ended for hook in hooks if isinstance(hook, Observer))
+        self._on_end = [hook.ended for hook in hooks if isinstance(hook, Observer)]
+        if self.hooks is not None:
+            self._on_end.insert(0, partial(self.hooks.notify, TaskFinished))
         self.intake = Intake(self, wrap)
         self.idle: anyio.Event | None = None
         records.start(self)
@@ -115,7 +118,7 @@ class Dispatcher:
 
     def job_finished(self, job: Job, state: TaskState, value: Any, error: BaseException | None) -> None:
         """Record the outcome of a job that has left its backend; that of an abandoned job is dropped."""
-        if self.active[job.backend.name].pop(job.number, None) is None:
+        if self.active[job.handle.backend].pop(job.number, None) is None:
             self.still_running.pop(job.number, None)
             return
         if job.timer is not None or job.stop is not None:
@@ -141,15 +144,13 @@ class Dispatcher:
         handle = job.handle
         if before is QUEUED and job.slot is not None:
             job.slot.release()
-        self.finished[handle._state] = self.finished.get(handle._state, 0) + 1
+        self.finished[handle._state] += 1
         if handle._id is not None:  # nobody can ask for a task whose id has never been read
             self.records.add(handle)
         if job.options.keep_result:
             self.records.results.keep(handle, job.options.keep_result)
-        if self.hooks is not None:
-            self.hooks.notify(TaskFinished, job)
-        for observe in self._observers:
-            observe(job)
+        for notify in self._on_end:
+            notify(job)
         if handle._waiters is not None or handle._callbacks is not None:
             handle._notify(self.loop)
 

@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from executors._callables import as_coroutine_function, name_of
-from executors._core.admission import Phase, Queue
+from executors._core.admission import OPEN, Queue
 from executors._core.item_streams import Stream
 from executors._core.retries import Attempts
 from executors._core.router import Route, Wrap
@@ -42,6 +42,8 @@ class Intake:
 
     def __init__(self, dispatcher: Dispatcher, wrap: Wrap | None) -> None:
         self._dispatcher = dispatcher
+        self._loop, self._admission = dispatcher.loop, dispatcher.admission
+        self._has_hooks = dispatcher.hooks is not None
         self._wrap = wrap
 
     def submit(
@@ -70,14 +72,14 @@ class Intake:
             BackendUnavailableError: The backend can't run anything at present.
         """
         name = route.options.name or name_of(function)
-        loop = self._dispatcher.loop
+        loop = self._loop
         on_loop = get_ident() == loop.thread_id
         if not on_loop and loop.has_ended():
             raise ExecutorClosedError("the executor's event loop has ended without a drain: start it on another")
         queue = None
         try:
             if not (on_loop and route.starts_at_once):
-                queue = self._dispatcher.admission.queue_for(route, function)
+                queue = self._admission.queue_for(route, function)
                 if not queue.take():
                     raise queue.full_error(route.options)
             return self._accept(route, name, run or function, args, kwargs, queue, claim, on_loop=on_loop)
@@ -103,7 +105,7 @@ class Intake:
             QueueFullError: No slot became free within `queue_timeout`.
             TaskTimeoutError: No slot became free before the deadline.
         """
-        if not self._dispatcher.loop.is_current():
+        if not self._loop.is_current():
             raise WrongThreadError(
                 "`run` and `map` work on the event loop that the executor was started on; in another thread use "
                 "`submit(…).result()`"
@@ -112,7 +114,7 @@ class Intake:
         queue = called_at = None
         try:
             if not route.starts_at_once:
-                queue = self._dispatcher.admission.queue_for(route, function)
+                queue = self._admission.queue_for(route, function)
                 if not queue.take():
                     called_at = time.monotonic()
                     await queue.wait_for_slot(route.options, name)
@@ -147,8 +149,8 @@ class Intake:
         stream: Stream | None = None,
     ) -> TaskHandle[Any]:
         dispatcher, backend, options = self._dispatcher, route.backend, route.options
-        if queue is None and (dispatcher.admission.phase is not Phase.OPEN or backend.unavailable is not None):
-            dispatcher.admission.check(backend)
+        if queue is None and (self._admission.phase is not OPEN or backend.unavailable is not None):
+            self._admission.check(backend)
         try:
             if route.runs_sync_on_loop:
                 function = as_coroutine_function(function)
@@ -158,21 +160,21 @@ class Intake:
             if queue is not None:
                 queue.release()
             raise
-        handle: TaskHandle[Any] = TaskHandle(dispatcher, name, options.tag, backend.name, reporter)
+        handle: TaskHandle[Any] = TaskHandle(dispatcher, name, options.tag, route.backend_name, reporter)
         if called_at is not None:  # the caller has waited for a slot
             handle._submitted = called_at
         job = Job(
             dispatcher, backend, handle, function, args, kwargs, copy_context(), options,
-            route.returns_coroutine, route.limits_run_time or dispatcher.hooks is not None,
+            route.returns_coroutine, route.limits_run_time or self._has_hooks,
             queue, None if queue is None else queue.limit, claim, stream,
         )  # fmt: skip
         if options.retry is not None:
             job.attempts = Attempts(job, options.retry)
-        dispatcher.active[backend.name][job.number] = job
+        dispatcher.active[handle.backend][job.number] = job
         if dispatcher.reported is not None:
             dispatcher.reported[job.number] = handle
         if on_loop:
             dispatcher.dispatch(job)
         else:
-            dispatcher.loop.post(dispatcher.dispatch_posted, job)
+            self._loop.post(dispatcher.dispatch_posted, job)
         return handle

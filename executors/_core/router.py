@@ -97,6 +97,7 @@ class Route:
 
     Attributes:
         backend: The backend.
+        backend_name: Its name.
         options: The task's options.
         is_coroutine: Whether the user's function is a coroutine function.
         runs_sync_on_loop: Whether the function is a sync function that a coroutine of the loop has to call.
@@ -108,6 +109,7 @@ class Route:
     __slots__ = (
         "_kept",
         "backend",
+        "backend_name",
         "is_coroutine",
         "limits_run_time",
         "options",
@@ -118,6 +120,7 @@ class Route:
 
     def __init__(self, backend: ExecutorBackend, options: TaskOptions, is_coroutine: bool, *kept: object) -> None:
         self.backend = backend
+        self.backend_name = backend.name
         self.options = options
         self.is_coroutine = is_coroutine
         self.runs_sync_on_loop = backend.runs_sync_on_loop and not is_coroutine

@@ -47,4 +47,5 @@ def snapshot(
         for name, backend in backends.items()
     }
     found |= {each.name: each for each in (queue.snapshot() for queue in dispatcher.records.queues.values())}
-    return ExecutorSnapshot(phase, found, dict(dispatcher.finished), dispatcher.abandoned, services, queues)
+    finished = {state: count for state, count in dispatcher.finished.items() if count}
+    return ExecutorSnapshot(phase, found, finished, dispatcher.abandoned, services, queues)

@@ -22,8 +22,11 @@ class Backlog(OrderedDict[Job, None]):
     # The class itself holds all jobs, so that its length and its truth, needed for each job, have the speed of C. Until
     # a job with a priority comes, that is all. From then on jobs are in `_by_priority`, too, until the queue is empty;
     # only those that were there before, the first `_unsorted` of all, are not moved, as there may be very many.
-    _by_priority: dict[int, OrderedDict[Job, None]] | None = None
-    _unsorted = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_priority: dict[int, OrderedDict[Job, None]] | None = None
+        self._unsorted = 0
 
     def append(self, job: Job) -> None:
         """Add a job at the end, or where its priority puts it."""

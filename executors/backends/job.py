@@ -14,7 +14,7 @@ from executors._states import CANCELLED, FAILED, LOST, SUCCEEDED, TaskState
 from executors._wire import exceptions, pickling
 from executors._wire.frames import Outcome
 from executors._wire.pickling import Buffer
-from executors.context import is_awaitable, running
+from executors.context import is_awaitable, set_running
 from executors.errors import (
     BackendUnavailableError,
     SerializationError,
@@ -195,7 +195,7 @@ class Job:
         if self.slot is not None:
             self.slot.release()
         if self.backend.supports_context:
-            self.context.run(running.set, self.handle)
+            self.context.run(set_running, self.handle)
         if self.is_observed:
             self.owner.job_started(self)
         return True

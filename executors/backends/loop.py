@@ -35,7 +35,7 @@ class LoopBackend(ExecutorBackend):
     def __init__(self, max_running: int | None = None) -> None:
         if max_running is not None:
             whole_number(max_running, "max_running", least=1)
-        self.workers = max_running
+        self.workers = self._max_running = max_running
         self.starts_at_once = max_running is None
         self.supports_priority = max_running is not None
         self._running: set[Job] = set()  # empty where coroutines are not limited
@@ -51,12 +51,12 @@ class LoopBackend(ExecutorBackend):
 
     def submit(self, job: Job) -> None:
         """Start the job, or queue it while as many run as may."""
-        if self.workers is None:
+        if self._max_running is None:
             if job.start():
                 job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)
         else:
             self._backlog.append(job)
-            self._start_queued(self.workers)
+            self._start_queued(self._max_running)
 
     def _start_queued(self, workers: int) -> None:
         """Start queued jobs as long as fewer than `workers` run."""
@@ -85,7 +85,7 @@ class LoopBackend(ExecutorBackend):
             self._leave(job)
             job.fail(error)
         else:
-            if self.workers is not None:
+            if self._max_running is not None:
                 self._leave(job)
             job.owner.job_finished(job, SUCCEEDED, value, None)  # `job.finish`, known to be on the loop's thread
         finally:
@@ -93,9 +93,9 @@ class LoopBackend(ExecutorBackend):
 
     def _leave(self, job: Job) -> None:
         """Free the place of a job that has ended, for the next one in the queue."""
-        if self.workers is not None and job in self._running:
+        if self._max_running is not None and job in self._running:
             self._running.discard(job)
-            self._start_queued(self.workers)
+            self._start_queued(self._max_running)
 
     def cancel(self, job: Job) -> None:
         """Cancel the coroutine, once. One that hasn't entered its function never does."""

@@ -110,6 +110,7 @@ class _Pool:
         self._limit = size  # how many threads may be active now
         self.running: dict[threading.Thread, Job] = {}
         self._abandoned: set[Job] = set()  # jobs whose threads are replaced until they return
+        self.unavailable: str | None = None  # why no thread is left
         self._closing = False
         self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._all_ended: Waiter | None = None
@@ -118,8 +119,8 @@ class _Pool:
 
     def submit(self, job: Job) -> None:
         with self._lock:
-            if self._backend.unavailable is not None:  # since the job was admitted
-                raise BackendUnavailableError(self._backend.name, self._backend.unavailable)
+            if self.unavailable is not None:  # since the job was admitted
+                raise BackendUnavailableError(self._backend.name, self.unavailable)
             self._wake_thread()
             if not self._active:
                 raise BackendUnavailableError(self._backend.name, "the system could not start a thread")
@@ -137,7 +138,7 @@ class _Pool:
                 return stranded
             self._abandoned.add(job)
             self._threads_changed()
-            if self._backend.unavailable is not None:
+            if self.unavailable is not None:
                 while (queued := self._backlog.popleft()) is not None:
                     stranded.append(queued)
         return stranded
@@ -177,12 +178,13 @@ class _Pool:
     def _threads_changed(self) -> None:
         """Update what depends on how many threads are abandoned or blocked."""
         self._limit = self._size + min(self._size, len(self._abandoned) + self._blocked)
+        self.unavailable = self._reason_if_stuck()
         if self._backend._pool is self:
-            self._backend.unavailable = self._unavailable()
+            self._backend.unavailable = self.unavailable
         if len(self._backlog):
             self._wake_thread()
 
-    def _unavailable(self) -> str | None:
+    def _reason_if_stuck(self) -> str | None:
         if len(self._abandoned) < 2 * self._size:
             return None
         return (

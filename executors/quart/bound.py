@@ -26,10 +26,7 @@ class BoundAppExecutor(BoundExecutor):
 
     def options(self, **options: Unpack[CallKeywords]) -> BoundAppExecutor:
         """Bind options as `Executor.options` does. The result has `add_background_task`, too."""
-        bound = BoundAppExecutor()
-        bound._executor = self._executor
-        bound._overrides = TaskOptions(**options).over(self._overrides)
-        return bound
+        return BoundAppExecutor(self._executor, TaskOptions(**options).over(self._overrides))
 
     @overload
     def add_background_task(
