@@ -269,9 +269,9 @@ class Admission:
         """Return the queue in which a task of the function needs a slot. Any thread."""
         backend = route.backend
         if route.options.max_concurrency is None:
-            return self._queues[backend.name]
+            return self._queues[route.backend_name]
         function = innermost(function)
-        key = id(function), backend.name
+        key = id(function), route.backend_name
         with self.lock:
             queue = self._limited.get(key)
             if queue is None:
