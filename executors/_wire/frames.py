@@ -89,6 +89,9 @@ class FrameType(enum.IntEnum):
     """The generator of the running stream is to be closed."""
 
 
+VALUE, SMALL_JOB = int(FrameType.VALUE), int(FrameType.SMALL_JOB)
+"""Compared for each task: the attributes of an enumeration take longer."""
+
 TYPE_BITS = 0x1F
 """The bits of a frame's type. The bits above say how a payload travels: see `payloads`."""
 

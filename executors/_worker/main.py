@@ -13,7 +13,7 @@ import time
 from executors import context
 from executors._callables import generator_kind
 from executors._wire import pickling
-from executors._wire.frames import SEGMENT_NOTICES, FrameType, frame
+from executors._wire.frames import SEGMENT_NOTICES, SMALL_JOB, FrameType, frame
 from executors._wire.payloads import PayloadCodec
 from executors._wire.pickling import MAIN_NAME
 from executors._wire.small_calls import SmallCalls
@@ -89,9 +89,11 @@ class Worker(TaskRunner):
                 kind, task_id, _, body = channel.receive()
             except (EOFError, OSError):
                 return
-            if kind == FrameType.EXIT:
+            if kind == SMALL_JOB:
+                self._run_job(kind, task_id, body)
+            elif kind == FrameType.EXIT:
                 break
-            if kind in SEGMENT_NOTICES:
+            elif kind in SEGMENT_NOTICES:
                 self._codec.on_release(kind, body)
             elif kind == FrameType.TRIM:
                 self._outbox.send(self._codec.trim())
@@ -106,7 +108,7 @@ class Worker(TaskRunner):
         """Run a job, and send its outcome."""
         self._entered_task_id[:8] = task_id.to_bytes(8, "little")  # before any user code, which unpickling may run
         cpu_began = time.process_time()
-        if kind == FrameType.SMALL_JOB:
+        if kind == SMALL_JOB:
             outcome, parts = self._run_small(task_id, body)
         else:
             outcome, parts = self._run_any(kind, task_id, body)

@@ -12,7 +12,7 @@ from executors._callables import refuse_awaitable
 from executors._loops import Cancellable, EventLoop
 from executors._states import CANCELLED, FAILED, LOST, SUCCEEDED, TaskState
 from executors._wire import exceptions, pickling
-from executors._wire.frames import Outcome
+from executors._wire.frames import VALUE, Outcome
 from executors._wire.pickling import Buffer
 from executors.context import is_awaitable, set_running
 from executors.errors import (
@@ -294,7 +294,7 @@ def report_outcome(job: Job, outcome: int, parts: Sequence[Buffer], where: str) 
     """
     name = job.handle.name
     try:
-        if outcome == Outcome.VALUE:
+        if outcome == VALUE:
             value = (pickling.loads if len(parts[0]) <= INLINE_LIMIT else pickling.loads_in_thread)(parts)
         elif outcome == Outcome.ERROR:
             error = exceptions.load_error(parts[0], where)
@@ -306,7 +306,7 @@ def report_outcome(job: Job, outcome: int, parts: Sequence[Buffer], where: str) 
         error = SerializationError(f"the outcome of task {name!r} can't be unpickled here: {describe(problem)}")
         error.__cause__ = problem
     else:
-        if outcome == Outcome.VALUE:
+        if outcome == VALUE:
             job.finish(SUCCEEDED, value)
             return
     job.fail(error)

@@ -13,7 +13,7 @@ from executors._checks import checked_env, whole_number
 from executors._cpus import checked_niceness
 from executors._loops import EventLoop
 from executors._wire import pickling
-from executors._wire.frames import HEADER, MESSAGE_SIZE, FrameType, frame
+from executors._wire.frames import HEADER, MESSAGE_SIZE, SMALL_JOB, FrameType, frame
 from executors._wire.memory import shared_limit
 from executors._wire.pickling import MAIN_NAME, Buffer
 from executors._wire.progress import Reported
@@ -189,7 +189,7 @@ class ProcessBackend(ExecutorBackend):
         elif not job.kwargs and not variables:
             body = self._small_calls.dump(handle.name, job.function, job.args)
             if body is not None and len(body) <= self._max_payload:
-                self._send(job, frame(FrameType.SMALL_JOB, body, job.number))
+                self._send(job, frame(SMALL_JOB, body, job.number))
                 return
         try:
             token = self._dump(job, variables, min(INLINE_LIMIT, self._max_payload))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from executors._loops import Cancellable, EventLoop, guarded
-from executors._wire.frames import FrameType, frame
+from executors._wire.frames import VALUE, FrameType, frame
 from executors._wire.pickling import Buffer
 from executors.backends.base import Job
 from executors.backends.process import prefetch
@@ -126,7 +126,7 @@ class Pool:
     def _on_job_ended(self, worker: WorkerHandle, job: Job, kind: int, parts: Sequence[Buffer]) -> None:
         """A worker has ended a job: see to the worker first, so that it does not wait while the outcome is decoded."""
         garbled, worker.detail = worker.detail, ""
-        if kind == FrameType.VALUE:
+        if kind == VALUE:
             try:  # noqa: SIM105  (`suppress` would take longer than all of this)
                 self._modules.add(str.__str__(job.function.__module__))
             except BaseException:  # noqa: BLE001, S110  (an object's own `__module__` is the user's code)
