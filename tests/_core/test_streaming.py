@@ -6,7 +6,7 @@ import functools
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +80,14 @@ def on_loops(loops_of: dict[Kind, list[str]]) -> pytest.MarkDecorator:
 
 all_kinds = on_loops(LOOPS_OF)
 all_kinds_once = on_loops({kind: loops[-1:] for kind, loops in LOOPS_OF.items()})
-kinds_beside_the_loop = on_loops({kind: loops for kind, loops in LOOPS_OF.items() if kind != INLINE})
+kinds_side_by_side = pytest.mark.parametrize(
+    ("anyio_backend", "kinds"),
+    [
+        pytest.param(param, [kind for kind, loops in LOOPS_OF.items() if loop in loops and kind != INLINE], id=loop)
+        for loop, param in LOOPS.items()
+    ],
+)
+"""Run a test once on each event loop, which has all of these kinds there: for tests that wait for a limit."""
 stoppable_kinds = on_loops({kind: loops for kind, loops in LOOPS_OF.items() if kind not in {INLINE, THREAD}})
 on_asyncio = pytest.mark.parametrize("anyio_backend", [LOOPS["asyncio"]], ids=["asyncio"])
 
@@ -93,6 +100,13 @@ async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(PATIENCE):
         while not condition():
             await anyio.sleep(0.002)
+
+
+async def side_by_side(check: Callable[[Kind], Awaitable[None]], kinds: list[Kind]) -> None:
+    """Check all kinds at the same time: each has an executor of its own, and most of the time is spent waiting."""
+    async with anyio.create_task_group() as group:
+        for kind in kinds:
+            group.start_soon(check, kind, name=kind)
 
 
 async def settled(path: Path, least: int = 4) -> list[str]:
@@ -323,39 +337,47 @@ async def test_an_error_of_the_end(kind: Kind, tmp_path: Path, raises: bool, cap
         assert is_logged() is raises
 
 
-@kinds_beside_the_loop
-async def test_leaving_while_the_generator_computes(kind: Kind, tmp_path: Path) -> None:
+@kinds_side_by_side
+async def test_leaving_while_the_generator_computes(kinds: list[Kind], tmp_path: Path) -> None:
     """A generator that is not at a `yield` is cancelled: at once on the loop and in threads, else after the grace."""
-    path = tmp_path / "hangs"
-    grace = GRACE if kind.tag == "cpu" else PATIENCE
-    async with kind.executor(cancel_grace=grace) as executor:
-        async with executor.options(tag=kind.tag).stream(
-            kind.of(tasks.then_hang, tasks.then_hang_later), 3, str(path)
-        ) as items:
-            assert await anext(items) == 0
-            await until(path.exists)
-            began = time.monotonic()
-        assert time.monotonic() - began < PATIENCE
-        assert items.handle.state is CANCELLED
-        assert not items.handle.abandoned
+
+    async def leave(kind: Kind) -> None:
+        path = tmp_path / str(kind)
+        grace = GRACE if kind.tag == "cpu" else PATIENCE
+        async with kind.executor(cancel_grace=grace) as executor:
+            async with executor.options(tag=kind.tag).stream(
+                kind.of(tasks.then_hang, tasks.then_hang_later), 3, str(path)
+            ) as items:
+                assert await anext(items) == 0
+                await until(path.exists)
+                began = time.monotonic()
+            assert time.monotonic() - began < PATIENCE
+            assert items.handle.state is CANCELLED
+            assert not items.handle.abandoned
+
+    await side_by_side(leave, kinds)
 
 
-@kinds_beside_the_loop
-async def test_an_end_that_takes_longer_than_the_grace(kind: Kind, tmp_path: Path) -> None:
+@kinds_side_by_side
+async def test_an_end_that_takes_longer_than_the_grace(kinds: list[Kind], tmp_path: Path) -> None:
     """A `finally` that does not end is cut short: cancelled, its worker killed, or its thread abandoned."""
-    path = tmp_path / "hangs"
-    async with kind.executor(cancel_grace=GRACE) as executor:
-        async with executor.options(tag=kind.tag, buffersize=2).stream(
-            kind.of(tasks.hang_at_the_end, tasks.hang_at_the_end_later), str(path)
-        ) as items:
-            assert await anext(items) == 0
-            await anyio.sleep(0.02)
-            began = time.monotonic()
-        assert GRACE * 0.9 <= time.monotonic() - began < PATIENCE
-        assert lines(path) == ["closing"]
-        assert items.handle.state is CANCELLED
-        assert items.handle.abandoned is (kind == THREAD)
-        path.unlink()
+
+    async def leave(kind: Kind) -> None:
+        path = tmp_path / str(kind)
+        async with kind.executor(cancel_grace=GRACE) as executor:
+            async with executor.options(tag=kind.tag, buffersize=2).stream(
+                kind.of(tasks.hang_at_the_end, tasks.hang_at_the_end_later), str(path)
+            ) as items:
+                assert await anext(items) == 0
+                await anyio.sleep(0.02)
+                began = time.monotonic()
+            assert GRACE * 0.9 <= time.monotonic() - began < PATIENCE
+            assert lines(path) == ["closing"]
+            assert items.handle.state is CANCELLED
+            assert items.handle.abandoned is (kind == THREAD)
+            path.unlink()
+
+    await side_by_side(leave, kinds)
 
 
 @all_kinds
@@ -393,26 +415,30 @@ async def test_leaving_while_queued(tmp_path: Path) -> None:
 # --- as any task ------------------------------------------------------------------------------------------
 
 
-@kinds_beside_the_loop
-async def test_timeout(kind: Kind, tmp_path: Path) -> None:
+@kinds_side_by_side
+async def test_timeout(kinds: list[Kind], tmp_path: Path) -> None:
     """The timeout counts from the start, while the generator is suspended, too. The items before it arrive."""
-    path = tmp_path / "yielded"
-    async with kind.executor() as executor:
-        async with executor.options(tag=kind.tag).stream(kind.of(tasks.count, tasks.count_later), 1) as items:
-            assert await anext(items) == 0  # a worker has imported all that now
-        runner = executor.options(tag=kind.tag, timeout=1.2, buffersize=4)
-        async with runner.stream(kind.of(tasks.endless, tasks.endless_later), str(path)) as items:
-            assert await anext(items) == 0
-            await settled(path)
-            with anyio.fail_after(PATIENCE):
-                await items.handle.wait()
-            taken = []
-            with pytest.raises(TaskTimeoutError):
-                async for item in items:
-                    taken.append(item)
-        assert taken in ([1, 2, 3], [1, 2, 3, 4])
-        assert items.handle.state is TIMED_OUT
-        await until(lambda: not executor.tasks)
+
+    async def run_out(kind: Kind) -> None:
+        path = tmp_path / str(kind)
+        async with kind.executor() as executor:
+            async with executor.options(tag=kind.tag).stream(kind.of(tasks.count, tasks.count_later), 1) as items:
+                assert await anext(items) == 0  # a worker has imported all that now
+            runner = executor.options(tag=kind.tag, timeout=1.2, buffersize=4)
+            async with runner.stream(kind.of(tasks.endless, tasks.endless_later), str(path)) as items:
+                assert await anext(items) == 0
+                await settled(path)
+                with anyio.fail_after(PATIENCE):
+                    await items.handle.wait()
+                taken = []
+                with pytest.raises(TaskTimeoutError):
+                    async for item in items:
+                        taken.append(item)
+            assert taken in ([1, 2, 3], [1, 2, 3, 4])
+            assert items.handle.state is TIMED_OUT
+            await until(lambda: not executor.tasks)
+
+    await side_by_side(run_out, kinds)
 
 
 @all_kinds
