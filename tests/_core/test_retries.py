@@ -454,35 +454,32 @@ async def test_cancelling_from_threads_at_any_time(path: str) -> None:
 
 
 @on_each_kind
-async def test_timeouts_are_final_unless_named(backend: str, path: str) -> None:
+async def test_timeouts_are_final_unless_named(backend: str, tmp_path: Path) -> None:
     """`on=OSError` doesn't rerun every timed-out task; `on=TaskTimeoutError` does, with a timeout for each attempt."""
-    attempts = 0
 
-    async def hang_once() -> int:
-        nonlocal attempts
-        attempts += 1
-        if attempts == 1:
+    async def hang_once(path: str) -> int:
+        if (attempt := retry_tasks.count(path)) == 1:
             await anyio.sleep_forever()
-        return attempts
+        return attempt
 
     function: Callable[..., Any] = {
         "loop": lambda: hang_once,
         "thread": lambda: retry_tasks.hangs_until_cancelled_once,
         "process": lambda: retry_tasks.hangs_once,
     }[backend]()
-    args = () if backend == "loop" else (path,)
-    async with executor_with(backend) as executor:
+    async with Executor(threads=2, processes=2 * (backend == "process")) as executor:
         if backend == "process":
             await executor.options(tag="cpu").run(int)  # the timeout counts from the start
         bound = executor.options(tag=tag_of(backend), timeout={"loop": 0.3, "thread": 1.0, "process": 1.5}[backend])
-        final = await ended(bound.options(retry=Retry(on=(OSError, Exception), wait=0)).submit(function, *args))
+        submitted = [  # side by side: each waits for its timeout
+            bound.options(retry=Retry(on=on, wait=0)).submit(function, str(tmp_path / name))
+            for on, name in (((OSError, Exception), "final"), (TaskTimeoutError, "again"))
+        ]
+        final, again = [await ended(handle) for handle in submitted]
         assert (final.state, final.attempts) == (TaskState.TIMED_OUT, 1)
-        final.exception()
-        attempts = 0
-        retry_tasks.forget(path)
-        again = await ended(bound.options(retry=Retry(on=TaskTimeoutError, wait=0)).submit(function, *args))
         assert (again.state, again.attempts) == (TaskState.SUCCEEDED, 2)
         assert not again.cancel_requested
+        final.exception()
 
 
 async def test_the_last_timeout_has_notes() -> None:
