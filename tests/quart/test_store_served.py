@@ -58,16 +58,24 @@ def answers_of_both(server: Server, job: str, *, wanted: dict[str, Any]) -> None
     until(ask)
 
 
-def events_from_the_other(server: Server, job: str) -> list[dict[str, Any]]:
-    """Follow a job by Server-Sent Events of the server process that does not run it; return the data of the events."""
+def events_from_the_other(server: Server, job: str, release: Path) -> list[dict[str, Any]]:
+    """Follow a job by Server-Sent Events of the server process that does not run it; return the data of the events.
+
+    The first of them lets the job end.
+    """
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
         with closing(connection):
             connection.request("GET", f"/jobs/{job}/events")
             response = connection.getresponse()
             if response.headers["Is-Here"] == "False":
-                lines = response.read().decode().splitlines()
-                return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+                events = []
+                for line in response:
+                    if line.startswith(b"data: "):
+                        events.append(json.loads(line.removeprefix(b"data: ")))
+                        release.touch()
+                release.unlink()
+                return events
 
 
 @pytest.mark.timeout(200)
@@ -78,7 +86,7 @@ def test_two_server_processes_and_the_death_of_one(loop: str, tmp_path: Path) ->
         short = jobs_of_both(server, 0.2)
         for pid, job in short.items():
             answers_of_both(server, job, wanted={"state": "succeeded", "result": {"pid": pid}})
-        followed = events_from_the_other(server, jobs_of_both(server, 3).popitem()[1])
+        followed = events_from_the_other(server, jobs_of_both(server, 600).popitem()[1], tmp_path / "release")
         assert [event["state"] for event in followed][-2:] == ["running", "succeeded"]
         assert all(event["progress"]["message"] == "half" for event in followed)
         for job in jobs_of_both(server, 600).values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import anyio
 from quart import Quart, Response
@@ -25,9 +26,11 @@ executor = QuartExecutor(app)
 
 
 async def job(seconds: float) -> dict[str, int]:
-    """Wait, and return something for JSON."""
+    """Wait for a time or for a file, and return something for JSON."""
     current_task().progress(1, 2, "half")
-    await anyio.sleep(seconds)
+    with anyio.move_on_after(seconds):
+        while not Path("release").exists():  # noqa: ASYNC240
+            await anyio.sleep(0.02)
     return {"pid": os.getpid()}
 
 
