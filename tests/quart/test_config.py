@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import background
 import pytest
+from quart import Quart
 from until import until
 
 from executors import ConfigurationError, QueueFullError, task
@@ -135,8 +136,9 @@ async def test_tag_without_a_backend(app, executor):
             app.add_background_task(task("reports")(lambda: None))
 
 
-async def test_shutdown_timeout(app):
+def test_shutdown_timeout():
     """Quart's timeout applies, None means no limit, and `EXECUTOR_SHUTDOWN_TIMEOUT` takes precedence."""
+    app = Quart("background")
     assert settings_of(app.config).shutdown_timeout == 5
     assert settings_of({**app.config, "DEBUG": True}).shutdown_timeout == 0.5
     assert settings_of({**app.config, "DEBUG": True, "EXECUTOR_SHUTDOWN_TIMEOUT": 5}).shutdown_timeout == 5
