@@ -81,6 +81,12 @@ def long_stop_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("executors._core.drain.STOP_TIMEOUT", 15.0)
 
 
+@pytest.fixture
+def short_stop_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a drain abandon tasks at once. For tests of tasks that don't respond to their cancellation in any case."""
+    monkeypatch.setattr("executors._core.drain.STOP_TIMEOUT", 0.01)
+
+
 def child_processes() -> set[int]:
     """Return this process's children, zombies included (Linux)."""
     try:

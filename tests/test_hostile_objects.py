@@ -165,6 +165,7 @@ async def test_a_thread_stops_waiting_beside_a_hostile_callback() -> None:
         release.set()
 
 
+@pytest.mark.usefixtures("short_stop_timeout")
 @pytest.mark.parametrize("kind", [hostile.HostileAwaitable, hostile.EndlessAwaitable])
 async def test_drain_beside_a_hostile_awaitable(kind: Callable[[Any], Any]) -> None:
     """A coroutine that is abandoned while it awaits such an object is named, and its stack ends there."""

@@ -266,6 +266,7 @@ async def test_cancelling_races_with_starting() -> None:
         assert executor.snapshot().backends["thread"].queued == 0
 
 
+@pytest.mark.usefixtures("short_stop_timeout")
 async def test_abandoned_thread_ends_after_the_drain() -> None:
     """An abandoned thread ends when its task does, although its executor was drained and started again."""
     stuck = ThreadWork()

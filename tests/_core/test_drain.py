@@ -531,6 +531,7 @@ async def test_a_monitor_stops_with_a_drain_that_nobody_waits_for() -> None:
         await has_drained.wait()
 
 
+@pytest.mark.usefixtures("short_stop_timeout")
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_ids_that_are_first_read_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The report has the ids of tasks whose ids nobody had read, also when it is pickled, and the tasks are found."""

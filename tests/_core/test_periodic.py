@@ -122,6 +122,7 @@ async def test_a_drain_waits_for_its_cleanup() -> None:
     assert executor.drain_report.clean
 
 
+@pytest.mark.usefixtures("short_stop_timeout")
 async def test_a_service_that_does_not_end_is_reported() -> None:
     """The report names a service that suppresses its cancellation, as abandoned."""
     release = anyio.Event()

@@ -255,8 +255,9 @@ async def test_a_task_is_found_in_another_thread_while_it_ends() -> None:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_value_is_kept() -> None:
+async def test_a_value_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """With `keep_result` a finished task is found with its value, for that long; then it isn't held any more."""
+    monkeypatch.setattr(kept_results, "MIN_EXPIRY_INTERVAL", 0.01)
     async with Executor(processes=0) as executor:
         value = {1, 2, 3}
         gone = weakref.ref(value)

@@ -160,6 +160,7 @@ async def test_an_abandoned_coroutine_frees_its_slot() -> None:
         release.set()
 
 
+@pytest.mark.usefixtures("short_stop_timeout")
 @pytest.mark.parametrize(
     "anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
 )

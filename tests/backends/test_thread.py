@@ -136,6 +136,7 @@ async def test_spare_threads_stand_in_until_there_are_none(gate) -> None:
         assert await executor.run(int, "5") == 5
 
 
+@pytest.mark.usefixtures("short_stop_timeout")
 async def test_an_abandoned_thread_is_named_with_its_stack(gate) -> None:
     """A drain's report has the stack of an abandoned thread."""
     executor = Executor(threads=1, processes=0)

@@ -46,6 +46,7 @@ async def test_teardown_function_added_while_a_task_runs(app, executor):
     assert calls == [None]
 
 
+@pytest.mark.usefixtures("short_stop_timeout")
 async def test_abandoned_thread_tears_down_its_context(app, executor):
     """A thread that returns after the drain tears down its context while the loop runs."""
     calls, entered, release = [], threading.Event(), threading.Event()

@@ -189,8 +189,10 @@ def test_loop_that_ends_during_a_drain(app, executor, run):
     assert executor.phase == "closed"
 
 
-def test_abandoned_thread_of_an_ended_loop(app, executor, run, caplog):
+@pytest.mark.usefixtures("short_stop_timeout")
+def test_abandoned_thread_of_an_ended_loop(app, executor, run, caplog, monkeypatch):
     """A thread that returns after its loop has ended ends, although its context can't be torn down."""
+    monkeypatch.setattr("executors.quart.context.LOOP_CHECK_INTERVAL", 0.05)
     caplog.set_level(logging.CRITICAL)
     app.config.update(EXECUTOR_SHUTDOWN_TIMEOUT=0, EXECUTOR_CANCEL_GRACE=0)
     app.teardown_appcontext(lambda error: None)
