@@ -69,10 +69,10 @@ def test_the_drain_of_a_consumer(loop: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_a_blocked_event_loop_is_no_dead_one(machine: Machine) -> None:
     """A job that blocks the event loop for longer than the lease runs once, and its outcome counts."""
-    machine.enqueue(("block", "blocking", 6.0))
-    machine.consumer()
+    consumers = [machine.consumer() for _ in range(2)]
+    until(lambda: all(f"Process {consumer.pid} runs jobs" in machine.output for consumer in consumers))
+    machine.enqueue(("block", "blocking", 3.5))  # longer than a lease and the delay of a take-over
     until(lambda: machine.begun("blocking"))
-    machine.consumer()
     machine.enqueue(("wait", "other", 0.0))
     until(lambda: machine.ended("other"))
     until(lambda: machine.states() == [("succeeded", 1), ("succeeded", 1)])
@@ -152,7 +152,7 @@ def test_steps_of_the_clock(tmp_path: Path) -> None:
         # There is nothing else to run: the other one has no lease itself, and so time for those of the first one only.
         for step in steps:
             offset.write_text(str(step))
-            time.sleep(3)  # longer than a lease and the delay of a take-over
+            time.sleep(2.5)  # longer than a lease and the delay of a take-over
         for index, step in enumerate(steps):
             offset.write_text(str(step))
             machine.enqueue(("wait", f"now-{index}", 0.0))
