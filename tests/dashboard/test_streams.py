@@ -86,9 +86,9 @@ async def test_a_viewer_that_leaves_or_fails(monkeypatch) -> None:
 
 async def test_events(new_shop, monkeypatch) -> None:
     """A stream has the state at once, another one each interval, and ends after a while; browsers reconnect."""
-    monkeypatch.setattr(feed, "INTERVAL", 0.2)
-    monkeypatch.setattr(feed, "MAX_INTERVAL", 0.2)
-    monkeypatch.setattr(feed, "STREAM_DURATION", 1.2)
+    monkeypatch.setattr(feed, "INTERVAL", 0.1)
+    monkeypatch.setattr(feed, "MAX_INTERVAL", 0.1)
+    monkeypatch.setattr(feed, "STREAM_DURATION", 0.8)
     async with new_shop(authorize=lambda request: True) as shop:
         task = shop.executor.submit(anyio.sleep, 600)
         async with requesting(shop.app, "/executors/events") as answer:
@@ -97,7 +97,7 @@ async def test_events(new_shop, monkeypatch) -> None:
             states: list[Any] = []
             while (state := await answer.event()) is not None:
                 states.append(state)
-        assert 2 <= len(states) <= 7
+        assert 2 <= len(states) <= 9
         assert states[0]["now"] < states[-1]["now"]
         (server,) = states[-1]["servers"]
         assert server["phase"] == "open"

@@ -25,6 +25,9 @@ def anyio_backend(request):
     return request.param
 
 
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+
 @pytest.fixture
 def module_app(anyio_backend_name):
     """Return an app that is a module attribute."""
@@ -49,6 +52,7 @@ async def test_app_of_a_module(module_app):
         assert await add(in_app.take_calls) == []
 
 
+@on_asyncio
 async def test_configured_process_backend(module_app):
     """A `ProcessBackend` from the configuration has the app as well, also after a restart."""
     second = ProcessBackend(1)
@@ -112,6 +116,7 @@ async def test_factory(app, executor, anyio_backend_name):
         assert await app.add_background_task(in_app.imports) == ["worker_app", "create_app"]
 
 
+@on_asyncio
 async def test_configured_app_takes_precedence(module_app):
     """`EXECUTOR_WORKER_APP` takes precedence over the app that would be found."""
     module_app.config["EXECUTOR_WORKER_APP"] = "worker_app:recorded"
@@ -123,6 +128,7 @@ async def test_configured_app_takes_precedence(module_app):
         del module_app.config["EXECUTOR_WORKER_APP"]
 
 
+@on_asyncio
 async def test_proxies_in_lambdas(module_app):
     """Lambdas and closures can use Quart's proxies and ours; in the worker, these refer to its own app."""
     app = current_app
