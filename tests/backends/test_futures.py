@@ -44,6 +44,12 @@ pytestmark = [
 TIMEOUT = 30.0
 
 
+@pytest.fixture(autouse=True)
+def no_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have drains not wait for the exports of workers, as they do if another test has imported OpenTelemetry's SDK."""
+    monkeypatch.setattr("executors._core.worker_hooks.EXIT_TIMEOUT", 0.0)
+
+
 def processes(size: int = 1) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(size, mp_context=multiprocessing.get_context("forkserver"))
 
