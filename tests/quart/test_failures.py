@@ -146,22 +146,21 @@ async def test_other_log_records_are_unchanged(app, executor, caplog):
     assert sum(hasattr(record, "task_id") for record in caplog.records) == 2
 
 
-@pytest.mark.parametrize(
-    ("function", "error_type"),
-    [
-        (too_long, TaskTimeoutError),
-        (leave, TaskExitedError),
-        (lambda: next(iter(())), TaskExitedError),
-        (background.too_long, TaskTimeoutError),
-        (background.kill_worker, WorkerLostError),
-        (background.leave, TaskExitedError),
-    ],
-)
-async def test_executor_errors_are_reported(app, reported, caplog, function, error_type):
+async def test_executor_errors_are_reported(app, reported, caplog):
     """A task that timed out, lost its worker or raised `SystemExit` or `StopIteration` is reported, too."""
+    expected = {
+        too_long: TaskTimeoutError,
+        leave: TaskExitedError,
+        lambda: next(iter(())): TaskExitedError,
+        background.too_long: TaskTimeoutError,
+        background.kill_worker: WorkerLostError,
+        background.leave: TaskExitedError,
+    }
     async with app.test_app():
-        await app.add_background_task(function).wait()
-    assert [type(error) for error in reported] == [error_type]
+        for number, function in enumerate(expected):
+            await until(lambda number=number: len(reported) == number)
+            await app.add_background_task(function).wait()
+    assert [type(error) for error in reported] == list(expected.values())
     assert logged(caplog) == reported
 
 
