@@ -40,10 +40,9 @@ def started_executor(**settings) -> Executor:
     """Return an executor of all kinds of backends."""
     return Executor(
         threads=2,
-        processes=1,
         backends={"futures": FuturesBackend(lambda: ThreadPoolExecutor(1))},
         tags={"cpu": "process", "futures": "futures"},
-        **settings,
+        **{"processes": 1, **settings},
     )
 
 
@@ -365,33 +364,28 @@ async def test_a_task_that_reports_nothing_is_stopped() -> None:
                 function.__self__.set()
 
 
-async def test_reports_keep_a_task_alive() -> None:
-    """A task that reports, if only the same, may take longer than its stall timeout. `timeout` still applies."""
-    async with started_executor() as executor:
+async def test_the_stall_timeout_counts_from_the_last_report(tmp_path) -> None:
+    """A task that reports, if only the same, may take longer, until it stops reporting. `timeout` still applies."""
+    async with started_executor(processes=3) as executor:
         io, run = (executor.options(tag=tag, stall_timeout=1.5) for tag in ("io", "cpu"))
         handles = [
             io.submit(tasks.report_regularly_later, 0.15, 12),
             io.submit(tasks.report_regularly, 0.15, 12),
             run.submit(tasks.report_regularly, 0.15, 12),
         ]
-        assert [await handle for handle in handles] == [12, 12, 12]
-        handle = run.options(timeout=0.3).submit(tasks.report_regularly, 0.01, 10_000)
-        with pytest.raises(TaskTimeoutError, match=r"longer than its timeout of 0\.3 s"):
-            await handle
-
-
-async def test_a_task_that_stops_reporting(tmp_path) -> None:
-    """The time counts from its last report."""
-    async with started_executor() as executor:
-        handle = executor.options(tag="cpu", stall_timeout=1.2).submit(tasks.track, str(tmp_path), 3)
+        limited = run.options(timeout=0.3).submit(tasks.report_regularly, 0.01, 10_000)
+        stopping = run.options(stall_timeout=1.2).submit(tasks.track, str(tmp_path), 3)
         for number in range(2):
-            await reached(handle, number)
+            await reached(stopping, number)
             await anyio.sleep(0.3)
             (tmp_path / str(number)).touch()
-        with pytest.raises(TaskTimeoutError):
-            await handle
-        assert handle.progress == TaskProgress(2, 3, "slowly")
-        assert handle.run_time >= 1.8
+        assert [await handle for handle in handles] == [12, 12, 12]
+        with pytest.raises(TaskTimeoutError, match=r"longer than its timeout of 0\.3 s"):
+            await limited
+        with pytest.raises(TaskTimeoutError, match=r"reported no progress for 1\.2 s"):
+            await stopping
+        assert stopping.progress == TaskProgress(2, 3, "slowly")
+        assert stopping.run_time >= 1.8
 
 
 @on_asyncio
