@@ -244,7 +244,7 @@ left = contextlib.ExitStack()
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "MAX_BLOCKING", 0.05)
-    monkeypatch.setattr(contract, "QUEUED_TASKS", 10)
+    monkeypatch.setattr(contract, "QUEUED_TASKS", 6)
     monkeypatch.setattr(run, "STUCK_TIMEOUT", 2.0)
     for module in (run, leftovers):
         monkeypatch.setattr(module, "SETTLE_TIMEOUT", 0.2)
