@@ -42,9 +42,7 @@ def new_app(anyio_backend_name: str) -> Callable[..., Quart]:
         app.test_app_class = functools.partial(
             app.test_app_class, startup_timeout=2 * TIMEOUT, shutdown_timeout=2 * TIMEOUT
         )
-        app.config.update(
-            BACKGROUND_TASK_SHUTDOWN_TIMEOUT=TIMEOUT, EXECUTOR_THREADS=4, EXECUTOR_PROCESSES=1, **config
-        )
+        app.config.update(BACKGROUND_TASK_SHUTDOWN_TIMEOUT=TIMEOUT, EXECUTOR_THREADS=4, EXECUTOR_PROCESSES=1, **config)
         return app
 
     return new
