@@ -629,25 +629,9 @@ async def test_the_deadline_counts_over_all_attempts(backend: str, path: str) ->
         assert (error.kind, handle.state, handle.attempts) == ("deadline", TaskState.TIMED_OUT, 1)
 
 
-async def test_the_deadline_of_a_queued_attempt(path: str) -> None:
-    """A further attempt that is queued at the deadline never starts; the error has notes on the failures before it."""
+async def test_the_deadline_of_further_attempts(path: str) -> None:
+    """One that is queued at the deadline never starts; others that exceed their timeout are repeated until then."""
     gate = threading.Event()
-    async with Executor(threads=1, processes=0) as executor:
-        retry = Retry(on=FlakyError, wait=0.001)
-        handle = executor.options(retry=retry, deadline=1.2).submit(retry_tasks.flaky, path, 9)
-        blocking = executor.submit(gate.wait)
-        await ended(handle)
-        error = handle.exception()
-        gate.set()
-        await ended(blocking)
-        assert isinstance(error, TaskTimeoutError)
-        assert error.__notes__ == ["Attempt 1 of 3 failed: FlakyError: number 1"]
-        assert (handle.state, handle.attempts) == (TaskState.TIMED_OUT, 1)
-        assert executor.snapshot().backends["thread"].queued == 0
-
-
-async def test_timeouts_within_a_deadline(path: str) -> None:
-    """With both limits, attempts that exceed their timeout are repeated until the deadline."""
     attempts = 0
 
     async def hang() -> None:
@@ -655,13 +639,25 @@ async def test_timeouts_within_a_deadline(path: str) -> None:
         attempts += 1
         await anyio.sleep_forever()
 
-    retry = Retry(attempts=1000, on=TaskTimeoutError, wait=0)
-    async with executor_with("loop") as executor:
-        handle = await ended(executor.options(retry=retry, timeout=0.1, deadline=1.25).submit(hang))
-        assert handle.state is TaskState.TIMED_OUT
+    repeated = Retry(attempts=1000, on=TaskTimeoutError, wait=0)
+    async with Executor(threads=1, processes=0) as executor:
+        retry = Retry(on=FlakyError, wait=0.001)
+        queued = executor.options(retry=retry, deadline=1.2).submit(retry_tasks.flaky, path, 9)
+        blocking = executor.submit(gate.wait)
+        hanging = executor.options(retry=repeated, timeout=0.1, deadline=1.25).submit(hang)
+        await ended(queued)
+        error = queued.exception()
+        await ended(hanging)
+        gate.set()
+        await ended(blocking)
+        assert isinstance(error, TaskTimeoutError)
+        assert error.__notes__ == ["Attempt 1 of 3 failed: FlakyError: number 1"]  # the error has notes on those before
+        assert (queued.state, queued.attempts) == (TaskState.TIMED_OUT, 1)
+        assert executor.snapshot().backends["thread"].queued == 0
+        assert hanging.state is TaskState.TIMED_OUT
         assert attempts > 2
-        assert handle.attempts - attempts in {0, 1}  # the deadline may come before the first step of the last attempt
-        assert isinstance(handle.exception(), TaskTimeoutError)
+        assert hanging.attempts - attempts in {0, 1}  # the deadline may come before the first step of the last attempt
+        assert isinstance(hanging.exception(), TaskTimeoutError)
 
 
 # --- worker processes ---------------------------------------------------------------------------------------------
