@@ -72,6 +72,12 @@ def compute() -> int:
     return total
 
 
+def compute_long() -> None:
+    """Compute for a second or so."""
+    for _ in range(15):
+        compute()
+
+
 def hold_gil() -> bool:
     """Hold the GIL for 50 to 100 ms, in one call of a C function: a regular expression that backtracks."""
     return re.match(r"(a+)+$", "a" * 20 + "b") is not None
