@@ -494,6 +494,28 @@ async def test_two_releases_share_a_file(file: Path) -> None:
 
 
 @on_asyncio
+async def test_a_function_with_two_names(file: Path) -> None:
+    """A function that has been renamed runs the jobs of both names; new ones have the name that it got first."""
+
+    async def function() -> None: ...
+
+    executor, queue = new_queue(file, consume=False)
+    queue.task(name="earlier")(function)
+    async with executor:
+        earlier = await queue.enqueue(function)
+    executor, queue = new_queue(file)
+    for name in ("later", "earlier"):
+        queue.task(name=name)(function)
+    async with executor:
+        later = await queue.enqueue(function)
+        records = [await ended(queue, job_id) for job_id in (earlier, later)]
+    assert [(record.name, record.state) for record in records] == [
+        ("earlier", TaskState.SUCCEEDED),
+        ("later", TaskState.SUCCEEDED),
+    ]
+
+
+@on_asyncio
 async def test_jobs_expire(file: Path) -> None:
     """Finished jobs are deleted after the expiry, failed ones later, and results when `keep_result` is over."""
     async with opened(file) as queue:
