@@ -28,6 +28,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("undisturbed")]
 BEAT = 0.02
 
 
+async def measured(*monitors: LoopMonitor) -> None:
+    """Wait until each monitor has measured three further heartbeats, however late they are."""
+    wanted = {monitor: monitor.report().lag.count + 3 for monitor in monitors}
+    while any(monitor.report().lag.count < count for monitor, count in wanted.items()):
+        await anyio.sleep(BEAT)
+
+
 async def test_an_idle_loop() -> None:
     """An idle loop is rarely late and rarely busy, and nobody is to blame."""
     before = seconds_without_cpu()
@@ -65,7 +72,7 @@ async def test_a_loop_that_is_blocked_is_busy() -> None:
         await anyio.sleep(2 * BEAT)
         monitor.reset()
         time.sleep(0.3)  # noqa: ASYNC251
-        await anyio.sleep(2 * BEAT)
+        await measured(monitor)
         assert monitor.report().utilisation > 0.6
 
 
@@ -128,7 +135,7 @@ async def test_advice_where_warnings_are_errors(
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         time.sleep(0.3)  # noqa: ASYNC251
-        await anyio.sleep(3 * BEAT)
+        await measured(monitor)
         (advice,) = monitor.report().advice
     assert [record.getMessage() for record in caplog.records] == [advice]
 
@@ -138,7 +145,7 @@ async def test_inline_functions_are_not_blamed() -> None:
     async with Executor(inline=True) as executor, LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         await executor.run(time.sleep, 0.12)
-        await anyio.sleep(3 * BEAT)
+        await measured(monitor)
         assert monitor.report().blame == []
 
 
@@ -147,7 +154,7 @@ async def test_reset() -> None:
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         time.sleep(0.04)  # noqa: ASYNC251
-        await anyio.sleep(3 * BEAT)
+        await measured(monitor)
         assert monitor.report().blame
         monitor.reset()
         report = monitor.report()
@@ -190,7 +197,7 @@ async def test_ended_and_entered_again() -> None:
     async with monitor:
         with pytest.raises(ExecutorClosedError, match="already measures an event loop"):
             monitor.start()
-        await anyio.sleep(3 * BEAT)
+        await measured(monitor)
     before = monitor.report()
     assert before.lag.count > 0
     assert monitor.report() == before
@@ -205,11 +212,10 @@ async def test_two_monitors_of_one_loop() -> None:
     for order in ((first, second), (second, first)):
         first.start()
         second.start()
-        await anyio.sleep(3 * BEAT)
-        for monitor in order:
-            monitor.stop()
-            await anyio.sleep(3 * BEAT)
-        assert all(monitor.report().lag.count > 0 for monitor in order)
+        await measured(first, second)
+        order[0].stop()
+        await measured(order[1])
+        order[1].stop()
         assert all(monitor.report().utilisation < 0.9 for monitor in order)
 
 
