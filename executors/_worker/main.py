@@ -24,7 +24,7 @@ from executors.errors import describe
 
 TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from mmap import mmap
     from typing import Any, Literal
 
@@ -90,7 +90,7 @@ class Worker(TaskRunner):
             except (EOFError, OSError):
                 return
             if kind == SMALL_JOB:
-                self._run_job(kind, task_id, body)
+                self._run_job(task_id, self._run_small, body)
             elif kind == FrameType.EXIT:
                 break
             elif kind in SEGMENT_NOTICES:
@@ -100,18 +100,15 @@ class Worker(TaskRunner):
             elif kind == FrameType.CREDIT:  # for the stream that follows, or for the last one, which has ended
                 self._granted = task_id, body
             elif kind != FrameType.CLOSE:  # of a stream that has ended
-                self._run_job(kind, task_id, body)
+                self._run_job(task_id, self._run_any, kind, body)
         self.end()
         self._outbox.send()
 
-    def _run_job(self, kind: int, task_id: int, body: bytes | bytearray) -> None:
-        """Run a job, and send its outcome."""
+    def _run_job(self, task_id: int, run: Callable[..., Answer], *call: Any) -> None:
+        """Run a job by `run(task_id, *call)`, and send its outcome."""
         self._entered_task_id[:8] = task_id.to_bytes(8, "little")  # before any user code, which unpickling may run
         cpu_began = time.process_time()
-        if kind == SMALL_JOB:
-            outcome, parts = self._run_small(task_id, body)
-        else:
-            outcome, parts = self._run_any(kind, task_id, body)
+        outcome, parts = run(task_id, *call)
         cpu_time = time.process_time() - cpu_began
         if os.getpid() != self._pid:  # the task has forked, and this is the child
             os._exit(0)
@@ -141,7 +138,7 @@ class Worker(TaskRunner):
         job = self._outbox.job = RunningJob(task_id, name)
         return self.run(job, function, args, {}, {}, is_coroutine)
 
-    def _run_any(self, kind: int, task_id: int, body: bytes | bytearray) -> Answer:
+    def _run_any(self, task_id: int, kind: int, body: bytes | bytearray) -> Answer:
         parts: Sequence[Buffer]
         try:
             kind, parts = self._codec.decode(kind, body, self._channel.descriptors)
