@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 running: ContextVar[_Running | None] = ContextVar("executors.running", default=None)
 """The task that a context belongs to. Set while a task runs, and while its failure is reported."""
 
-set_running = running.set
+set_running = running.set  # looked up once, and not for each task
 
 waiting_client: ContextVar[WaitingClient | None] = ContextVar("executors.waiting_client", default=None)
 """The client of the current request, whose tasks in `run` are cancelled when it leaves. Set by the ASGI middleware."""

@@ -35,7 +35,8 @@ class LoopBackend(ExecutorBackend):
     def __init__(self, max_running: int | None = None) -> None:
         if max_running is not None:
             whole_number(max_running, "max_running", least=1)
-        self.workers = self._max_running = max_running
+        self.workers = max_running
+        self._max_running = max_running  # read for each task: an attribute that hides one of the class takes longer
         self.starts_at_once = max_running is None
         self.supports_priority = max_running is not None
         self._running: set[Job] = set()  # empty where coroutines are not limited
