@@ -152,7 +152,7 @@ def test_steps_of_the_clock(tmp_path: Path) -> None:
         # There is nothing else to run: the other one has no lease itself, and so time for those of the first one only.
         for step in steps:
             offset.write_text(str(step))
-            time.sleep(2.5)  # longer than a lease and the delay of a take-over
+            time.sleep(3)  # longer than a lease and the delay of a take-over
         for index, step in enumerate(steps):
             offset.write_text(str(step))
             machine.enqueue(("wait", f"now-{index}", 0.0))

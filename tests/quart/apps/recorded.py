@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import anyio
 from quart import Quart, Response
@@ -29,7 +28,7 @@ async def job(seconds: float) -> dict[str, int]:
     """Wait for a time or for a file, and return something for JSON."""
     current_task().progress(1, 2, "half")
     with anyio.move_on_after(seconds):
-        while not Path("release").exists():  # noqa: ASYNC240
+        while not await anyio.Path("release").exists():
             await anyio.sleep(0.02)
     return {"pid": os.getpid()}
 
