@@ -17,6 +17,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from loops import ON_ASYNCIO
 
 from executors import (
     Executor,
@@ -513,7 +514,7 @@ async def test_done_callbacks_are_removed_and_checked() -> None:
     assert called == ["method"]
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@ON_ASYNCIO
 @pytest.mark.parametrize("until", [asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED])
 async def test_asyncio_waits_for_handles(until: str) -> None:
     """`asyncio.wait` takes handles, as it takes futures."""

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 import progress_tasks as tasks
 import pytest
+from loops import ON_ASYNCIO
 from thread_work import ThreadWork
 
 from executors import (
@@ -31,7 +32,6 @@ from executors.backends import FuturesBackend
 
 pytestmark = pytest.mark.anyio
 
-on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 
 PATIENCE = 30.0
 
@@ -61,7 +61,7 @@ async def records_of(handle: TaskHandle) -> list[TaskRecord]:
 # --- reports ----------------------------------------------------------------------------------------------
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_the_last_report_is_seen_before_the_end() -> None:
     """When a task has ended, on whichever backend, its handle and its record have its last report."""
     async with started_executor() as executor:
@@ -98,7 +98,7 @@ async def test_progress_of_a_running_task(tmp_path) -> None:
                 (tmp_path / str(number)).unlink()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_values_that_can_be_reported() -> None:
     """Numbers of any type; what is not finite is ignored, what is no number raises, and a long message is cut."""
     async with started_executor() as executor:
@@ -128,7 +128,7 @@ def test_nothing_outside_of_a_task() -> None:
     assert list(current_task().track(iter("abc"), 3)) == ["a", "b", "c"]
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_track() -> None:
     """It reports each processed item: of those that it has a length for, or that it was given one for, and others."""
     seen: list[TaskProgress | None] = []
@@ -151,7 +151,7 @@ async def test_track() -> None:
             seen.clear()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_reports_after_the_end_are_ignored() -> None:
     """A thread task that was abandoned, or one that leaves a thread behind, reports no more."""
     work = ThreadWork(lambda: current_task().progress(2))
@@ -170,7 +170,7 @@ async def test_reports_after_the_end_are_ignored() -> None:
         assert handle.progress == TaskProgress(1)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_report_is_cheap() -> None:
     """It takes few bytecode instructions, in a thread and in a worker: those of 2 µs are several hundred."""
     async with started_executor() as executor:
@@ -277,7 +277,7 @@ async def test_at_most_ten_updates_a_second() -> None:
     assert handle.state is SUCCEEDED
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_readers_share_one_look(tmp_path, monkeypatch) -> None:
     """However many read, the worker's memory is read once in each interval, and not at all if nobody waits."""
     looks = []
@@ -340,7 +340,7 @@ async def test_a_queued_task_that_is_cancelled() -> None:
         work.release.set()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_updates_belong_on_the_loop() -> None:
     """Another event loop is refused, as for `await handle`."""
     async with Executor(threads=1, processes=0) as executor:
@@ -388,7 +388,7 @@ async def test_the_stall_timeout_counts_from_the_last_report(tmp_path) -> None:
         assert stopping.run_time >= 1.8
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_stall_timeout_that_no_backend_can_enforce() -> None:
     """A backend that doesn't see progress refuses it at the call; a value that is no duration is refused anyway."""
     for value in (0, -1, "soon", math.nan):

@@ -13,6 +13,7 @@ import anyio.to_thread
 import map_tasks
 import pytest
 import trio
+from loops import ON_ASYNCIO
 
 from executors import (
     ConfigurationError,
@@ -31,7 +32,6 @@ from executors.events import TaskEvent, TaskSubmitted
 
 pytestmark = pytest.mark.anyio
 
-on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 
 TIMEOUT = 10.0
 
@@ -202,7 +202,7 @@ async def test_task_that_is_cancelled_while_it_runs_fails_its_future() -> None:
             future.result()
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.parametrize(
     ("function", "name"), [(map_tasks.square, "squared"), (map_tasks.slow_square, "slowly squared")]
 )

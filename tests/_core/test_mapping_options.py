@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import map_tasks as tasks
 import pytest
+from loops import ON_ASYNCIO
 
 from executors import (
     ConfigurationError,
@@ -22,7 +23,6 @@ from executors._states import CANCELLED
 
 pytestmark = pytest.mark.anyio
 
-on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 PATIENCE = 10.0
 
 
@@ -149,7 +149,7 @@ async def test_error_names_its_item() -> None:
             assert notes_of(caught.value) == ["raised for item 4 of map"], (tag, chunksize)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_error_of_a_whole_chunk_names_its_items() -> None:
     """A lost worker costs its chunk: the note names all items of that, and each has the error in its place."""
     async with Executor(processes=1) as executor:

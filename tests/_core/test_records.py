@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from loops import ON_ASYNCIO
 
 from executors import (
     ConfigurationError,
@@ -33,7 +34,6 @@ from tests.support import worker_tasks
 
 pytestmark = pytest.mark.anyio
 
-on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 MIB = 1024 * 1024
 
 
@@ -108,7 +108,7 @@ async def test_outcomes_of_finished_tasks() -> None:
         await until(lambda: called == [found])
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_finished_task_is_found_again() -> None:
     """Whoever finds it changes nothing: the next one finds the same."""
     async with Executor(processes=0) as executor:
@@ -146,7 +146,7 @@ class Own:
     """An object that can be referred to weakly."""
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.parametrize("function", [echo, fail])
 async def test_a_finished_task_keeps_nothing_of_the_user_alive(function: Callable[..., Any]) -> None:
     """Neither arguments nor value, error or traceback stay with the record."""
@@ -164,7 +164,7 @@ async def test_a_finished_task_keeps_nothing_of_the_user_alive(function: Callabl
         assert executor.get(task_id) is not None
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.parametrize("text", ["", "1", "0" * 32, "../etc/passwd", "é" * 32, None])
 async def test_any_string_may_be_asked_for(text: str) -> None:
     """What a client sends as an id leads to nothing, also before the start."""
@@ -176,7 +176,7 @@ async def test_any_string_may_be_asked_for(text: str) -> None:
         assert not await executor.cancel(text)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_task_of_another_executor_is_not_found() -> None:
     """An executor finds its own tasks."""
     async with Executor(processes=0) as executor, Executor(processes=0) as other:
@@ -187,7 +187,7 @@ async def test_a_task_of_another_executor_is_not_found() -> None:
         assert other.get(handle.id) is not None
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_finished_tasks_expire() -> None:
     """A finished task stays for `keep_finished` seconds; not at all with 0."""
     async with Executor(processes=0, keep_finished=0.5) as executor, Executor(processes=0, keep_finished=0) as none:
@@ -201,7 +201,7 @@ async def test_finished_tasks_expire() -> None:
         assert none.get(handle.id) is None
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_the_latest_finished_tasks_stay() -> None:
     """Of many finished tasks the oldest are dropped, whether or not anybody asked in between."""
     async with Executor(processes=0) as executor:
@@ -215,7 +215,7 @@ async def test_the_latest_finished_tasks_stay() -> None:
         assert len(records._finished) == MAX_FINISHED
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_records_are_small() -> None:
     """10,000 finished tasks take less than 4 MB."""
     async with Executor(processes=0) as executor:
@@ -231,7 +231,7 @@ async def test_records_are_small() -> None:
             tracemalloc.stop()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_task_is_found_in_another_thread_while_it_ends() -> None:
     """Between active and finished there is no moment at which another thread doesn't find a task."""
     async with Executor(processes=0) as executor:
@@ -285,7 +285,7 @@ async def test_a_value_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(found.exception(), ResultNotKeptError)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_value_is_kept_for_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also behind one that is kept for longer: what is over takes no memory from the others."""
     monkeypatch.setattr(kept_results, "MIN_EXPIRY_INTERVAL", 0.01)
@@ -298,7 +298,7 @@ async def test_a_value_is_kept_for_its_own_time(monkeypatch: pytest.MonkeyPatch)
         assert executor.get(long.id) is long
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_an_option_of_the_function_and_of_the_call() -> None:
     """The option can be in a mark; a call turns it off by 0. A failure is not kept."""
 
@@ -336,7 +336,7 @@ async def test_all_kept_values_together_are_limited() -> None:
         assert executor.get(small.id) is small
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_value_that_cannot_be_measured_is_not_kept() -> None:
     """A value that can't be pickled has no size."""
     async with Executor(processes=0) as executor:
@@ -348,7 +348,7 @@ async def test_a_value_that_cannot_be_measured_is_not_kept() -> None:
         assert record.result is None
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_values_that_are_not_kept_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is remembered of values that can't be measured is limited, too."""
     monkeypatch.setattr(kept_results, "MAX_RESULTS", 10)

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 import pytest
 import retry_tasks
+from loops import ON_ASYNCIO
 from retry_tasks import FlakyError
 
 from executors import (
@@ -36,7 +37,6 @@ from executors.events import TaskEvent, TaskFinished, TaskRetried, TaskStarted, 
 pytestmark = pytest.mark.anyio
 
 LOOPS: dict[str, Any] = {"asyncio": ("asyncio", {}), "uvloop": ("asyncio", {"use_uvloop": True}), "trio": ("trio", {})}
-on_asyncio = pytest.mark.parametrize("anyio_backend", [LOOPS["asyncio"]], ids=["asyncio"])
 
 TIMEOUT = 30.0
 ON_FLAKY = Retry(attempts=3, on=FlakyError, wait=0)
@@ -335,7 +335,7 @@ async def test_concurrency_limit(path: str) -> None:
         single.cancel()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_an_attempt_that_never_starts(path: str) -> None:
     """An attempt that can't be dispatched counts for the limit of attempts, and not as a start; slots are kept."""
     async with Executor(threads=1, processes=1, queue_size=3) as executor:
@@ -663,7 +663,7 @@ async def test_the_deadline_of_further_attempts(path: str) -> None:
 # --- worker processes ---------------------------------------------------------------------------------------------
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_lost_worker(path: str) -> None:
     """A task whose worker dies is repeated only where that is asked for."""
     async with Executor(threads=1, processes=1) as executor:
@@ -676,7 +676,7 @@ async def test_a_lost_worker(path: str) -> None:
         assert (again.state, again.attempts) == (TaskState.SUCCEEDED, 2)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_arguments_are_those_of_the_submission(path: str) -> None:
     """Each attempt in a worker process gets the arguments as they were when the task was submitted."""
     values = ["as submitted"]
@@ -694,7 +694,7 @@ async def test_arguments_are_those_of_the_submission(path: str) -> None:
             assert await array_handle == 3_000_000
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_second_attempt_in_the_same_worker(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that runs two attempts of one task one after the other isn't mistaken for one that lost a message."""
     monkeypatch.setattr(worker_handle, "CHECK_INTERVAL", 0.1)
@@ -707,7 +707,7 @@ async def test_a_second_attempt_in_the_same_worker(path: str, monkeypatch: pytes
         assert len(workers) == 1
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_many_retried_tasks_in_workers(tmp_path: Path) -> None:
     """Short tasks that fail once, in two workers that prefetch: each is attempted exactly twice."""
     async with Executor(threads=1, processes=2) as executor:

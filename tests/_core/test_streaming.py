@@ -16,6 +16,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import stream_tasks as tasks
+from loops import ON_ASYNCIO
 from processes import within
 
 from executors import (
@@ -89,7 +90,6 @@ kinds_side_by_side = pytest.mark.parametrize(
 )
 """Run a test once on each event loop, which has all of these kinds there: for tests that wait for a limit."""
 stoppable_kinds = on_loops({kind: loops for kind, loops in LOOPS_OF.items() if kind not in {INLINE, THREAD}})
-on_asyncio = pytest.mark.parametrize("anyio_backend", [LOOPS["asyncio"]], ids=["asyncio"])
 
 
 def lines(path: Path) -> list[str]:
@@ -593,7 +593,7 @@ class Numbers:
             yield each
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_routes() -> None:
     """What is a generator function is decided as for functions, and so is where it goes."""
     async with Executor(threads=1, processes=1) as executor:
@@ -609,7 +609,7 @@ async def test_routes() -> None:
                 assert items.handle.backend == backend, function
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_what_is_no_generator_function_is_refused() -> None:
     """`stream` refuses other functions, and `submit`, `run` and `map` refuse generator functions, with a hint."""
 
@@ -629,7 +629,7 @@ async def test_what_is_no_generator_function_is_refused() -> None:
                 await executor.run(function, 1)  # type: ignore[arg-type]
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_backends_without_streams_refuse_them() -> None:
     """A backend that can't run generators is refused when `stream` is called."""
 

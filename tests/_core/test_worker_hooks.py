@@ -7,11 +7,11 @@ import os
 import hooked_executor
 import pytest
 from hooked_executor import executor
+from loops import ON_ASYNCIO
 
 from executors import AppNotFoundError, ConfigurationError, Executor, ExecutorInWorkerError, cpu_bound
 
 pytestmark = pytest.mark.anyio
-ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 @pytest.fixture

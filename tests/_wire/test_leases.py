@@ -12,7 +12,10 @@ from shared_memory import mapped, output_of
 from executors._wire.leases import Leases
 from executors._wire.segments import Placed, Segments
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no memfd")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no memfd"),
+    pytest.mark.usefixtures("no_garbage"),  # values that other tests have left in cycles are mapped
+]
 
 SIZE = 100_000
 

@@ -27,6 +27,8 @@ MEGABYTE = 1024 * 1024
 PLENTY = 64 * MEGABYTE
 SIZES = st.one_of(st.sampled_from([0, 1, 16 * 1024, MIN_SIZE - 1, MIN_SIZE, MEGABYTE]), st.integers(0, 2 * MEGABYTE))
 
+pytestmark = pytest.mark.usefixtures("no_garbage")  # values that other tests have left in cycles are mapped
+
 HAS_SEGMENTS = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no memfd")
 
 

@@ -21,7 +21,10 @@ from executors._wire.leases import Leases
 from executors._wire.memory import shared_limit
 from executors._wire.segments import MIN_SIZE, Placed, Segments
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no memfd")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no memfd"),
+    pytest.mark.usefixtures("no_garbage"),  # values that other tests have left in cycles are mapped
+]
 
 MEGABYTE = 1024 * 1024
 SIZES = st.one_of(

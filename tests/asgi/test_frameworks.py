@@ -13,6 +13,7 @@ from httpx import ASGITransport, AsyncClient
 from litestar import Litestar, get
 from litestar.middleware import DefineMiddleware
 from litestar.response import Response
+from loops import ON_ASYNCIO
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.endpoints import HTTPEndpoint
@@ -29,7 +30,7 @@ from executors.asgi import (
     lifespan,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+pytestmark = [pytest.mark.anyio, ON_ASYNCIO]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections import deque
 
 import anyio
 import pytest
+from loops import ON_ASYNCIO
 
 from executors import (
     ConfigurationError,
@@ -22,7 +23,6 @@ from executors._serving import responses
 from executors.asgi import ExecutorMiddleware, current_executor, lifespan
 
 pytestmark = pytest.mark.anyio
-ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 LAST = {"type": "http.request", "body": b"", "more_body": False}
 

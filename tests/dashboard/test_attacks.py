@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from asgi_requests import requesting, status_of, text_of
+from loops import ON_ASYNCIO
 from markupsafe import escape
 from quart import Quart
 from quart import abort as abort_in_quart
@@ -23,7 +24,6 @@ from executors.quart import QuartExecutor
 from executors.quart.dashboard import Dashboard
 
 pytestmark = pytest.mark.anyio
-ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 TASK = "0" * 32
 OF_THIS_SITE = {"sec_fetch_site": "same-origin", "origin": "http://shop.test"}
 PATHS = [

@@ -16,6 +16,7 @@ import anyio
 import durable_jobs
 import pytest
 from durable_jobs import note, noted
+from loops import ON_ASYNCIO
 
 from executors import (
     ConfigurationError,
@@ -33,8 +34,6 @@ from executors.durable import DurableQueue, leases
 from executors.store import database as schema
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ async def test_jobs_outlive_their_process(file: Path) -> None:
         assert (await ended(queue, job_id)).result == "3"
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_the_order_of_jobs(file: Path, record: Path) -> None:
     """Jobs of a higher priority come first, then earlier ones. Delayed ones wait, and take their place by their age."""
     async with opened(file, consume=False) as queue:
@@ -161,7 +160,7 @@ async def as_coroutine(value: object) -> Any:
     return value
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_limits_of_the_executor(file: Path, record: Path) -> None:
     """No more jobs are claimed than the backend, or the function's `max_concurrency`, lets run: others take them."""
     executor, queue = new_queue(file, threads=2)
@@ -196,7 +195,7 @@ async def test_limits_of_the_executor(file: Path, record: Path) -> None:
         await until(lambda: as_coroutine(len([n for n, _, _ in noted(record, "end") if n.startswith("thread")]) == 4))
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_idempotency_keys(file: Path) -> None:
     """A second `enqueue` with the key of a job that has not failed returns that job's id."""
     async with opened(file) as queue:
@@ -221,7 +220,7 @@ cyclic: list[Any] = []
 cyclic.append(cyclic)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_arguments_that_are_not_json(file: Path) -> None:
     """They are refused with the argument's name, and so is what JSON would change. Nothing is stored."""
     executor, queue = new_queue(file, consume=False)
@@ -291,7 +290,7 @@ def test_registrations_that_are_refused(file: Path) -> None:
         DurableQueue(executor, "redis://localhost")
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_strings_that_are_no_unicode(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lone surrogates, in an id that a client sends for example, harm nobody: SQLite can't store them."""
     monkeypatch.setattr(logging.getLogger("executors"), "disabled", True)  # pytest-xdist can't send them, either
@@ -337,7 +336,7 @@ async def test_attempts_after_failures(file: Path, record: Path, caplog: pytest.
     assert {getattr(each, "task_name", None) for each in named} == {"durable_jobs:fail"}
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.timeout(120)
 async def test_a_job_that_kills_its_worker(file: Path, record: Path) -> None:
     """The queue's `retry` replaces the mark's, so attempts do not multiply; the job fails with the signal."""
@@ -352,7 +351,7 @@ async def test_a_job_that_kills_its_worker(file: Path, record: Path) -> None:
         assert (await ended(queue, await queue.enqueue(durable_jobs.compute, "fine", 0.0))).state is TaskState.SUCCEEDED
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_no_second_attempt_beside_a_thread_that_goes_on(file: Path, record: Path) -> None:
     """A function in a thread that exceeds its timeout may go on; there is no attempt beside it."""
     executor, queue = new_queue(file, cancel_grace=0.1)
@@ -427,7 +426,7 @@ async def test_a_drain_puts_jobs_back(file: Path, record: Path) -> None:
             assert connection.execute("SELECT DISTINCT losses, failures FROM executor_jobs").fetchall() == [(0, 0)]
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_drain_does_not_put_back_what_still_runs(file: Path, record: Path) -> None:
     """A function in a thread that ignores the drain keeps its job until the lease is over, and so from others."""
     executor, queue = new_queue(file)
@@ -444,7 +443,7 @@ async def test_a_drain_does_not_put_back_what_still_runs(file: Path, record: Pat
         await queue.enqueue(durable_jobs.echo, 1)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_leases_from_before_the_machines_last_start(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their clock began anew: they are over, though they seem to last. A job that has lost ten processes fails."""
     monkeypatch.setattr(leases, "TAKE_OVER_DELAY", 0.1)
@@ -465,7 +464,7 @@ async def test_leases_from_before_the_machines_last_start(file: Path, monkeypatc
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_two_releases_share_a_file(file: Path) -> None:
     """One with an earlier schema made the file, and a later one adds columns and functions; both go on."""
     async with Executor(processes=0, store=f"sqlite:///{file}") as executor:
@@ -493,7 +492,7 @@ async def test_two_releases_share_a_file(file: Path) -> None:
         assert (await ended(queue, unknown)).state is TaskState.SUCCEEDED
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_function_with_two_names(file: Path) -> None:
     """A function that has been renamed runs the jobs of both names; new ones have the name that it got first."""
 
@@ -515,7 +514,7 @@ async def test_a_function_with_two_names(file: Path) -> None:
     ]
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_jobs_expire(file: Path) -> None:
     """Finished jobs are deleted after the expiry, failed ones later, and results when `keep_result` is over."""
     async with opened(file) as queue:

@@ -9,13 +9,14 @@ from typing import Any
 import anyio
 import pytest
 import traced_executor as tasks
+from loops import ON_ASYNCIO
 from quart import Quart
 
 from executors import Executor
 from executors.events import TaskEvent, TaskStarted
 from executors.quart import QuartExecutor
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+pytestmark = [pytest.mark.anyio, ON_ASYNCIO]
 
 TIMEOUT = 20.0
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 import traced_executor as tasks
+from loops import ON_ASYNCIO
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -42,7 +43,6 @@ from executors.instrumentation.readings import MAX_NAMES
 from executors.monitor import LoopMonitor
 
 pytestmark = pytest.mark.anyio
-on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 TIMEOUT = 20.0
 
@@ -138,7 +138,7 @@ async def until(condition: Any) -> None:
             await anyio.sleep(0.005)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_metrics_of_tasks(telemetry: Telemetry) -> None:
     """Each outcome on each backend is counted and measured, with the attributes of the task and no others."""
     async with Executor(threads=1, processes=1, cancel_grace=0.01, hooks=[telemetry.hook()]) as executor:
@@ -180,7 +180,7 @@ async def test_metrics_of_tasks(telemetry: Telemetry) -> None:
     assert telemetry.points("executors.task.abandoned")[of("wait", "thread")] == 1
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_queues_and_workers(telemetry: Telemetry) -> None:
     """What runs, waits and is refused is seen while it does, and no more once the executor is drained."""
     release = threading.Event()
@@ -212,7 +212,7 @@ async def test_queues_and_workers(telemetry: Telemetry) -> None:
         assert telemetry.points(name) == {}
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_lost_workers(telemetry: Telemetry) -> None:
     """A worker that dies is counted, one that is killed for a timeout is not, and a restart keeps the sum."""
     executor = Executor(threads=1, processes=1, hooks=[telemetry.hook()])
@@ -230,7 +230,7 @@ async def test_lost_workers(telemetry: Telemetry) -> None:
     assert telemetry.points("executors.task.completed")[lost] == 2
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.usefixtures("undisturbed")
 async def test_blocked_loop(telemetry: Telemetry) -> None:
     """The lag of the loop is a histogram, and who blocks it is named; the sums go on after a reset of the monitor."""
@@ -251,7 +251,7 @@ async def test_blocked_loop(telemetry: Telemetry) -> None:
         assert 0 <= telemetry.points("executors.eventloop.utilization")[frozenset()] <= 1
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.usefixtures("undisturbed")
 async def test_all_instruments(telemetry: Telemetry) -> None:
     """Every instrument has its unit, also with several hooks and executors, whose values are added up."""
@@ -279,7 +279,7 @@ async def test_all_instruments(telemetry: Telemetry) -> None:
     assert kinds == {name: KINDS.get(name, "counter") for name in INSTRUMENTS}
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_limit_of_names(telemetry: Telemetry) -> None:
     """The names of many tasks don't make as many time series, and each span has its own."""
     async with Executor(processes=0, hooks=[telemetry.hook()]) as executor:
@@ -326,7 +326,7 @@ def child_of_attempt(telemetry: Telemetry) -> None:
         raise LookupError
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_content_of_spans(telemetry: Telemetry) -> None:
     """A span has the outcome, the attempts, the queue time as an event, and the error with its traceback."""
     release = threading.Event()
@@ -371,7 +371,7 @@ async def test_content_of_spans(telemetry: Telemetry) -> None:
     assert span.attributes["executors.outcome"] == "cancelled"
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_wait_for_a_slot_is_part_of_the_span(telemetry: Telemetry) -> None:
     """The span of a task whose caller waits for a slot begins when it begins to wait."""
     release, events = threading.Event(), []
@@ -447,7 +447,7 @@ class Receiver:
         return found
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_export_by_otlp(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hook's metrics and spans arrive by OTLP; what a task records in a worker is exported as the worker exits."""
     receiver = Receiver()
@@ -488,7 +488,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_setting() -> None:
     """The setting adds the hook to those of the executor, for each run, with the global providers."""
     events: list[Any] = []

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 import traced_executor as tasks
+from loops import ON_ASYNCIO
 from prometheus_client import CollectorRegistry, Metric, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 from quart import Quart
@@ -33,7 +34,6 @@ from executors.monitor import LoopMonitor
 from executors.quart import QuartExecutor
 
 pytestmark = pytest.mark.anyio
-on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 TIMEOUT = 20.0
 DASHBOARD = Path(__file__).parents[2] / "docs" / "_static" / "grafana-dashboard.json"
@@ -86,7 +86,7 @@ async def run_everything(executor: Executor) -> None:
     await executor.wait_idle()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_metrics() -> None:
     """Each outcome is counted and measured; queues, workers and those that died are there, also after a restart."""
     registry = CollectorRegistry()
@@ -129,7 +129,7 @@ async def test_metrics() -> None:
     assert values(registry, "executors_workers") == {}
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.usefixtures("undisturbed")
 async def test_loop() -> None:
     """The histogram of the loop's lag is cumulative, and who blocks the loop is named."""
@@ -151,7 +151,7 @@ async def test_loop() -> None:
         assert 0.3 < values(registry, "executors_eventloop_delay_seconds_sum")[()] < 30
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_app() -> None:
     """The collector of an extension covers the executor of its app with its monitor, scraped over HTTP."""
     app = Quart(__name__)
@@ -172,7 +172,7 @@ async def test_app() -> None:
     assert {"executors_tasks", "executors_queue_size", "executors_eventloop_delay_seconds"} <= names
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_limit_of_names() -> None:
     """The names of many tasks don't make as many time series."""
     registry = CollectorRegistry()
@@ -186,7 +186,7 @@ async def test_limit_of_names() -> None:
     assert counts["other",] == 5
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_refusals() -> None:
     """A second collector in a registry is refused, and one that would miss tasks."""
     registry = CollectorRegistry()
@@ -213,7 +213,7 @@ def queries() -> Iterator[str]:
             yield variable["query"]["query"]
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.usefixtures("undisturbed")
 async def test_dashboard() -> None:
     """Each metric and label in the dashboard's queries is exposed, and each metric is in the dashboard."""

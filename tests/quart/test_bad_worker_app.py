@@ -6,6 +6,7 @@ import logging
 
 import in_app
 import pytest
+from loops import ON_ASYNCIO
 
 from executors import BackendUnavailableError, ConfigurationError, WorkerLostError
 from executors.errors import AppNotFoundError
@@ -13,8 +14,6 @@ from executors.quart import QuartExecutor
 from executors.quart.worker import import_app
 
 pytestmark = pytest.mark.anyio
-
-ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 @pytest.fixture(params=["asyncio", "trio"])

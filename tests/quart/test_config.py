@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import background
 import pytest
+from loops import ON_ASYNCIO
 from quart import Quart
 from until import until
 
@@ -193,6 +194,7 @@ async def test_backends_and_tags(app, executor):
         assert executor.backend("loop").workers == 1
 
 
+@ON_ASYNCIO
 async def test_worker_settings(app, executor):
     """Niceness, payload limit and context variables apply to workers."""
     app.config.update(
@@ -208,6 +210,7 @@ async def test_worker_settings(app, executor):
             await executor.run(background.double, b"x" * 1000)
 
 
+@ON_ASYNCIO
 @pytest.mark.parametrize(
     ("key", "value"), [("EXECUTOR_MAX_TASKS_PER_WORKER", 1), ("EXECUTOR_WORKER_MAX_MEMORY_GROWTH", 1)]
 )

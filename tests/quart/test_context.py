@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import in_app
 import pytest
+from loops import ON_ASYNCIO_AND_TRIO
 from quart import (
     appcontext_popped,
     appcontext_pushed,
@@ -50,6 +51,7 @@ def on_loop(observe):
 KINDS = pytest.mark.parametrize("kind", [in_thread, on_loop])
 
 
+@ON_ASYNCIO_AND_TRIO
 @pytest.mark.parametrize("tag", ["io", "cpu"])
 @pytest.mark.parametrize("inline", [False, True])
 async def test_proxies_are_returned_as_values(app, executor, tag, inline):

@@ -15,6 +15,7 @@ import background
 import hostile
 import pytest
 import quart.ctx
+from loops import ON_ASYNCIO_AND_TRIO
 from quart import current_app
 from quart.signals import got_background_exception
 from until import until
@@ -146,6 +147,7 @@ async def test_other_log_records_are_unchanged(app, executor, caplog):
     assert sum(hasattr(record, "task_id") for record in caplog.records) == 2
 
 
+@ON_ASYNCIO_AND_TRIO
 async def test_executor_errors_are_reported(app, reported, caplog):
     """A task that timed out, lost its worker or raised `SystemExit` or `StopIteration` is reported, too."""
     expected = {

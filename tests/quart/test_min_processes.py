@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loops import ON_ASYNCIO_AND_TRIO
 from processes import wait_for_end
 from quart import Quart
 from servers import APPS, TIMEOUT, Server, until
@@ -58,6 +59,7 @@ def test_workers_that_fail_to_start(free_port: int, tmp_path: Path) -> None:
     assert not (tmp_path / "record").exists()
 
 
+@ON_ASYNCIO_AND_TRIO
 @pytest.mark.anyio
 async def test_without_a_server(app: Quart, executor: QuartExecutor) -> None:
     """A test client's startup waits, too, and raises the error of a worker that fails to start."""

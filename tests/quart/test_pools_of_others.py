@@ -11,6 +11,7 @@ import hooked_app
 import in_app
 import pytest
 import worker_app
+from loops import ON_ASYNCIO
 
 from executors import BackendUnavailableError
 from executors.backends import FuturesBackend
@@ -78,7 +79,7 @@ async def test_processes(use_pool, anyio_backend_name, tmp_path, monkeypatch):
     assert [line.split()[0] for line in path.read_text().splitlines()] == [*opened, "close_on_loop", "close"]
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@ON_ASYNCIO
 async def test_app_that_cannot_be_imported(use_pool):
     """The error says what the worker is missing, and isn't mistaken for the task's own."""
     use_pool(worker_app.app, one_process, EXECUTOR_WORKER_APP="no_such_module:app")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import in_app
 import pytest
+from loops import ON_ASYNCIO_AND_TRIO
 from quart import current_app, g, request, stream_with_context
 
 from executors._states import CANCELLED, SUCCEEDED
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.anyio
 TIMEOUT = 20.0
 
 
+@ON_ASYNCIO_AND_TRIO
 @pytest.mark.parametrize("tag", ["io", "cpu"])
 @pytest.mark.parametrize("function", [in_app.context_in_items, in_app.context_in_items_later])
 @pytest.mark.parametrize("inline", [False, True])

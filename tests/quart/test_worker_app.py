@@ -10,6 +10,7 @@ from pathlib import Path
 import in_app
 import pytest
 import worker_app
+from loops import ON_ASYNCIO
 from quart import current_app, g, has_request_context, request
 
 from executors import ExecutorInWorkerError
@@ -23,9 +24,6 @@ pytestmark = pytest.mark.anyio
 def anyio_backend(request):
     """Run on asyncio and trio: to a worker, uvloop is the same as asyncio."""
     return request.param
-
-
-on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ async def test_app_of_a_module(module_app):
         assert await add(in_app.take_calls) == []
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_configured_process_backend(module_app):
     """A `ProcessBackend` from the configuration has the app as well, also after a restart."""
     second = ProcessBackend(1)
@@ -116,7 +114,7 @@ async def test_factory(app, executor, anyio_backend_name):
         assert await app.add_background_task(in_app.imports) == ["worker_app", "create_app"]
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_configured_app_takes_precedence(module_app):
     """`EXECUTOR_WORKER_APP` takes precedence over the app that would be found."""
     module_app.config["EXECUTOR_WORKER_APP"] = "worker_app:recorded"
@@ -128,7 +126,7 @@ async def test_configured_app_takes_precedence(module_app):
         del module_app.config["EXECUTOR_WORKER_APP"]
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_proxies_in_lambdas(module_app):
     """Lambdas and closures can use Quart's proxies and ours; in the worker, these refer to its own app."""
     app = current_app

@@ -9,6 +9,7 @@ import time
 
 import hooked_app
 import pytest
+from loops import ON_ASYNCIO
 from named_pipes import NamedPipe
 from processes import seconds_without_cpu
 from quart import Quart
@@ -24,7 +25,6 @@ pytestmark = pytest.mark.anyio
 OPENED = ["open", "open_on_loop"]
 START_FAILURE = "worker processes fail to start"
 CLOSED = ["close_on_loop", "close"]
-ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 import pytest
+from loops import ON_ASYNCIO
 from processes import seconds_without_cpu
 
 from executors import (
@@ -37,7 +38,6 @@ from executors.store.pending import MAX_PENDING, Pending
 
 pytestmark = pytest.mark.anyio
 
-on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 MIB = 1024 * 1024
 LONG_DELAYS = (0.1,) * 100
 """On a busy machine, it may take longer until a record is written."""
@@ -136,7 +136,7 @@ async def without_result(executor: Executor, task_id: str) -> bool:
     return record is not None and record.result is None
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_record_is_visible_soon(file: Path) -> None:
     """A record is in the file within 100 ms, if the machine isn't busy."""
     async with stored(file) as executor:
@@ -156,7 +156,7 @@ async def test_a_record_is_visible_soon(file: Path) -> None:
         assert min(delays) < 0.1
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_records_of_many_tasks_share_transactions(file: Path) -> None:
     """Thousands of tasks are recorded, from the loop and from threads."""
     async with stored(file) as executor, anyio.create_task_group() as group:
@@ -169,7 +169,7 @@ async def test_records_of_many_tasks_share_transactions(file: Path) -> None:
     assert counts == [("succeeded", 3000)]
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_records_expire(file: Path) -> None:
     """Records of finished tasks are deleted after the expiry; those of unfinished ones stay."""
     async with stored(file) as executor:
@@ -186,7 +186,7 @@ async def is_missing(executor: Executor, task_id: str) -> bool:
     return await executor.find(task_id) is None
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_names_and_errors_of_any_kind(file: Path) -> None:
     """A name or a message that isn't valid Unicode can be stored."""
 
@@ -248,7 +248,7 @@ async def test_cancel_in_another_server_process(file: Path) -> None:
         assert connection.execute("SELECT * FROM executor_cancellations").fetchall() == []
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_an_unknown_id_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the record of an id that another server process has made may be about to be written."""
     monkeypatch.setattr(task_store, "SETTLE_DELAYS", (60.0,))
@@ -260,7 +260,7 @@ async def test_an_unknown_id_is_not_waited_for(file: Path, monkeypatch: pytest.M
             assert not await other.cancel("0" * 32)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_task_is_cancelled_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another server process cancels a task right after the submission, although its record is yet to be written."""
     monkeypatch.setattr(task_store, "SETTLE_DELAYS", LONG_DELAYS)
@@ -273,7 +273,7 @@ async def test_a_task_is_cancelled_at_once(file: Path, monkeypatch: pytest.Monke
             await handle.wait()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_record_is_found_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that is opened right after the submission finds the task, although its record is yet to be written."""
     monkeypatch.setattr(task_store, "SETTLE_DELAYS", LONG_DELAYS)
@@ -283,7 +283,7 @@ async def test_a_record_is_found_at_once(file: Path, monkeypatch: pytest.MonkeyP
         assert None not in records
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_an_end_is_found_at_once(file: Path) -> None:
     """After a flush, other server processes find the task's end and its result. Without the store it does nothing."""
     async with stored(file) as executor, stored(file) as other:
@@ -297,7 +297,7 @@ async def test_an_end_is_found_at_once(file: Path) -> None:
     await records.flush()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_progress_behind_queued_tasks_is_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of however many tasks that are queued, running ones are looked at."""
     monkeypatch.setattr(writer, "MAX_WATCHED", 2)
@@ -323,7 +323,7 @@ async def test_progress_behind_queued_tasks_is_found(file: Path, monkeypatch: py
         release.set()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_progress_is_found(file: Path) -> None:
     """The record of a running task of another server process shows the task's last report of progress."""
 
@@ -388,7 +388,7 @@ def end_leases(file: Path, pid: int) -> None:
         assert connection.execute(query, (schema.LEASE, pid)).rowcount == 1
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_tasks_of_a_killed_server_process_are_lost(file: Path) -> None:
     """The others declare them lost within ten seconds; what they finished and other processes run stays as it is."""
     async with stored(file) as executor:
@@ -409,7 +409,7 @@ async def test_tasks_of_a_killed_server_process_are_lost(file: Path) -> None:
         running.cancel()
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_tasks_are_lost_at_the_next_start(file: Path) -> None:
     """Also if no other server process was there when theirs was killed."""
     with server_process(file) as (process, task_id):
@@ -420,7 +420,7 @@ async def test_tasks_are_lost_at_the_next_start(file: Path) -> None:
         assert record.state is TaskState.LOST
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_tasks_that_were_declared_lost_by_mistake_come_back(file: Path) -> None:
     """A server process that was stopped for a while, such as by a debugger, records its tasks again."""
     async with stored(file) as executor, stored(file) as other:
@@ -440,7 +440,7 @@ async def is_running(executor: Executor, task_id: str) -> bool:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_the_file_is_for_its_user_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -458,7 +458,7 @@ async def test_the_file_is_for_its_user_only(
     assert [path.name for path in (tmp_path / "instance" / "deep").iterdir()] == ["tasks.db"]
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_file_that_cannot_be_created_is_refused_at_the_start(tmp_path: Path) -> None:
     """A mistake in the configuration is no task's problem: the start fails, and leaves nothing."""
     (tmp_path / "file").touch()
@@ -475,7 +475,7 @@ def test_urls_that_are_refused(value: Any) -> None:
         Executor(store=value)
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_later_release_has_added_a_column(file: Path) -> None:
     """Two releases share a file whose schemas differ in the minor version, and the later one fills in its column."""
     async with stored(file) as executor:
@@ -495,7 +495,7 @@ async def test_a_later_release_has_added_a_column(file: Path) -> None:
         assert connection.execute("SELECT later FROM executor_tasks").fetchall() == [(None,)] * 3
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_an_earlier_release_has_made_the_file(file: Path) -> None:
     """A column that a minor version has added is added to a file without it."""
     async with stored(file) as executor:
@@ -511,7 +511,7 @@ async def test_an_earlier_release_has_made_the_file(file: Path) -> None:
         assert record.result == "1"
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.usefixtures("no_garbage")
 async def test_a_file_of_another_major_version_is_left_alone(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Tasks run without the store, and one line says why."""
@@ -533,7 +533,7 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_a_file_with_tables_of_the_app(file: Path) -> None:
     """The store uses tables of its own, in a file that the app may use, too."""
     file.parent.mkdir()
@@ -550,7 +550,7 @@ async def test_a_file_with_tables_of_the_app(file: Path) -> None:
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
-@on_asyncio
+@ON_ASYNCIO
 @pytest.mark.usefixtures("no_garbage")
 async def test_a_locked_file(file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks go on while another program holds a lock; that is logged once, and recorded later."""
@@ -727,7 +727,7 @@ def test_a_change_replaces_no_end() -> None:
     assert pending.take() == {}
 
 
-@on_asyncio
+@ON_ASYNCIO
 async def test_more_tasks_than_the_file_takes(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
