@@ -97,7 +97,8 @@ class Route:
 
     Attributes:
         backend: The backend.
-        backend_name: Its name, which is read for each task: faster here, as that of a backend hides one of its class.
+        backend_name: A copy of its `name`, which is read for each task: CPython is slower to read an attribute that
+            hides one of its class.
         options: The task's options.
         is_coroutine: Whether the user's function is a coroutine function.
         runs_sync_on_loop: Whether the function is a sync function that a coroutine of the loop has to call.

@@ -36,7 +36,7 @@ class LoopBackend(ExecutorBackend):
         if max_running is not None:
             whole_number(max_running, "max_running", least=1)
         self.workers = max_running
-        self._max_running = max_running  # read for each task: an attribute that hides one of the class takes longer
+        self._max_running = max_running  # read for each task: CPython is slower to read one that hides one of its class
         self.starts_at_once = max_running is None
         self.supports_priority = max_running is not None
         self._running: set[Job] = set()  # empty where coroutines are not limited
