@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loops import ON_ASYNCIO
 
 from benchmarks import calls
 from benchmarks.harness import OURS, Goal, Plan, Report, in_turn, percentile
@@ -78,7 +79,7 @@ def test_calls_per_task() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_each_round_starts_with_another_arm() -> None:
     """No arm always follows the same one."""
     order = []

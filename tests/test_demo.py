@@ -145,7 +145,7 @@ def sources(tmp_path: Path) -> Path:
     return folder
 
 
-SHORT = 0.3
+SHORT = 0.6
 SHORT_DRAIN = (
     "-c",
     f"""
@@ -189,7 +189,7 @@ def check_report(text: str) -> None:
     assert re.search(r"loop +announce +\d+", text)
     for row in (r"files per second( +[\d.]+){2}", r"ping p50( +[\d.]+ ms){2}", r"ping p99( +[\d.]+ ms){2}"):
         assert re.search(row, text), text
-    assert re.search(rf"drained in [\d.]+ s of {SHORT:g} s: \d+ (succeeded|cancelled)", text), text[-1000:]
+    assert re.search(rf"drained in [\d.]+ s of {SHORT:g} s: \d+ succeeded", text), text[-1000:]
 
 
 def test_demo_succeeds(tmp_path: Path, sources: Path) -> None:

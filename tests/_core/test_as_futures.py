@@ -32,7 +32,6 @@ from executors.events import TaskEvent, TaskSubmitted
 
 pytestmark = pytest.mark.anyio
 
-
 TIMEOUT = 10.0
 
 

@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from loops import ON_ASYNCIO
 from thread_work import ThreadWork
 
 from executors import Executor, QueueFullError, TaskTimeoutError, io_bound
@@ -114,7 +115,7 @@ async def test_deadline_that_is_not_reached_leaves_nothing(busy: tuple[Executor,
     assert await executor.options(deadline=3600).run(anyio.lowlevel.checkpoint) is None
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_deadline_in_a_worker_process() -> None:
     """In worker processes a queued task is dropped at its deadline, and a running one is killed."""
     started, finished = [], []

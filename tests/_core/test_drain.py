@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from loops import ON_ASYNCIO
 from processes import seconds_without_cpu
 from thread_work import ThreadWork
 
@@ -497,7 +498,7 @@ async def test_errors_of_tasks_that_the_drain_has_cancelled() -> None:
     assert not work.entered.is_set()
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_tasks_of_the_report_are_found_among_many_that_succeeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that succeed during the drain do not count towards those that are kept for the report."""
     monkeypatch.setattr("executors._core.drain.MAX_FINISHED", 3)
@@ -532,7 +533,7 @@ async def test_a_monitor_stops_with_a_drain_that_nobody_waits_for() -> None:
 
 
 @pytest.mark.usefixtures("short_stop_timeout")
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_ids_that_are_first_read_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The report has the ids of tasks whose ids nobody had read, also when it is pickled, and the tasks are found."""
     work = ThreadWork()

@@ -6,7 +6,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from until import until
 
 from executors import ConfigurationError, Executor, InvalidTaskError, Retry, TaskState, cpu_bound, current_task
 from executors._core import services
@@ -35,12 +36,6 @@ async def started(executor: Executor, **drain: float) -> AsyncIterator[Executor]
 
 def new_executor(**settings: Any) -> Executor:
     return Executor(**{"threads": 2, "processes": 0, **settings})
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    with anyio.fail_after(TIMEOUT):
-        while not condition():
-            await anyio.sleep(0.001)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import pytest
 import retry_tasks
 from loops import ON_ASYNCIO
 from retry_tasks import FlakyError
+from until import until
 
 from executors import (
     Executor,
@@ -77,12 +78,6 @@ def executor_with(backend: str) -> Executor:
 
 def tag_of(backend: str) -> str:
     return "io" if backend in {"loop", "thread", "inline"} else "cpu"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(TIMEOUT):
-        while not condition():
-            await anyio.sleep(0.001)
 
 
 async def ended(handle: TaskHandle[Any]) -> TaskHandle[Any]:
@@ -408,7 +403,7 @@ async def test_cancelled_attempts_of_a_task_that_nobody_cancelled() -> None:
         assert await executor.options(retry=Retry(on=TaskCancelledError, wait=0)).run(work) == 2
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_cancelling_from_a_thread_between_two_attempts() -> None:
     """A cancellation that comes after an attempt has ended, and before the next is queued, ends the task, too."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 import worker_tasks as tasks
+from loops import ON_ASYNCIO
 from pool_tasks import Block
 
 from executors import Executor, SerializationError
@@ -283,7 +284,7 @@ def test_other_values_are_not_unmarshalled(load, value) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_small_values_travel_as_they_are(anyio_backend) -> None:
     """As arguments and as results, between a server and a worker process."""
     async with Executor(threads=1, processes=1) as executor:

@@ -9,6 +9,7 @@ import pytest
 import worker_tasks as tasks
 from hypothesis import given
 from hypothesis import strategies as st
+from loops import ON_ASYNCIO
 
 from executors import Executor, SerializationError
 from executors._wire.pickling import is_small
@@ -83,7 +84,7 @@ def test_what_is_small() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_a_small_call_may_be_too_large(anyio_backend) -> None:
     """The payload limit applies to them, too."""
     async with Executor(threads=1, processes=1, max_payload=500) as executor:

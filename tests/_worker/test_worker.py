@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import worker_tasks as tasks
+from loops import ON_ASYNCIO_AND_TRIO
 from processes import is_alive
 
 from executors import Executor, InvalidTaskError, TaskExitedError
@@ -189,14 +190,14 @@ async def test_the_setup(tmp_path) -> None:
         assert await executor.options(tag="d").run(tasks.identity, 4) == 8
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
-async def test_coroutines_run_on_the_kind_of_loop_that_the_executor_has(anyio_backend: tuple[str, object]) -> None:
+@ON_ASYNCIO_AND_TRIO
+async def test_coroutines_run_on_the_kind_of_loop_that_the_executor_has(anyio_backend_name: str) -> None:
     """A coroutine function runs on the same async library as the executor, also if pickled by value."""
     async with Executor(threads=1, processes=1) as executor:
         cpu = executor.options(tag="cpu")
-        assert await cpu.run(tasks.library_of_loop) == anyio_backend[0]
+        assert await cpu.run(tasks.library_of_loop) == anyio_backend_name
 
         async def by_value() -> str:
             return await tasks.library_of_loop()
 
-        assert await cpu.run(by_value) == anyio_backend[0]
+        assert await cpu.run(by_value) == anyio_backend_name

@@ -7,13 +7,13 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import loky
 import pytest
+from loops import ON_ASYNCIO
 
 from executors.backends import FuturesBackend, InlineBackend, LoopBackend, ProcessBackend, ThreadBackend
 from executors.testing import BackendContract, run, tasks
 
 pytestmark = pytest.mark.anyio
 
-ASYNCIO = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 UVLOOP_AND_TRIO = pytest.mark.parametrize(
     "anyio_backend", [("asyncio", {"use_uvloop": True}), ("trio", {})], ids=["uvloop", "trio"]
 )
@@ -63,7 +63,7 @@ class TestThreadPoolExecutor(BackendContract):
 
 
 @pytest.mark.usefixtures("process_pools", "forgotten_processes")
-@ASYNCIO
+@ON_ASYNCIO
 class TestProcessPoolExecutor(BackendContract):
     """The standard library's processes. That of threads is the same backend on all loops."""
 
@@ -73,7 +73,7 @@ class TestProcessPoolExecutor(BackendContract):
 
 
 @pytest.mark.usefixtures("process_pools", "forgotten_processes")
-@ASYNCIO
+@ON_ASYNCIO
 class TestLokyExecutor(BackendContract):
     """loky's processes: one, as they are slow to start."""
 
@@ -88,7 +88,7 @@ class MuteBackend(InlineBackend):
         """Ignore it."""
 
 
-@ASYNCIO
+@ON_ASYNCIO
 async def test_a_backend_that_reports_nothing(tmp_path, monkeypatch) -> None:
     """The failure names the missing report, instead of a bare TimeoutError."""
     monkeypatch.setattr(run, "STUCK_TIMEOUT", 0.01)

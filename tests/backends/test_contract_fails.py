@@ -13,13 +13,14 @@ import time
 
 import anyio.to_thread
 import pytest
+from loops import ON_ASYNCIO
 
 from executors.backends import ExecutorBackend, Job
 from executors.testing import BackendContract, contract, leftovers, run
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"]),
+    ON_ASYNCIO,
 ]
 
 

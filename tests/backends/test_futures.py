@@ -18,6 +18,7 @@ import anyio
 import daemonic
 import pytest
 import worker_tasks as tasks
+from loops import ON_ASYNCIO
 from named_pipes import NamedPipe
 from processes import ended
 
@@ -38,7 +39,7 @@ from executors.context import WorkerState
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.usefixtures("process_pools"),
-    pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"]),
+    ON_ASYNCIO,
 ]
 
 TIMEOUT = 30.0

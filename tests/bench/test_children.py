@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from loops import ON_ASYNCIO
 from processes import is_alive
 
 from executors.bench import children
@@ -39,7 +40,7 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_child_answers_until_it_ends() -> None:
     """Printed output isn't an answer; the error after its end has its exit code and the end of its log."""
     async with started("bench_child:main", {"ADDED": "!"}) as child:
@@ -49,7 +50,7 @@ async def test_child_answers_until_it_ends() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_child_with_a_blocked_loop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child whose event loop is blocked is killed after a timeout."""
     monkeypatch.setattr(children, "EXIT_TIMEOUT", 0.1)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from loops import ON_ASYNCIO
 
 from executors.bench.client import Client, Probed, probe
 
@@ -16,7 +17,7 @@ NUMBER = 10
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"]),
+    ON_ASYNCIO,
 ]
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from loops import ON_ASYNCIO
 
 from executors import ConfigurationError, Executor
 from executors.bench.arms import Call, find_arm
@@ -17,7 +18,7 @@ from executors.bench.server import Driver
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"]),
+    ON_ASYNCIO,
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from loops import ON_ASYNCIO
 
 from executors.bench import run as module
 from executors.bench.results import Measurement
@@ -10,7 +11,7 @@ from executors.bench.run import BenchError, Plan, run
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"]),
+    ON_ASYNCIO,
 ]
 
 ARMS = ("idle", "inline", "thread")

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import pytest
+from loops import ON_ASYNCIO
 
 from benchmarks import arms, plots, responsiveness, work
 from benchmarks.harness import OURS, ROOT, Call, Plan, Report
@@ -56,7 +57,7 @@ def test_hold_gil_and_compute() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 @pytest.mark.parametrize("arm", [arms.quart_threads, arms.anyio_threads])
 async def test_arms_run_functions_in_threads(
     arm: Callable[[Executor], AbstractAsyncContextManager[Call]],

@@ -8,7 +8,8 @@ from typing import Any
 
 import anyio
 import pytest
-from asgi_requests import requesting, status_of, text_of, until
+from asgi_requests import requesting, status_of, text_of
+from until import until
 
 from executors import Executor
 from executors._dashboard import feed

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from durable_jobs import noted
+from loops import ON_ASYNCIO
 from quart import Quart, current_app
 from quart.signals import got_background_exception
 from quart_trio import QuartTrio
@@ -98,7 +99,7 @@ async def test_where_jobs_run(anyio_backend_name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_the_file_of_an_app(tmp_path: Path) -> None:
     """The file is that of the task records unless another one is named; without any, or one that works, no start."""
     app, queue = new_app("asyncio", tmp_path / "jobs.db")

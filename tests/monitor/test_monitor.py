@@ -19,6 +19,7 @@ import anyio.to_thread
 import culprits
 import pytest
 from processes import seconds_without_cpu
+from until import until
 
 from executors import ConfigurationError, Executor, ExecutorClosedError, ExecutorWarning
 from executors.monitor import LoopMonitor, LoopReport
@@ -31,8 +32,7 @@ BEAT = 0.02
 async def measured(*monitors: LoopMonitor) -> None:
     """Wait until each monitor has measured three further heartbeats, however late they are."""
     wanted = {monitor: monitor.report().lag.count + 3 for monitor in monitors}
-    while any(monitor.report().lag.count < count for monitor, count in wanted.items()):
-        await anyio.sleep(BEAT)
+    await until(lambda: all(monitor.report().lag.count >= count for monitor, count in wanted.items()))
 
 
 async def test_an_idle_loop() -> None:
@@ -116,8 +116,7 @@ async def test_advice_is_given_once(
                 await anyio.sleep(2 * BEAT)
                 await executor.run(culprits.blocking_coroutine)
                 await anyio.sleep(2 * BEAT)
-            while not (caught or caplog.records):  # the watchdog's thread gives advice
-                await anyio.sleep(BEAT)
+            await until(lambda: caplog.records or any(each.category is ExecutorWarning for each in caught))
             (advice,) = monitor.report().advice
     assert advice.startswith("`blocking_coroutine` blocked the loop for ")
     assert advice.endswith("(culprits.py:38): make it a sync function, which runs in a thread")
@@ -137,8 +136,7 @@ async def test_advice_where_warnings_are_errors(
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         time.sleep(0.3)  # noqa: ASYNC251
-        while not caplog.records:  # the watchdog's thread gives advice
-            await anyio.sleep(BEAT)
+        await until(lambda: caplog.records)  # the watchdog's thread gives advice
         (advice,) = monitor.report().advice
     assert [record.getMessage() for record in caplog.records] == [advice]
 
@@ -157,8 +155,7 @@ async def test_reset() -> None:
     async with LoopMonitor(period=BEAT) as monitor:
         await anyio.sleep(2 * BEAT)
         time.sleep(0.04)  # noqa: ASYNC251
-        while not monitor.report().blame:  # the watchdog's thread finds it
-            await anyio.sleep(BEAT)
+        await until(lambda: monitor.report().blame)  # the watchdog's thread finds it
         monitor.reset()
         report = monitor.report()
         assert (report.blame, report.lag.max, report.lag.count, monitor.recent) == ([], 0, 0, ())

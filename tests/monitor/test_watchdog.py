@@ -12,6 +12,7 @@ from collections import deque
 import anyio
 import culprits
 import pytest
+from loops import ON_ASYNCIO
 
 from executors import Executor
 from executors.monitor import LoopMonitor
@@ -34,7 +35,7 @@ def stand_by(has_come: threading.Barrier, ended: threading.Event, depth: int = 2
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="a thread cannot read another thread's clock")
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_idle_threads_cost_little() -> None:
     """Sampling a blocked loop costs little CPU, however many idle threads there are."""
     has_come, ended = threading.Barrier(41), threading.Event()
@@ -57,7 +58,7 @@ async def test_idle_threads_cost_little() -> None:
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="a thread cannot read another thread's clock")
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_the_watchdog_is_no_suspect() -> None:
     """A sample that the alarm takes on the loop's thread has other threads, and not the watchdog's."""
     began, ended = threading.Barrier(2), threading.Event()
@@ -77,7 +78,7 @@ async def test_the_watchdog_is_no_suspect() -> None:
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="a thread cannot read another thread's clock")
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_a_sample_keeps_the_gil() -> None:
     """It is of one moment, and costs a busy loop one change of threads and no more."""
     switches, is_running, ended = 0, threading.Event(), threading.Event()
@@ -116,7 +117,7 @@ def compute(_: Argument) -> None:
     culprits.compute(0.2)
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_samples_keep_no_task_alive() -> None:
     """Nothing keeps a task alive that was sampled during a delay, even without the garbage collector."""
     async with Executor(threads=1, processes=0) as executor, LoopMonitor(period=BEAT) as monitor:
@@ -161,7 +162,7 @@ async def test_a_late_beat_is_recorded_before_the_next_one_is_due() -> None:
 
 
 @pytest.mark.parametrize(("seen_at", "is_blamed"), [(50.0, True), (30.0, False)])
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_what_was_seen_before_the_last_beat_is_over(seen_at: float, is_blamed: bool) -> None:
     """It is not to blame for the next delay, also where the watchdog had no CPU for a sample in between."""
     found: list[object] = []
@@ -178,7 +179,7 @@ async def test_what_was_seen_before_the_last_beat_is_over(seen_at: float, is_bla
     assert len(found) == is_blamed
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_a_sample_is_of_one_moment() -> None:
     """A sample that was interrupted is taken again: its time, its clocks and its stacks belong together."""
 

@@ -18,6 +18,7 @@ import pytest
 import two_apps
 from hypercorn.config import Config
 from hypercorn.middleware.dispatcher import AsyncioDispatcherMiddleware, TrioDispatcherMiddleware
+from loops import ON_ASYNCIO_AND_TRIO
 from quart import Blueprint, current_app, websocket
 from quart.signals import got_background_exception
 from until import until
@@ -29,9 +30,6 @@ pytestmark = pytest.mark.anyio
 
 
 # --- two apps under one server ------------------------------------------------------------------------------------
-
-on_each_dispatcher = pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
-"""Hypercorn has one for asyncio and one for trio."""
 
 
 @pytest.fixture
@@ -80,7 +78,7 @@ async def until_listening(port):
                 return
 
 
-@on_each_dispatcher
+@ON_ASYNCIO_AND_TRIO
 async def test_under_a_dispatcher(serving):
     """Each app of a dispatcher has its own context, pool sizes and tags, on every backend."""
     async with serving() as fetch:
@@ -89,7 +87,7 @@ async def test_under_a_dispatcher(serving):
             assert await fetch(f"{path}/") == {"names": [name, name], "reports": reports, "threads": threads}
 
 
-@on_each_dispatcher
+@ON_ASYNCIO_AND_TRIO
 async def test_each_app_of_a_dispatcher_drains_its_own(apps, serving):
     """When the server stops, the apps drain concurrently; each waits for and reports only its own tasks."""
     first, second = (app.extensions["executor"] for app in apps.values())
@@ -108,7 +106,7 @@ async def test_each_app_of_a_dispatcher_drains_its_own(apps, serving):
     assert second.drain_report.clean
 
 
-@on_each_dispatcher
+@ON_ASYNCIO_AND_TRIO
 async def test_served_again(apps, serving):
     """Apps of a dispatcher can be served again after the server has stopped."""
     for _ in range(2):

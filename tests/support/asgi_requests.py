@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -118,10 +118,3 @@ async def text_of(app: Any, path: str) -> str:
     async with requesting(app, path) as answer:
         assert answer.status == 200
         return (await answer.body()).decode()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    with anyio.fail_after(TIMEOUT):
-        while not condition():
-            await anyio.sleep(0.001)

@@ -7,6 +7,7 @@ import os
 import launching
 import pytest
 from launching import call, config, setup
+from loops import ON_ASYNCIO
 
 from executors import Executor
 from executors._worker import fork_safety
@@ -37,7 +38,7 @@ def test_precedence(launcher, launch, monkeypatch, way: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_settings() -> None:
     """An executor's setting is for its own backend and those made of a string, a backend's argument for that one."""
     async with Executor(

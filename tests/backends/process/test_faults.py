@@ -10,6 +10,7 @@ import fault_tasks
 import pytest
 import worker_tasks as tasks
 from faults import PROMPTLY, TIMEOUT, promptly, under_fault
+from loops import ON_ASYNCIO
 from processes import ended, is_alive
 
 from executors import TaskCancelledError, TaskExitedError, TaskTimeoutError, WorkerLostError
@@ -17,7 +18,6 @@ from executors._states import LOST, TIMED_OUT
 
 pytestmark = pytest.mark.anyio
 
-ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 """Where the loop makes no difference."""
 
 CRASHES = [
@@ -32,7 +32,7 @@ KINDS = [SystemExit, KeyboardInterrupt, GeneratorExit, StopAsyncIteration, fault
 """Exceptions that end a process, a loop or an iteration. StopIteration and CancelledError have tests of their own."""
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize(("crash", "args", "exitcode"), CRASHES)
 async def test_a_crash_fails_only_its_own_task(named_pipe, crash, args, exitcode: int) -> None:
     """The task that kills its worker is lost; the error has the exit code or signal."""
@@ -44,7 +44,7 @@ async def test_a_crash_fails_only_its_own_task(named_pipe, crash, args, exitcode
         assert error.signal == (signal.Signals(-exitcode) if named else None)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_one_crash_after_another(named_pipe) -> None:
     """A pool whose workers die again and again fails only those tasks, and refuses nothing."""
     async with under_fault(named_pipe, survives=False) as fault:
@@ -61,7 +61,7 @@ async def test_one_crash_after_another(named_pipe) -> None:
 # --- exits ------------------------------------------------------------------------------------------------
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("raise_it", [tasks.raise_it, fault_tasks.raise_later], ids=["function", "coroutine"])
 async def test_a_task_that_exits(named_pipe, raise_it) -> None:
     """An exception that ends a process fails its task, with the original as cause; worker and server go on."""
@@ -76,7 +76,7 @@ async def test_a_task_that_exits(named_pipe, raise_it) -> None:
             assert "Traceback in worker process" in cause.__notes__[-1]
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("raise_it", [tasks.raise_it, fault_tasks.raise_later], ids=["function", "coroutine"])
 async def test_a_task_that_stops_an_iteration(named_pipe, raise_it) -> None:
     """StopIteration does not end the wait; Python makes a RuntimeError of it in a coroutine."""
@@ -104,7 +104,7 @@ STUBBORN = [
 ]
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("task", STUBBORN, ids=lambda task: task.__name__)
 async def test_a_timeout_kills_an_unresponsive_task(named_pipe, task) -> None:
     """A task that sleeps, spins, is stuck in C code, is stopped or ignores signals ends at its timeout."""
@@ -123,7 +123,7 @@ async def test_a_timeout_on_every_loop(named_pipe) -> None:
         assert handle.state is TIMED_OUT
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("end", ["cancel", "timeout"])
 async def test_a_worker_is_killed_with_its_group(named_pipe, end: str) -> None:
     """Programs started by a task end with it, and another worker takes over at once."""
@@ -142,7 +142,7 @@ async def test_a_worker_is_killed_with_its_group(named_pipe, end: str) -> None:
         await ended(grandchild)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_workers_of_a_killed_task_end(named_pipe) -> None:
     """The worker of an executor inside the task ends, too."""
     from_worker = named_pipe()
@@ -156,7 +156,7 @@ async def test_workers_of_a_killed_task_end(named_pipe) -> None:
         await ended(inner)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_worker_in_another_group(named_pipe) -> None:
     """A task that moves its worker to another process group is killed too, but not the other members of that group."""
     from_worker = named_pipe()
@@ -172,7 +172,7 @@ async def test_a_worker_in_another_group(named_pipe) -> None:
             os.kill(child, signal.SIGKILL)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_session_of_its_own(named_pipe) -> None:
     """A task can't start a session, as its worker leads a process group; it is killed like any other."""
     from_worker = named_pipe()

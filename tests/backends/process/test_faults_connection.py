@@ -10,6 +10,7 @@ import pytest
 import stray_tasks
 import worker_tasks as tasks
 from faults import PROMPTLY, TIMEOUT, run_script, under_fault
+from loops import ON_ASYNCIO
 
 from executors import Executor, WorkerLostError
 from executors._wire.frames import FrameType, frame
@@ -22,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(JOB_SOCKET_TYPE.name != "SOCK_SEQPACKET", reason="needs sealed memory and kept messages"),
 ]
 
-ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 """Where the loop makes no difference."""
 
 # --- the memory with the id of the entered task -----------------------------------------------------------
@@ -52,7 +52,7 @@ def test_a_task_that_truncates_every_file() -> None:
     assert out == "lost 1\nnext\n" * 3
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("data", [b"\xff", b"\0" * 8, os.urandom(8)], ids=["a byte", "zeros", "random"])
 async def test_a_task_that_overwrites_every_file_runs_once(named_pipe, tmp_path, data: bytes) -> None:
     """Whatever it writes, and although it ends its worker then, it counts as entered."""
@@ -63,7 +63,7 @@ async def test_a_task_that_overwrites_every_file_runs_once(named_pipe, tmp_path,
     assert path.read_text() == "run\n"
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("number", [0, 2**63], ids=["none", "unknown"])
 async def test_a_task_that_changes_the_number_of_the_entered_task_runs_once(named_pipe, tmp_path, number: int) -> None:
     """Any number other than the previous task's counts as entered; the tasks behind it run."""
@@ -90,7 +90,7 @@ STRAY = {
 }
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("data", STRAY.values(), ids=STRAY.keys())
 async def test_a_task_that_writes_to_the_connection(named_pipe, data: bytes) -> None:
     """It is lost, with the right error, although it returns, and its worker is replaced; those behind it run."""
@@ -100,7 +100,7 @@ async def test_a_task_that_writes_to_the_connection(named_pipe, data: bytes) -> 
         assert "garbled" in str(error)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("what", sorted(STRAY.keys() - {"a part of a frame", "a frame and a part"}))
 async def test_a_task_that_writes_to_the_connection_and_stays(named_pipe, what: str) -> None:
     """It is killed, unless its bytes may be the beginning of an answer."""
@@ -110,7 +110,7 @@ async def test_a_task_that_writes_to_the_connection_and_stays(named_pipe, what: 
         assert "garbled" in str(error)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR], ids=["in", "out", "both"])
 async def test_a_task_that_shuts_the_connection_down(named_pipe, how: int) -> None:
     """It is lost if its answer can't be sent any more; those behind it run."""
@@ -133,7 +133,7 @@ async def test_a_task_that_takes_a_message_of_its_worker(named_pipe) -> None:
             assert [await handle for handle in handles] == [None, 0, 1, 2]
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_task_that_takes_a_message_of_its_worker_and_stays(named_pipe) -> None:
     """It is killed, so that the task whose message it took runs."""
     async with under_fault(named_pipe, survives=False) as fault:
@@ -142,7 +142,7 @@ async def test_a_task_that_takes_a_message_of_its_worker_and_stays(named_pipe) -
         assert "garbled" in str(error)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_task_whose_message_was_taken_does_not_wait_for_the_one_behind_it(named_pipe, monkeypatch) -> None:
     """While the worker runs that one, the other runs in another worker."""
     from_worker, to_worker, to_bystander = named_pipe(), named_pipe(), named_pipe()
@@ -163,7 +163,7 @@ async def test_a_task_whose_message_was_taken_does_not_wait_for_the_one_behind_i
         assert await behind == worker
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_task_that_closes_and_replaces_every_descriptor(named_pipe, tmp_path) -> None:
     """The answer isn't sent to a file that has the socket's number now, and a thread doesn't keep the worker alive."""
     path = tmp_path / "received"

@@ -17,6 +17,7 @@ import launching
 import pytest
 import worker_tasks as tasks
 from launching import call, config, setup
+from loops import ON_ASYNCIO
 from processes import is_alive, wait_for_end, within
 
 from executors import BackendUnavailableError, Executor, WorkerLostError
@@ -32,7 +33,6 @@ pytestmark = pytest.mark.anyio
 SUPPORT = Path(tasks.__file__).parent
 DEATH_TIME = 2.0
 
-ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 """Where the loop makes no difference: processes are started in threads."""
 
 
@@ -48,7 +48,7 @@ def with_setup(name: str, *args: object, size: int = 1) -> Executor:
 # --- the parent's death -----------------------------------------------------------------------------------
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize(
     "task", ["idle", "starting", "stay", "spin", "power", "digest", "sleep_in_c", "stop_self", "stay_later"]
 )
@@ -90,7 +90,7 @@ def test_workers_end_with_a_program_that_does_not_drain(tmp_path) -> None:
 # --- failures to start ------------------------------------------------------------------------------------
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize(
     ("setup", "argument", "sign"),
     [("setup_fails", "no such app", "RuntimeError: no such app"), ("setup_exits", 7, "exit code 7")],
@@ -115,7 +115,7 @@ async def test_workers_that_die_at_start(monkeypatch, setup: str, argument: obje
         assert await executor.run(tasks.identity, "in a thread") == "in a thread"
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_no_fork_storm(tmp_path) -> None:
     """However many tasks wait, few starts are tried."""
     path = tmp_path / "starts"
@@ -127,7 +127,7 @@ async def test_no_fork_storm(tmp_path) -> None:
     assert 1 <= len(path.read_text().split()) <= 4
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_the_circuit_closes_again(tmp_path, monkeypatch) -> None:
     """When workers can start again, tasks run again after the pause."""
     monkeypatch.setattr(starter, "_FIRST_PAUSE", 0.3)
@@ -145,7 +145,7 @@ async def test_the_circuit_closes_again(tmp_path, monkeypatch) -> None:
         assert executor.snapshot().backends["process"].unavailable is None
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_one_failed_start_costs_no_task(tmp_path) -> None:
     """A worker that dies once at start without an error is replaced, and the waiting task runs."""
     path = tmp_path / "starts"
@@ -154,7 +154,7 @@ async def test_one_failed_start_costs_no_task(tmp_path) -> None:
     assert len(path.read_text().split()) == 2
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_missing_interpreter(monkeypatch) -> None:
     """A worker that can't be launched is a failed start, too."""
     monkeypatch.setattr(sys, "executable", "/no/such/python")
@@ -163,7 +163,7 @@ async def test_a_missing_interpreter(monkeypatch) -> None:
             await executor.options(tag="cpu").run(tasks.identity, 1)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("end", ["drain", "cancel"])
 async def test_a_worker_that_never_gets_ready(named_pipe, end: str) -> None:
     """A drain ends a worker that hangs in its setup; the waiting task is cancelled."""
@@ -225,7 +225,7 @@ def test_too_few_descriptors(tmp_path) -> None:
     assert b"13 True" in out
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_failing_starts_cost_nothing_while_a_worker_is_up(tmp_path) -> None:
     """Tasks run in the only worker, and further ones are accepted, while no second one can be started."""
     path = tmp_path / "failing"

@@ -12,6 +12,7 @@ import anyio
 import library_tasks
 import pytest
 from launching import setup as configured
+from loops import ON_ASYNCIO
 
 from executors import Executor
 from executors._worker import fork_safety
@@ -27,7 +28,7 @@ LIMITS = {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 @pytest.mark.parametrize("preload", [True, False], ids=["preload", "no preload"])
 @pytest.mark.parametrize("env", LIMITS.values(), ids=LIMITS)
 @pytest.mark.parametrize("used_by", ["the app", "the task's module"])

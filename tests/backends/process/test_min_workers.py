@@ -9,6 +9,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 import worker_tasks as tasks
+from loops import ON_ASYNCIO_AND_TRIO
 from processes import is_alive
 
 from executors import BackendUnavailableError, ConfigurationError, Executor
@@ -53,7 +54,7 @@ async def test_workers_are_there_before_the_first_task() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+@ON_ASYNCIO_AND_TRIO
 async def test_start_does_not_wait() -> None:
     """`start` starts the workers and returns; `wait_ready` waits, also several times at once."""
     executor = Executor(threads=1, processes=2, min_processes=2)

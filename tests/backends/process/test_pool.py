@@ -9,6 +9,7 @@ import time
 
 import pytest
 import worker_tasks as tasks
+from loops import ON_ASYNCIO
 from processes import ended, is_alive, within
 
 from executors import Executor, WorkerLostError
@@ -18,7 +19,6 @@ from executors.events import TaskEvent, TaskStarted
 
 pytestmark = pytest.mark.anyio
 
-ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 """Where the loop makes no difference."""
 
 
@@ -37,7 +37,7 @@ async def test_a_death_is_seen_while_a_child_holds_the_socket(named_pipe) -> Non
             os.kill(child, signal.SIGKILL)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_what_a_crashed_task_has_started_ends(named_pipe) -> None:
     """When a worker dies, its process group is killed."""
     from_worker = named_pipe()
@@ -68,7 +68,7 @@ async def test_cancel_does_not_affect_other_tasks(named_pipe) -> None:
         assert await neighbour == pid
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_stopped_idle_worker_does_not_hold_up_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker stopped by SIGSTOP while idle is killed when the backend closes."""
     monkeypatch.delitem(sys.modules, "opentelemetry.sdk", raising=False)  # with it workers get time to export
@@ -90,7 +90,7 @@ async def test_a_stopped_idle_worker_is_killed_at_the_end_of_a_drain() -> None:
     assert not is_alive(worker)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_an_idle_worker_that_dies_is_replaced() -> None:
     """The death of an idle worker has no effect: the next task has another."""
     async with Executor(threads=1, processes=1) as executor:
@@ -118,7 +118,7 @@ async def test_drain_kills_busy_workers_inside_the_deadline(named_pipe) -> None:
         await ended(int(pid))
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_drain_waits_for_tasks_that_end_in_time(named_pipe) -> None:
     """A drain lets running and queued tasks finish."""
     from_worker, to_worker = named_pipe(), named_pipe()
@@ -134,7 +134,7 @@ async def test_drain_waits_for_tasks_that_end_in_time(named_pipe) -> None:
         assert await running > 0
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_start_after_drain() -> None:
     """The executor can be started again, and has new workers."""
     executor = Executor(threads=1, processes=1)
@@ -145,7 +145,7 @@ async def test_start_after_drain() -> None:
     assert len(set(pids)) == 3
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_workers_start_when_needed() -> None:
     """No worker starts before the first task, and never more than there are tasks."""
     async with Executor(threads=1, processes=2) as executor:
@@ -153,7 +153,7 @@ async def test_workers_start_when_needed() -> None:
         assert len({await cpu.run(tasks.pid) for _ in range(5)}) == 1
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_max_tasks_per_worker(tmp_path) -> None:
     """A worker is replaced after `max_tasks_per_worker` tasks; every task ends with its value, and none runs twice."""
     path = tmp_path / "runs"
@@ -166,7 +166,7 @@ async def test_max_tasks_per_worker(tmp_path) -> None:
     assert len(set(pids)) in {10, 11}  # the last two may have run one each
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_worker_memory_limit() -> None:
     """A worker that has grown beyond the limit is replaced once its task has ended; others stay."""
     limit = 200 * 1024 * 1024
@@ -178,7 +178,7 @@ async def test_worker_memory_limit() -> None:
         assert await cpu.run(tasks.pid) != large
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_retired_worker_that_does_not_exit_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker to be replaced whose task left a thread behind is killed; another worker starts at once."""
     monkeypatch.setattr(pool, "RETIRE_TIMEOUT", 0.5)
@@ -189,7 +189,7 @@ async def test_a_retired_worker_that_does_not_exit_is_killed(monkeypatch: pytest
         await ended(worker)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("races", [20, pytest.param(400, marks=[pytest.mark.stress, pytest.mark.timeout(600)])])
 async def test_each_race_of_a_death_with_a_dispatch_ends_well(tmp_path, races: int) -> None:
     """Tasks whose idle worker is killed while they are sent to it end once each, and never run twice."""
@@ -217,7 +217,7 @@ async def test_each_race_of_a_death_with_a_dispatch_ends_well(tmp_path, races: i
     assert not any(handle.exception() for handle in handles[1::2])  # not entered for certain, so handed on
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_hook_cancels_a_task_as_it_starts() -> None:
     """A task that a hook cancels as it starts is not sent to its worker, which runs the next one at once."""
 

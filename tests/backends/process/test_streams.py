@@ -16,6 +16,7 @@ import anyio
 import pytest
 import stream_tasks as tasks
 import worker_tasks
+from loops import ON_ASYNCIO
 from named_pipes import NamedPipe
 from processes import resident_memory
 
@@ -29,7 +30,6 @@ pytestmark = pytest.mark.anyio
 
 PATIENCE = 20.0
 
-ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 """Where the loop makes no difference."""
 
 KEEPS_MESSAGES = pytest.mark.skipif(JOB_SOCKET_TYPE.name != "SOCK_SEQPACKET", reason="needs kept messages")
@@ -49,7 +49,7 @@ def worker_of(executor: Executor) -> int:
 # --- items ------------------------------------------------------------------------------------------------
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_an_item_is_a_copy_of_the_moment() -> None:
     """An object that the generator changes after it has yielded it arrives as it was."""
     async with Executor(processes=1) as executor:
@@ -70,7 +70,7 @@ async def test_large_items() -> None:
             assert number == 12
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_small_and_large_items_keep_their_order() -> None:
     """Items that are sent together, alone, and unpickled in a thread, arrive in their order."""
     async with Executor(processes=1) as executor:
@@ -97,7 +97,7 @@ async def test_the_last_item_is_large() -> None:
                 await anext(items)
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_arrays_reuse_their_memory() -> None:
     """Arrays travel through shared memory, which is used again once the consumer has dropped them."""
     np = pytest.importorskip("numpy")
@@ -114,7 +114,7 @@ async def test_arrays_reuse_their_memory() -> None:
         assert number == 60
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("function", [tasks.quick_then_slow, tasks.quick_then_busy])
 async def test_items_do_not_wait_for_the_next_one(function: Any) -> None:
     """Items that were yielded quickly arrive although the generator computes for long then."""
@@ -125,7 +125,7 @@ async def test_items_do_not_wait_for_the_next_one(function: Any) -> None:
         assert items.handle.state is CANCELLED
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_an_item_that_cannot_be_sent() -> None:
     """An item that can't be pickled, or is too large, fails the stream after the items before it."""
     async with Executor(processes=1, max_payload=100_000) as executor:
@@ -155,7 +155,7 @@ async def test_an_item_that_cannot_be_loaded() -> None:
         assert items.handle.state is CANCELLED
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_functions_of_every_kind_stream() -> None:
     """Lambdas and closures travel by value, keyword arguments and large arguments along with them."""
     large = b"x" * 3_000_000
@@ -209,7 +209,7 @@ async def test_streams_and_tasks_side_by_side() -> None:
         assert executor.snapshot().finished == {SUCCEEDED: 12 + 600}
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_nothing_is_prefetched_behind_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs wait in the server while the only worker runs a stream, also if that and all before were short."""
     monkeypatch.setattr("executors.backends.process.prefetch.PREFETCH_WINDOW", PATIENCE)
@@ -227,7 +227,7 @@ async def test_nothing_is_prefetched_behind_a_stream(monkeypatch: pytest.MonkeyP
         assert [await handle for handle in behind] == list(range(10))
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_stream_behind_short_tasks() -> None:
     """Streams that wait behind short tasks, and others behind them, run in their turn."""
     async with Executor(processes=1) as executor:
@@ -253,7 +253,7 @@ async def test_a_stream_behind_short_tasks() -> None:
 # --- memory -----------------------------------------------------------------------------------------------
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_an_endless_stream_takes_constant_memory(tmp_path: Path) -> None:
     """Neither the server nor the worker grows with the number of items."""
@@ -288,7 +288,7 @@ def jobs() -> list[Job]:
     return [each for each in gc.get_objects() if type(each) is Job]
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_no_job_is_kept() -> None:
     """Streams that have ended, however they did, leave no job behind."""
     before = jobs()
@@ -339,7 +339,7 @@ async def test_a_worker_that_is_killed_while_its_generator_is_suspended() -> Non
         assert await executor.options(tag="cpu").run(worker_tasks.identity, 1) == 1
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_killed_worker_while_the_block_is_left() -> None:
     """A worker that dies as its stream is closed ends that as cancelled."""
     async with Executor(processes=1) as executor:
@@ -350,7 +350,7 @@ async def test_a_killed_worker_while_the_block_is_left() -> None:
         assert await executor.options(tag="cpu").run(worker_tasks.identity, 1) == 1
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_generator_that_forks() -> None:
     """A child that a generator forks sends nothing: it ends at its next item."""
     async with Executor(processes=1) as executor, executor.options(tag="cpu").stream(tasks.fork_in_between) as items:
@@ -366,7 +366,7 @@ STRAY = {
 
 
 @KEEPS_MESSAGES
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize("data", STRAY.values(), ids=STRAY)
 async def test_a_generator_that_writes_to_the_connection(data: bytes) -> None:
     """It loses its worker, and so itself; neighbours go on."""
@@ -386,7 +386,7 @@ async def test_a_generator_that_writes_to_the_connection(data: bytes) -> None:
 
 
 @KEEPS_MESSAGES
-@ON_ONE_LOOP
+@ON_ASYNCIO
 @pytest.mark.parametrize(
     ("body", "text"),
     [(pickle.dumps([pickle.dumps(1)] * 100), "more items than it may"), (b"nonsense", "Error"), (b"", "EOFError")],
@@ -402,7 +402,7 @@ async def test_items_that_the_worker_has_not_sent(body: bytes, text: str) -> Non
 
 
 @KEEPS_MESSAGES
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_generator_that_takes_the_workers_messages() -> None:
     """What a task takes of the messages that grant items is sent again: the stream goes on."""
     async with (
@@ -413,7 +413,7 @@ async def test_a_generator_that_takes_the_workers_messages() -> None:
             assert [item async for item in items] == list(range(100))
 
 
-@ON_ONE_LOOP
+@ON_ASYNCIO
 async def test_a_drain_in_mid_stream_leaves_nothing() -> None:
     """A drain at once kills the worker of a stream that is not being consumed."""
     async with Executor(processes=1) as executor, executor.options(tag="cpu").stream(tasks.count, 10_000) as items:

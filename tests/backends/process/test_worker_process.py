@@ -10,6 +10,7 @@ import anyio
 import launching
 import pytest
 from launching import call, config, setup
+from loops import ON_ASYNCIO
 from processes import ended
 
 from executors._loops import running_loop
@@ -47,7 +48,7 @@ async def test_exit_watch(worker) -> None:
     worker.close()
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@ON_ASYNCIO
 async def test_a_worker_ends_with_its_connection(worker) -> None:
     """When the parent closes its end, a worker is killed, whatever it does, with its child programs."""
     exited = anyio.Event()
