@@ -25,6 +25,7 @@ from executors._worker.startup import (
     WorkerConnection,
     attach,
     begin,
+    exit_process,
     failures_reported,
     freeze_imports,
     prepare_process,
@@ -65,6 +66,7 @@ def main(control_fd: int) -> None:
     connection = zygote.run()
     if connection is not None:
         worker.serve(connection.channel, connection.entered_task_id)
+    exit_process()
 
 
 class Zygote:

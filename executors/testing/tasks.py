@@ -1,4 +1,4 @@
-"""The tasks of the contract suite. They also run in worker processes."""
+"""The tasks of the contract suite. They also run in worker processes, so slow imports are inside functions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
-from pathlib import Path
-
-import anyio
-import anyio.lowlevel
 
 from executors.context import current_task
 
@@ -33,6 +29,8 @@ def identify(value: int, *, factor: int = 1) -> tuple[int, str | None, str]:
 
 async def identify_later(value: int, *, factor: int = 1) -> tuple[int, str | None, str]:
     """The same as a coroutine that waits."""
+    import anyio.lowlevel  # noqa: PLC0415
+
     await anyio.lowlevel.checkpoint()
     return identify(value, factor=factor)
 
@@ -70,7 +68,7 @@ async def fail_later(kind: type[BaseException] | None = None) -> None:
 
 def record(file: str, number: int, error: type[Exception] | None = None) -> int:
     """Append a number to a file, as a line, and return it or raise an exception."""
-    with Path(file).open("a") as lines:
+    with open(file, "a") as lines:
         lines.write(f"{number}\n")
     if error is not None:
         raise error(number)
@@ -92,17 +90,19 @@ def stay(began: str, until: str) -> None:
 
 async def stay_on(began: str, until: str) -> None:
     """The same as a coroutine, which an ordinary cancellation ends."""
+    import anyio  # noqa: PLC0415
+
     _make(began)
     while not _is_there(until):  # noqa: ASYNC110  (another process creates it)
         await anyio.sleep(0.005)
 
 
 def _make(file: str) -> None:
-    Path(file).touch()
+    open(file, "a").close()
 
 
 def _is_there(file: str) -> bool:
-    return Path(file).exists()
+    return os.path.exists(file)
 
 
 def count(number: int, closed: str) -> Iterator[int]:
@@ -115,6 +115,8 @@ def count(number: int, closed: str) -> Iterator[int]:
 
 async def count_later(number: int, closed: str) -> AsyncIterator[int]:
     """The same as an async generator."""
+    import anyio.lowlevel  # noqa: PLC0415
+
     try:
         for each in range(number):
             await anyio.lowlevel.checkpoint()
@@ -125,7 +127,7 @@ async def count_later(number: int, closed: str) -> AsyncIterator[int]:
 
 def die(file: str) -> None:
     """Append a line to a file, and kill its own process."""
-    with Path(file).open("a") as lines:
+    with open(file, "a") as lines:
         lines.write("once\n")
     os.kill(os.getpid(), signal.SIGKILL)
 

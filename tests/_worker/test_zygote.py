@@ -113,19 +113,21 @@ def test_an_idle_fork_takes_little_memory(launcher, launch) -> None:
     assert max(launching.proportional_memory(worker.pid) for worker in workers) < 6e6
 
 
-def test_exit_functions_run_in_forks(launcher, launch, tmp_path) -> None:
-    """The app's `atexit` functions run in a worker that is asked to exit."""
+@pytest.mark.parametrize("is_forked", [True, False])
+def test_the_exit_of_a_worker(launcher, launch, tmp_path, is_forked: bool) -> None:
+    """A worker that is asked to exit joins its threads, then runs the app's `atexit` functions."""
     from executors._wire.channel import BlockingChannel  # noqa: PLC0415
     from executors._wire.frames import FrameType, frame  # noqa: PLC0415
 
     path = tmp_path / "exits"
-    forks = launcher(setup(launching.send_at_exit, str(path)))
-    worker = launch(forks)
+    worker = launch(launcher(setup(launching.send_at_exit, str(path), is_forked)))
+    assert worker.is_forked == is_forked
+    call(worker, launching.leave_thread, str(path))
     BlockingChannel(worker.sock).send([frame(FrameType.EXIT)])
     assert wait_for_end(worker.pid, DEATH_TIME)
     assert worker.reap() == 0
     worker.close()
-    assert path.read_text() == f"{worker.pid}\n"
+    assert path.read_text().splitlines()[-2:] == ["thread", str(worker.pid)]  # after those of a zygote that has ended
 
 
 def test_what_an_import_prints_is_printed_once(launcher, launch, capfd, monkeypatch) -> None:

@@ -181,12 +181,23 @@ def write(_worker: Any, text: str) -> Any:
     return plain
 
 
-def send_at_exit(_worker: Any, path: str) -> Any:
+def send_at_exit(_worker: Any, path: str, is_forked: bool) -> Any:
     atexit.register(lambda: send_setup(None, path))
-    return plain
+    return plain if is_forked else keep_socket(_worker)
 
 
 # --- tasks ------------------------------------------------------------------------------------------------
+
+
+def leave_thread(path: str) -> None:
+    """Leave a thread that works on when the main thread has ended."""
+
+    def work() -> None:
+        threading.main_thread().join()
+        with open(path, "a") as file:
+            file.write("thread\n")
+
+    threading.Thread(target=work).start()
 
 
 def read_line() -> str:

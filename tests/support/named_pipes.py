@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+
+TYPE_CHECKING = False  # worker processes import this module, and `pathlib` is slow to import
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TIMEOUT = 30.0
 """Seconds after which a message that does not come fails a test that blocks its event loop."""

@@ -1,4 +1,4 @@
-"""Generator functions that tests stream, also from worker processes."""
+"""Generator functions that tests stream, also from worker processes, so slow imports are inside functions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.lowlevel
 from named_pipes import receive
 from stray_tasks import foreign_sockets
 from worker_tasks import append_line
@@ -41,6 +38,8 @@ def computed(number: int) -> Iterator[int]:
 
 
 async def count_later(number: int) -> AsyncIterator[int]:
+    import anyio.lowlevel  # noqa: PLC0415
+
     for each in range(number):
         await anyio.lowlevel.checkpoint()
         yield each
@@ -59,6 +58,8 @@ def endless(path: str) -> Iterator[int]:
 
 
 async def endless_later(path: str) -> AsyncIterator[int]:
+    import anyio  # noqa: PLC0415
+
     number = 0
     try:
         while True:
@@ -108,6 +109,8 @@ def then_hang(number: int, path: str) -> Iterator[int]:
 
 
 async def then_hang_later(number: int, path: str) -> AsyncIterator[int]:
+    import anyio  # noqa: PLC0415
+
     for each in range(number):
         yield each
     append_line(path, "hangs")
@@ -120,11 +123,13 @@ def hang_at_the_end(path: str) -> Iterator[int]:
         yield from range(1000)
     finally:
         append_line(path, "closing")
-        while Path(path).exists():
+        while os.path.exists(path):
             time.sleep(0.005)
 
 
 async def hang_at_the_end_later(path: str) -> AsyncIterator[int]:
+    import anyio  # noqa: PLC0415
+
     try:
         for each in range(1000):
             yield each

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -201,6 +200,8 @@ def make_adder(offset: int) -> Any:
 
 
 def segfault() -> None:
+    import ctypes  # noqa: PLC0415
+
     ctypes.string_at(0)
 
 
@@ -218,6 +219,8 @@ def log_and_exit(code: int = 7) -> None:
 
 
 def log_and_segfault() -> None:
+    import ctypes  # noqa: PLC0415
+
     logging.getLogger("tests.crash").warning("last words")
     ctypes.string_at(0)
 
@@ -279,6 +282,8 @@ def digest(path: str) -> None:
 
 def sleep_in_c(path: str) -> None:
     """Keep the GIL in C code, which also sends the process id."""
+    import ctypes  # noqa: PLC0415
+
     library = ctypes.PyDLL(None)
     library.system(f"echo $PPID > '{path}'; exec sleep 4".encode())
     library.sleep(1000)
