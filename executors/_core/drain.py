@@ -60,6 +60,7 @@ class Drain:
         self._resources: list[Resource] = [*backends, dispatcher.records]
         self._timeout = timeout
         self._on_ended = on_ended
+        self._began = time.monotonic()
         self._waiting = anyio.CancelScope(deadline=anyio.current_time() + timeout)
         self._failure: Exception = ExecutorClosedError("the event loop ended before the executor was drained")
         self._ended = anyio.Event()
@@ -121,7 +122,6 @@ class Drain:
             self._ended.set()
 
     async def _drain(self, waiting: anyio.CancelScope) -> DrainReport:
-        began = time.monotonic()
         dispatcher = self._dispatcher
         with waiting:
             await dispatcher.wait_idle()
@@ -129,16 +129,19 @@ class Drain:
         for backend in self._backends:
             backend.expect_no_more()
         with _garbage_collector_paused():
-            await self._stop(began)
+            await self._stop()
             stacks = {job.number: _stack_of(job) for job in dispatcher.still_running.values()}
             handles = list((dispatcher.reported or {}).values())
             unsuccessful = [handle for handle in handles if handle._state is not SUCCEEDED]
             for handle in unsuccessful[-MAX_FINISHED:]:
                 if handle._id is None:  # it is made when it is read in the report
                     dispatcher.records.add(handle)
-            return _report(self._timeout, time.monotonic() - began, handles, stacks, self._services)
+            return _report(self._timeout, self._duration(), handles, stacks, self._services)
 
-    async def _stop(self, began: float) -> None:
+    def _duration(self) -> float:
+        return time.monotonic() - self._began
+
+    async def _stop(self) -> None:
         """Stop the tasks that are left, and close the backends."""
         dispatcher = self._dispatcher
         began_to_stop = anyio.current_time()
@@ -152,7 +155,7 @@ class Drain:
         for job in dispatcher.jobs():
             dispatcher.deadlines.abandon(job)
         close_deadline = min(anyio.current_time(), stop_deadline) + CLOSE_TIMEOUT
-        await _close(self._resources, _at_least(close_deadline), self._timeout - (time.monotonic() - began))
+        await _close(self._resources, _at_least(close_deadline), self._timeout - self._duration())
         for job in dispatcher.still_running.values():
             if not job.handle.abandoned:
                 dispatcher.deadlines.record_abandoned(job)

@@ -95,6 +95,22 @@ async def test_brought_forward() -> None:
     assert report.duration < TIMEOUT / 2
 
 
+@ON_ASYNCIO  # whose tasks start in order
+async def test_duration_counts_from_the_call() -> None:
+    """The drain's deadline may pass while the event loop is blocked: that time is part of the drain's duration."""
+
+    async def block() -> None:
+        time.sleep(0.1)  # noqa: ASYNC251
+
+    async with Executor(processes=0) as executor:
+        executor.submit(anyio.sleep_forever)
+        async with anyio.create_task_group() as group:
+            group.start_soon(executor.drain, 0.1)
+            group.start_soon(block)  # before the drain's own task
+        assert executor.drain_report.states == {CANCELLED: 1}
+        assert executor.drain_report.duration >= 0.1
+
+
 async def test_waits_for_running_and_queued_tasks() -> None:
     """Running and queued tasks may finish within the timeout, and are counted in the report."""
     work, event = ThreadWork(), anyio.Event()
