@@ -131,7 +131,7 @@ def test_store_finds_duplicates_between_files(tmp_path: Path) -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-SMALL = LONG.format(name="function") * 4
+SMALL = LONG.format(name="function") * 3
 """A file of the smallest size that the demo uploads."""
 
 
