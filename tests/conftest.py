@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import inspect
@@ -30,7 +29,7 @@ sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from processes import Stopwatch  # noqa: E402
+from processes import Stopwatch, raised_priority  # noqa: E402
 
 pytest_plugins = ["launched_workers", "postgresql"]
 
@@ -59,11 +58,8 @@ def undisturbed() -> Iterator[None]:
 
     For tests of what this process does to its event loop, and not of what the other tests that run beside it do to it.
     """
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -15)
-    yield
-    os.setpriority(os.PRIO_PROCESS, 0, before)
+    with raised_priority():
+        yield
 
 
 @pytest.fixture

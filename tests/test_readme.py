@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import wait_for_end
+from processes import raised_priority, wait_for_end
 from servers import TIMEOUT, Server, find_port, until
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -42,7 +42,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, P
     """The example, with another route, under Hypercorn."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "app.py").write_text(blocks("python")[0] + SPIN)
-    server = Server(HYPERCORN, find_port(), folder)
+    with raised_priority():  # the job takes seconds of a worker of low priority: on a busy machine, minutes
+        server = Server(HYPERCORN, find_port(), folder)
     yield server, folder
     server.kill()
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,18 @@ def within(seconds: float) -> Iterator[None]:
     yield
     took = stopwatch.seconds()
     assert took < seconds, f"it took {took:.2f} s"
+
+
+@contextmanager
+def raised_priority() -> Iterator[None]:
+    """Raise the priority of this thread, and of threads and processes that the block starts, if the system permits."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 def wait_for_end(pid: int, timeout: float = 30) -> bool:

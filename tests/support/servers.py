@@ -137,11 +137,12 @@ class Server:
             text: str = response.read().decode()
             return text
 
-    def work(self, seconds: float) -> None:
-        """Start a task of this length on all three backends."""
+    def work(self, seconds: float) -> str:
+        """Start a task of this length on all three backends, and return the answer."""
         before = len(self.recorded("worker"))
-        self.request(f"/work/{float(seconds)}")
+        answer = self.request(f"/work/{float(seconds)}")
         until(lambda: len(self.recorded("worker")) > before)
+        return answer
 
     @contextmanager
     def slow_request(self, seconds: float) -> Iterator[socket.socket]:
