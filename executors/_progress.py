@@ -25,7 +25,7 @@ _EARLY = 0.002
 
 
 class Followed(Completion):
-    """What a handle has of its task's progress, of those who follow the task, and of log records about it."""
+    """The part of a handle for the task's progress, its followers, and the fields of its log records."""
 
     __slots__ = ("_reported", "_watch")
 
@@ -70,7 +70,7 @@ class Followed(Completion):
         """Follow the task: an async iterator over its records. On the executor's event loop; several may follow it.
 
         It yields a record at once, another at each change of the state, and others as the task reports progress, at
-        most ten a second. The last has the final state and the last progress. Who reads slowly misses records in
+        most ten a second. The last has the final state and the last progress. A slow reader misses records in
         between, never the last. Nothing has to be closed: leave the loop whenever you like, and the task goes on.
 
         Raises:

@@ -188,7 +188,7 @@ class Executor(BoundExecutor, RecurringCalls, Lookup, WorkerHooks):
             ExecutorClosedError: The executor hasn't been started.
             BackendUnavailableError: A worker failed to start, with its error. The executor is still to be drained.
         """
-        await self._started().records.flush()  # its lease has the key by which others know its ids
+        await self._started().records.flush()  # publishes the key by which others know its ids
         for backend in self._backends.values():
             await backend.wait_ready()
 

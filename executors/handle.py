@@ -96,7 +96,7 @@ class TaskHandle(Followed, Generic[T_co]):
         """
         if self._id is None:
             self._id = task_id(IdKey.value, self._number)
-            if self.done():  # after the assignment: the loop's thread sees the id, or this one that the task has ended
+            if self.done():  # after the assignment: either the loop's thread sees the id, or this one the end
                 self._owner.id_is_known(self)
         return self._id
 
@@ -261,8 +261,8 @@ class TaskHandle(Followed, Generic[T_co]):
         """Request the task's cancellation, without waiting for it. Any thread, never blocks, may be called again.
 
         Queued work is cancelled at once, a coroutine is cancelled once, a process task's worker is killed, a thread
-        task sees `current_task().cancel_requested`. A request is not an end: `state` shows what came of it, and
-        `abandoned` that the work goes on nevertheless.
+        task sees `current_task().cancel_requested`. The task may run on for a while: `state` shows its
+        outcome, and `abandoned` whether its work still goes on.
 
         Returns:
             Whether the request can have an effect: False if the state is final.

@@ -82,16 +82,16 @@ class TaskOptions:
     Args:
         tag: ``"io"``, ``"cpu"``, or another tag that the executor maps to a backend.
         timeout: Seconds from the task's start until it is stopped.
-        stall_timeout: Seconds after which the task is stopped if neither its start nor its last report of progress is
-            that recent. Only for backends with `supports_progress`.
+        stall_timeout: Seconds without a report of progress after which the task is stopped, counted from the last
+            report or else from the start. Only for backends with `supports_progress`.
         deadline: Seconds from the call until the task is stopped. It includes the time for which the call waits for a
             slot in the queue, and the time in the queue.
         queue_timeout: Seconds for which `run` and `map` wait for a slot in the queue before they raise
             `QueueFullError`; 0 raises it at once. Without limit unless set.
         name: Its name in handles, reports and logs. The default is the function's qualified name.
         max_concurrency: How many tasks of the function an executor runs at a time.
-        priority: How many times ten seconds earlier than it was submitted a task is queued; a whole number from -100 to
-            100, later if it is negative. Only for backends with `supports_priority`.
+        priority: A whole number from -100 to 100. For each step the task is queued as if it had been submitted ten
+            seconds earlier, or later if it is negative. Only for backends with `supports_priority`.
         resources: Resources of the backend that a running task occupies, as ``{"gpu": 1}``; stored as pairs. Only for
             backends with `supports_resources`.
         retry: After which failures it is attempted again; never if None.

@@ -18,7 +18,7 @@ MIN_BLOCKED = 0.1
 """Seconds from which on the loop counts as blocked."""
 
 WATCH_INTERVAL, WATCH_TIME = 0.25, 10.0
-"""Seconds between two looks at the loop while somebody watches, and for how long after a request somebody does."""
+"""Seconds between two checks of the loop while a client watches, and for which a request counts as watching."""
 
 _SELECTORS = ("/selectors.py", "/executors/_loops/on_asyncio.py")
 """The files in which an event loop of asyncio waits, and much else that waits for files."""
@@ -103,7 +103,7 @@ class LoopProbe:
         return places
 
     def _late(self, now: float, *, wait: bool) -> float:
-        """Return the seconds by which a callback is late that the loop has been asked to run, or is asked to now."""
+        """Return by how many seconds the callback posted to the loop is late; post one if none is pending."""
         if self._called.is_set():
             self._called.clear()
             self._posted = now

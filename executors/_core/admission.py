@@ -308,7 +308,7 @@ class Admission:
         self.loop.call_or_post(self.loop.wake, waiter)
 
     def enter(self, phase: Phase) -> None:
-        """Accept fewer tasks, and refuse the callers that wait and may no longer. On the loop's thread."""
+        """Enter a stricter phase, and refuse the waiting callers that it excludes. On the loop's thread."""
         with self.lock:
             self.phase = phase
             for queue in self.queues():

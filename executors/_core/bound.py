@@ -76,8 +76,8 @@ class BoundExecutor:
     async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function as a task and return its value; wait for a slot in its queue first. On the executor's loop.
 
-        Cancelling this call cancels the task. In a request of an ASGI app with `ExecutorMiddleware`, so does the
-        client when it disconnects.
+        Cancelling this call cancels the task. So does a client that disconnects, in a request of an ASGI app with
+        `ExecutorMiddleware`.
 
         Args:
             function: As for `submit`.

@@ -43,7 +43,7 @@ class Deadlines:
     Args:
         dispatcher: The run of the executor that the jobs belong to.
         grace: Seconds that running work has to respond once it is being stopped, before it is abandoned. A drain sets
-            it to None: it abandons all work that is left itself.
+            it to None, and abandons the remaining work itself.
     """
 
     def __init__(self, dispatcher: Dispatcher, grace: float | None) -> None:
@@ -52,7 +52,7 @@ class Deadlines:
         self.grace = grace
 
     def watch(self, job: Job) -> None:
-        """Set the timer of a job to the first of its time limits. Called when it comes and when it starts."""
+        """Set the timer of a job to its first time limit. Called when it is dispatched and when it starts."""
         limit = first_limit(job)
         if limit is None or job.handle.done():
             return

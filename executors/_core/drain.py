@@ -30,7 +30,7 @@ CLOSE_TIMEOUT = 0.4
 """Seconds that the backends have to close, before they are killed."""
 
 MIN_TIMEOUT = 0.1
-"""Seconds of both that are left where it takes long to cancel and abandon many tasks."""
+"""The minimum of both, in seconds, even if it takes long to cancel and abandon many tasks."""
 
 
 class Drain:

@@ -199,7 +199,7 @@ class RemoteGenerator(Protocol):
     """A generator in a worker. On the loop's thread."""
 
     def grant(self, count: int) -> None:
-        """Let the generator yield up to `count` items, all since its start counted."""
+        """Let the generator yield up to `count` items in total since its start."""
 
     def close(self) -> None:
         """Have the worker close the generator at its next item."""
@@ -209,7 +209,7 @@ class RemoteStream(Stream):
     """A stream from a generator in a worker: its items are `RemoteItem` objects.
 
     Attributes:
-        granted: How many items the generator may yield, all since its start counted.
+        granted: How many items the generator may yield in total since its start.
         generator: The generator, which the backend sets when it submits the job.
     """
 

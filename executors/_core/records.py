@@ -160,7 +160,7 @@ class Records:
 
     def _restored(self, task: FinishedTask, task_id: str) -> TaskHandle[Any]:
         handle: TaskHandle[Any] = TaskHandle(self._dispatcher, task.name, task.tag, task.backend, None)
-        handle._number, handle._id, handle._state = task.number, task_id, task.state  # its id is no news to `add`
+        handle._number, handle._id, handle._state = task.number, task_id, task.state  # so that `id` skips `add`
         handle._submitted, handle._started, handle._finished = task.submitted, task.started, task.finished
         handle.cpu_time, handle.abandoned, handle._retried = task.cpu_time, task.abandoned, task.retried
         handle._reported = task.reported

@@ -92,7 +92,7 @@ class Attempts:
     def last_failure(self) -> tuple[TaskState, BaseException] | None:
         """Return the state and the error of the last failure, with notes on those before; None if there is none."""
         if self._failure is not None and self._notes:
-            self._notes.pop()  # on itself
+            self._notes.pop()  # its own note
             self.annotate(self._failure[1])
         return self._failure
 
@@ -121,7 +121,7 @@ class Retries:
         self._dispatcher = dispatcher
 
     def attempt_again(self, job: Job, state: TaskState, error: BaseException) -> bool:
-        """Queue a task again, one of whose attempts has left its backend, if its option `retry` asks for that.
+        """Queue a task again after an attempt has left its backend, if its option `retry` allows another.
 
         Args:
             job: The attempt.

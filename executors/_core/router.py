@@ -98,7 +98,7 @@ class Route:
     Attributes:
         backend: The backend.
         backend_name: A copy of its `name`, which is read for each task: CPython is slower to read an attribute that
-            hides one of its class.
+            shadows one of its class.
         options: The task's options.
         is_coroutine: Whether the user's function is a coroutine function.
         runs_sync_on_loop: Whether the function is a sync function that a coroutine of the loop has to call.
@@ -180,7 +180,7 @@ class Router:
         if is_async is None:
             is_coroutine_function(function)  # it may be no function at all
             raise InvalidTaskError(
-                f"{name_of(function)} is no generator function, and `stream` yields what one yields: use `run`, or "
+                f"{name_of(function)} is not a generator function, which `stream` requires: use `run`, or "
                 "declare the function with `yield`"
             )
         route = self._route(function, overrides, mark_on(function), is_async)

@@ -1,4 +1,4 @@
-"""The state of all server processes, asked for by one viewer for all, and the stream of events that shows it."""
+"""The state of all server processes, requested once for all viewers, and the event stream that sends it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from executors._core.dispatcher import Dispatcher
 
 INTERVAL, MAX_INTERVAL = 1.0, 4.0
-"""Seconds between two questions to the server processes: the longer it takes to prepare a state, the more."""
+"""Seconds between two requests to the server processes; longer if it takes long to prepare a state."""
 
 MAX_SHARE = 1 / 300
-"""The share of the time that it may take, in CPU time: a request that comes meanwhile is late."""
+"""The largest share of CPU time for preparing states, which delays the app's other requests."""
 
 STREAM_DURATION = 10.0
 """Seconds after which a stream ends and a browser requests another one: a server that stops first waits for its end."""
@@ -27,9 +27,9 @@ RETRY_MILLISECONDS = 1000
 
 
 class Feed:
-    """The state of all server processes, at most as old as the interval. Nobody asks for it while nobody waits.
+    """The state of all server processes, at most as old as the interval. It is requested only while a viewer waits.
 
-    On one event loop. There is no task of its own: of those that wait, the first one asks, in a thread, for all.
+    On one event loop, without a task of its own: the first viewer that waits makes the request, in a thread.
 
     Args:
         ask: Returns the state, encoded. It may block, for seconds, and is called in a thread.

@@ -17,7 +17,7 @@ logger = logging.getLogger("executors")
 
 
 class Serving:
-    """From the app's startup until it has stopped, or until the loop has ended without that. On the loop's thread.
+    """Handles signals, the end of the parent process and drain notices while an app is served. On the loop's thread.
 
     Off the main thread there are neither signals nor a watch on the parent process.
 

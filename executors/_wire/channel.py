@@ -76,7 +76,7 @@ class BlockingChannel:
             descriptors: File descriptors to send along with the first of them.
 
         Raises:
-            OSError: The server has closed its end; or a task has closed this one, and its number may be another's.
+            OSError: The server has closed its end, or a task has closed this one, whose number may be in use again.
         """
         if self._identify() != self._identity:
             raise OSError(errno.EBADF, "a task has closed the socket of its worker")
@@ -156,7 +156,7 @@ class LoopChannel:
 
     def _write(self) -> None:
         try:
-            for _ in range(min(len(self._unsent), _MAX_MESSAGES_AT_ONCE)):  # the worker may read as fast
+            for _ in range(min(len(self._unsent), _MAX_MESSAGES_AT_ONCE)):  # limited: the worker may read as fast
                 is_continued, message, descriptors = self._unsent[0]
                 sent = _send(self._socket, message, is_continued, descriptors)
                 if sent < len(message):

@@ -1,8 +1,8 @@
 """The memory in which a worker publishes the id of the task that it enters, so that the server knows it after a crash,
 and the progress that the task reports, so that the server can read it at any moment.
 
-A task may write to any descriptor, and truncate what it refers to. So the worker's mapping is the only way to write
-here, where the system can seal memory (Linux), and the server reads a file, where access to a mapping could fail.
+A task may write to any descriptor, and truncate what it refers to. So, where the system can seal memory (Linux), only
+the worker's mapping can write here. The server reads the file, as access to a mapping of a truncated file would fail.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pickling of exceptions, with their causes, notes and traceback. Both sides of the process boundary use it.
 
-An exception whose ``__init__`` takes other arguments than ``args`` holds fails to unpickle. Such an exception is
+An exception fails to unpickle if its ``__init__`` doesn't take the arguments in ``args``. Such an exception is
 pickled by its parts, and restored without a call of ``__init__``.
 """
 

@@ -30,7 +30,7 @@ MESSAGE_SIZE = 64 * 1024
 """The largest message in bytes: the kernel sends each one whole or not at all, and may refuse larger ones."""
 
 CONTINUED = b"\x10"
-"""Precedes a message that continues a frame, where the socket keeps messages. No frame's type begins so."""
+"""Precedes a message that continues a frame, where the socket keeps messages. It is no frame's type."""
 
 _HEADER_SIZE = HEADER.size
 _pack_header = HEADER.pack
@@ -83,7 +83,7 @@ class FrameType(enum.IntEnum):
     ITEMS = 18
     """Small items of the running stream: a list of their pickles, pickled."""
     CREDIT = 19
-    """How many items the stream of this task id may yield, as `CREDIT_COUNT`, all since its start counted. One precedes
+    """How many items the stream of this task id may yield in total since its start, as `CREDIT_COUNT`. One precedes
     the job of each stream."""
     CLOSE = 20
     """The generator of the running stream is to be closed."""

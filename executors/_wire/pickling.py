@@ -269,7 +269,7 @@ def dump_call(
     call = (name, function, args, kwargs, variables)
     try:
         pieces = _dumps(call, limit, buffers=buffers)
-        for piece in pieces:  # none ends within a name, and larger ones are a `bytes` alone
+        for piece in pieces:  # names are never split; a larger piece is a single `bytes`
             if len(piece) <= SLICE_SIZE and (b"__main__" in piece or b"__mp_main__" in piece):  # `MAIN_NAMES`
                 if main_is_importable:
                     return pieces, True

@@ -1,7 +1,7 @@
 """The zygote: a process that imports the app once, then forks workers.
 
 It has one thread, and no open descriptor that its forks could not share. Where importing the app changes that, it
-forks nothing, and every worker is launched as a process of its own; see `startup`. So it is on macOS, whose system
+forks nothing, and every worker is launched as a process of its own; see `startup`. So it does on macOS, whose system
 libraries do not survive a fork.
 """
 
@@ -161,7 +161,7 @@ class Zygote:
                 failure = str(error).encode()
             signal.pthread_sigmask(signal.SIG_SETMASK, signals_before)
         self._send(ControlMessage.FORKED, failure, pid)
-        if pid:  # not before the server knows it: it reaps this group, and those that it knows, if the zygote is killed
+        if pid:  # once the server knows it: it reaps the groups that it knows if the zygote is killed
             signals.set_group(pid)
         return False
 

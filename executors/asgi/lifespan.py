@@ -19,8 +19,8 @@ def lifespan(executor: Executor) -> Lifespan:
     lifespan function of your own ``async with lifespan(executor): yield``.
 
     Entering it starts the executor, with its services and schedules, and waits for the workers of `min_processes`.
-    Leaving it drains the executor. Meanwhile a second signal ends the drain at once, signals that the server doesn't
-    handle drain it, and so does the end of the process that started this one.
+    Leaving it drains the executor; a second signal ends the drain at once. A signal that the server doesn't handle also
+    drains the executor, and so does the end of the parent process.
 
     Args:
         executor: The executor, which hasn't been started.
@@ -40,7 +40,7 @@ class Lifespan:
         self._serving: Serving | None = None
 
     def __call__(self, app: object = None) -> Self:
-        """Return itself: what frameworks call with their app."""
+        """Return itself: frameworks call this with their app."""
         return self
 
     async def __aenter__(self) -> None:

@@ -37,7 +37,7 @@ class ExecutorBackend(ABC):
     """Whether a job has started when `submit` returns: it needs no place in the backend's queue."""
 
     runs_sync_on_loop: bool = False
-    """Whether it runs sync functions on the event loop's thread: a job then has a coroutine function that calls it."""
+    """Whether it runs sync functions on the loop's thread: the executor wraps them in coroutine functions then."""
 
     supports_context: bool = True
     """Whether a job runs in this process, in the context that it brings along. If not, the executor sets `setup` and
@@ -180,7 +180,7 @@ class ExecutorBackend(ABC):
         return None
 
     def sample_stack(self, job: Job) -> str | None:
-        """Return the stack of a running job as `stack_of` does, and ask its worker if that takes a while.
+        """Return the stack of a running job as `stack_of` does, and ask its worker even if that is slow.
 
         Called on any thread but the loop's. May block for a second.
 

@@ -86,7 +86,7 @@ class Job:
         claim: Called once, by any thread, as the job starts; the job isn't run if it returns False. May be None.
         limit: The concurrency limit of its function; None if there is none.
         counted: Whether `limit` counts it as running.
-        dispatched: Whether the executor has processed the submission, which may come from any thread, on the loop's.
+        dispatched: Whether the loop's thread has processed the submission, which may come from any thread.
         handed_over: Whether it has been passed to its backend.
         entered: Whether the event loop has entered its function.
         stop: Set once the job is being stopped, by its timeout, `cancel()` or a drain.

@@ -51,7 +51,7 @@ class LoopBackend(ExecutorBackend):
         self._stacks: dict[tuple[str | int, ...], str] = {}
 
     def submit(self, job: Job) -> None:
-        """Start the job, or queue it while as many run as may."""
+        """Start the job, or queue it while the limit is reached."""
         if self._max_running is None:
             if job.start():
                 job.token = self._loop.spawn(self._run, job, context=job.context, name=job.handle.name)

@@ -13,15 +13,15 @@ HEARTBEAT = 2.5
 """Seconds between two renewals of the lease, while there are jobs."""
 
 TAKE_OVER_DELAY = 3.0
-"""Seconds for which a lease must have been seen to be over before its jobs are taken over. A consumer that could not
-renew it, because the file was locked or the whole machine stopped, has this time from when it can again."""
+"""Seconds from when a lease is seen to have expired until its jobs are taken over. A consumer that could not renew it,
+because the file was locked or the machine was suspended, can still do so in this time."""
 
 MAX_WAIT = 0.5
-"""Seconds of waiting for the file after which that time begins anew: others may have waited for longer."""
+"""Seconds: a longer wait for the file restarts `TAKE_OVER_DELAY`, as other consumers may have waited, too."""
 
 
 class Leases:
-    """In the queue's thread. Their clock is `time.monotonic`, which is one for all processes, and is never set."""
+    """Renews the lease of this consumer, and finds expired ones, by `time.monotonic`. In the queue's thread."""
 
     def __init__(self) -> None:
         self._over: dict[tuple[str, float], float] = {}  # the leases that are over, and since when that has been seen

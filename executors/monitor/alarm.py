@@ -42,7 +42,7 @@ class Alarm:
             atexit.register(self.close)  # the interpreter resets handlers and not timers: the signal would kill it
 
     def set(self, seconds: float) -> None:
-        """Ring once in so many seconds, and not when it was set to before. 0 turns it off."""
+        """Ring once after so many seconds, instead of the earlier setting. 0 turns it off."""
         if not self._has_signal():
             self._retreat()
             return

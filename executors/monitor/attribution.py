@@ -128,7 +128,7 @@ def _waited(samples: Sequence[Sample]) -> list[float]:
     """Return the seconds of each slice in which the loop's thread waited for a CPU.
 
     The kernel adds a wait to the clock when it is over. What does not fit into a slice belongs to those before. A
-    sample reads this clock last, and may do so after the next sample: what that is short of is not in those before.
+    sample may read this clock after the next one has read it: the difference is then taken from the slices before.
     """
     found: list[float] = []
     excess = 0.0

@@ -30,7 +30,7 @@ if AVAILABLE:
 
 
 class CpuTimes(NamedTuple):
-    """Seconds so far.
+    """CPU and waiting times so far, in seconds.
 
     Attributes:
         loop: CPU time of the event loop's thread.

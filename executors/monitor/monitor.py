@@ -95,7 +95,7 @@ class LoopMonitor:
         """
         if self._loop is not None and not self._loop.has_ended():
             raise ExecutorClosedError("the monitor already measures an event loop: use another monitor for this one")
-        self.stop()  # of a loop that has ended without
+        self.stop()  # the last loop has ended without it
         self._loop = loop = running_loop()
         self._idle = loop.idle_clock() or HeartbeatClock()
         self._ended = None

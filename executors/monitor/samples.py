@@ -108,7 +108,7 @@ class CapturedFrame(NamedTuple):
         instruction: The offset of the current instruction.
         module: The name of the function's module.
         job: The task whose function is called by the frame, if any.
-        handler: The request handler of whose result the frame makes a response, if it does.
+        handler: The request handler whose result the frame turns into a response, if any.
     """
 
     code: CodeType

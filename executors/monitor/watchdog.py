@@ -38,8 +38,8 @@ FIRST_ALARM_DELAY, MAX_ALARM_INTERVAL, MAX_ALARM_DELAY = 0.005, 0.05, 10.0
 """Seconds from when a beat is due to the first alarm, between two alarms, and to the last one.
 
 A call of C code that keeps the GIL for as long as the interval is seen. The interval grows with the delay, because each
-alarm interrupts what blocks the loop. They end because some C code starts a wait anew after each signal, which
-would never time out.
+alarm interrupts what blocks the loop. Alarms end because some C code restarts its wait after each signal, and would
+never time out.
 """
 
 MAX_SAMPLES = 2000

@@ -94,7 +94,7 @@ class QuartExecutor(CurrentExecutor, RecurringCalls, Lookup, WorkerHooks):
         """
         if EXTENSION in app.extensions:
             raise ConfigurationError(
-                f"the app {app.name!r} has an executor already: use that one, `current_executor`; one app has one"
+                f"the app {app.name!r} has an executor already, and an app has only one: use `current_executor`"
             )
         executor = AppExecutor(app, self._hooks, self._worker_functions, self._recurring)
         app.extensions[EXTENSION] = executor

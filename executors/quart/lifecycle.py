@@ -84,7 +84,7 @@ class Lifecycle:
             try:
                 await self._drain()
             except Exception:
-                logger.exception("the executor's drain failed, after the app's startup")
+                logger.exception("the executor's drain failed after a failed startup")
             finally:
                 await self._leave_server()
             raise

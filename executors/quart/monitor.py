@@ -19,7 +19,7 @@ def request_handlers(app: Quart) -> frozenset[CodeType]:
 
 
 def endpoint(frame: FrameType) -> FunctionType | None:
-    """Return the view function of whose result a response is made, given a frame of `Quart.make_response`.
+    """Return the view function whose result becomes a response, given a frame of `Quart.make_response`.
 
     None if the app calls that itself, or if the view is no function.
     """

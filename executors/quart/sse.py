@@ -41,7 +41,7 @@ async def task_events(task: str | TaskHandle[Any]) -> Response:
 
     The data of each event is JSON with `state`, `progress` (None, or an object with `done`, `total`, `message` and
     `fraction`) and `error` (None, or its type and message): the same as of `TaskHandle.updates`, at the same rate. The
-    last event has the final state. A browser that reconnects after it is answered with status 204, at which it stops.
+    last event has the final state. A browser that reconnects afterwards gets status 204, which makes it stop.
     The stream ends early when a drain begins, and after 30 seconds, whereupon the browser requests another one. Closing
     it doesn't affect the task. With a store, the tasks of other server processes can be followed, too, with two events
     a second at most.

@@ -58,7 +58,7 @@ class Database:
 
     Raises:
         sqlite3.Error: The file can't be opened, is no database, or is locked.
-        NewerSchemaError: A newer release has changed its schema.
+        NewerSchemaError: Its schema has another major version.
     """
 
     def __init__(self, path: Path, owner: str, may_wait: Callable[[], bool], synchronous: str = "NORMAL") -> None:

@@ -32,10 +32,10 @@ HEARTBEAT = 1.5
 """Seconds between two renewals of the lease, and between two searches for server processes that are gone."""
 
 LOG_INTERVAL = 60.0
-"""Seconds after which a failure is logged that follows a recovery."""
+"""The minimum of seconds between two log records about failures."""
 
 MAX_WATCHED = 1000
-"""Of how many running tasks the progress is recorded."""
+"""How many running tasks have their progress recorded."""
 
 
 class Source(Protocol):

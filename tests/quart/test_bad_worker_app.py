@@ -109,7 +109,7 @@ def test_arguments_of_a_factory(arguments):
 
 async def test_second_executor_is_refused(app, executor):
     """A second executor for an app is refused; the first keeps working."""
-    with pytest.raises(ConfigurationError, match="'background' has an executor already: use that one"):
+    with pytest.raises(ConfigurationError, match="'background' has an executor already, and an app has only one"):
         QuartExecutor(app)
     with pytest.raises(ConfigurationError, match="'background' has an executor already"):
         executor.init_app(app)

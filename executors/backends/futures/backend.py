@@ -142,7 +142,7 @@ class FuturesBackend(ExecutorBackend):
     # --- on the loop's thread ---------------------------------------------------------------------------------
 
     def start(self, loop: EventLoop) -> None:
-        """Create an executor if none was given. It starts its workers when it wants to.
+        """Create an executor if none was given. Its type decides when workers start.
 
         Raises:
             ConfigurationError: The function does not return an executor, or its number of workers is unknown.

@@ -1,12 +1,12 @@
 """The `process` backend: worker processes of our own, each on a private socketpair driven by the event loop.
 
-Only `worker` and what it imports (`channel`, `logs`, and the `calls` and `pickling` of all backends) run in the worker
-processes; the rest is the parent's, which owns all state.
+This package runs in the server, which owns all state. Worker processes run `executors._worker`; both sides share
+`executors._wire`.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # `typing` is slow to import, and a worker may do without
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -16,7 +16,7 @@ __all__ = ["ProcessBackend"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "ProcessBackend":  # a worker imports this package, and must not import the pool with it
+    if name != "ProcessBackend":  # imported on first use
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from executors.backends.process.backend import ProcessBackend  # noqa: PLC0415
 

@@ -55,7 +55,7 @@ class ProcessBackend(ExecutorBackend):
         preload: Whether workers are forked, where that is safe, from a process that has imported the app and the
             modules of earlier tasks. Otherwise each worker imports them.
         max_payload: How many bytes a pickled call or result may have.
-        env: Environment variables of the workers, besides those of the server's process. They precede the limit of
+        env: Environment variables of the workers, besides those of the server's process. They override the limit of
             one thread for native libraries.
         carried: The context variables that travel with each task.
         setup: What a worker calls before its first task: ``"package.module:function"`` and its arguments. The function
@@ -156,7 +156,7 @@ class ProcessBackend(ExecutorBackend):
 
     @property
     def unavailable(self) -> str | None:  # type: ignore[override]
-        """Why workers fail to start, while they do and none is left."""
+        """Why no worker can start; None if one is left or may start."""
         return None if self._pool.workers else self._pool.starter.reason
 
     def resize(self, size: int) -> None:

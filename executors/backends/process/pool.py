@@ -124,7 +124,7 @@ class Pool:
             worker.run(job)
 
     def _on_job_ended(self, worker: WorkerHandle, job: Job, kind: int, parts: Sequence[Buffer]) -> None:
-        """A worker has ended a job: see to the worker first, so that it does not wait while the outcome is decoded."""
+        """Handle the end of a job: the worker first, so that it does not wait while the outcome is decoded."""
         garbled, worker.detail = worker.detail, ""
         if kind == VALUE:
             try:  # noqa: SIM105  (`suppress` would take longer than all of this)
@@ -244,7 +244,7 @@ class Pool:
         self.leaving.add(worker)
 
     def resize(self, size: int) -> None:
-        """Set how many workers there may be: those above that end once they are idle, those that are kept start."""
+        """Set how many workers there may be. Surplus ones end once idle; missing `min_workers` start."""
         self._size = size
         while self._idle and len(self.workers) > size:
             self._retire(self._idle.pop(0))

@@ -184,7 +184,7 @@ def _take_unread_jobs(worker: WorkerHandle) -> list[Job]:
     """Take the jobs from a worker's socket that it has not read, in their order.
 
     They include the worker's current job if the worker reads its messages out of order: when it waits for a message
-    while the server takes one, it may get the one behind. The worker's current job is that one then.
+    that the server takes away, it may get the next one, which then becomes its current job.
     """
     current = worker.job
     if current is None or not worker.prefetched:

@@ -13,7 +13,7 @@ from executors.backends.base import Job
 from executors.backends.process.worker_handle import WorkerHandle
 
 STACK_TIMEOUT = 0.5
-"""Seconds that a worker has to answer. One that doesn't computes in C code that keeps the GIL, or is stopped."""
+"""Seconds that a worker has to answer. If it doesn't, it computes in C code that keeps the GIL, or is stopped."""
 
 _PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 

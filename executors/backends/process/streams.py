@@ -106,7 +106,7 @@ class WorkerGenerator:
                 stream.put(_LargeItem(item, self._thread, stream))
 
     def grant(self, count: int) -> None:
-        """Let it yield up to `count` items, all since its start counted."""
+        """Let it yield up to `count` items in total since its start."""
         self._send(self._credit(count))
 
     def close(self) -> None:

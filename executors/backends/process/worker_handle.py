@@ -233,9 +233,9 @@ class WorkerHandle:
             self._check = self._loop.call_later(CHECK_INTERVAL, self._check_messages)
 
     def _check_messages(self) -> None:
-        """Kill the worker if a task has taken a message of it: the worker would wait for that for ever.
+        """Kill the worker if a task has read one of its messages: the worker would wait for that message forever.
 
-        Then none is in its socket, and either it has not begun its job, or it has not ended it and there is another.
+        Then its socket holds no message, although its job has not begun, or jobs are prefetched behind it.
         """
         self._check = None
         job = self.job
@@ -255,9 +255,9 @@ class WorkerHandle:
             job.stream.generator.grant(job.stream.granted)  # again, as a task may have taken that message
 
     def _skip_to(self, task_id: int) -> bool:
-        """Have the worker at a prefetched job which it has begun, if this is one's id. Those before it go back.
+        """Make the prefetched job with this id, which has begun, the current one. The jobs before it are queued again.
 
-        A worker reads its messages in order, so a task has taken theirs.
+        A worker reads its messages in order, so a task has taken those of the skipped jobs.
         """
         if task_id not in [job.number for job in self.prefetched]:
             return False
