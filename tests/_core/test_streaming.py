@@ -617,7 +617,7 @@ async def test_what_is_no_generator_function_is_refused() -> None:
 
     async with Executor(threads=1, processes=0) as executor:
         for function in (int, len, coroutine, range):
-            with pytest.raises(InvalidTaskError, match=r"no generator function.*`run`"):
+            with pytest.raises(InvalidTaskError, match=r"not a generator function.*`run`"):
                 executor.stream(function)  # type: ignore[call-overload]
         with pytest.raises(InvalidTaskError, match="can't be called"):
             executor.stream(3)  # type: ignore[call-overload]
