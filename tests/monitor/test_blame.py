@@ -15,7 +15,7 @@ import anyio
 import culprits
 import pytest
 import trio
-from processes import seconds_without_cpu
+from processes import seconds_lost
 
 from executors import Executor, Retry
 from executors.events import TaskEvent, TaskFinished, TaskRetried
@@ -35,43 +35,43 @@ QUIET = 0.05
 async def observe() -> list[tuple[Blame, float]]:
     """Run all culprits one after the other, with innocents beside them, and return the blame.
 
-    Each comes with the seconds in which this thread waited for a CPU while the culprit ran: they are blamed on nobody,
-    also those in which a blocking call would have blocked it anyway.
+    Each comes with the seconds for which threads waited for a CPU while the culprit ran: nobody is blamed for those.
     """
-    waited = {}
+    lost = {}
     async with Executor(threads=6, processes=0) as executor:
         beside = [executor.submit(innocent) for innocent in culprits.INNOCENTS for _ in range(2)]
         for handle in [executor.submit(time.sleep, QUIET) for _ in range(2)]:
             await handle  # the threads exist: starting one takes long enough to be blamed if the machine is busy
         async with LoopMonitor(period=0.02) as monitor:
+            await anyio.sleep(QUIET)
             for culprit in culprits.CULPRITS:
-                await anyio.sleep(QUIET)
-                before = seconds_without_cpu()
+                before = seconds_lost()
                 await executor.run(culprit)
-                waited[culprit.__name__] = seconds_without_cpu() - before
+                await anyio.sleep(QUIET)
+                lost[culprit.__name__] = seconds_lost() - before
             for handle in beside:
                 await handle
             await anyio.sleep(QUIET)
-            return [(blame, waited.get(blame.name, 0.0)) for blame in monitor.report().blame]
+            return [(blame, lost.get(blame.name, 0.0)) for blame in monitor.report().blame]
 
 
 async def check(rounds: int) -> None:
     """Assert that at least 95 % of the blamed are culprits, of the right kind, and 95 % of the culprits are blamed."""
     found = [each for _ in range(rounds) for each in await observe()]
     guilty = {culprit.__name__: "thread" if "thread" in culprit.__name__ else "step" for culprit in culprits.CULPRITS}
-    right = [(blame, waited) for blame, waited in found if guilty.get(blame.name) == blame.kind]
+    right = [(blame, lost) for blame, lost in found if guilty.get(blame.name) == blame.kind]
     assert len(right) / len(found) >= 0.95
     assert len(right) / (rounds * len(guilty)) >= 0.95
-    check_details([(blame, waited) for blame, waited in right if blame.kind == "step"])
+    check_details([(blame, lost) for blame, lost in right if blame.kind == "step"])
     assert all(0 < blame.cpu < 10 * culprits.HELD for blame, _ in right if blame.kind == "thread")
 
 
 def check_details(steps: list[tuple[Blame, float]]) -> None:
     """Assert that blame has the user's line, the delay, and the CPU time."""
-    for blame, waited in steps:
+    for blame, lost in steps:
         assert blame.where is not None
         assert "(culprits.py:" in blame.where
-        assert blame.worst + waited >= 0.5 * culprits.HELD
+        assert blame.worst + lost >= 0.5 * culprits.HELD
         assert blame.worst <= blame.total
         if blame.name == "blocking_coroutine":
             assert blame.where.startswith("time.sleep(HELD) (")

@@ -181,6 +181,17 @@ def cpu_waits() -> float:
         return seconds_without_cpu()
 
 
+def seconds_lost() -> float:
+    """Return for how long the threads of this process have waited for a CPU, and a virtual machine for those of its
+    host, all added up; 0 if not on Linux."""
+    try:
+        waited = sum(int(file.read_text().split()[1]) for file in Path("/proc/self/task").glob("*/schedstat"))
+        stolen = int(Path("/proc/stat").read_text().split(None, 9)[8])
+    except OSError:
+        return 0.0
+    return waited / 1e9 + stolen / os.sysconf("SC_CLK_TCK")
+
+
 def seconds_without_cpu() -> float:
     """Return how long this thread has been ready to run while other processes had the CPUs; 0 if not on Linux."""
     try:
