@@ -1,8 +1,8 @@
 """The zygote: a process that imports the app once, then forks workers.
 
 It has one thread, and no open descriptor that its forks could not share. Where importing the app changes that, it
-forks nothing, and every worker is launched as a process of its own; see `startup`. So it does on macOS, whose system
-libraries do not survive a fork.
+forks nothing, and every worker is launched as a process of its own; see `startup`. It does the same on macOS, whose
+system libraries do not survive a fork.
 """
 
 from __future__ import annotations
